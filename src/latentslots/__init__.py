@@ -1,0 +1,48 @@
+"""Latent Slot Diffusion: find objects in images without labels, edit and compose them.
+
+Names are imported when they are first used, so that `import latentslots` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentslots.data.store import load_dataset
+    from latentslots.evaluation.segmentation import SegmentationReport, evaluate
+    from latentslots.official import load_official
+    from latentslots.pipelines.base import SlotOutput
+    from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+    from latentslots.recipes import recipe
+    from latentslots.training.run import train
+
+_MODULES = {
+    "LatentSlotDiffusionPipeline": "latentslots.pipelines.latent_slot_diffusion",
+    "SegmentationReport": "latentslots.evaluation.segmentation",
+    "SlotOutput": "latentslots.pipelines.base",
+    "evaluate": "latentslots.evaluation.segmentation",
+    "load_dataset": "latentslots.data.store",
+    "load_official": "latentslots.official",
+    "recipe": "latentslots.recipes",
+    "train": "latentslots.training.run",
+}
+
+__all__ = [
+    "LatentSlotDiffusionPipeline",
+    "SegmentationReport",
+    "SlotOutput",
+    "evaluate",
+    "load_dataset",
+    "load_official",
+    "recipe",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'latentslots' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

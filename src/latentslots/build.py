@@ -1,0 +1,179 @@
+"""The one place where a config becomes objects."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from datasets import Dataset
+from diffusers import AutoencoderKL
+
+from latentslots.config import AutoencoderConfig, DataConfig, LSDConfig, TrainConfig
+from latentslots.data.latent_cache import LatentCache, vae_fingerprint
+from latentslots.data.latents import cache_latents
+from latentslots.data.loader import ImageDataset
+from latentslots.data.manifest import has_manifest
+from latentslots.data.store import dataset_fingerprint, load_dataset
+from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models.autoencoder import downscale_factor, load_vae
+from latentslots.objectives import AutoencoderObjective, LatentSlotDiffusionObjective, Objective
+from latentslots.objectives.autoencoder import load_lpips
+from latentslots.official import official_schedule
+
+
+def build_objective(config: TrainConfig) -> Objective:
+    """Build the model of a run, with fresh weights from the global generator."""
+    if isinstance(config.method, AutoencoderConfig):
+        objective: Objective = _build_autoencoder(config.method)
+    else:
+        objective = _build_latent_slot_diffusion(config.method, config.data.resolution)
+    if config.gradient_checkpointing:
+        for part in objective.trained().values():
+            if hasattr(part, "enable_gradient_checkpointing"):
+                part.enable_gradient_checkpointing()
+    return objective
+
+
+def _build_latent_slot_diffusion(
+    method: LSDConfig, resolution: int
+) -> LatentSlotDiffusionObjective:
+    vae = load_vae(method.vae)
+    factor = downscale_factor(vae)
+    if resolution % factor:
+        raise ValueError(
+            f"data.resolution must be a multiple of the VAE's {factor} pixels per latent, "
+            f"got {resolution}"
+        )
+    encoder = UNetEncoder(
+        out_channels=method.encoder.out_channels,
+        downscale_factor=method.encoder.downscale_factor,
+        block_out_channels=method.encoder.block_out_channels,
+        layers_per_block=method.encoder.layers_per_block,
+        attention_head_dim=method.encoder.attention_head_dim,
+        norm_num_groups=method.encoder.norm_num_groups,
+    )
+    slot_encoder = SlotEncoder(
+        in_channels=method.encoder.out_channels,
+        slot_dim=method.slot_dim,
+        cross_attention_dim=method.slot_dim,
+        num_slots=method.num_slots,
+        num_iterations=method.num_iterations,
+        num_heads=method.num_heads,
+        mlp_dim=method.slot_mlp_dim,
+        slot_init=method.slot_init,
+        bi_level=method.bi_level,
+        position=method.position,
+        learned_position_size=resolution // method.encoder.downscale_factor,
+        num_registers=method.num_registers,
+        null_condition=method.condition_dropout > 0 and method.num_registers == 0,
+    )
+    unet = SlotUNet(
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        sample_size=resolution // factor,
+        block_out_channels=method.unet.block_out_channels,
+        attention_levels=method.unet.attention_levels,
+        layers_per_block=method.unet.layers_per_block,
+        cross_attention_dim=method.slot_dim,
+        num_attention_heads=method.unet.num_attention_heads,
+        norm_num_groups=method.unet.norm_num_groups,
+        position=method.unet.position,
+    )
+    return LatentSlotDiffusionObjective(
+        encoder=encoder,
+        slot_encoder=slot_encoder,
+        unet=unet,
+        noise_schedule=official_schedule(method.prediction_type),
+        vae=vae,
+        resolution=resolution,
+        snr_gamma=method.snr_gamma,
+        condition_dropout=method.condition_dropout,
+    )
+
+
+def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:
+    levels = len(method.block_out_channels)
+    vae = AutoencoderKL(
+        latent_channels=method.latent_channels,
+        block_out_channels=method.block_out_channels,
+        layers_per_block=method.layers_per_block,
+        norm_num_groups=method.norm_num_groups,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    )
+    return AutoencoderObjective(
+        vae,
+        kl_weight=method.kl_weight,
+        perceptual=load_lpips() if method.perceptual_weight else None,
+        perceptual_weight=method.perceptual_weight,
+    )
+
+
+def build_split(config: DataConfig, split: str) -> Dataset:
+    """Open a split of the store, or of the plain folder of images, that a config names."""
+    if has_manifest(config.path):
+        return load_dataset(config.path, split=split)
+    return load_dataset(
+        config.path,
+        split=split,
+        glob=config.glob or None,
+        validation_fraction=config.validation_fraction,
+        group_by=config.group_by,
+    )
+
+
+def latents_dir(
+    config: DataConfig, split: str, vae: AutoencoderKL, fallback: Path | None = None
+) -> Path:
+    """Where a split's latents lie: as told, beside a store's shards, or in `fallback`."""
+    if config.latents:
+        return Path(config.latents)
+    name = f"{split}-{config.resolution}-{vae_fingerprint(vae)[:8]}"
+    root = Path(config.path) if has_manifest(config.path) or fallback is None else fallback
+    return root / "latents" / name
+
+
+def build_training_set(
+    config: TrainConfig,
+    objective: Objective,
+    *,
+    run_dir: Path,
+    is_main_process: bool = True,
+    wait: Callable[[], None] = lambda: None,
+    progress: bool = True,
+) -> ImageDataset:
+    """The training images, with their latents where the method and the config want them.
+
+    Args:
+        config: The run.
+        objective: Its objective, whose VAE makes the latents.
+        run_dir: Keeps the latents of a plain folder of images.
+        is_main_process: Whether to make latents that are not there yet.
+        wait: Called when they are made: a barrier, where there are several processes.
+        progress: Whether to show a bar on stderr.
+    """
+    data = config.data
+    dataset = build_split(data, data.train_split)
+    latents = None
+    if isinstance(objective, LatentSlotDiffusionObjective) and data.cache_latents:
+        vae = objective.vae
+        assert vae is not None
+        folder = latents_dir(data, data.train_split, vae, fallback=run_dir)
+        if is_main_process:
+            cache_latents(
+                dataset,
+                vae,
+                folder,
+                resolution=data.resolution,
+                flip=data.random_flip,
+                on_bad_sample=data.on_bad_sample,
+                progress=progress,
+            )
+        wait()
+        latents = LatentCache.open(
+            folder,
+            vae_fingerprint=vae_fingerprint(vae),
+            resolution=data.resolution,
+            dataset_fingerprint=dataset_fingerprint(dataset),
+        )
+    return ImageDataset(
+        dataset, data.resolution, latents=latents, on_bad_sample=data.on_bad_sample
+    )

@@ -1,0 +1,77 @@
+"""`latentslots COMMAND ...`: finds the command, and turns user errors into one sentence."""
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": ("latentslots.cli.demo", "train a small model now, and write a page that shows it"),
+    "recipes": ("latentslots.cli.recipes", "list the training recipes, or print one as JSON"),
+    "data": ("latentslots.cli.data", "import, inspect and prepare data sets"),
+    "train": ("latentslots.cli.train", "train a model by a recipe"),
+    "evaluate": ("latentslots.cli.evaluate", "score how well a model's slots find objects"),
+    "import-official": (
+        "latentslots.cli.import_official",
+        "turn a checkpoint of the official code into a pipeline folder",
+    ),
+}
+USER_ERROR = 2
+
+
+def usage() -> str:
+    """The help of the program as a whole."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: latentslots [--debug] COMMAND ...",
+            "",
+            "Latent Slot Diffusion: find objects in images without labels.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "latentslots COMMAND --help tells more; --debug shows tracebacks.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments[:1]
+    arguments = arguments[1:] if debug else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else USER_ERROR
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("latentslots"))
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"latentslots: there is no command {name!r}, only {', '.join(COMMANDS)}", file=sys.stderr)
+        return USER_ERROR
+    return _run(name, rest, debug=debug)
+
+
+def _run(name: str, arguments: list[str], *, debug: bool) -> int:
+    """Run a command. Mistakes of the user, a full disk among them, are one sentence."""
+    # A second download of what is not there is no help on a machine without a network.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        module = importlib.import_module(COMMANDS[name][0])
+        return module.run(arguments) or 0
+    except KeyboardInterrupt:
+        print("latentslots: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (ValueError, OSError, RuntimeError) as error:
+        if debug:
+            traceback.print_exc()
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"latentslots {name}: {message}", file=sys.stderr)
+        return USER_ERROR

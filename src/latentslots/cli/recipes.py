@@ -1,0 +1,30 @@
+"""`latentslots recipes [NAME]`."""
+
+import inspect
+from dataclasses import dataclass
+
+import tyro
+
+from latentslots.config_io import dumps
+from latentslots.recipes import RECIPES, recipe
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the training recipes, or print one as JSON to take home."""
+
+    name: tyro.conf.Positional[str] = ""
+    """The recipe to print; none lists them all."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse, and print to stdout."""
+    options = tyro.cli(Recipes, prog="latentslots recipes", args=arguments)
+    if options.name:
+        print(dumps(recipe(options.name)), end="")
+        return
+    for name, function in RECIPES.items():
+        summary, _, rest = inspect.getdoc(function).partition("\n")  # type: ignore[union-attr]
+        print(f"{name}: {summary}")
+        for line in rest.strip().splitlines():
+            print(f"    {line}".rstrip())

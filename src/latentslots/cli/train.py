@@ -1,0 +1,99 @@
+"""`latentslots train RECIPE` and `latentslots train --config FILE`."""
+
+import logging
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from latentslots.config import TrainConfig
+from latentslots.config_io import load_config
+from latentslots.recipes import RECIPES, recipe
+
+PROG = "latentslots train"
+USAGE = f"""usage: {PROG} RECIPE [--output-dir DIR] [--data.path DIR] [any other knob]
+       {PROG} --config FILE [--resume] [any other knob]
+
+Train a model by a recipe, or go on with a run. The run folder holds the model in pipeline/,
+checkpoints in state/, numbers in metrics.jsonl and pictures in previews/.
+
+recipes: {", ".join(RECIPES)}
+
+{PROG} RECIPE --help lists all knobs of a recipe with their values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where a run goes, beside what it is."""
+
+    output_dir: str
+    """The run folder."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the run folder."""
+    push_to_hub: str = ""
+    """Upload the finished model to this hub repository (USER/NAME)."""
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, train, and say where the model is."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    config, output_dir, rest = _starting_point(arguments)
+    options, config = parse(config, output_dir, rest)
+
+    from latentslots.training import TrainingInterrupted
+    from latentslots.training.hub import check_repo, push_to_hub
+    from latentslots.training.run import train
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if options.push_to_hub:
+        check_repo(options.push_to_hub)
+    try:
+        run_dir = train(config, options.output_dir, resume=options.resume)
+    except TrainingInterrupted as stop:
+        print(f"{PROG}: {stop}", file=sys.stderr)
+        return 128 + (stop.signum or signal.SIGTERM)
+    if options.push_to_hub:
+        print(push_to_hub(run_dir, options.push_to_hub))
+    print(run_dir)
+    return 0
+
+
+def _starting_point(arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
+    """The config before flags, the default run folder, and the flags."""
+    first, *rest = arguments
+    if first.startswith("--config"):
+        if "=" in first:
+            file = first.split("=", 1)[1]
+        elif rest:
+            file, *rest = rest
+        else:
+            raise ValueError("--config needs the path of a JSON file")
+        path = Path(file)
+        default = str(path.parent) if path.name == "train_config.json" else ""
+        return load_config(path), default, rest
+    if first.startswith("-"):
+        raise ValueError(f"the first argument must be a recipe or --config FILE, got {first!r}")
+    return recipe(first), f"runs/{first}", rest
+
+
+def parse(
+    config: TrainConfig, output_dir: str, arguments: list[str]
+) -> tuple[Options, TrainConfig]:
+    """Read flags on top of a config."""
+    options = tyro.MISSING_NONPROP if not output_dir else output_dir
+
+    def both(
+        options: tyro.conf.OmitArgPrefixes[Options], config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    ) -> tuple[Options, TrainConfig]:
+        return options, config
+
+    both.__doc__ = "Train. Every knob has the value of the recipe or file unless a flag says else."
+    default = Options(output_dir=options)
+    defaulted = tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    return tyro.cli(
+        defaulted(both), prog=PROG, args=arguments, default=(default, config)
+    )

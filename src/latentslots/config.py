@@ -1,0 +1,203 @@
+"""Every knob of a run, as frozen dataclasses. Standard library only.
+
+Leaf names are diffusers' where its training scripts have one. Nothing derived is stored: a width
+that follows from another one is worked out in `build.py`.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+MixedPrecision = Literal["no", "fp16", "bf16"]
+Position = Literal["cartesian", "sinusoidal", "learned", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetEncoderConfig:
+    """The image backbone, trained from scratch."""
+
+    out_channels: int = 192
+    """Channels of the feature map that slot attention reads."""
+    downscale_factor: int = 4
+    """Pixels per feature, in each direction."""
+    block_out_channels: tuple[int, ...] = (128, 128, 256, 512)
+    """Widths of the U-Net's levels."""
+    layers_per_block: int = 1
+    """Residual blocks per level."""
+    attention_head_dim: int = 8
+    """Channels per head of the middle attention."""
+    norm_num_groups: int = 16
+    """Groups of the group normalizations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotUNetConfig:
+    """The denoiser, trained from scratch."""
+
+    block_out_channels: tuple[int, ...] = (192, 384, 768, 768)
+    """Widths of the levels."""
+    attention_levels: tuple[bool, ...] = (True, True, True, False)
+    """For every level, whether its blocks attend to tokens and slots."""
+    layers_per_block: int = 2
+    """Residual blocks per level."""
+    num_attention_heads: int = 24
+    """Heads of every attention layer."""
+    norm_num_groups: int = 24
+    """Groups of the group normalizations."""
+    position: Position = "cartesian"
+    """What attention layers are told about where their tokens are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSDConfig:
+    """Latent Slot Diffusion (Jiang et al., 2023), with a decoder trained from scratch."""
+
+    kind: ClassVar[str] = "lsd"
+
+    num_slots: int = 11
+    """Slots per image: the most objects expected, plus one for the background."""
+    slot_dim: int = 192
+    """Channels per slot; also the cross-attention width of the decoder."""
+    num_iterations: int = 3
+    """Rounds of slot attention."""
+    num_heads: int = 1
+    """Heads of slot attention."""
+    slot_mlp_dim: int = 192
+    """Hidden width of the slots' MLP."""
+    slot_init: Literal["gaussian", "learned"] = "gaussian"
+    """Whether slots start from draws of one Gaussian or from learned vectors."""
+    bi_level: bool = False
+    """Send gradients straight from the last iteration to the initial slots."""
+    position: Position = "cartesian"
+    """How features are told where they are."""
+    num_registers: int = 0
+    """Learned vectors that the decoder can look at beside the slots."""
+    encoder: UNetEncoderConfig = field(default_factory=UNetEncoderConfig)
+    """The image backbone."""
+    unet: SlotUNetConfig = field(default_factory=SlotUNetConfig)
+    """The denoiser."""
+    vae: str = "bundled"
+    """The frozen autoencoder: `bundled`, a folder, or a hub id."""
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    """What the denoiser predicts; the paper's choice is the noise."""
+    snr_gamma: float = 0.0
+    """Min-SNR weighting of the loss (Hang et al., 2023) with this gamma; 0 for none."""
+    condition_dropout: float = 0.0
+    """Share of images shown without their slots, for classifier-free guidance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """diffusers' AutoencoderKL, trained with L1 + KL."""
+
+    kind: ClassVar[str] = "autoencoder"
+
+    latent_channels: int = 8
+    """Channels of the latents."""
+    block_out_channels: tuple[int, ...] = (32, 64, 64)
+    """Widths of the levels; every level after the first halves the image."""
+    layers_per_block: int = 1
+    """Residual blocks per level."""
+    norm_num_groups: int = 16
+    """Groups of the group normalizations."""
+    kl_weight: float = 1e-4
+    """Weight of the KL term, per latent."""
+    perceptual_weight: float = 0.0
+    """Weight of LPIPS, which needs the extra `perceptual`; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a run learns from."""
+
+    path: str = "data/scenes"
+    """A data set made or imported by `latentslots data`, or a plain folder of images."""
+    train_split: str = "train"
+    """Split to learn from."""
+    validation_split: str = "validation"
+    """Split to validate on."""
+    glob: str = ""
+    """Pattern of a plain folder's images, such as `**/*.jpg`; empty for every image."""
+    validation_fraction: float = 0.1
+    """Share of a plain folder that is kept for validation."""
+    group_by: Literal["file", "parent"] = "file"
+    """What a plain folder is split by: files, or the folders (videos) that hold them."""
+    resolution: int = 256
+    """Pixels per side: the shortest side is resized to this, the rest cropped."""
+    random_flip: bool = False
+    """Mirror half of the images."""
+    num_workers: int = 2
+    """Processes that load images."""
+    on_bad_sample: Literal["error", "skip"] = "error"
+    """What to do with an image that cannot be read: stop, or go on without it and count."""
+    cache_latents: bool = True
+    """Encode the images once, before training, and read the latents from disk."""
+    latents: str = ""
+    """Folder of the latents; empty for one beside the data set's shards, or in the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    encoder_lr_scale: float = 1.0
+    """Factor on the learning rate of the image backbone."""
+    lr_scheduler: Literal["constant", "cosine", "linear_decay"] = "constant"
+    """After the warm-up: constant, cosine to zero, or constant and then linear to zero."""
+    lr_warmup_steps: int = 0
+    """Steps in which the learning rate rises from zero."""
+    lr_decay_fraction: float = 0.3
+    """Last share of the run in which `linear_decay` falls to zero."""
+    adam_beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    adam_beta2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    adam_weight_decay: float = 1e-2
+    """Weight decay; not on norms, biases and the slots' start."""
+    adam_epsilon: float = 1e-8
+    """Added to the root of the mean square."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    ema_decay: float = 0.0
+    """Decay of the average of weights that is validated and saved; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    method: LSDConfig | AutoencoderConfig
+    """The model and its objective."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What it learns from."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """How it learns."""
+    max_train_steps: int = 200_000
+    """Optimizer steps."""
+    train_batch_size: int = 32
+    """Images per process and micro-batch."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches per optimizer step."""
+    mixed_precision: MixedPrecision = "no"
+    """Autocast type of the forward pass."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: slower, less memory."""
+    compile: bool = False
+    """Compile the networks with torch.compile."""
+    channels_last: bool = True
+    """Keep images as rows of pixels with their channels together, which convolutions like."""
+    seed: int = 0
+    """Seed of weights, order, noise and timesteps."""
+    checkpointing_steps: int = 5_000
+    """Steps between checkpoints."""
+    checkpoints_total_limit: int = 2
+    """Checkpoints kept; the oldest goes when a newer one is safe."""
+    validation_steps: int = 5_000
+    """Steps between validations."""
+    num_validation_images: int = 256
+    """Images of the fixed subset that is validated on."""
+    preview_steps: int = 5_000
+    """Steps between previews, PNGs of masks, reconstructions and samples."""
+    report_to: Literal["none", "tensorboard", "wandb", "all"] = "none"
+    """Trackers beside `metrics.jsonl`."""

@@ -1,0 +1,124 @@
+"""Strict conversion between configs, dictionaries and JSON files. Standard library only."""
+
+import dataclasses
+import difflib
+import json
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from latentslots.config import TrainConfig
+
+
+class ConfigError(ValueError):
+    """A config that says something unknown, or of the wrong type."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain dictionaries, lists, numbers and strings; `kind` names a method."""
+    result: dict[str, Any] = {}
+    if isinstance(getattr(config, "kind", None), str):
+        result["kind"] = config.kind
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        result[field.name] = value
+    return result
+
+
+def from_dict(values: dict[str, Any], cls: type = TrainConfig, where: str = "") -> Any:
+    """Build a config from a dictionary, refusing what it does not know.
+
+    Keys that are left out keep their defaults.
+
+    Raises:
+        ConfigError: For an unknown key (with the nearest known one), a missing `kind`, or a value
+            of the wrong type, named by its path (`method.encoder.out_channels`).
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where or 'a config'} must be an object with keys, got {values!r}")
+    hints = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    arguments = {}
+    for key, value in values.items():
+        if key == "kind" and isinstance(getattr(cls, "kind", None), str):
+            continue
+        path = f"{where}.{key}" if where else key
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+            raise ConfigError(f"unknown config key {path!r}; the nearest known one is {near[0]!r}")
+        arguments[key] = _convert(value, hints[key], path)
+    try:
+        return cls(**arguments)
+    except TypeError as error:  # a key without a default was left out
+        raise ConfigError(f"{where or 'the config'} is incomplete: {error}") from None
+
+
+def _convert(value: Any, hint: Any, path: str) -> Any:
+    origin = get_origin(hint)
+    if origin is Literal:
+        if value not in get_args(hint):
+            allowed = ", ".join(map(repr, get_args(hint)))
+            raise ConfigError(f"{path} must be one of {allowed}, got {value!r}")
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, get_args(hint), path)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(value, hint, path)  # type: ignore[arg-type]
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{path} must be a list, got {value!r}")
+        return tuple(_convert(v, get_args(hint)[0], f"{path}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{path} must be {hint.__name__}, got {value!r}")
+    return value
+
+
+def _convert_union(value: Any, options: tuple[Any, ...], path: str) -> Any:
+    """The dataclass whose `kind` the value names."""
+    kinds = {option.kind: option for option in options}
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in kinds:
+        raise ConfigError(f"{path}.kind must be one of {', '.join(kinds)}, got {kind!r}")
+    return from_dict(value, kinds[kind], path)
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """The paths at which two configs differ, with both values."""
+    return _differences(to_dict(old), to_dict(new), "")
+
+
+def _differences(old: Any, new: Any, where: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
+
+
+def dumps(config: Any) -> str:
+    """A config as JSON text."""
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a training config from a JSON file.
+
+    Raises:
+        ConfigError: If there is no such file, it is not JSON, or it does not fit.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config file {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a JSON file: {error}") from None
+    return from_dict(values)

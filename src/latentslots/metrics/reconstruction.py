@@ -1,0 +1,34 @@
+"""How close one image is to another: PSNR and SSIM.
+
+Dimensions: B batch, H W pixels.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+
+def psnr(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+    """Peak signal-to-noise ratio of every image, in dB; pixels in [0, 1].
+
+    Example:
+        >>> psnr(torch.full((1, 3, 8, 8), 0.6), torch.full((1, 3, 8, 8), 0.5)).round(decimals=3)
+        tensor([20.])
+    """
+    error = (pred - target).float().square().mean(dim=(1, 2, 3))
+    return -10 * error.clamp(min=1e-12).log10()
+
+
+def ssim(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+    """Structural similarity of every image (Wang et al., 2004), at most 1; pixels in [0, 1].
+
+    Example:
+        >>> image = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
+        >>> ssim(image, image)
+        tensor([1.])
+    """
+    value = structural_similarity_index_measure(
+        pred.float(), target.float(), data_range=1.0, reduction="none"
+    )
+    return torch.atleast_1d(value)

@@ -1,0 +1,180 @@
+"""The denoiser of Latent Slot Diffusion (Jiang et al., 2023, Sec. 3.2).
+
+Dimensions: B batch, C latent channels, S conditioning vectors, X their width, N tokens, h w rows and
+columns of the latent.
+"""
+
+import json
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from latentslots.models.position import PositionEmbedding, PositionKind
+from latentslots.models.strict_config import StrictConfigMixin
+
+
+class PositionedAttnProcessor(nn.Module):
+    """diffusers' attention, with the position of every token added to its input.
+
+    The paper adds positions to the residual stream; like the official code, we add them to what
+    each attention layer reads, so that the residual stays free of them.
+    """
+
+    def __init__(self, position: PositionEmbedding) -> None:
+        super().__init__()
+        self.position = position
+        self.attend = AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Float[Tensor, "B N C"],
+        encoder_hidden_states: Float[Tensor, "B S X"] | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        *,
+        grids: dict[int, tuple[int, int]],
+    ) -> Float[Tensor, "B N C"]:
+        """Attend, knowing that `N` tokens are the rows of the grid `grids[N]`."""
+        height, width = grids[hidden_states.shape[1]]
+        hidden_states = hidden_states + self.position(height, width).to(hidden_states.dtype)
+        return self.attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+# diffusers loads a component by the loading classes that it finds in the component's own module:
+# this one must know the name ModelMixin.
+class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
+    """diffusers' conditional U-Net, told at every attention layer where its tokens are.
+
+    Args:
+        in_channels: Channels of the latents.
+        out_channels: Channels of the prediction.
+        sample_size: Rows and columns of the latents it is trained on; also of `learned` positions.
+        block_out_channels: Widths of the levels.
+        attention_levels: For every level, whether its blocks attend to tokens and slots.
+        layers_per_block: Residual blocks per level.
+        cross_attention_dim: Width of the conditioning vectors.
+        num_attention_heads: Heads of every attention layer (what diffusers calls
+            `attention_head_dim` in this class).
+        norm_num_groups: Groups of the group normalizations.
+        position: `cartesian`, `sinusoidal`, `learned` or `none`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        sample_size: int = 32,
+        block_out_channels: tuple[int, ...] = (192, 384, 768, 768),
+        attention_levels: tuple[bool, ...] = (True, True, True, False),
+        layers_per_block: int = 2,
+        cross_attention_dim: int = 192,
+        num_attention_heads: int = 24,
+        norm_num_groups: int = 24,
+        position: PositionKind = "cartesian",
+    ) -> None:
+        if len(attention_levels) != len(block_out_channels):
+            raise ValueError(
+                "attention_levels needs one entry per level: "
+                f"{len(block_out_channels)} levels, {len(attention_levels)} entries"
+            )
+        super().__init__(
+            sample_size=sample_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            down_block_types=tuple(
+                "CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in attention_levels
+            ),
+            up_block_types=tuple(
+                "CrossAttnUpBlock2D" if attends else "UpBlock2D"
+                for attends in reversed(attention_levels)
+            ),
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            cross_attention_dim=cross_attention_dim,
+            attention_head_dim=num_attention_heads,
+            norm_num_groups=norm_num_groups,
+        )
+        # diffusers has registered a key of the same name, which it never fills.
+        self.register_to_config(num_attention_heads=num_attention_heads)
+        if position != "none":
+            self._add_positions(position)
+
+    def _add_positions(self, kind: PositionKind) -> None:
+        """Give every attention layer its own position embedding."""
+        for name, module in self.named_modules():
+            if isinstance(module, Attention):
+                size = self.config.sample_size // self._downsampling(name)
+                position = PositionEmbedding(module.query_dim, kind, learned_size=max(size, 1))
+                module.set_processor(PositionedAttnProcessor(position))
+
+    def _downsampling(self, name: str) -> int:
+        """How many latent cells, in each direction, one token of the named layer covers."""
+        deepest = len(self.config.block_out_channels) - 1
+        block, level = name.split(".")[:2]
+        if block == "mid_block":
+            return 2**deepest
+        return 2 ** (int(level) if block == "down_blocks" else deepest - int(level))
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Replace attention processors; refused where that would drop the learned positions."""
+        new = processor.values() if isinstance(processor, dict) else [processor]
+        if self.config.position != "none" and not all(
+            isinstance(one, PositionedAttnProcessor) for one in new
+        ):
+            raise ValueError(
+                "this U-Net's attention processors hold its position embeddings; replacing them "
+                "by others would drop trained weights"
+            )
+        super().set_attn_processor(processor)
+
+    def to_json_string(self) -> str:
+        """The config as saved: only keys that this class honours, not all that diffusers has."""
+        config = json.loads(super().to_json_string())
+        honoured = self._get_init_keys(type(self))
+        config = {k: v for k, v in config.items() if k in honoured or k.startswith("_")}
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+    def forward(
+        self,
+        sample: Float[Tensor, "B C h w"],
+        timestep: Int[Tensor, "..."] | float,
+        encoder_hidden_states: Float[Tensor, "B S X"],
+        encoder_attention_mask: Bool[Tensor, "B S"] | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DConditionOutput | tuple[Tensor]:
+        """Predict noise (or velocity) from noisy latents and conditioning vectors.
+
+        Args:
+            sample: Noisy latents.
+            timestep: One for all, or one per sample; 0 is almost clean.
+            encoder_hidden_states: What `SlotEncoder.condition` returned.
+            encoder_attention_mask: True for the vectors that count.
+            return_dict: Whether to wrap the prediction as diffusers does.
+        """
+        return super().forward(
+            sample,
+            timestep,
+            encoder_hidden_states,
+            cross_attention_kwargs=self._cross_attention_kwargs(*sample.shape[-2:]),
+            encoder_attention_mask=encoder_attention_mask,
+            return_dict=return_dict,
+        )
+
+    def _cross_attention_kwargs(self, height: int, width: int) -> dict[str, Any] | None:
+        """The grid behind every number of tokens: each level halves the one above, rounding up."""
+        if self.config.position == "none":
+            return None
+        grids = {}
+        for _ in self.config.block_out_channels:
+            grids[height * width] = (height, width)
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return {"grids": grids}

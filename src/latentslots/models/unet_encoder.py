@@ -1,0 +1,82 @@
+"""The image backbone of Latent Slot Diffusion (Jiang et al., 2023, Sec. 3.1).
+
+Dimensions: B batch, C channels, H W pixels, h w rows and columns of the feature map.
+"""
+
+import torch
+from diffusers import ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from latentslots.models.strict_config import StrictConfigMixin
+
+
+class UNetEncoder(ModelMixin, StrictConfigMixin):
+    """Turn an image into a feature map, with a U-Net so that every feature sees the whole image.
+
+    A strided convolution brings the image to the working size; diffusers' U-Net, asked for
+    timestep 0, does the rest. Works at any size that its strides divide.
+
+    Args:
+        out_channels: Channels of the feature map.
+        downscale_factor: Pixels per feature, in each direction.
+        block_out_channels: Widths of the U-Net's levels; the first one is also the stem's.
+        layers_per_block: Residual blocks per level.
+        attention_head_dim: Channels per head of the middle attention.
+        norm_num_groups: Groups of the group normalizations.
+        in_channels: Channels of the image.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        out_channels: int = 192,
+        downscale_factor: int = 4,
+        block_out_channels: tuple[int, ...] = (128, 128, 256, 512),
+        layers_per_block: int = 1,
+        attention_head_dim: int = 8,
+        norm_num_groups: int = 16,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if downscale_factor < 1:
+            raise ValueError(f"downscale_factor must be at least 1, got {downscale_factor}")
+        levels = len(block_out_channels)
+        self.stem = nn.Conv2d(
+            in_channels, block_out_channels[0], kernel_size=downscale_factor, stride=downscale_factor
+        )
+        self.unet = UNet2DModel(
+            in_channels=block_out_channels[0],
+            out_channels=out_channels,
+            down_block_types=("DownBlock2D",) * levels,
+            up_block_types=("UpBlock2D",) * levels,
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            attention_head_dim=attention_head_dim,
+            norm_num_groups=norm_num_groups,
+        )
+
+    @property
+    def size_multiple(self) -> int:
+        """Images must be a multiple of this many pixels, in both directions."""
+        return self.config.downscale_factor * 2 ** (len(self.config.block_out_channels) - 1)
+
+    def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Features of images in [-1, 1].
+
+        Raises:
+            ValueError: If the image's size is not a multiple of `size_multiple`.
+        """
+        height, width = pixel_values.shape[-2:]
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(
+                f"the encoder takes images whose sides are multiples of {self.size_multiple} pixels,"
+                f" got {height}x{width}"
+            )
+        hidden = self.stem(pixel_values)
+        timestep = torch.zeros((), dtype=torch.long, device=hidden.device)
+        return self.unet(hidden, timestep).sample

@@ -1,0 +1,7 @@
+"""Methods as the trainer sees them: batch in, loss and logs out."""
+
+from latentslots.objectives.autoencoder import AutoencoderObjective
+from latentslots.objectives.base import Objective
+from latentslots.objectives.latent_slot_diffusion import LatentSlotDiffusionObjective
+
+__all__ = ["AutoencoderObjective", "LatentSlotDiffusionObjective", "Objective"]

@@ -1,0 +1,82 @@
+"""What the trainer knows about a method."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Any]
+Logs = dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """A method as the trainer sees it: batch in, loss and logs out.
+
+    Subclasses implement `forward(batch) -> (loss, logs)`, `trained` and `save_pipeline`.
+    """
+
+    def trained(self) -> dict[str, nn.Module]:
+        """The parts that learn, by name; everything else is frozen."""
+        raise NotImplementedError
+
+    def save_pipeline(self, folder: Path) -> None:
+        """Write the model, as it is now, as a folder that loads without this objective."""
+        raise NotImplementedError
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All parameters that learn, in a fixed order."""
+        return [p for part in self.trained().values() for p in part.parameters()]
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The learned tensors, named by part."""
+        return {
+            f"{name}.{key}": tensor
+            for name, part in self.trained().items()
+            for key, tensor in part.state_dict().items()
+        }
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Put learned tensors back; names and shapes must match exactly."""
+        for name, part in self.trained().items():
+            prefix = f"{name}."
+            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            part.load_state_dict(own)
+
+    def freeze(self, *modules: nn.Module | None) -> None:
+        """Take modules out of learning."""
+        for module in modules:
+            if module is not None:
+                module.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Objective":
+        """Switch what learns; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for module in self.children():
+            if not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        return self
+
+
+def collapse_alarms(slots: Tensor, attention: Tensor) -> Logs:
+    """Two numbers that tell early when slots stop being different things.
+
+    Args:
+        slots: `[B, K, D]`.
+        attention: `[B, K, N]`, sums to 1 over K.
+
+    Returns:
+        `slot_cosine`: the mean cosine between two slots of an image; near 1 when all are the same.
+        `effective_slots`: exp of the entropy of the slots' shares of the image, in [1, K]; K when
+        all share equally, 1 when one takes everything.
+    """
+    with torch.no_grad():
+        unit = nn.functional.normalize(slots.float(), dim=2)
+        num_slots = slots.shape[1]
+        total = (unit.sum(dim=1).square().sum(dim=1) - num_slots).mean()
+        share = attention.float().mean(dim=2)
+        entropy = -(share * share.clamp(min=1e-12).log()).sum(dim=1)
+        return {
+            "slot_cosine": total / max(num_slots * (num_slots - 1), 1),
+            "effective_slots": entropy.exp().mean(),
+        }

@@ -1,0 +1,146 @@
+"""Training Latent Slot Diffusion (Jiang et al., 2023, Sec. 3): denoise latents, given the slots.
+
+Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent size.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.training_utils import compute_snr
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models.autoencoder import scale_latents
+from latentslots.objectives.base import Batch, Logs, Objective, collapse_alarms
+from latentslots.pipelines.latent_slot_diffusion import (
+    LatentSlotDiffusionPipeline,
+    default_sampler,
+)
+
+
+class LatentSlotDiffusionObjective(Objective):
+    """The mean squared error of a denoiser that sees the image's slots, and nothing else.
+
+    Args:
+        encoder: Image to feature map; learns.
+        slot_encoder: Feature map to slots to conditioning; learns.
+        unet: The denoiser; learns.
+        noise_schedule: A diffusers scheduler; its `prediction_type` says what the target is.
+        vae: The frozen autoencoder; may be absent where batches carry latents and no pixels are
+            painted.
+        resolution: Pixels per side of the images.
+        snr_gamma: Min-SNR weighting (Hang et al., 2023, https://arxiv.org/abs/2303.09556); 0 = off.
+        condition_dropout: Share of images shown without their slots.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: UNetEncoder,
+        slot_encoder: SlotEncoder,
+        unet: SlotUNet,
+        noise_schedule: Any,
+        vae: AutoencoderKL | None,
+        resolution: int,
+        snr_gamma: float = 0.0,
+        condition_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= condition_dropout < 1:
+            raise ValueError(f"condition_dropout must be in [0, 1), got {condition_dropout}")
+        self.encoder = encoder
+        self.slot_encoder = slot_encoder
+        self.unet = unet
+        self.vae = vae
+        self.noise_schedule = noise_schedule
+        self.resolution = resolution
+        self.snr_gamma = snr_gamma
+        self.condition_dropout = condition_dropout
+        self.freeze(vae)
+
+    def trained(self) -> dict[str, nn.Module]:
+        """Encoder, slots and denoiser: all from scratch, jointly, with no warm-up."""
+        return {"encoder": self.encoder, "slot_encoder": self.slot_encoder, "unet": self.unet}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
+        """The loss of one batch (Eq. 5).
+
+        Args:
+            batch: `pixel_values` [B, 3, H, W] in [-1, 1]; optionally `latents` (in the denoiser's
+                units) or `latent_mean` and `latent_std` (in the VAE's). `noise`, `timesteps`,
+                `slot_noise`, `posterior_noise` and `dropped` override the draws.
+        """
+        latents = self.latents(batch)
+        noise = batch.get("noise")
+        noise = torch.randn_like(latents) if noise is None else noise
+        timesteps = batch.get("timesteps")
+        if timesteps is None:
+            steps = self.noise_schedule.config.num_train_timesteps
+            timesteps = torch.randint(steps, (len(latents),), device=latents.device)
+        noisy_latents = self.noise_schedule.add_noise(latents, noise, timesteps)
+
+        features = self.encoder(batch["pixel_values"])
+        out = self.slot_encoder(features, noise=batch.get("slot_noise"))
+        states, mask = self.slot_encoder.condition(out.slots, dropped=self._dropped(batch))
+        prediction = self.unet(noisy_latents, timesteps, states, mask).sample
+
+        target = noise
+        if self.noise_schedule.config.prediction_type == "v_prediction":
+            target = self.noise_schedule.get_velocity(latents, noise, timesteps)
+        error = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+        loss = (error * self._weight(timesteps)).mean()
+        return loss, collapse_alarms(out.slots, out.attention)
+
+    @torch.no_grad()
+    def latents(self, batch: Batch) -> Float[Tensor, "B C h w"]:
+        """A sample of the VAE's posterior in the denoiser's units: cached, or encoded now."""
+        if "latents" in batch:
+            return batch["latents"]
+        if self.vae is None:
+            raise ValueError("without latents in the batch, the objective needs a VAE")
+        if "latent_mean" in batch:
+            mean, std = batch["latent_mean"], batch["latent_std"]
+        else:
+            posterior = self.vae.encode(batch["pixel_values"].to(self.vae.dtype)).latent_dist
+            mean, std = posterior.mean.float(), posterior.std.float()
+        noise = batch.get("posterior_noise")
+        noise = torch.randn_like(mean) if noise is None else noise
+        return scale_latents(self.vae, mean + std * noise)
+
+    def _dropped(self, batch: Batch) -> Tensor | None:
+        """Which images are shown without their slots (classifier-free guidance)."""
+        if self.condition_dropout == 0:
+            return None
+        if "dropped" in batch:
+            return batch["dropped"]
+        pixel_values = batch["pixel_values"]
+        return torch.rand(len(pixel_values), device=pixel_values.device) < self.condition_dropout
+
+    def _weight(self, timesteps: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Min-SNR weights: a cap on how much nearly clean images count."""
+        if self.snr_gamma == 0:
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        snr = compute_snr(self.noise_schedule, timesteps)
+        capped = snr.clamp(max=self.snr_gamma)
+        if self.noise_schedule.config.prediction_type == "v_prediction":
+            return capped / (snr + 1)
+        return capped / snr
+
+    def to_pipeline(self) -> LatentSlotDiffusionPipeline:
+        """The model as a pipeline that shares these weights."""
+        return LatentSlotDiffusionPipeline(
+            encoder=self.encoder,
+            slot_encoder=self.slot_encoder,
+            unet=self.unet,
+            scheduler=default_sampler(self.noise_schedule),
+            vae=self.vae,
+            resolution=self.resolution,
+        )
+
+    def save_pipeline(self, folder: Path) -> None:
+        """Write a pipeline folder."""
+        self.to_pipeline().save_pretrained(folder)

@@ -1,0 +1,187 @@
+"""What every slot pipeline shares: images in, slots and masks out, folders that load anywhere.
+
+Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from huggingface_hub import snapshot_download
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
+
+ImageInput = Image.Image | np.ndarray | Tensor | list[Image.Image] | list[np.ndarray] | list[Tensor]
+PIPELINE_FILE = "model_index.json"
+
+
+def upsample_masks(
+    masks: Float[Tensor, "B K h w"], size: int | tuple[int, int]
+) -> Float[Tensor, "B K H W"]:
+    """Soft masks at another size, bilinearly (`align_corners=False`); they still sum to 1."""
+    size = (size, size) if isinstance(size, int) else size
+    return F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
+
+
+@dataclass
+class SlotOutput(BaseOutput):
+    """A batch of scenes: one vector and one soft mask per slot.
+
+    Attributes:
+        slots: Slots before the projection to the decoder.
+        masks: How much of every token each slot took; they sum to 1 over K.
+    """
+
+    slots: Float[Tensor, "B K D"]
+    masks: Float[Tensor, "B K h w"]
+
+    @property
+    def attention(self) -> Float[Tensor, "B K N"]:
+        """The masks with their tokens in one row-major list."""
+        return self.masks.flatten(2)
+
+    def segmentation(self, size: int | tuple[int, int] | None = None) -> Int[Tensor, "B H W"]:
+        """The slot that took most of each pixel.
+
+        Args:
+            size: Pixels per side, or (height, width); the masks' own size when absent.
+        """
+        masks = self.masks if size is None else upsample_masks(self.masks, size)
+        return masks.argmax(dim=1)
+
+
+class SlotPipeline(DiffusionPipeline):
+    """A model that finds slots in images, stored as a folder.
+
+    Subclasses register an `encoder` and a `slot_encoder`, and a `resolution` in their config.
+    """
+
+    encoder: Any
+    slot_encoder: Any
+
+    @property
+    def resolution(self) -> int:
+        """Pixels per side of the images that the model was trained on."""
+        return self.config.resolution
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load a pipeline folder, a run folder, or the hub repository of a pipeline.
+
+        Args:
+            pretrained_model_name_or_path: The folder or the hub id.
+            **kwargs: diffusers' own: `torch_dtype`, `variant`, `local_files_only`, `revision`, ...
+
+        Raises:
+            ValueError: If a folder holds neither a pipeline nor a run that saved one.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            if len(folder.parts) != 2 or folder.is_absolute() or folder.parts[0] in (".", ".."):
+                raise ValueError(f"there is no folder {folder}")
+            # diffusers refuses hub repositories with components from other packages, so the
+            # repository becomes a folder first.
+            hub_words = ("revision", "token", "local_files_only", "cache_dir", "force_download")
+            hub = {word: kwargs.pop(word) for word in hub_words if word in kwargs}
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path), **hub))
+        if not (folder / PIPELINE_FILE).is_file():
+            if not (folder / "pipeline" / PIPELINE_FILE).is_file():
+                raise ValueError(f"{folder} holds no pipeline: {PIPELINE_FILE} is missing")
+            folder = folder / "pipeline"
+        return super().from_pretrained(folder, **kwargs)
+
+    def preprocess(self, images: ImageInput) -> Float[Tensor, "B 3 H W"]:
+        """Pixel values in [-1, 1], ready for the encoder.
+
+        PIL images and uint8 arrays are resized (shortest side to the trained resolution) and
+        cropped in the center; float arrays `[H, W, 3]` and tensors `[3, H, W]` or `[B, 3, H, W]`
+        must lie in [0, 1] and keep their size.
+        """
+        if isinstance(images, Tensor):
+            batch = images if images.ndim == 4 else images[None]
+        else:
+            several = isinstance(images, list) or (
+                isinstance(images, np.ndarray) and images.ndim == 4
+            )
+            batch = torch.stack([self._pixels(one) for one in (images if several else [images])])
+        if batch.ndim != 4 or batch.shape[1] != 3:
+            raise ValueError(f"images must have shape [B, 3, H, W], got {list(batch.shape)}")
+        if not batch.is_floating_point() or batch.min() < 0 or batch.max() > 1:
+            raise ValueError(
+                "images as tensors must be floating point in [0, 1], got "
+                f"{batch.dtype} in [{batch.min().item():g}, {batch.max().item():g}]"
+            )
+        return batch * 2 - 1
+
+    def _pixels(self, image: Any) -> Float[Tensor, "3 H W"]:
+        """One image in [0, 1]."""
+        if isinstance(image, Tensor):
+            return image
+        if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+            return torch.from_numpy(image).float().permute(2, 0, 1)
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"an image must be PIL, an array or a tensor, got {type(image)}")
+        image, _ = ResizeCenterCrop(self.resolution)(image, None)
+        return (to_pixel_values(image) + 1) / 2
+
+    @torch.no_grad()
+    def encode(
+        self,
+        images: ImageInput,
+        *,
+        generator: Generator | list[Generator] | None = None,
+        num_slots: int | None = None,
+        slot_noise: Float[Tensor, "B K D"] | None = None,
+    ) -> SlotOutput:
+        """Find the slots of images.
+
+        Args:
+            images: See `preprocess`.
+            generator: Where the slots' start is drawn from: one, or a list with one per image.
+                Another draw gives the slots in another order.
+            num_slots: How many slots to look for; the trained number when absent.
+            slot_noise: The start itself, instead of a draw.
+        """
+        pixel_values = self.preprocess(images)
+        return self.encode_pixel_values(
+            pixel_values, generator=generator, num_slots=num_slots, slot_noise=slot_noise
+        )
+
+    @torch.no_grad()
+    def encode_pixel_values(
+        self,
+        pixel_values: Float[Tensor, "B 3 H W"],
+        *,
+        generator: Generator | list[Generator] | None = None,
+        num_slots: int | None = None,
+        slot_noise: Float[Tensor, "B K D"] | None = None,
+    ) -> SlotOutput:
+        """As `encode`, for pixel values in [-1, 1] that need no preparation."""
+        pixel_values = pixel_values.to(self.device, self.encoder.dtype)
+        features = self.encoder(pixel_values)
+        out = self.slot_encoder(
+            features, noise=slot_noise, generator=generator, num_slots=num_slots
+        )
+        return SlotOutput(slots=out.slots, masks=out.attention.unflatten(2, features.shape[-2:]))
+
+    def segment(
+        self,
+        images: ImageInput,
+        size: int | tuple[int, int] | None = None,
+        *,
+        generator: Generator | list[Generator] | None = None,
+    ) -> Int[Tensor, "B H W"]:
+        """The slot that took most of each pixel, at `size` or at the size the encoder saw."""
+        pixel_values = self.preprocess(images)
+        scene = self.encode_pixel_values(pixel_values, generator=generator)
+        return scene.segmentation(size or tuple(pixel_values.shape[-2:]))

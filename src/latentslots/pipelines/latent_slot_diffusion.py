@@ -1,0 +1,214 @@
+"""Latent Slot Diffusion (Jiang et al., 2023, https://arxiv.org/abs/2303.10834), ready to use.
+
+Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent size.
+"""
+
+import inspect
+import logging
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, ImagePipelineOutput
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models.autoencoder import decode_latents, downscale_factor
+from latentslots.pipelines.base import SlotPipeline
+
+logger = logging.getLogger(__name__)
+
+
+def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ 2M on a model's own noise schedule.
+
+    Trailing spacing, so that sampling starts at the last timestep, where it starts from pure noise
+    (Lin et al., 2024, https://arxiv.org/abs/2305.08891).
+    """
+    config = noise_schedule.config
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        beta_schedule=config.beta_schedule,
+        prediction_type=config.prediction_type,
+        timestep_spacing="trailing",
+    )
+
+
+class LatentSlotDiffusionPipeline(SlotPipeline):
+    """Images to slots, and any set of slots to an image.
+
+    Args:
+        encoder: Image to feature map.
+        slot_encoder: Feature map to slots, slots to conditioning.
+        unet: The denoiser.
+        scheduler: Any diffusers sampler for it; replace it with `pipe.scheduler =
+            DDIMScheduler.from_config(pipe.scheduler.config)`.
+        vae: Between pixels and latents. Without it the pipeline finds slots but cannot paint.
+        resolution: Pixels per side of the training images; by default what `unet` and `vae` say.
+    """
+
+    model_cpu_offload_seq = "encoder->slot_encoder->unet->vae"
+    _optional_components = ["vae"]  # noqa: RUF012  (diffusers' own declaration)
+
+    def __init__(
+        self,
+        encoder: UNetEncoder,
+        slot_encoder: SlotEncoder,
+        unet: SlotUNet,
+        scheduler: Any,
+        vae: AutoencoderKL | None = None,
+        resolution: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            encoder=encoder, slot_encoder=slot_encoder, unet=unet, scheduler=scheduler, vae=vae
+        )
+        if resolution is None:
+            # Without a VAE we can only suppose the usual 8 pixels per latent.
+            resolution = unet.config.sample_size * (8 if vae is None else downscale_factor(vae))
+        self.register_to_config(resolution=resolution)
+        self.image_processor = VaeImageProcessor()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        slots: Float[Tensor, "B K D"],
+        *,
+        slots_mask: Bool[Tensor, "B K"] | None = None,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 25,
+        generator: Generator | list[Generator] | None = None,
+        latents: Float[Tensor, "B C h w"] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Paint the image that a set of slots describes.
+
+        Args:
+            slots: Scenes, as `encode` returns them or as editing made them.
+            slots_mask: True for the slots that exist, where scenes differ in their number.
+            guidance_scale: Above 1, follow the slots more closely than the data did
+                (classifier-free guidance); means something only where the model was trained with
+                condition dropout.
+            num_inference_steps: Denoising steps.
+            generator: Of the starting noise: one, or a list with one per image, which makes an
+                image independent of the others in its batch.
+            latents: The starting noise itself, standard normal.
+            height: Pixels; the trained resolution when absent.
+            width: Pixels; the trained resolution when absent.
+            output_type: `pil`, `np` or `pt` (both in [0, 1]), or `latent`.
+            return_dict: Whether to wrap the images as diffusers does.
+
+        Raises:
+            ValueError: If shapes do not fit, or pixels are wanted from a pipeline without a VAE.
+        """
+        self._check_inputs(slots, slots_mask, output_type, generator)
+        batch_size = slots.shape[0]
+        slots = slots.to(self.device, self.slot_encoder.dtype)
+        slots_mask = None if slots_mask is None else slots_mask.to(self.device)
+        states, mask = self._guided_condition(slots, slots_mask, guidance_scale)
+
+        if generator is not None and not isinstance(generator, list):
+            generator = [generator] * batch_size
+        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
+        if latents is None:
+            shape = self._latents_shape(batch_size, height, width)
+            latents = randn_tensor(
+                shape, generator=generator, device=self.device, dtype=self.unet.dtype
+            )
+        latents = latents.to(self.device, self.unet.dtype) * self.scheduler.init_noise_sigma
+        extra = self._step_kwargs(generator)
+
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            model_input = self.scheduler.scale_model_input(latents, timestep)
+            if states.shape[0] != batch_size:
+                model_input = torch.cat([model_input, model_input])
+            prediction = self.unet(
+                model_input, timestep, states, encoder_attention_mask=mask
+            ).sample
+            if states.shape[0] != batch_size:
+                conditional, unconditional = prediction.chunk(2)
+                prediction = unconditional + guidance_scale * (conditional - unconditional)
+            latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
+
+        images = self._decode(latents, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _guided_condition(
+        self,
+        slots: Float[Tensor, "B K D"],
+        slots_mask: Bool[Tensor, "B K"] | None,
+        guidance_scale: float,
+    ) -> tuple[Float[Tensor, "B S X"], Bool[Tensor, "B S"] | None]:
+        """Conditioning; with guidance, the unconditional branch behind it in the same batch."""
+        states, mask = self.slot_encoder.condition(slots, slots_mask)
+        if guidance_scale == 1.0:
+            return states, mask
+        if self.slot_encoder.can_drop_condition:
+            dropped = torch.ones(slots.shape[0], dtype=torch.bool, device=slots.device)
+            other, other_mask = self.slot_encoder.condition(slots, slots_mask, dropped=dropped)
+        else:
+            logger.warning(
+                "guidance_scale=%g on a model trained without condition dropout: it never saw a "
+                "scene without slots, so guidance pushes away from what it paints for zeros",
+                guidance_scale,
+            )
+            other, other_mask = torch.zeros_like(states), mask
+        if (mask is None) != (other_mask is None):
+            everything = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+            mask = everything if mask is None else mask
+            other_mask = everything if other_mask is None else other_mask
+        if mask is None or other_mask is None:
+            return torch.cat([states, other]), None
+        return torch.cat([states, other]), torch.cat([mask, other_mask])
+
+    def _latents_shape(
+        self, batch_size: int, height: int | None, width: int | None
+    ) -> tuple[int, int, int, int]:
+        size = self.unet.config.sample_size
+        pixels_per_latent = self.resolution // size
+        rows, columns = (
+            size if pixels is None else pixels // pixels_per_latent for pixels in (height, width)
+        )
+        return (batch_size, self.unet.config.in_channels, rows, columns)
+
+    def _step_kwargs(self, generator: list[Generator] | None) -> dict[str, Any]:
+        """Only samplers that draw noise on the way take a generator."""
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        return {"generator": generator} if takes_generator else {}
+
+    def _decode(self, latents: Float[Tensor, "B C h w"], output_type: str) -> Any:
+        if output_type == "latent":
+            return latents
+        pixels = decode_latents(self.vae, latents).float()
+        return self.image_processor.postprocess(pixels, output_type=output_type)
+
+    def _check_inputs(
+        self,
+        slots: Tensor,
+        slots_mask: Tensor | None,
+        output_type: str,
+        generator: Any,
+    ) -> None:
+        slot_dim = self.slot_encoder.config.slot_dim
+        if slots.ndim != 3 or slots.shape[2] != slot_dim:
+            raise ValueError(f"slots must have shape [B, K, {slot_dim}], got {list(slots.shape)}")
+        if slots_mask is not None and slots_mask.shape != slots.shape[:2]:
+            raise ValueError(
+                f"slots_mask must have shape {list(slots.shape[:2])}, got {list(slots_mask.shape)}"
+            )
+        if isinstance(generator, list) and len(generator) != slots.shape[0]:
+            raise ValueError(f"{len(generator)} generators were given for {slots.shape[0]} scenes")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
+        if output_type != "latent" and self.vae is None:
+            raise ValueError(
+                "this pipeline has no VAE, so it cannot turn latents into pixels; load it with "
+                "vae=..., or ask for output_type='latent'"
+            )

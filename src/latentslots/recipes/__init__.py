@@ -1,0 +1,30 @@
+"""Named runs: functions that return a complete training configuration."""
+
+import difflib
+from collections.abc import Callable
+
+from latentslots.config import TrainConfig
+from latentslots.recipes.autoencoder import autoencoder
+from latentslots.recipes.lsd import lsd_movi_e, lsd_nlvr_64, lsd_smoke
+
+__all__ = ["RECIPES", "recipe"]
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "autoencoder": autoencoder,
+    "lsd-movi-e": lsd_movi_e,
+    "lsd-nlvr-64": lsd_nlvr_64,
+    "lsd-smoke": lsd_smoke,
+}
+
+
+def recipe(name: str) -> TrainConfig:
+    """The configuration of a named run, to be used as it is or changed with `dataclasses.replace`.
+
+    Raises:
+        ValueError: If there is no such recipe; the message lists those there are.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"there is no recipe {name!r}, only {', '.join(RECIPES)}{hint}")
+    return RECIPES[name]()

@@ -1,0 +1,156 @@
+"""The state of a run on disk: `state/step_0001000/`, complete or not there at all.
+
+Tensors are safetensors files, everything else is one JSON file: nothing in it is code.
+"""
+
+import json
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+STEP_DIGITS = 7
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, read, or used for this run."""
+
+
+@dataclass
+class Snapshot:
+    """All that a run needs to go on as if it had not stopped."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    """By file: `model`, `optimizer`, `ema`, and `random_<process>`."""
+    values: dict[str, Any]
+    """Numbers, such as the step and the position of the sampler."""
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments and step counts, flat."""
+    return {
+        f"{index}.{name}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put the moments and step counts back; hyper-parameters stay those of the config."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def random_tensors() -> dict[str, Tensor]:
+    """The state of every random generator of this process."""
+    _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    version, words, _ = random.getstate()
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.append(keys, [position, has_gauss]).astype(np.int64)),
+        "numpy_gauss": torch.tensor(gauss, dtype=torch.float64),
+        "python": torch.tensor([version, *words], dtype=torch.int64),
+    }
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def load_random_tensors(tensors: dict[str, Tensor]) -> None:
+    """Put the state of every random generator back."""
+    torch.set_rng_state(tensors["torch"])
+    *keys, position, has_gauss = tensors["numpy"].tolist()
+    keys = np.array(keys, dtype=np.uint32)
+    gauss = tensors["numpy_gauss"].item()
+    np.random.set_state(("MT19937", keys, position, has_gauss, gauss))  # noqa: NPY002
+    version, *words = tensors["python"].tolist()
+    random.setstate((version, tuple(words), None))
+    if torch.cuda.is_available() and "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def list_checkpoints(state_dir: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(state_dir.glob(f"step_{'[0-9]' * STEP_DIGITS}"))
+
+
+def write_tensors(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    """Write one file of tensors."""
+    tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
+    save_file(tensors, folder / f"{name}.safetensors")
+
+
+def begin(state_dir: Path, step: int) -> Path:
+    """An empty folder beside the checkpoints, to be filled and then `commit`ted."""
+    partial = state_dir / f".partial_{step:0{STEP_DIGITS}d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def commit(partial: Path, values: dict[str, Any], *, keep: int) -> Path:
+    """Make a filled folder the newest checkpoint, then remove the oldest beyond `keep`."""
+    (partial / "state.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    for file in partial.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    state_dir = partial.parent
+    final = state_dir / partial.name.replace(".partial_", "step_")
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    for old in list_checkpoints(state_dir)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def discard(partial: Path, error: Exception) -> CheckpointError:
+    """Remove a folder that could not be filled, and say what is left."""
+    shutil.rmtree(partial, ignore_errors=True)
+    complete = list_checkpoints(partial.parent)
+    left = f"the newest complete one is {complete[-1]}" if complete else "there is no older one"
+    return CheckpointError(f"cannot write a checkpoint to {partial.parent}: {error}; {left}")
+
+
+def remove(*folders: Path) -> None:
+    """Remove folders, where they exist."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+WRITE_ERRORS = (OSError, SafetensorError)
+
+
+def load(checkpoint: Path, process_index: int, num_processes: int) -> Snapshot:
+    """Read a checkpoint, with the random states of one process.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or if another number of processes wrote
+            it, for which batches and random states would not continue.
+    """
+    try:
+        values = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        tensors = {
+            name: load_file(checkpoint / f"{name}.safetensors") for name in values["files"]
+        }
+        if values["num_processes"] != num_processes:
+            raise CheckpointError(
+                f"the checkpoint {checkpoint} was written by {values['num_processes']} processes, "
+                f"and can be resumed by as many, not by {num_processes}"
+            )
+        own = f"random_{process_index:04d}"
+        tensors["random"] = load_file(checkpoint / f"{own}.safetensors")
+    except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
+        raise CheckpointError(f"the checkpoint {checkpoint} is damaged: {error}") from None
+    return Snapshot(tensors=tensors, values=values)

@@ -1,0 +1,58 @@
+"""AdamW, its parameter groups, and the learning rate over time."""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from latentslots.config import OptimConfig
+from latentslots.objectives import Objective
+
+# What decides where slots start is a statistic, not a weight matrix: decay would pull it to 0.
+_NO_DECAY = ("slot_mean", "slot_log_std", "registers", "null", "table", "gain")
+
+
+def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
+    """AdamW over what an objective trains.
+
+    Groups differ in learning rate (the encoder has its own factor) and in weight decay (none on
+    norms, biases and the slots' start).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for part, module in objective.trained().items():
+        lr = config.learning_rate * (config.encoder_lr_scale if part == "encoder" else 1.0)
+        for name, parameter in module.named_parameters():
+            decays = parameter.ndim > 1 and name.split(".")[-1] not in _NO_DECAY
+            decay = config.adam_weight_decay if decays else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    return AdamW(
+        [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()],
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=True,
+    )
+
+
+def lr_factor(config: OptimConfig, max_train_steps: int) -> Callable[[int], float]:
+    """The learning rate at a step, as a share of its peak; `step` counts from 0."""
+
+    def factor(step: int) -> float:
+        if step < config.lr_warmup_steps:
+            return (step + 1) / config.lr_warmup_steps
+        if config.lr_scheduler == "constant":
+            return 1.0
+        if config.lr_scheduler == "cosine":
+            length = max(max_train_steps - config.lr_warmup_steps, 1)
+            progress = min((step - config.lr_warmup_steps) / length, 1.0)
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        left = (max_train_steps - step) / max(max_train_steps * config.lr_decay_fraction, 1)
+        return min(max(left, 0.0), 1.0)
+
+    return factor
+
+
+def build_lr_scheduler(optimizer: AdamW, config: OptimConfig, max_train_steps: int) -> LambdaLR:
+    """The schedule; not to be passed through Accelerate, which steps it once per process."""
+    return LambdaLR(optimizer, lr_factor(config, max_train_steps))

@@ -1,0 +1,107 @@
+"""Where the numbers of a run go: `metrics.jsonl`, a progress bar, and trackers."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image
+from tqdm import tqdm
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Records:
+    """Writes numbers as they come; only the main process does.
+
+    Args:
+        run_dir: The run folder.
+        accelerator: Owns the trackers, and knows who the main process is.
+        max_train_steps: Where the progress bar ends.
+        start_step: Where it starts; what `metrics.jsonl` says of later steps, which a crash left
+            there, is removed.
+        progress: Whether to show a progress bar on stderr.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        accelerator: Accelerator,
+        *,
+        max_train_steps: int,
+        start_step: int = 0,
+        progress: bool = True,
+    ) -> None:
+        self.accelerator = accelerator
+        self.file: TextIO | None = None
+        self.started = time.monotonic()
+        self.bar: tqdm | None = None
+        if not accelerator.is_main_process:
+            return
+        path = run_dir / METRICS_FILE
+        lines = [row for row in read_metrics(run_dir) if row["step"] <= start_step]
+        text = "".join(json.dumps(row) + "\n" for row in lines)
+        path.write_text(text, encoding="utf-8")
+        self.elapsed = max((row.get("seconds", 0.0) for row in lines), default=0.0)
+        self.file = path.open("a", encoding="utf-8")
+        self.bar = tqdm(
+            total=max_train_steps,
+            initial=start_step,
+            file=sys.stderr,
+            disable=not progress,
+            dynamic_ncols=True,
+            unit="step",
+        )
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Write the numbers of a step, with the seconds that the run has taken so far."""
+        if self.file is None or self.bar is None:
+            return
+        seconds = round(self.elapsed + time.monotonic() - self.started, 3)
+        self.file.write(json.dumps({"step": step, "seconds": seconds, **values}) + "\n")
+        self.file.flush()
+        self.accelerator.log(values, step=step)
+        if "loss" in values:
+            self.bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+            self.bar.update(step - self.bar.n)
+        else:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            self.say(f"step {step}: {shown}")
+
+    def log_image(self, step: int, image: Image.Image) -> None:
+        """Show a preview in the trackers that take pictures."""
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log_images({"preview": np.asarray(image)[None]}, step, dataformats="NHWC")
+            elif tracker.name == "wandb":
+                tracker.log_images({"preview": [image]}, step)
+
+    def say(self, line: str) -> None:
+        """Print a line on stderr without tearing the progress bar."""
+        if self.bar is not None and not self.bar.disable:
+            self.bar.write(line, file=sys.stderr)
+        elif self.accelerator.is_main_process:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Finish the files and the trackers."""
+        if self.file is not None and self.bar is not None:
+            self.file.close()
+            self.bar.close()
+        self.accelerator.end_training()
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`; a last line that a crash cut short is left out."""
+    path = run_dir / METRICS_FILE
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows

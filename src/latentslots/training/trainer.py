@@ -1,0 +1,352 @@
+"""The training loop. It knows an objective, Accelerate, and a run folder."""
+
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from latentslots.config import TrainConfig
+from latentslots.data.loader import ImageDataset, build_loader
+from latentslots.objectives import Objective
+from latentslots.training import checkpoint
+from latentslots.training.optim import build_lr_scheduler, build_optimizer
+from latentslots.training.preview import Previewer
+from latentslots.training.records import Records
+from latentslots.training.validation import Validator
+
+logger = logging.getLogger(__name__)
+
+MAX_BAD_STEPS = 10
+STATE_DIR, PIPELINE_DIR = "state", "pipeline"
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on."""
+
+
+class TrainingInterrupted(Exception):  # noqa: N818  (nothing went wrong)
+    """A run that was asked to stop, and has saved its state.
+
+    Attributes:
+        signum: The signal that asked.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class Trainer:
+    """Trains an objective, and leaves a run folder from which it can go on.
+
+    Args:
+        config: The run.
+        objective: What to train.
+        dataset: What to train on.
+        accelerator: Where to train.
+        run_dir: The run folder.
+        records: Where numbers go.
+        validator: Measures the model now and then.
+        previewer: Draws what the model does now and then.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        objective: Objective,
+        dataset: ImageDataset,
+        *,
+        accelerator: Accelerator,
+        run_dir: Path,
+        records: Records,
+        validator: Validator,
+        previewer: Previewer,
+    ) -> None:
+        self.config, self.accelerator, self.run_dir = config, accelerator, run_dir
+        self.objective, self.dataset = objective, dataset
+        self.records, self.validator, self.previewer = records, validator, previewer
+        self.trainable = objective.trained_parameters()
+        if config.channels_last:
+            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.compile:
+            for part in objective.trained().values():
+                part.compile()
+        optimizer = build_optimizer(objective, config.optim)
+        # The schedule is left unprepared: Accelerate would step it once per process.
+        self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.lr_scheduler = build_lr_scheduler(optimizer, config.optim, config.max_train_steps)
+        self.ema = None
+        if config.optim.ema_decay:
+            self.ema = EMAModel(self.trainable, decay=config.optim.ema_decay, foreach=True)
+        self.step = 0
+        self.num_batches = 0
+        self.num_bad_steps = 0
+        self.bad_in_a_row = 0
+        self.signum: int | None = None
+        self._random: dict[str, Tensor] | None = None
+        self._sums: dict[str, Tensor] = {}
+
+    def fit(self) -> None:
+        """Train until `max_train_steps`. This is the whole loop; a step happens nowhere else.
+
+        Raises:
+            TrainingInterrupted: After SIGINT or SIGTERM, when the state is saved.
+            TrainingError: After ten steps in a row without a finite loss.
+            CheckpointError: If a checkpoint cannot be written; the one before it stays.
+        """
+        if self.step >= self.config.max_train_steps:
+            return
+        with self._signals():
+            for batch in self.batches():  # endless, and resumes where the checkpoint left it
+                with self.accelerator.accumulate(self.model):
+                    loss, logs = self.model(batch)
+                    self.accelerator.backward(loss)
+                    self._add({"loss": loss.detach(), **logs})
+                    if not self.accelerator.sync_gradients:
+                        continue  # a micro-batch: the optimizer does not move
+                    grad_norm = self.accelerator.clip_grad_norm_(
+                        self.trainable, self.config.optim.max_grad_norm
+                    )
+                    values = self._mean()
+                    if not self._is_good(values["loss"]):
+                        continue
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+
+                lr = self.lr_scheduler.get_last_lr()[0]
+                self.lr_scheduler.step()
+                self.step += 1
+                if self.ema is not None:
+                    self.ema.step(self.trainable)
+                self.records.log(self.step, {**values, "lr": lr, "grad_norm": float(grad_norm)})
+
+                last = self.step == self.config.max_train_steps
+                if last or self._due(self.config.validation_steps):
+                    self.validate()
+                if last or self._due(self.config.preview_steps):
+                    self.preview()
+                if last or self._due(self.config.checkpointing_steps) or self.signum:
+                    self.save()
+                if self.signum:
+                    self._leave()
+                if last:
+                    return
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Batches without end, on the device, from where this run stands."""
+        loader = build_loader(
+            self.dataset,
+            batch_size=self.config.train_batch_size,
+            seed=self.config.seed,
+            num_workers=self.config.data.num_workers,
+            random_flip=self.config.data.random_flip,
+            start_batch=self.num_batches,
+            num_processes=self.accelerator.num_processes,
+            process_index=self.accelerator.process_index,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        if self._random is not None:
+            checkpoint.load_random_tensors(self._random)
+            self._random = None
+        for batch in loader:
+            self.num_batches += 1
+            batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+            if self.config.channels_last:
+                batch["pixel_values"] = batch["pixel_values"].contiguous(
+                    memory_format=torch.channels_last
+                )
+            yield batch
+
+    def _add(self, logs: dict[str, Tensor]) -> None:
+        for name, value in logs.items():
+            self._sums[name] = self._sums.get(name, 0) + value.float()
+
+    def _mean(self) -> dict[str, float]:
+        """Logs averaged over micro-batches and processes; processes agree on stopping, too."""
+        names = list(self._sums)
+        packed = torch.stack([self._sums[name] for name in names])
+        packed = packed / self.config.gradient_accumulation_steps
+        stop = torch.tensor([float(self.signum or 0)], device=packed.device)
+        packed = torch.cat([packed, stop])
+        if self.accelerator.num_processes > 1:
+            packed = self.accelerator.reduce(packed, reduction="mean")
+            if packed[-1] > 0:
+                self.signum = self.signum or signal.SIGTERM
+        self._sums = {}
+        return dict(zip(names, packed.tolist(), strict=False))
+
+    def _is_good(self, loss: float) -> bool:
+        """Whether to take the step; a loss that is not finite is left out and counted."""
+        if torch.isfinite(torch.tensor(loss)):
+            self.bad_in_a_row = 0
+            return True
+        self.num_bad_steps += 1
+        self.bad_in_a_row += 1
+        if self.accelerator.scaler is not None:
+            self.optimizer.step()  # the fp16 scaler sees the bad gradients and skips by itself
+        self.optimizer.zero_grad()
+        self.records.say(f"step {self.step + 1}: the loss is {loss}; step skipped")
+        if self.bad_in_a_row == MAX_BAD_STEPS:
+            newest = checkpoint.list_checkpoints(self.run_dir / STATE_DIR)
+            kept = f"the newest checkpoint is {newest[-1]}" if newest else "there is no checkpoint"
+            raise TrainingError(
+                f"the loss was not finite {MAX_BAD_STEPS} times in a row, at step {self.step};"
+                f" {kept}; a lower learning rate or mixed_precision='bf16' often helps"
+            )
+        return False
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights (EMA) in place of the trained ones, where there are any."""
+        self.objective.eval()
+        if self.ema is not None:
+            self.ema.store(self.trainable)
+            self.ema.copy_to(self.trainable)
+        try:
+            with torch.random.fork_rng():
+                yield
+        finally:
+            if self.ema is not None:
+                self.ema.restore(self.trainable)
+            self.objective.train()
+
+    def validate(self) -> None:
+        """Measure the averaged model on the fixed validation subset, all processes together."""
+        with self.averaged():
+            values = self.validator(self.objective, self.accelerator.device)
+        if values:
+            self.records.log(self.step, {f"validation/{k}": v for k, v in values.items()})
+
+    def preview(self) -> None:
+        """Draw what the averaged model makes of a few validation images."""
+        if self.accelerator.is_main_process:
+            with self.averaged():
+                image = self.previewer(self.objective, self.step)
+            if image is not None:
+                self.records.log_image(self.step, image)
+        self.accelerator.wait_for_everyone()
+
+    def save(self) -> None:
+        """Write a checkpoint and the pipeline folder; the old ones stay until these are safe."""
+        state_dir = self.run_dir / STATE_DIR
+        partial = state_dir / f".partial_{self.step:0{checkpoint.STEP_DIGITS}d}"
+        try:
+            if self.accelerator.is_main_process:
+                partial = checkpoint.begin(state_dir, self.step)
+                self._write(partial)
+            self.accelerator.wait_for_everyone()
+            name = f"random_{self.accelerator.process_index:04d}"
+            checkpoint.write_tensors(partial, name, checkpoint.random_tensors())
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                limit = self.config.checkpoints_total_limit
+                checkpoint.commit(partial, self._values(), keep=limit)
+                self.save_pipeline()
+        except checkpoint.WRITE_ERRORS as error:
+            raise checkpoint.discard(partial, error) from error
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, partial: Path) -> None:
+        checkpoint.write_tensors(partial, "model", self.objective.trained_state())
+        optimizer = checkpoint.optimizer_tensors(self.optimizer.optimizer)
+        checkpoint.write_tensors(partial, "optimizer", optimizer)
+        if self.ema is not None:
+            shadow = {f"{i:05d}": p for i, p in enumerate(self.ema.shadow_params)}
+            checkpoint.write_tensors(partial, "ema", shadow)
+
+    def _values(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "files": ["model", "optimizer", *(["ema"] if self.ema is not None else [])],
+            "step": self.step,
+            "num_batches": self.num_batches,
+            "num_processes": self.accelerator.num_processes,
+            "num_bad_steps": self.num_bad_steps,
+            "ema_step": self.ema.optimization_step if self.ema is not None else 0,
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    def save_pipeline(self) -> None:
+        """Write the averaged model as the folder that everything else uses."""
+        new, old = self.run_dir / f".{PIPELINE_DIR}_new", self.run_dir / f".{PIPELINE_DIR}_old"
+        final = self.run_dir / PIPELINE_DIR
+        checkpoint.remove(new, old)
+        with self.averaged():
+            self.objective.save_pipeline(new)
+        if final.exists():
+            final.rename(old)
+        new.rename(final)
+        checkpoint.remove(old)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint of this run.
+
+        Raises:
+            CheckpointError: If it is damaged, was made by another number of processes, or its
+                tensors do not fit this model.
+        """
+        processes = self.accelerator.num_processes
+        snapshot = checkpoint.load(folder, self.accelerator.process_index, processes)
+        tensors, values = snapshot.tensors, snapshot.values
+        try:
+            self.objective.load_trained_state(tensors["model"])
+            checkpoint.load_optimizer_tensors(self.optimizer.optimizer, tensors["optimizer"])
+            if self.ema is not None:
+                own = [tensors["ema"][f"{i:05d}"] for i in range(len(self.trainable))]
+                self.ema.shadow_params = own
+                self.ema.to(self.accelerator.device)
+                self.ema.optimization_step = values["ema_step"]
+        except (RuntimeError, KeyError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise checkpoint.CheckpointError(
+                f"the checkpoint {folder} does not fit this model: {first}"
+            ) from None
+        if self.accelerator.scaler is not None and values["scaler"]:
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+        self.step, self.num_batches = values["step"], values["num_batches"]
+        self.num_bad_steps = values["num_bad_steps"]
+        self.lr_scheduler.last_epoch = self.step - 1
+        self.lr_scheduler.step()
+        self._random = tensors["random"]
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM into a wish to stop; a second one acts at once."""
+        watched = (signal.SIGINT, signal.SIGTERM)
+
+        def remember(signum: int, frame: FrameType | None) -> None:
+            self.signum = signum
+            for one in watched:
+                signal.signal(one, before[one])
+            self.records.say(f"{signal.Signals(signum).name}: saving, then leaving")
+
+        try:
+            before = {one: signal.signal(one, remember) for one in watched}
+        except ValueError:  # not the main thread, which alone can watch signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            for one in watched:
+                signal.signal(one, before[one])
+
+    def _leave(self) -> None:
+        assert self.signum is not None
+        raise TrainingInterrupted(
+            f"stopped by {signal.Signals(self.signum).name} at step {self.step}, state saved; go"
+            f" on with: latentslots train --config {self.run_dir}/train_config.json --resume",
+            self.signum,
+        )
