@@ -1,5 +1,6 @@
 """The one place where a config becomes objects."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,12 +124,15 @@ def build_split(config: DataConfig, split: str) -> Dataset:
 def latents_dir(
     config: DataConfig, split: str, vae: AutoencoderKL, fallback: Path | None = None
 ) -> Path:
-    """Where a split's latents lie: as told, beside a store's shards, or in `fallback`."""
+    """Where a split's latents lie: as told, beside a store's shards, or in `fallback`.
+
+    The fallback serves plain folders of images, and stores that cannot be written to.
+    """
     if config.latents:
         return Path(config.latents)
-    name = f"{split}-{config.resolution}-{vae_fingerprint(vae)[:8]}"
-    root = Path(config.path) if has_manifest(config.path) or fallback is None else fallback
-    return root / "latents" / name
+    beside = has_manifest(config.path) and os.access(config.path, os.W_OK)
+    root = Path(config.path) if beside or fallback is None else fallback
+    return root / "latents" / f"{split}-{config.resolution}-{vae_fingerprint(vae)[:8]}"
 
 
 def build_training_set(

@@ -175,6 +175,8 @@ class TrainConfig:
     """How it learns."""
     max_train_steps: int = 200_000
     """Optimizer steps."""
+    max_train_minutes: float = 0.0
+    """Finish after so many minutes, whatever the step; 0 for no limit."""
     train_batch_size: int = 32
     """Images per process and micro-batch."""
     gradient_accumulation_steps: int = 1

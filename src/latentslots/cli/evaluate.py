@@ -44,15 +44,15 @@ def run(arguments: list[str]) -> None:
     import torch
 
     from latentslots.data.store import load_dataset
-    from latentslots.evaluation.report import write_report
-    from latentslots.evaluation.segmentation import at_least, evaluate
+    from latentslots.evaluation.report import with_objects, write_report
+    from latentslots.evaluation.segmentation import evaluate
     from latentslots.pipelines import LatentSlotDiffusionPipeline
 
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.run)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(options.data, split=options.split)
     if options.min_objects:
-        dataset = at_least(dataset, options.min_objects)
+        dataset = with_objects(dataset, options.min_objects)
     report = evaluate(
         pipe,
         dataset,

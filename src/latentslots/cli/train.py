@@ -3,7 +3,7 @@
 import logging
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
@@ -25,8 +25,8 @@ recipes: {", ".join(RECIPES)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Where a run goes, beside what it is."""
+class Train(TrainConfig):
+    """Train. A knob has the value of the recipe or file unless a flag sets it."""
 
     output_dir: str
     """The run folder."""
@@ -82,18 +82,13 @@ def _starting_point(arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
 
 def parse(
     config: TrainConfig, output_dir: str, arguments: list[str]
-) -> tuple[Options, TrainConfig]:
-    """Read flags on top of a config."""
-    options = tyro.MISSING_NONPROP if not output_dir else output_dir
-
-    def both(
-        options: tyro.conf.OmitArgPrefixes[Options], config: tyro.conf.OmitArgPrefixes[TrainConfig]
-    ) -> tuple[Options, TrainConfig]:
-        return options, config
-
-    both.__doc__ = "Train. Every knob has the value of the recipe or file unless a flag says else."
-    default = Options(output_dir=options)
-    defaulted = tyro.conf.configure(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-    return tyro.cli(
-        defaulted(both), prog=PROG, args=arguments, default=(default, config)
+) -> tuple[Train, TrainConfig]:
+    """Read flags on top of a config: only the knobs of this config's method are known."""
+    names = [field.name for field in fields(TrainConfig)]
+    default = Train(**{name: getattr(config, name) for name in names}, output_dir=output_dir)
+    options = tyro.cli(
+        tyro.conf.AvoidSubcommands[Train], prog=PROG, args=arguments, default=default
     )
+    if not options.output_dir:
+        raise ValueError("--output-dir is needed where the config is not that of a run folder")
+    return options, TrainConfig(**{name: getattr(options, name) for name in names})

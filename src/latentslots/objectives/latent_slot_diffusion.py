@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from diffusers.training_utils import compute_snr
+from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
@@ -96,7 +97,9 @@ class LatentSlotDiffusionObjective(Objective):
         return loss, collapse_alarms(out.slots, out.attention)
 
     @torch.no_grad()
-    def latents(self, batch: Batch) -> Float[Tensor, "B C h w"]:
+    def latents(
+        self, batch: Batch, *, generator: Generator | None = None
+    ) -> Float[Tensor, "B C h w"]:
         """A sample of the VAE's posterior in the denoiser's units: cached, or encoded now."""
         if "latents" in batch:
             return batch["latents"]
@@ -108,7 +111,8 @@ class LatentSlotDiffusionObjective(Objective):
             posterior = self.vae.encode(batch["pixel_values"].to(self.vae.dtype)).latent_dist
             mean, std = posterior.mean.float(), posterior.std.float()
         noise = batch.get("posterior_noise")
-        noise = torch.randn_like(mean) if noise is None else noise
+        if noise is None:
+            noise = randn_tensor(mean.shape, generator=generator, device=mean.device)
         return scale_latents(self.vae, mean + std * noise)
 
     def _dropped(self, batch: Batch) -> Tensor | None:

@@ -5,7 +5,7 @@ Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
 
 ImageInput = Image.Image | np.ndarray | Tensor | list[Image.Image] | list[np.ndarray] | list[Tensor]
+PipelineT = TypeVar("PipelineT", bound="SlotPipeline")
 PIPELINE_FILE = "model_index.json"
 
 
@@ -73,7 +74,9 @@ class SlotPipeline(DiffusionPipeline):
         return self.config.resolution
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls: type[PipelineT], pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> PipelineT:
         """Load a pipeline folder, a run folder, or the hub repository of a pipeline.
 
         Args:

@@ -63,7 +63,7 @@ def lsd_nlvr_64() -> TrainConfig:
             lr_warmup_steps=200,
             ema_decay=0.999,
         ),
-        max_train_steps=10_000,
+        max_train_steps=6_000,
         train_batch_size=24,
         mixed_precision="bf16",
         checkpointing_steps=500,

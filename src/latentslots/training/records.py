@@ -21,6 +21,7 @@ class Records:
         run_dir: The run folder.
         accelerator: Owns the trackers, and knows who the main process is.
         max_train_steps: Where the progress bar ends.
+        max_seconds: Where it ends instead, when the run is limited by time; 0 for no limit.
         start_step: Where it starts; what `metrics.jsonl` says of later steps, which a crash left
             there, is removed.
         progress: Whether to show a progress bar on stderr.
@@ -32,13 +33,16 @@ class Records:
         accelerator: Accelerator,
         *,
         max_train_steps: int,
+        max_seconds: float = 0.0,
         start_step: int = 0,
         progress: bool = True,
     ) -> None:
         self.accelerator = accelerator
         self.file: TextIO | None = None
+        self.elapsed = 0.0
         self.started = time.monotonic()
         self.bar: tqdm | None = None
+        self.bar_counts_seconds = max_seconds > 0
         if not accelerator.is_main_process:
             return
         path = run_dir / METRICS_FILE
@@ -48,25 +52,32 @@ class Records:
         self.elapsed = max((row.get("seconds", 0.0) for row in lines), default=0.0)
         self.file = path.open("a", encoding="utf-8")
         self.bar = tqdm(
-            total=max_train_steps,
-            initial=start_step,
+            total=round(max_seconds) or max_train_steps,
+            initial=round(self.elapsed) if max_seconds else start_step,
             file=sys.stderr,
             disable=not progress,
             dynamic_ncols=True,
             unit="step",
+            bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}" if max_seconds else None,
         )
+
+    @property
+    def seconds(self) -> float:
+        """What the run has taken so far, the time before a resume included."""
+        return round(self.elapsed + time.monotonic() - self.started, 3)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Write the numbers of a step, with the seconds that the run has taken so far."""
         if self.file is None or self.bar is None:
             return
-        seconds = round(self.elapsed + time.monotonic() - self.started, 3)
-        self.file.write(json.dumps({"step": step, "seconds": seconds, **values}) + "\n")
+        row = {"step": step, "seconds": self.seconds, **values}
+        self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         self.accelerator.log(values, step=step)
         if "loss" in values:
-            self.bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-            self.bar.update(step - self.bar.n)
+            self.bar.set_postfix(step=step, loss=f"{values['loss']:.4f}", refresh=False)
+            now = round(self.seconds) if self.bar_counts_seconds else step
+            self.bar.update(min(now, self.bar.total) - self.bar.n)
         else:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
             self.say(f"step {step}: {shown}")

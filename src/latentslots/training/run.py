@@ -29,6 +29,7 @@ PACKAGES = ("latentslots", "torch", "diffusers", "accelerate", "datasets", "nump
 # What may differ when a run is resumed: how long and how often, not what is learned from what.
 RESUMABLE = (
     "max_train_steps",
+    "max_train_minutes",
     "checkpointing_steps",
     "checkpoints_total_limit",
     "validation_steps",
@@ -90,6 +91,7 @@ def train(
         run_dir,
         accelerator,
         max_train_steps=config.max_train_steps,
+        max_seconds=config.max_train_minutes * 60,
         start_step=start_step,
         progress=progress,
     )

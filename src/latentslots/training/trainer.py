@@ -91,6 +91,7 @@ class Trainer:
         self.num_batches = 0
         self.num_bad_steps = 0
         self.bad_in_a_row = 0
+        self.out_of_time = False
         self.signum: int | None = None
         self._random: dict[str, Tensor] | None = None
         self._sums: dict[str, Tensor] = {}
@@ -129,7 +130,7 @@ class Trainer:
                     self.ema.step(self.trainable)
                 self.records.log(self.step, {**values, "lr": lr, "grad_norm": float(grad_norm)})
 
-                last = self.step == self.config.max_train_steps
+                last = self.step == self.config.max_train_steps or self.out_of_time
                 if last or self._due(self.config.validation_steps):
                     self.validate()
                 if last or self._due(self.config.preview_steps):
@@ -175,10 +176,13 @@ class Trainer:
         names = list(self._sums)
         packed = torch.stack([self._sums[name] for name in names])
         packed = packed / self.config.gradient_accumulation_steps
-        stop = torch.tensor([float(self.signum or 0)], device=packed.device)
-        packed = torch.cat([packed, stop])
+        limit = self.config.max_train_minutes * 60
+        self.out_of_time = 0 < limit <= self.records.seconds
+        ends = torch.tensor([float(self.out_of_time), float(self.signum or 0)])
+        packed = torch.cat([packed, ends.to(packed.device)])
         if self.accelerator.num_processes > 1:
             packed = self.accelerator.reduce(packed, reduction="mean")
+            self.out_of_time = bool(packed[-2] > 0)
             if packed[-1] > 0:
                 self.signum = self.signum or signal.SIGTERM
         self._sums = {}

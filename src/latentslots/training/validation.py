@@ -5,12 +5,10 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor
 
 from latentslots.data.loader import ImageDataset
 from latentslots.evaluation.segmentation import evaluate
 from latentslots.metrics.reconstruction import psnr, ssim
-from latentslots.models.autoencoder import scale_latents
 from latentslots.objectives import (
     AutoencoderObjective,
     LatentSlotDiffusionObjective,
@@ -72,9 +70,6 @@ class Validator:
         """The training loss without condition dropout, timesteps spread evenly."""
         draws = torch.Generator().manual_seed(0)
 
-        def normal(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=draws).to(like)
-
         total, count = 0.0, 0
         num_timesteps = objective.noise_schedule.config.num_train_timesteps
         assert self.dataset is not None
@@ -82,10 +77,9 @@ class Validator:
         timesteps = timesteps[torch.randperm(len(timesteps), generator=draws)]
         for batch in self._batches(device):
             size = len(batch["pixel_values"])
-            assert objective.vae is not None
-            mean = objective.vae.encode(batch["pixel_values"]).latent_dist.mean
-            batch["latents"] = scale_latents(objective.vae, mean)
-            batch["noise"] = normal(mean)
+            latents = objective.latents(batch, generator=draws)
+            batch["latents"] = latents
+            batch["noise"] = torch.randn(latents.shape, generator=draws).to(latents)
             batch["timesteps"] = timesteps[count : count + size].to(device)
             batch["dropped"] = torch.zeros(size, dtype=torch.bool, device=device)
             if objective.slot_encoder.config.slot_init == "gaussian":
@@ -103,14 +97,14 @@ class Validator:
         psnrs, ssims, sums = [], [], torch.zeros(3, dtype=torch.float64)
         for batch in self._batches(device):
             pixels = batch["pixel_values"]
-            latents = vae.encode(pixels).latent_dist.mean
-            painted = (vae.decode(latents).sample.clamp(-1, 1) + 1) / 2
+            posterior = vae.encode(pixels).latent_dist
+            painted = (vae.decode(posterior.mean).sample.clamp(-1, 1) + 1) / 2
             psnrs.append(psnr(painted, (pixels + 1) / 2))
             ssims.append(ssim(painted, (pixels + 1) / 2))
-            flat = latents.double().cpu()
-            sums += torch.stack(
-                [flat.sum(), flat.square().sum(), torch.tensor(flat.numel(), dtype=torch.float64)]
-            )
+            # The denoiser sees samples of the posterior, whose variance counts too.
+            first = posterior.mean.double().sum()
+            second = (posterior.mean.double().square() + posterior.var.double()).sum()
+            sums += torch.stack([first, second, first.new_tensor(posterior.mean.numel())]).cpu()
         mean, square = (sums[:2] / sums[2]).tolist()
         latent_std = (square - mean**2) ** 0.5
         objective.set_scaling_factor(latent_std)

@@ -1,0 +1,43 @@
+# What a developer types. `make demo` and `make test` work from a fresh clone.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+STAMP   = $(VENV)/.installed
+# Two busy OpenMP jobs on two cores slow each other ten-fold; the tests use one thread.
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --jaxtyping-packages=latentslots,beartype.beartype
+
+.PHONY: setup format check test test-all demo bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(STAMP)
+
+format: setup
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+test: setup
+	$(PYTEST) -m "not slow and not gpu and not network" --cov --cov-report=term:skip-covered
+
+test-all: setup
+	$(PYTEST) -m "not gpu and not network" --cov --cov-report=term:skip-covered
+
+demo: setup
+	$(BIN)/latentslots demo --output-dir demo
+
+bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/train_step.py
+
+clean:
+	rm -rf $(VENV) demo build dist .coverage* .pytest_cache .mypy_cache .ruff_cache

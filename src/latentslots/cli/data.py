@@ -1,0 +1,180 @@
+"""`latentslots data {import,info,cache-latents}`."""
+
+import json
+import logging
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+PROG = "latentslots data"
+USAGE = f"""usage: {PROG} import arrays SOURCE.npz OUT   images (and masks) from NumPy arrays
+       {PROG} import folder SOURCE OUT       a folder of images (and a twin folder of masks)
+       {PROG} info PATH                      counts, sizes, objects; a contact sheet
+       {PROG} cache-latents PATH             encode all images once, before training
+
+{PROG} ACTION --help tells more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Import:
+    split: str = "train"
+    """Split to write, which the data set must not have yet."""
+    name: str | None = None
+    """Name of the data set; by default that of its folder."""
+    resolution: int | None = None
+    """Resize the shortest side to this and crop the center; by default images stay as they are."""
+    license: str | None = None
+    """Licence of the images."""
+    credit: str | None = None
+    """Whom to name as their author."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportArrays(_Import):
+    """Import an .npz file with `image` [N, H, W, 3] and optionally `mask` [N, H, W]."""
+
+    source: tyro.conf.Positional[str]
+    """The .npz file."""
+    out: tyro.conf.Positional[str]
+    """Folder of the data set, new or existing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportFolder(_Import):
+    """Import a folder of images, with a twin folder of masks where there is one."""
+
+    source: tyro.conf.Positional[str]
+    """Folder with images at any depth."""
+    out: tyro.conf.Positional[str]
+    """Folder of the data set, new or existing."""
+    masks: str | None = None
+    """Folder with one image of ids for every image, at the same relative path."""
+    glob: str | None = None
+    """Only the images that match, such as `**/*_rgb.png`."""
+    validation_fraction: float | None = None
+    """Hold this share out as `validation`."""
+    group_by: Literal["file", "parent"] = "file"
+    """What is held out together: single files, or all of a parent folder (a video)."""
+    seed: int = 0
+    """Another seed holds out other images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Say what a data set holds."""
+
+    path: tyro.conf.Positional[str]
+    """A data set, or a folder of images."""
+    contact_sheet: str = ""
+    """Also draw images with their masks, into this PNG."""
+    split: str = "train"
+    """Split that the contact sheet shows."""
+    num: int = 32
+    """Images on the contact sheet."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheLatents:
+    """Encode all images of a split once, so that training reads latents instead of pixels.
+
+    Training does this by itself when it finds no latents.
+    """
+
+    path: tyro.conf.Positional[str]
+    """A data set, or a folder of images."""
+    vae: str = "bundled"
+    """The autoencoder: `bundled`, a folder, or a hub id."""
+    split: str = "train"
+    """Which split."""
+    resolution: int = 256
+    """Pixels per side, as in training."""
+    flip: bool = False
+    """Also encode the mirrored images, for training with --data.random-flip."""
+    batch_size: int = 32
+    """Images at once."""
+    output_dir: str = ""
+    """Where the latents go; by default beside the data set's shards."""
+    on_bad_sample: Literal["error", "skip"] = "error"
+    """What to do with an image that cannot be read."""
+
+
+def run(arguments: list[str]) -> int:
+    """Find the action, parse and run it."""
+    actions = {"import": _import, "info": _info, "cache-latents": _cache_latents}
+    if not arguments or arguments[0] not in actions:
+        asked = bool(arguments) and arguments[0] in ("-h", "--help")
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    return actions[arguments[0]](arguments[1:])
+
+
+def _import(arguments: list[str]) -> int:
+    kinds = ("arrays", "folder")
+    if not arguments or arguments[0] not in kinds:
+        got = repr(arguments[0]) if arguments else "nothing"
+        raise ValueError(f"data import takes one of {', '.join(kinds)} first, got {got}")
+    kind, *rest = arguments
+    prog = f"{PROG} import {kind}"
+    if kind == "arrays":
+        from latentslots.data.arrays import import_arrays
+
+        out = import_arrays(**asdict(tyro.cli(ImportArrays, prog=prog, args=rest)), progress=True)
+    else:
+        from latentslots.data.image_folder import import_folder
+
+        options = asdict(tyro.cli(ImportFolder, prog=prog, args=rest))
+        out = import_folder(options.pop("source"), options.pop("out"), **options, progress=True)
+    print(out)
+    return 0
+
+
+def _info(arguments: list[str]) -> int:
+    options = tyro.cli(Info, prog=f"{PROG} info", args=arguments)
+
+    from latentslots.data.info import contact_sheet, info
+
+    found = info(options.path)
+    print(json.dumps(asdict(found)) if options.json else found)
+    if options.contact_sheet:
+        sheet = contact_sheet(options.path, options.split, options.contact_sheet, num=options.num)
+        print(sheet, file=sys.stderr)
+    return 0
+
+
+def _cache_latents(arguments: list[str]) -> int:
+    options = tyro.cli(CacheLatents, prog=f"{PROG} cache-latents", args=arguments)
+
+    import torch
+
+    from latentslots.build import latents_dir
+    from latentslots.config import DataConfig
+    from latentslots.data.latents import cache_latents
+    from latentslots.data.manifest import has_manifest
+    from latentslots.data.store import load_dataset
+    from latentslots.models.autoencoder import load_vae
+
+    if not options.output_dir and not has_manifest(options.path):
+        raise ValueError("a plain folder of images keeps no latents: name an --output-dir")
+    vae = load_vae(options.vae).to("cuda" if torch.cuda.is_available() else "cpu")
+    data = DataConfig(
+        path=options.path, resolution=options.resolution, latents=options.output_dir
+    )
+    folder = latents_dir(data, options.split, vae, fallback=Path(options.path))
+    cache_latents(
+        load_dataset(options.path, split=options.split),
+        vae,
+        folder,
+        resolution=options.resolution,
+        batch_size=options.batch_size,
+        flip=options.flip,
+        on_bad_sample=options.on_bad_sample,
+        progress=True,
+    )
+    print(folder)
+    return 0

@@ -1,0 +1,35 @@
+"""Data sets: the Parquet store, transforms, batches, the latent cache, and importers."""
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "DataError": "errors",
+    "DatasetInfo": "info",
+    "ImageDataset": "loader",
+    "LatentCache": "latent_cache",
+    "ResizeCenterCrop": "transforms",
+    "ResumableBatches": "loader",
+    "StoreWriter": "writer",
+    "build_loader": "loader",
+    "cache_latents": "latents",
+    "contact_sheet": "info",
+    "dataset_fingerprint": "store",
+    "hflip": "transforms",
+    "import_arrays": "arrays",
+    "import_folder": "image_folder",
+    "load_dataset": "store",
+    "split_names": "store",
+    "to_ids": "transforms",
+    "to_pixel_values": "transforms",
+    "vae_fingerprint": "latent_cache",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a name stands for when it is first used: HF datasets takes a second to load."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,145 @@
+"""Importing NumPy arrays: an `.npz` file of images, with masks if there are any."""
+
+import logging
+import os
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Value
+from PIL import Image
+from tqdm.auto import tqdm
+
+from latentslots.data.errors import DataError
+from latentslots.data.transforms import ResizeCenterCrop
+from latentslots.data.writer import RESERVED_COLUMNS, StoreWriter
+
+logger = logging.getLogger(__name__)
+
+_TYPES = {"b": "bool", "i": "int64", "u": "int64", "f": "float64", "U": "string"}
+
+
+def import_arrays(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    name: str | None = None,
+    resolution: int | None = None,
+    license: str | None = None,
+    credit: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Write the arrays of an `.npz` file as one split of a store, new or existing.
+
+    Args:
+        source: File with `image` [N, H, W, 3], uint8; `mask` [N, H, W], integer ids with 0 for the
+            background, is optional. `video` and `frame` [N] say which images are frames of one
+            video. Other arrays of shape [N] become columns; what has another shape is left out,
+            and logged.
+        out: Folder of the store.
+        split: Split to write, which the store must not have yet.
+        name: Name of the data set; by default the store's, or else the name of the folder.
+        resolution: Resize the shortest side to this and crop the center; by default nothing is
+            changed.
+        license: Licence of the images.
+        credit: Whom to name as their author.
+        progress: Show a bar on stderr.
+
+    Returns:
+        The folder of the store.
+    """
+    arrays = _read(Path(source))
+    image, mask = _check(arrays, Path(source))
+    columns = _columns(arrays, len(image))
+    crop = None if resolution is None else ResizeCenterCrop(resolution)
+    writer = StoreWriter(
+        out,
+        split,
+        name=name,
+        license=license,
+        credit=credit,
+        segmentation=mask is not None,
+        video="video" in columns,
+        columns={
+            column: Value(_TYPES[values.dtype.kind])
+            for column, values in columns.items()
+            if column not in RESERVED_COLUMNS
+        },
+    )
+    rows = tqdm(range(len(image)), desc=split, unit="image", file=sys.stderr, disable=not progress)
+    with writer:
+        for row in rows:
+            pixels = Image.fromarray(image[row])
+            ids = None if mask is None else Image.fromarray(_narrow(mask[row]))
+            if crop is not None:
+                pixels, ids = crop(pixels, ids)
+            values = {column: array[row].item() for column, array in columns.items()}
+            writer.add(pixels, segmentation=ids, **values)
+    return Path(out)
+
+
+def _read(source: Path) -> dict[str, np.ndarray]:
+    if not source.is_file():
+        raise DataError(f"there is no file {source}")
+    try:
+        with source.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.lib.npyio.NpzFile):
+                return {name: content[name] for name in content.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        raise DataError(f"{source} cannot be read as an .npz file: {error}") from error
+    raise DataError(f"{source} holds one array without a name; an .npz file is needed")
+
+
+def _check(arrays: Mapping[str, np.ndarray], source: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    if "image" not in arrays:
+        raise DataError(f"{source} has no array 'image', only {', '.join(arrays) or 'nothing'}")
+    image, mask = arrays["image"], arrays.get("mask")
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3 or image.size == 0:
+        raise DataError(
+            f"{source}: 'image' must be uint8 of shape [N, H, W, 3], "
+            f"got {image.dtype} of shape {list(image.shape)}"
+        )
+    if mask is None:
+        return image, None
+    if mask.dtype.kind not in "biu" or mask.shape != image.shape[:3]:
+        raise DataError(
+            f"{source}: 'mask' must hold integers of shape {list(image.shape[:3])}, as 'image' "
+            f"does, got {mask.dtype} of shape {list(mask.shape)}"
+        )
+    lowest, highest = int(mask.min()), int(mask.max())
+    if lowest < 0 or highest > 65535:
+        raise DataError(f"{source}: ids of 'mask' must be in 0..65535, got {lowest}..{highest}")
+    return image, mask
+
+
+def _columns(arrays: Mapping[str, np.ndarray], num_rows: int) -> dict[str, Any]:
+    columns = {}
+    for name, array in arrays.items():
+        if name in ("image", "mask"):
+            continue
+        usable = name not in RESERVED_COLUMNS or name in ("video", "frame")
+        if usable and array.shape == (num_rows,) and array.dtype.kind in _TYPES:
+            columns[name] = array
+        else:
+            logger.warning(
+                "array %r is left out: %s of shape %s is not a column of %d values",
+                name,
+                array.dtype,
+                list(array.shape),
+                num_rows,
+            )
+    if "video" in columns:
+        columns["video"] = columns["video"].astype(str)
+    elif "frame" in columns:
+        logger.warning("array 'frame' is left out: there is no 'video'")
+        del columns["frame"]
+    return columns
+
+
+def _narrow(ids: np.ndarray) -> np.ndarray:
+    return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)

@@ -1,0 +1,171 @@
+"""Importing a folder of image files, with a twin folder of masks if there is one."""
+
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+from latentslots.data.encoding import read_picture
+from latentslots.data.errors import DataError
+from latentslots.data.folder import find_images, group_of, split_files
+from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
+from latentslots.data.writer import StoreWriter
+
+
+def import_folder(
+    images: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    masks: str | os.PathLike[str] | None = None,
+    glob: str | None = None,
+    split: str = "train",
+    validation_fraction: float | None = None,
+    group_by: str = "file",
+    seed: int = 0,
+    name: str | None = None,
+    resolution: int | None = None,
+    license: str | None = None,
+    credit: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Write a folder of images as one split of a store, or as `train` and `validation`.
+
+    Every file is decoded once, so that a broken one is found now; stored are the bytes as they
+    are, unless a resolution is asked for.
+
+    Args:
+        images: Folder with images at any depth.
+        out: Folder of the store, new or existing.
+        masks: Folder with one image of ids for every image, at the same relative path up to the
+            suffix; 0 is the background.
+        glob: Only the images that match, such as `**/*_rgb.png`.
+        split: Split to write, which the store must not have yet.
+        validation_fraction: Hold this share out as `validation`.
+        group_by: What is held out together: each `file` by itself, or all of a `parent` folder,
+            which then names a video.
+        seed: Another seed holds out other images.
+        name: Name of the data set; by default the store's, or else the name of the folder.
+        resolution: Resize the shortest side to this and crop the center.
+        license: Licence of the images.
+        credit: Whom to name as their author.
+        progress: Show a bar on stderr.
+
+    Returns:
+        The folder of the store.
+    """
+    root = _folder(images)
+    files = find_images(root, glob)
+    twins = None if masks is None else _match(files, root, _folder(masks))
+    splits = _divide(files, split, validation_fraction, group_by, seed)
+    frames = _frames(files) if group_by == "parent" else None
+    crop = None if resolution is None else ResizeCenterCrop(resolution)
+    writers = {
+        side: StoreWriter(
+            out,
+            side,
+            name=name,
+            license=license,
+            credit=credit,
+            segmentation=twins is not None,
+            video=frames is not None,
+        )
+        for side in splits
+    }
+    bar = tqdm(total=len(files), desc="images", unit="image", file=sys.stderr, disable=not progress)
+    with bar, ExitStack() as stack:
+        for side, writer in reversed(writers.items()):  # what is entered last appears first
+            stack.enter_context(writer)
+            for file in splits[side]:
+                picture, ids = _read(root / file, twins[file] if twins else None, crop)
+                writer.add(
+                    picture,
+                    segmentation=ids,
+                    video=group_of(file, "parent") if frames else None,
+                    frame=frames[file] if frames else None,
+                    source=file,
+                )
+                bar.update()
+    return Path(out)
+
+
+def _divide(
+    files: Sequence[str],
+    split: str,
+    validation_fraction: float | None,
+    group_by: str,
+    seed: int,
+) -> dict[str, list[str]]:
+    if validation_fraction is None:
+        return {split: list(files)}
+    if split != "train":
+        raise DataError(f"with a validation_fraction, split must be 'train', got {split!r}")
+    return split_files(files, validation_fraction=validation_fraction, group_by=group_by, seed=seed)
+
+
+def _read(
+    path: Path, mask: Path | None, crop: ResizeCenterCrop | None
+) -> tuple[bytes | Image.Image, Image.Image | None]:
+    encoded, image = read_picture(path)
+    ids = None if mask is None else read_picture(mask)[1]
+    try:
+        if ids is not None:
+            check_segmentation(ids, ImageOps.exif_transpose(image).size)
+        return (encoded, ids) if crop is None else crop(image, ids)
+    except ValueError as error:
+        raise DataError(f"{mask or path} cannot be used: {error}") from error
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    if not Path(path).is_dir():
+        raise DataError(f"there is no folder {path}")
+    return Path(path)
+
+
+def _match(files: Sequence[str], root: Path, masks: Path) -> dict[str, Path]:
+    """Find the mask of every image; each of both must have its twin."""
+    found: dict[str, Path] = {}
+    for mask in find_images(masks):
+        if _stem(mask) in found:
+            raise DataError(f"{masks} has two masks for {_stem(mask)!r}")
+        found[_stem(mask)] = masks / mask
+    lonely = sorted({_stem(file) for file in files} - set(found))
+    if lonely:
+        raise DataError(f"{_some(lonely)} in {root} without a mask in {masks}")
+    lonely = sorted(set(found) - {_stem(file) for file in files})
+    if lonely:
+        raise DataError(f"{_some(lonely)} in {masks} without an image in {root}")
+    return {file: found[_stem(file)] for file in files}
+
+
+def _frames(files: Sequence[str]) -> dict[str, int]:
+    """Number the frames of every video; `frame_10` comes after `frame_9`."""
+    videos = defaultdict(list)
+    for file in files:
+        videos[group_of(file, "parent")].append(file)
+    return {
+        file: number
+        for members in videos.values()
+        for number, file in enumerate(sorted(members, key=_natural))
+    }
+
+
+def _natural(file: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", file)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _stem(file: str) -> str:
+    return PurePosixPath(file).with_suffix("").as_posix()
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    verb = "is" if len(names) == 1 else "are"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{shown}{more} {verb}"

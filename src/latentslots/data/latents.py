@@ -1,0 +1,213 @@
+"""Making a latent cache: what a VAE makes of every image, computed once instead of every epoch.
+
+In the official code the VAE encodes every image at every step, which is the largest fixed cost
+of its training.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.lib.format import open_memmap
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from latentslots.data.errors import DataError
+from latentslots.data.latent_cache import (
+    FLIP,
+    MANIFEST_NAME,
+    PLAIN,
+    CacheKey,
+    LatentCache,
+    read_key,
+    vae_fingerprint,
+)
+from latentslots.data.loader import ImageDataset
+from latentslots.data.store import dataset_fingerprint
+
+__all__ = ["LatentCache", "cache_latents", "vae_fingerprint"]
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS_NAME = "progress.json"
+_BATCHES_BETWEEN_SAVES = 50
+
+
+def cache_latents(
+    dataset: Dataset,
+    vae: nn.Module,
+    out_dir: str | os.PathLike[str],
+    *,
+    resolution: int,
+    batch_size: int = 32,
+    flip: bool = False,
+    num_workers: int = 0,
+    on_bad_sample: str = "error",
+    progress: bool = False,
+) -> LatentCache:
+    """Encode every image of a data set, and open the result.
+
+    An interrupted call, repeated, goes on where it stopped. What is there already is checked and
+    not made again, so that `flip` can be added later.
+
+    Args:
+        dataset: Rows with an `image`; row i of the cache belongs to row i.
+        vae: A diffusers `AutoencoderKL`, on the device and in the type that it shall run in.
+        out_dir: Folder of the cache.
+        resolution: Side of the images in pixels.
+        batch_size: Images that are encoded at once.
+        flip: Also encode the mirrored images, for training with `random_flip`.
+        num_workers: Processes that decode images.
+        on_bad_sample: As in `ImageDataset`. The latents in the place of a row that is skipped are
+            those of the row that stands in for it.
+        progress: Show a bar on stderr.
+    """
+    path = Path(out_dir)
+    fingerprint = vae_fingerprint(vae)
+    key = CacheKey(
+        vae=fingerprint,
+        resolution=resolution,
+        dataset=dataset_fingerprint(dataset),
+        num_rows=len(dataset),
+    )
+    images = ImageDataset(dataset, resolution, on_bad_sample=on_bad_sample)
+    was_training = vae.training
+    vae.eval()
+    try:
+        for folder in (PLAIN, FLIP) if flip else (PLAIN,):
+            made = read_key(path / folder)
+            if made is not None:
+                key.check(made, path)
+                continue
+            job = _Job(path / folder, key, flip=folder == FLIP)
+            job.run(images, vae, batch_size=batch_size, num_workers=num_workers, progress=progress)
+    finally:
+        vae.train(was_training)
+    return LatentCache.open(
+        path, vae_fingerprint=fingerprint, resolution=resolution, dataset_fingerprint=key.dataset
+    )
+
+
+class _Job:
+    """One folder of a cache, in the making: `<folder>.partial`, which is renamed at the end."""
+
+    def __init__(self, folder: Path, key: CacheKey, *, flip: bool) -> None:
+        if folder.exists():
+            raise DataError(f"{folder} exists and is no latent cache: it has no {MANIFEST_NAME}")
+        self.folder, self.key, self.flip = folder, key, flip
+        self.partial = folder.with_name(f"{folder.name}.partial")
+        self.num_done = 0
+        self.arrays: dict[str, np.memmap] = {}
+        self._resume()
+
+    def run(
+        self,
+        images: ImageDataset,
+        vae: nn.Module,
+        *,
+        batch_size: int,
+        num_workers: int,
+        progress: bool,
+    ) -> None:
+        """Encode what is left, and let the folder appear under its name."""
+        batches = self._batches(images, batch_size, num_workers)
+        bar = tqdm(
+            total=len(images),
+            initial=self.num_done,
+            desc=f"latents ({self.folder.name})",
+            unit="image",
+            file=sys.stderr,
+            disable=not progress,
+        )
+        with bar:
+            try:
+                for number, pixel_values in enumerate(batches, start=1):
+                    self._write(*_encode(vae, pixel_values))
+                    bar.update(len(pixel_values))
+                    if number % _BATCHES_BETWEEN_SAVES == 0:
+                        self._save()
+            finally:
+                self._save()
+        self.arrays.clear()
+        (self.partial / _PROGRESS_NAME).unlink()
+        _write_json(self.partial / MANIFEST_NAME, asdict(self.key))
+        self.partial.rename(self.folder)
+
+    def _batches(self, images: ImageDataset, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+        left = [(row, self.flip) for row in range(self.num_done, len(images))]
+        loader = DataLoader(
+            images,
+            batch_size=batch_size,
+            sampler=left,
+            num_workers=num_workers,
+            generator=torch.Generator(),  # the global one belongs to the training that may follow
+        )
+        return (batch["pixel_values"] for batch in loader)
+
+    def _write(self, mean: np.ndarray, std: np.ndarray) -> None:
+        end = self.num_done + len(mean)
+        for name, rows in (("mean", mean), ("std", std)):
+            if not np.isfinite(rows).all():
+                raise DataError(
+                    f"the VAE gave latents that are not finite in half precision for rows "
+                    f"{self.num_done}..{end - 1}"
+                )
+            if name not in self.arrays:
+                self.arrays[name] = self._create(name, rows.shape[1:])
+            self.arrays[name][self.num_done : end] = rows
+        self.num_done = end
+
+    def _create(self, name: str, shape: tuple[int, ...]) -> np.memmap:
+        shape = (self.key.num_rows, *shape)
+        needed = int(np.prod(shape)) * np.dtype(self.key.dtype).itemsize
+        free = shutil.disk_usage(self.partial).free
+        if needed > free:  # writing to a map on a full disk would kill the process
+            raise DataError(
+                f"{self.partial / name} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} are free"
+            )
+        return open_memmap(self.partial / f"{name}.npy", "w+", np.dtype(self.key.dtype), shape)
+
+    def _save(self) -> None:
+        """Put on disk what is done, first the latents, then how many there are."""
+        for array in self.arrays.values():
+            array.flush()
+        content = {"key": asdict(self.key), "num_done": self.num_done}
+        _write_json(self.partial / _PROGRESS_NAME, content)
+
+    def _resume(self) -> None:
+        progress = self.partial / _PROGRESS_NAME
+        if progress.is_file():
+            content = json.loads(progress.read_text(encoding="utf-8"))
+            if content["key"] == asdict(self.key):
+                self.num_done = content["num_done"]
+            else:
+                logger.warning("%s was begun with other data or another VAE: again", self.partial)
+        if self.num_done:
+            for name in ("mean", "std"):
+                self.arrays[name] = open_memmap(self.partial / f"{name}.npy", "r+")
+        else:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+
+
+def _encode(vae: Any, pixel_values: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    with torch.inference_mode():
+        posterior = vae.encode(pixel_values.to(vae.device, vae.dtype)).latent_dist
+    mean, std = posterior.mean, posterior.std
+    return mean.half().cpu().numpy(), std.half().cpu().numpy()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,133 @@
+"""Transforms that treat an image and its segmentation as one thing, and the two ways into torch.
+
+Images are resampled bilinearly with antialiasing; ids are picked, never blended. Both go through
+the same geometry, so that pixel (y, x) of the result shows the same place in both.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image, ImageOps
+from torch import Tensor
+
+_ID_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
+_TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "PA")
+
+
+@dataclass(frozen=True)
+class ResizeCenterCrop:
+    """Resize the shortest side to `resolution`, then cut the square in the middle.
+
+    Args:
+        resolution: Side of the result, in pixels.
+    """
+
+    resolution: int
+
+    def __post_init__(self) -> None:
+        """Refuse a resolution that no image can have."""
+        if self.resolution < 1:
+            raise ValueError(f"resolution must be at least 1, got {self.resolution}")
+
+    def __call__(
+        self, image: Image.Image, segmentation: Image.Image | None = None
+    ) -> tuple[Image.Image, Image.Image | None]:
+        """Transform an image, and its segmentation if there is one, alike.
+
+        Args:
+            image: Any image that `to_rgb` accepts.
+            segmentation: Ids, as large as the image is when it stands upright.
+
+        Returns:
+            The RGB image and the ids, `resolution` x `resolution` both.
+        """
+        image = to_rgb(image)
+        if segmentation is None:
+            return self._apply(image, Image.Resampling.BILINEAR), None
+        check_segmentation(segmentation, image.size)
+        return (
+            self._apply(image, Image.Resampling.BILINEAR),
+            self._apply(segmentation, Image.Resampling.NEAREST),
+        )
+
+    def _apply(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
+        width, height = image.size
+        shortest = min(width, height)
+        width = self.resolution * width // shortest
+        height = self.resolution * height // shortest
+        if (width, height) != image.size:
+            image = image.resize((width, height), resample)
+        left = round((width - self.resolution) / 2)
+        top = round((height - self.resolution) / 2)
+        return image.crop((left, top, left + self.resolution, top + self.resolution))
+
+
+def hflip(
+    image: Image.Image, segmentation: Image.Image | None = None
+) -> tuple[Image.Image, Image.Image | None]:
+    """Mirror an image, and its segmentation if there is one, left to right."""
+    flip = Image.Transpose.FLIP_LEFT_RIGHT
+    flipped = None if segmentation is None else segmentation.transpose(flip)
+    return image.transpose(flip), flipped
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Give any picture three channels of 8 bits, upright.
+
+    The EXIF orientation is applied. What is transparent becomes black: the color that a file
+    stores below full transparency is arbitrary. Of 16-bit grayscale the upper byte is kept.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode in _DEEP_MODES:
+        return _shrink_depth(image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("a floating-point image has no fixed range: save it with 8 or 16 bits")
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image)
+    return image.convert("RGB")
+
+
+def to_pixel_values(image: Image.Image) -> Float[Tensor, "3 H W"]:
+    """Pixels in [-1, 1], as every model of this package takes them."""
+    pixels = torch.from_numpy(np.array(to_rgb(image)))  # [H, W, 3]
+    return pixels.permute(2, 0, 1).contiguous().float() / 127.5 - 1
+
+
+def to_ids(segmentation: Image.Image) -> Int64[Tensor, "H W"]:
+    """Ids of a segmentation: its gray values, or for a palette image its palette indices."""
+    check_segmentation(segmentation, segmentation.size)
+    ids = torch.from_numpy(np.array(segmentation).astype(np.int64))
+    if segmentation.mode == "I" and (ids < 0).any():
+        raise ValueError(f"ids start at 0, got {int(ids.min())}")
+    return ids
+
+
+def check_segmentation(segmentation: Image.Image, size: tuple[int, int]) -> None:
+    """Raise an error unless a picture can be the ids of an image of this (width, height)."""
+    if segmentation.size != size:
+        raise ValueError(
+            f"the segmentation is {segmentation.width}x{segmentation.height} pixels, but its "
+            f"image is {size[0]}x{size[1]}: they must have the same size"
+        )
+    if segmentation.mode not in _ID_MODES:
+        raise ValueError(
+            f"a segmentation must have one channel of integers (a PIL mode of "
+            f"{', '.join(_ID_MODES)}), got mode {segmentation.mode!r}"
+        )
+
+
+def _shrink_depth(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"gray values of mode {image.mode!r} must be in 0..65535, "
+            f"got {values.min()}..{values.max()}"
+        )
+    return Image.fromarray((values >> 8).astype(np.uint8))

@@ -1,0 +1,16 @@
+"""Scores of a trained pipeline, and of the baselines that it has to beat."""
+
+from latentslots.evaluation.baselines import cluster_pixels, connected_components
+from latentslots.evaluation.segmentation import (
+    SegmentationReport,
+    evaluate,
+    evaluate_predictions,
+)
+
+__all__ = [
+    "SegmentationReport",
+    "cluster_pixels",
+    "connected_components",
+    "evaluate",
+    "evaluate_predictions",
+]

@@ -1,0 +1,106 @@
+"""Segmentation without learning: what a slot model must beat on the same images.
+
+Dimensions: H W pixels.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from latentslots.visualize import rgb_to_lab, to_uint8
+
+
+def cluster_pixels(
+    image: Image.Image | np.ndarray | Tensor,
+    num_clusters: int,
+    *,
+    position_weight: float = 0.0,
+    seed: int = 0,
+) -> Int64[Tensor, "H W"]:
+    """Group the pixels of one image by color, or by color and place, with k-means.
+
+    Colors are compared in CIE L*a*b*, where a difference of 1 is just visible and black and white
+    are 100 apart. Choose `num_clusters` as the number of colors to tell apart: NLVR shows three
+    colors on gray, and with 4 clusters and no position FG-ARI is 0.568 on its 935 development
+    images with two objects or more. Objects of one color stay one cluster then; with 11 clusters
+    and `position_weight=100` they come apart, FG-ARI is 0.85, and so does the background, ARI 0.08.
+
+    Args:
+        image: A picture as `latentslots.visualize.to_pil` takes it.
+        num_clusters: At most so many clusters. An image with fewer different pixels has fewer.
+        position_weight: What the way across the image (its longer side) weighs, in the units of
+            L*a*b*. 0 ignores the place.
+        seed: Of the first guess at the clusters.
+
+    Returns:
+        Cluster of every pixel, from 0.
+    """
+    if num_clusters < 1:
+        raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
+    if position_weight < 0:
+        raise ValueError(f"position_weight must be 0 or above, got {position_weight}")
+    # Imported here, because only the baselines need it, and it takes a second.
+    from sklearn.cluster import KMeans
+
+    pixels = to_uint8(image)
+    features = _features(pixels, position_weight)
+    # Equal pixels are clustered as one with a weight: the same result, sooner on drawn images.
+    points, where, weights = np.unique(features, axis=0, return_inverse=True, return_counts=True)
+    kmeans = KMeans(min(num_clusters, len(points)), n_init=4, random_state=seed)
+    labels = kmeans.fit(points, sample_weight=weights).labels_[where.reshape(-1)]
+    return torch.from_numpy(labels.reshape(pixels.shape[:2])).long()
+
+
+def connected_components(
+    image: Image.Image | np.ndarray | Tensor,
+    num_clusters: int,
+    *,
+    min_fraction: float = 0.001,
+    seed: int = 0,
+) -> Int64[Tensor, "H W"]:
+    """Group the pixels of one image by color, then split every color into its connected pieces.
+
+    Pixels are connected to their four neighbors. Pieces smaller than `min_fraction` of the image
+    are noise and edges: each of their pixels joins the nearest piece that is large enough. If none
+    is, all stay as they are. Where objects are flat and seldom touch, this is hard to beat: with 4
+    colors FG-ARI is 0.988 on the NLVR images of `cluster_pixels`.
+
+    Args:
+        image: A picture as `latentslots.visualize.to_pil` takes it.
+        num_clusters: At most so many colors, see `cluster_pixels`.
+        min_fraction: Smallest piece, as a share of the image's pixels.
+        seed: Of the first guess at the colors.
+
+    Returns:
+        Piece of every pixel, from 0; there can be many more pieces than colors.
+    """
+    if not 0 <= min_fraction <= 1:
+        raise ValueError(f"min_fraction must be between 0 and 1, got {min_fraction}")
+    colors = cluster_pixels(image, num_clusters, seed=seed).numpy()
+    pieces = np.zeros_like(colors)
+    num_pieces = 0
+    for color in range(colors.max() + 1):
+        labels, num_labels = ndimage.label(colors == color)
+        pieces[labels > 0] = labels[labels > 0] + num_pieces - 1
+        num_pieces += num_labels
+
+    is_large = np.bincount(pieces.reshape(-1)) >= min_fraction * pieces.size
+    if is_large.any():
+        small = ~is_large[pieces]
+        y, x = ndimage.distance_transform_edt(small, return_distances=False, return_indices=True)
+        pieces = pieces[y, x]
+    _, ids = np.unique(pieces, return_inverse=True)
+    return torch.from_numpy(ids.reshape(colors.shape)).long()
+
+
+def _features(pixels: np.ndarray, position_weight: float) -> Float64[np.ndarray, "P F"]:
+    """Color of every pixel, and its place where that counts."""
+    height, width = pixels.shape[:2]
+    features = rgb_to_lab(pixels).reshape(height * width, 3)
+    if position_weight == 0:
+        return features
+    place = np.indices((height, width)).reshape(2, -1).T * (position_weight / max(height, width))
+    return np.concatenate([features, place], axis=1)

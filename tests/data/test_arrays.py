@@ -1,0 +1,134 @@
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentslots.data import DataError, import_arrays, load_dataset, split_names
+from latentslots.data.manifest import read_manifest
+
+from .conftest import NLVR, snapshot
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), np.uint8)
+MASK = np.arange(3 * 8 * 12).reshape(3, 8, 12)
+
+
+def save(path: Path, **arrays: Any) -> Path:
+    np.savez(path / "source.npz", **arrays)
+    return path / "source.npz"
+
+
+def test_a_second_split_joins_the_first(store: Path, tmp_path: Path) -> None:
+    out = import_arrays(NLVR, tmp_path / "nlvr", license="CC-BY-4.0", credit="Suhr et al.")
+    import_arrays(NLVR, out, split="validation")
+    assert split_names(out) == ["train", "validation"]
+    assert read_manifest(str(out)).name == "nlvr"
+    assert len(load_dataset(out, split="validation")) == 12
+
+
+def test_ids_above_255_and_no_masks_at_all(tmp_path: Path) -> None:
+    import_arrays(save(tmp_path, image=IMAGE, mask=MASK), tmp_path / "with")
+    row = load_dataset(tmp_path / "with")[2]
+    assert row["segmentation"].mode == "I;16"
+    assert np.array_equal(np.asarray(row["segmentation"]), MASK[2])
+    import_arrays(save(tmp_path, image=IMAGE), tmp_path / "without")
+    assert list(load_dataset(tmp_path / "without")[0]) == ["image"]
+
+
+def test_boolean_masks(tmp_path: Path) -> None:
+    import_arrays(save(tmp_path, image=IMAGE, mask=MASK % 2 == 0), tmp_path / "out")
+    assert np.array_equal(load_dataset(tmp_path / "out")[0]["segmentation"], MASK[0] % 2 == 0)
+
+
+def test_a_resolution_shrinks_both(tmp_path: Path) -> None:
+    import_arrays(save(tmp_path, image=IMAGE, mask=MASK), tmp_path / "out", resolution=8)
+    row = load_dataset(tmp_path / "out")[1]
+    assert np.array_equal(np.asarray(row["image"]), IMAGE[1, :, 2:10])
+    assert np.array_equal(np.asarray(row["segmentation"]), MASK[1, :, 2:10])
+
+
+def test_simple_columns_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    columns = {
+        "count": np.array([1, 2, 3], np.uint8),
+        "score": np.array([0.5, 1, 2], np.float32),
+        "word": np.array(["a", "b", "c"]),
+        "flag": np.array([True, False, True]),
+        "video": np.array([0, 0, 1]),
+        "frame": np.array([0, 1, 0]),
+    }
+    left_out = {"box": np.zeros((3, 4)), "one": np.zeros(1), "ignore": np.zeros(3)}
+    with caplog.at_level(logging.WARNING):
+        import_arrays(save(tmp_path, image=IMAGE, **columns, **left_out), tmp_path / "out")
+    rows = load_dataset(tmp_path / "out").remove_columns("image")
+    assert rows[1] == {
+        "count": 2,
+        "score": 1.0,
+        "word": "b",
+        "flag": False,
+        "video": "0",
+        "frame": 1,
+    }
+    assert sorted(record.args[0] for record in caplog.records) == sorted(left_out)
+
+
+def test_frames_without_a_video_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import_arrays(save(tmp_path, image=IMAGE, frame=np.arange(3)), tmp_path / "out")
+    assert list(load_dataset(tmp_path / "out")[0]) == ["image"]
+    assert "there is no 'video'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": MASK}, "has no array 'image', only x"),
+        ({"image": IMAGE.astype(float)}, r"uint8 of shape \[N, H, W, 3\], got float64 of shape"),
+        ({"image": IMAGE[0]}, r"got uint8 of shape \[8, 12, 3\]"),
+        ({"image": IMAGE[..., :1]}, r"got uint8 of shape \[3, 8, 12, 1\]"),
+        ({"image": IMAGE[:0]}, r"got uint8 of shape \[0, 8, 12, 3\]"),
+        ({"image": IMAGE, "mask": MASK[:2]}, r"'mask' must .* \[3, 8, 12\].* \[2, 8, 12\]"),
+        ({"image": IMAGE, "mask": MASK[..., None]}, r"got int64 of shape \[3, 8, 12, 1\]"),
+        ({"image": IMAGE, "mask": MASK * 1.0}, "got float64"),
+        ({"image": IMAGE, "mask": MASK - 1}, r"'mask' must be in 0\.\.65535, got -1\.\.286"),
+        ({"image": IMAGE, "mask": MASK + 65400}, r"0\.\.65535, got 65400\.\.65687"),
+        ({"image": np.array([{}], object)}, "cannot be read as an .npz file: Object arrays"),
+    ],
+)
+def test_arrays_that_do_not_fit_leave_nothing(
+    tmp_path: Path, arrays: dict[str, Any], message: str
+) -> None:
+    source = save(tmp_path, **arrays)
+    with pytest.raises(DataError, match=message):
+        import_arrays(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_no_npz(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no file .*no\.npz"):
+        import_arrays(tmp_path / "no.npz", tmp_path / "out")
+    np.save(tmp_path / "one.npy", IMAGE)
+    with pytest.raises(DataError, match="one array without a name"):
+        import_arrays(tmp_path / "one.npy", tmp_path / "out")
+    (tmp_path / "text.npz").write_text("x" * 100)
+    with pytest.raises(DataError, match=r"cannot be read as an \.npz file"):
+        import_arrays(tmp_path / "text.npz", tmp_path / "out")
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(NLVR.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"cannot be read as an \.npz file"):
+        import_arrays(cut, tmp_path / "out")
+
+
+def test_a_split_that_is_there_is_not_overwritten(store: Path) -> None:
+    before = snapshot(store)
+    with pytest.raises(DataError, match="already has a split 'train'"):
+        import_arrays(NLVR, store)
+    assert snapshot(store) == before
+
+
+def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import_arrays(save(tmp_path, image=IMAGE), tmp_path / "out", progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "train: 100%" in captured.err

@@ -1,0 +1,21 @@
+import subprocess
+import sys
+
+import pytest
+
+from latentslots import data
+
+
+def test_every_name_is_there_and_sorted() -> None:
+    assert data.__all__ == sorted(data.__all__)
+    for name in data.__all__:
+        assert getattr(data, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        data.nothing  # noqa: B018
+
+
+def test_importing_it_is_light() -> None:
+    heavy = "{'torch', 'datasets', 'numpy'}"
+    code = f"import sys, latentslots.data; print(sorted({heavy} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latentslots.evaluation import cluster_pixels, connected_components
+from latentslots.metrics import adjusted_rand_index
+from tests.evaluation.pictures import COLORS
+
+
+@pytest.fixture
+def two_reds() -> tuple[np.ndarray, torch.Tensor]:
+    """Two red squares and a green one on gray, and their ids."""
+    ids = np.zeros((40, 60), dtype=np.int64)
+    ids[5:15, 5:15], ids[25:35, 5:15], ids[10:20, 40:50] = 1, 2, 3
+    return COLORS[np.array([0, 1, 1, 2])[ids]], torch.from_numpy(ids)
+
+
+def test_clusters_of_color_are_the_colors(two_reds: tuple[np.ndarray, torch.Tensor]) -> None:
+    image, ids = two_reds
+    clusters = cluster_pixels(image, 3)
+    colors = torch.tensor([0, 1, 1, 2])[ids]
+    assert clusters.dtype == torch.int64
+    assert adjusted_rand_index(clusters[None], colors[None]).item() == 1
+
+
+def test_place_tells_equal_colors_apart() -> None:
+    ids = torch.tensor([1] * 20 + [0] * 20 + [2] * 20).repeat(30, 1)
+    image = COLORS[(ids > 0).long().numpy()]
+    by_color = cluster_pixels(image, 3)
+    assert torch.equal(by_color[:, :20], by_color[:, 40:])
+    by_place = cluster_pixels(image, 3, position_weight=100.0)
+    assert adjusted_rand_index(by_place[None], ids[None]).item() == 1
+
+
+def test_connected_components_are_the_objects(two_reds: tuple[np.ndarray, torch.Tensor]) -> None:
+    image, ids = two_reds
+    pieces = connected_components(Image.fromarray(image), 3)
+    assert adjusted_rand_index(pieces[None], ids[None]).item() == 1
+    assert pieces.unique().tolist() == [0, 1, 2, 3]
+
+
+def test_small_pieces_join_the_nearest_large_one(
+    two_reds: tuple[np.ndarray, torch.Tensor],
+) -> None:
+    image, ids = two_reds
+    image[8, 8], image[30, 30] = COLORS[2], COLORS[1]  # a speck on a red square, one on gray
+    pieces = connected_components(image, 3, min_fraction=0.001)
+    assert adjusted_rand_index(pieces[None], ids[None]).item() == 1
+    assert len(connected_components(image, 3, min_fraction=0.0).unique()) == 6
+    assert len(connected_components(image, 3, min_fraction=1.0).unique()) == 6
+
+
+def test_an_image_of_one_color_is_one_cluster() -> None:
+    image = np.full((8, 8, 3), 200, dtype=np.uint8)
+    assert not cluster_pixels(image, 4).any()
+    assert not connected_components(image, 4).any()
+
+
+def test_the_same_seed_gives_the_same_clusters() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    first, second = (cluster_pixels(image, 5, seed=3) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (cluster_pixels, {"num_clusters": 0}, "num_clusters must be at least 1, got 0"),
+        (
+            cluster_pixels,
+            {"num_clusters": 2, "position_weight": -1.0},
+            "position_weight must be 0 or above, got -1.0",
+        ),
+        (
+            connected_components,
+            {"num_clusters": 2, "min_fraction": 1.5},
+            "min_fraction must be between 0 and 1, got 1.5",
+        ),
+    ],
+)
+def test_refuses_settings_that_cannot_be(
+    function: object, options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        function(np.zeros((4, 4, 3), dtype=np.uint8), **options)

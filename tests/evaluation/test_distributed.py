@@ -1,0 +1,55 @@
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+
+from latentslots.evaluation import evaluate
+from latentslots.metrics import CONVENTIONS, SegmentationMetrics
+from tests.evaluation.pictures import ColorPipeline, squares
+from tests.reference.segmentation import random_scenes
+
+NUM_PROCESSES = 2
+NUM_IMAGES = 7
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+    expected = _scores(slice(None))
+    # This process is rank 0: starting another takes longer than all the rest.
+    other = multiprocessing.spawn(_work, args=(1, str(tmp_path)), join=False)
+    _work(0, 0, str(tmp_path))
+    other.join()
+    for rank in range(NUM_PROCESSES):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        for name, scores in expected.items():
+            assert found[name] == pytest.approx(scores, abs=1e-12)
+
+
+def _work(_: int, rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=NUM_PROCESSES,
+        timeout=timedelta(seconds=120),
+    )
+    # Uneven shares: five images and two.
+    scores = _scores(slice(0, 5) if rank == 0 else slice(5, None))
+    Path(folder, f"{rank}.json").write_text(json.dumps(scores))
+    distributed.destroy_process_group()
+
+
+def _scores(share: slice) -> dict[str, dict[str, float | int | str]]:
+    """What this process computes from its share of some scenes, and from a whole data set."""
+    pred, target = random_scenes(NUM_IMAGES)
+    target[6] = 0
+    scores = {}
+    for convention in CONVENTIONS:
+        metrics = SegmentationMetrics(convention=convention)
+        metrics.update(pred[share], target[share])
+        scores[convention] = {name: value.item() for name, value in metrics.compute().items()}
+    report = evaluate(ColorPipeline(noise=0.3), squares(7), batch_size=2, progress=False)
+    return {**scores, "evaluate": report.to_dict()}

@@ -1,0 +1,302 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from latentslots.models import SlotAttention, SlotEncoder
+from tests.reference.slot_attention import slot_attention
+from tests.tiny import NUM_SLOTS, SLOT_DIM, tiny_slot_encoder
+
+
+def perturbed(**changes: Any) -> SlotAttention:
+    """Norms and biases that are not at their neutral start, where mistakes would hide."""
+    attention = SlotAttention(12, 16, mlp_dim=24, **changes)
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return attention
+
+
+def generators(*seeds: int) -> list[Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.fixture
+def inputs() -> Tensor:
+    return torch.randn(2, 9, 12)
+
+
+@pytest.fixture
+def slots() -> Tensor:
+    return torch.randn(2, 5, 16)
+
+
+@pytest.fixture
+def features() -> Tensor:
+    return torch.randn(3, 16, 6, 8)
+
+
+@pytest.mark.parametrize(("num_heads", "num_iterations"), [(1, 1), (1, 3), (2, 2), (4, 3)])
+def test_agrees_with_loops_over_everything(
+    inputs: Tensor, slots: Tensor, num_heads: int, num_iterations: int
+) -> None:
+    options = {"num_heads": num_heads, "num_iterations": num_iterations, "eps": 0.01}
+    attention = perturbed(**options)
+    out = attention(inputs, slots)
+    expected = slot_attention(attention.state_dict(), inputs, slots, **options)
+    torch.testing.assert_close((out.slots, out.attention), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_heads", [1, 4])
+def test_slots_that_start_in_another_order_end_in_that_order(
+    inputs: Tensor, slots: Tensor, num_heads: int
+) -> None:
+    attention = perturbed(num_heads=num_heads)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    before, after = attention(inputs, slots), attention(inputs, slots[:, order])
+    torch.testing.assert_close(after.slots, before.slots[:, order])
+    torch.testing.assert_close(after.attention, before.attention[:, order])
+
+
+def test_tokens_in_another_order_give_the_same_slots(inputs: Tensor, slots: Tensor) -> None:
+    attention = perturbed()
+    order = torch.randperm(9)
+    before, after = attention(inputs, slots), attention(inputs[:, order], slots)
+    torch.testing.assert_close(after.slots, before.slots)
+    torch.testing.assert_close(after.attention, before.attention[:, :, order])
+
+
+@pytest.mark.parametrize("num_heads", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_token_is_shared_out_among_the_slots(
+    inputs: Tensor, slots: Tensor, num_heads: int, dtype: torch.dtype
+) -> None:
+    out = perturbed(num_heads=num_heads).to(dtype)(inputs.to(dtype), slots.to(dtype))
+    assert out.slots.dtype == dtype
+    assert out.attention.min() > 0
+    torch.testing.assert_close(out.attention.sum(dim=1), torch.ones(2, 9))
+
+
+def test_a_slot_that_wins_nothing_gets_a_plain_mean(inputs: Tensor, slots: Tensor) -> None:
+    attention = perturbed(num_iterations=1)
+    with torch.no_grad():
+        attention.to_query.weight.mul_(1e4)  # the winner takes all
+        out = attention(inputs, slots)
+        image, slot = (out.attention.amax(dim=2) == 0).nonzero()[0].tolist()
+        mean = attention.to_value(attention.norm_inputs(inputs[image])).mean(dim=0)
+        expected = attention.gru(mean[None], slots[image, slot][None])
+        expected = expected + attention.mlp(attention.norm_mlp(expected))
+    torch.testing.assert_close(out.slots[image, slot], expected[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_iterations": 0}, "num_iterations must be at least 1, got 0"),
+        ({"num_heads": 3}, "num_heads must divide slot_dim 16, got 3"),
+        ({"num_heads": 0}, "num_heads must divide slot_dim 16, got 0"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SlotAttention(12, 16, mlp_dim=24, **options)
+
+
+class TestBiLevel:
+    """BO-QSA: all iterations but the last are an initialization without gradients."""
+
+    def test_changes_no_value(self, inputs: Tensor, slots: Tensor) -> None:
+        plain, bi_level = perturbed(), perturbed(bi_level=True)
+        bi_level.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(plain(inputs, slots).slots, bi_level(inputs, slots).slots)
+
+    def test_gradients_are_those_of_the_last_iteration(self, inputs: Tensor, slots: Tensor) -> None:
+        bi_level = perturbed(bi_level=True, num_iterations=3)
+        first, last = perturbed(num_iterations=2), perturbed(num_iterations=1)
+        for other in (first, last):
+            other.load_state_dict(bi_level.state_dict())
+
+        slots.requires_grad_()
+        bi_level(inputs, slots).slots.square().sum().backward()
+        with torch.no_grad():
+            settled = first(inputs, slots).slots
+        settled.requires_grad_()
+        last(inputs, settled).slots.square().sum().backward()
+
+        torch.testing.assert_close(slots.grad, settled.grad)
+        for (name, ours), expected in zip(
+            bi_level.named_parameters(), last.parameters(), strict=True
+        ):
+            torch.testing.assert_close(ours.grad, expected.grad, msg=name)
+
+    def test_without_it_gradients_come_through_every_iteration(
+        self, inputs: Tensor, slots: Tensor
+    ) -> None:
+        gradients = []
+        plain, bi_level = perturbed(), perturbed(bi_level=True)
+        bi_level.load_state_dict(plain.state_dict())
+        for attention in (plain, bi_level):
+            start = slots.clone().requires_grad_()
+            attention(inputs, start).slots.square().sum().backward()
+            gradients.append(start.grad)
+        assert not torch.allclose(*gradients, rtol=0.01)
+
+
+class TestStart:
+    """Where slots come from, and how many there are."""
+
+    def test_gaussian_slots_are_the_learned_mean_and_deviation_of_the_noise(self) -> None:
+        encoder = tiny_slot_encoder()
+        noise = torch.randn(2, 5, SLOT_DIM)
+        expected = encoder.slot_mean + torch.exp(encoder.slot_log_std) * noise
+        torch.testing.assert_close(encoder.initial_slots(2, noise=noise), expected)
+
+    def test_an_image_draws_from_its_own_generator(self, features: Tensor) -> None:
+        encoder = tiny_slot_encoder()
+        together = encoder(features, generator=generators(3, 4, 5)).slots
+        for image, seed in enumerate((3, 4, 5)):
+            alone = encoder(features[image : image + 1], generator=generators(seed)[0]).slots
+            torch.testing.assert_close(together[image : image + 1], alone, atol=1e-5, rtol=1e-5)
+            listed = encoder(features[image : image + 1], generator=generators(seed)).slots
+            torch.testing.assert_close(listed, alone)
+
+    def test_one_generator_serves_images_in_turn(self) -> None:
+        encoder = tiny_slot_encoder()
+        source = generators(7)[0]
+        singly = torch.cat([encoder.draw_noise(1, generator=source) for _ in range(3)])
+        torch.testing.assert_close(encoder.draw_noise(3, generator=generators(7)[0]), singly)
+
+    def test_noise_and_the_generator_that_would_draw_it_are_the_same(
+        self, features: Tensor
+    ) -> None:
+        encoder = tiny_slot_encoder()
+        noise = encoder.draw_noise(3, generator=generators(1)[0])
+        torch.testing.assert_close(
+            encoder(features, noise=noise).slots,
+            encoder(features, generator=generators(1)[0]).slots,
+        )
+
+    @pytest.mark.parametrize("num_slots", [1, 2, 7])
+    def test_the_number_of_slots_is_chosen_at_call_time(
+        self, features: Tensor, num_slots: int
+    ) -> None:
+        out = tiny_slot_encoder()(features, num_slots=num_slots)
+        assert out.slots.shape == (3, num_slots, SLOT_DIM)
+        assert out.attention.shape == (3, num_slots, 48)
+        torch.testing.assert_close(out.attention.sum(dim=1), torch.ones(3, 48))
+
+    def test_the_trained_number_is_the_default(self, features: Tensor) -> None:
+        assert tiny_slot_encoder()(features).slots.shape[1] == NUM_SLOTS
+
+    def test_learned_slots_are_the_same_vectors_for_every_image(self, features: Tensor) -> None:
+        encoder = tiny_slot_encoder(slot_init="learned")
+        start = encoder.initial_slots(2, num_slots=3)
+        torch.testing.assert_close(start, encoder.slot_mean[:, :3].expand(2, -1, -1))
+        torch.testing.assert_close(encoder(features).slots, encoder(features).slots)
+
+    @pytest.mark.parametrize(
+        ("slot_init", "arguments", "message"),
+        [
+            ("gaussian", {"num_slots": 0}, "num_slots must be at least 1, got 0"),
+            (
+                "gaussian",
+                {"num_slots": 3, "noise": torch.zeros(3, 2, SLOT_DIM)},
+                "noise is for 2 slots, but num_slots=3",
+            ),
+            (
+                "gaussian",
+                {"noise": torch.zeros(2, 4, SLOT_DIM)},
+                r"noise must have shape \[3, K, 16\], got \[2, 4, 16\]",
+            ),
+            (
+                "gaussian",
+                {"generator": generators(1, 2)},
+                "2 generators were given for 3 images",
+            ),
+            ("learned", {"noise": torch.zeros(3, 4, SLOT_DIM)}, "take no noise"),
+            ("learned", {"num_slots": 5}, "learned 4 slots; num_slots=5 is more"),
+        ],
+    )
+    def test_contradictions_are_named(
+        self, features: Tensor, slot_init: str, arguments: dict[str, Any], message: str
+    ) -> None:
+        encoder = tiny_slot_encoder(slot_init=slot_init)
+        with pytest.raises(ValueError, match=message):
+            encoder(features, **arguments)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"num_slots": 0}, "num_slots must be at least 1, got 0"),
+            ({"slot_init": "uniform"}, "'gaussian' or 'learned', got 'uniform'"),
+            ({"num_registers": -1}, "num_registers must be 0 or more, got -1"),
+            ({"position": "polar"}, "position must be one of .*, got 'polar'"),
+        ],
+    )
+    def test_bad_options_are_named(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            tiny_slot_encoder(**options)
+
+
+class TestCondition:
+    """What the decoder may look at: DESIGN section 10."""
+
+    @pytest.fixture
+    def slots(self) -> Tensor:
+        return torch.randn(2, 3, SLOT_DIM)
+
+    @pytest.fixture
+    def slots_mask(self) -> Tensor:
+        return torch.tensor([[True, True, False], [True, False, False]])
+
+    @pytest.fixture(params=[{"num_registers": 2}, {"null_condition": True}], ids=str)
+    def encoder(self, request: pytest.FixtureRequest) -> Iterator[SlotEncoder]:
+        encoder = tiny_slot_encoder(**request.param)
+        if encoder.null is not None:
+            torch.nn.init.normal_(encoder.null)
+        return encoder
+
+    def test_is_the_projection_where_nothing_else_was_learned(
+        self, slots: Tensor, slots_mask: Tensor
+    ) -> None:
+        encoder = tiny_slot_encoder()
+        states, mask = encoder.condition(slots, slots_mask)
+        torch.testing.assert_close(states, encoder.project(slots))
+        assert mask is slots_mask
+        assert encoder.condition(slots)[1] is None
+        assert not encoder.can_drop_condition
+        torch.testing.assert_close(encoder.condition(None)[0], torch.zeros(1, 1, 16))
+
+    def test_registers_follow_the_slots_and_are_always_seen(
+        self, slots: Tensor, slots_mask: Tensor
+    ) -> None:
+        encoder = tiny_slot_encoder(num_registers=2)
+        states, mask = encoder.condition(slots, slots_mask)
+        torch.testing.assert_close(states[:, :3], encoder.project(slots))
+        torch.testing.assert_close(states[:, 3:], encoder.registers.expand(2, -1, -1))
+        assert mask.tolist() == [[True, True, False, True, True], [True, False, False, True, True]]
+        assert encoder.condition(slots)[1] is None
+        torch.testing.assert_close(encoder.condition(None)[0], encoder.registers[None])
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_what_a_dropped_scene_sees_is_the_unconditional_branch(
+        self, encoder: SlotEncoder, slots: Tensor, slots_mask: Tensor, masked: bool
+    ) -> None:
+        slots_mask = slots_mask if masked else None
+        dropped = torch.tensor([True, False])
+        states, mask = encoder.condition(slots, slots_mask, dropped=dropped)
+        seen = states[0] if mask is None else states[0][mask[0]]
+        unconditional = encoder.condition(None)[0][0]
+        torch.testing.assert_close(seen.unique(dim=0), unconditional.unique(dim=0))
+
+        kept_states, kept_mask = encoder.condition(slots[1:], None if not masked else slots_mask[1:])
+        torch.testing.assert_close(states[1:], kept_states)
+        expected = torch.ones(states.shape[1], dtype=torch.bool)
+        expected = expected if kept_mask is None else kept_mask[0]
+        assert (expected if mask is None else mask[1]).tolist() == expected.tolist()
+
+    def test_dropping_needs_something_to_see_instead(self, slots: Tensor) -> None:
+        with pytest.raises(ValueError, match="needs registers or null_condition=True"):
+            tiny_slot_encoder().condition(slots, dropped=torch.tensor([True, False]))

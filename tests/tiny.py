@@ -1,0 +1,136 @@
+"""Real classes at tiny sizes, with weights from a seed: 32 px, 2 pixels per latent, 4 slots."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from latentslots.data.writer import StoreWriter
+from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.objectives import LatentSlotDiffusionObjective
+from latentslots.official import official_schedule
+
+RESOLUTION = 32
+LATENT_SIZE = 16
+NUM_SLOTS = 4
+SLOT_DIM = 16
+
+GRAY = (128, 128, 128)
+COLORS = ((230, 40, 40), (40, 200, 60), (50, 80, 240), (240, 220, 30))
+
+
+def seeded(seed: int, build: Callable[[], Any]) -> Any:
+    """What `build` returns when the global generator starts from `seed`; the generator is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def tiny_encoder(seed: int = 0, **changes: Any) -> UNetEncoder:
+    """32 px to a feature map of 16 x 16 with 16 channels."""
+    arguments = {
+        "out_channels": 16,
+        "downscale_factor": 2,
+        "block_out_channels": (8, 16),
+        "norm_num_groups": 4,
+    }
+    return seeded(seed, lambda: UNetEncoder(**{**arguments, **changes})).eval()
+
+
+def tiny_slot_encoder(seed: int = 0, **changes: Any) -> SlotEncoder:
+    arguments = {
+        "in_channels": 16,
+        "slot_dim": SLOT_DIM,
+        "cross_attention_dim": 16,
+        "num_slots": NUM_SLOTS,
+        "mlp_dim": 16,
+        "learned_position_size": LATENT_SIZE,
+    }
+    return seeded(seed, lambda: SlotEncoder(**{**arguments, **changes})).eval()
+
+
+def tiny_unet(seed: int = 0, **changes: Any) -> SlotUNet:
+    """Attention at both levels, so that positions are needed at two sizes."""
+    arguments = {
+        "sample_size": LATENT_SIZE,
+        "block_out_channels": (8, 16),
+        "attention_levels": (True, True),
+        "layers_per_block": 1,
+        "cross_attention_dim": 16,
+        "num_attention_heads": 2,
+        "norm_num_groups": 4,
+    }
+    return seeded(seed, lambda: SlotUNet(**{**arguments, **changes})).eval()
+
+
+def tiny_autoencoder(seed: int = 0, **changes: Any) -> AutoencoderKL:
+    """2 pixels per latent, 4 latent channels."""
+    arguments = {
+        "latent_channels": 4,
+        "block_out_channels": (8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "norm_num_groups": 4,
+        "scaling_factor": 0.8,
+    }
+    return seeded(seed, lambda: AutoencoderKL(**{**arguments, **changes})).eval()
+
+
+def tiny_lsd(
+    seed: int = 0,
+    *,
+    prediction_type: str = "epsilon",
+    snr_gamma: float = 0.0,
+    condition_dropout: float = 0.0,
+    num_registers: int = 0,
+    **slots: Any,
+) -> LatentSlotDiffusionObjective:
+    """A fresh objective whose weights nobody else holds; `slots` are arguments of SlotEncoder."""
+    null_condition = condition_dropout > 0 and num_registers == 0
+    return LatentSlotDiffusionObjective(
+        encoder=tiny_encoder(seed),
+        slot_encoder=tiny_slot_encoder(
+            seed, num_registers=num_registers, null_condition=null_condition, **slots
+        ),
+        unet=tiny_unet(seed),
+        noise_schedule=official_schedule(prediction_type),
+        vae=tiny_autoencoder(seed),
+        resolution=RESOLUTION,
+        snr_gamma=snr_gamma,
+        condition_dropout=condition_dropout,
+    )
+
+
+def squares(num_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """One to four squares of different colors on gray, which never touch.
+
+    Returns:
+        Images `[N, 32, 32, 3]` and exact ids `[N, 32, 32]`, 0 for the gray, both uint8.
+    """
+    random = np.random.default_rng(seed)
+    images = np.full((num_images, RESOLUTION, RESOLUTION, 3), GRAY, dtype=np.uint8)
+    ids = np.zeros(images.shape[:3], dtype=np.uint8)
+    for image, mask in zip(images, ids, strict=True):
+        quarters = random.permutation(4)[: random.integers(1, 5)]
+        for object_id, quarter in enumerate(quarters, start=1):
+            side = random.integers(7, 12)
+            top, left = np.array(divmod(quarter, 2)) * 16 + random.integers(0, 16 - side, 2)
+            place = np.s_[top : top + side, left : left + side]
+            image[place] = COLORS[random.integers(len(COLORS))]
+            mask[place] = object_id
+    return images, ids
+
+
+def write_squares(path: str | os.PathLike[str], *, num_train: int, num_validation: int) -> Path:
+    """A store of `squares` with the splits `train` and `validation`."""
+    for seed, (split, count) in enumerate(
+        {"train": num_train, "validation": num_validation}.items()
+    ):
+        with StoreWriter(path, split, name="squares", segmentation=True) as writer:
+            for image, mask in zip(*squares(count, seed=seed), strict=True):
+                writer.add(image, segmentation=mask)
+    return Path(path)
