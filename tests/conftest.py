@@ -26,6 +26,7 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
 }
 
+import jaxtyping
 import torch
 from diffusers import AutoencoderKL
 
@@ -49,6 +50,15 @@ def _seed() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """For messages about what annotations forbid: users run without shape and type checks."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(scope="session")

@@ -5,19 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datasets import Dataset
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ModelMixin
 
 from latentslots.config import AutoencoderConfig, DataConfig, LSDConfig, TrainConfig
 from latentslots.data.latent_cache import LatentCache, vae_fingerprint
 from latentslots.data.latents import cache_latents
 from latentslots.data.loader import ImageDataset
 from latentslots.data.manifest import has_manifest
-from latentslots.data.store import dataset_fingerprint, load_dataset
+from latentslots.data.store import dataset_fingerprint, load_dataset, split_names
 from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import downscale_factor, load_vae
 from latentslots.objectives import AutoencoderObjective, LatentSlotDiffusionObjective, Objective
 from latentslots.objectives.autoencoder import load_lpips
 from latentslots.official import official_schedule
+
+LATENTS_DIR = "latents"
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -25,18 +27,19 @@ def build_objective(config: TrainConfig) -> Objective:
     if isinstance(config.method, AutoencoderConfig):
         objective: Objective = _build_autoencoder(config.method)
     else:
-        objective = _build_latent_slot_diffusion(config.method, config.data.resolution)
+        vae = load_vae(config.method.vae)
+        objective = build_latent_slot_diffusion(config.method, config.data.resolution, vae)
     if config.gradient_checkpointing:
         for part in objective.trained().values():
-            if hasattr(part, "enable_gradient_checkpointing"):
+            if isinstance(part, ModelMixin) and part._supports_gradient_checkpointing:
                 part.enable_gradient_checkpointing()
     return objective
 
 
-def _build_latent_slot_diffusion(
-    method: LSDConfig, resolution: int
+def build_latent_slot_diffusion(
+    method: LSDConfig, resolution: int, vae: AutoencoderKL
 ) -> LatentSlotDiffusionObjective:
-    vae = load_vae(method.vae)
+    """Build the method around an autoencoder, whose latents decide the denoiser's size."""
     factor = downscale_factor(vae)
     if resolution % factor:
         raise ValueError(
@@ -109,8 +112,11 @@ def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:
 
 
 def build_split(config: DataConfig, split: str) -> Dataset:
-    """Open a split of the store, or of the plain folder of images, that a config names."""
-    if has_manifest(config.path):
+    """Open a split of the store, or of the plain folder of images, that a config names.
+
+    A folder whose subfolders are the splits (`train`, `validation`) is not split once more.
+    """
+    if has_manifest(config.path) or (not config.glob and len(split_names(config.path)) > 1):
         return load_dataset(config.path, split=split)
     return load_dataset(
         config.path,
@@ -132,7 +138,7 @@ def latents_dir(
         return Path(config.latents)
     beside = has_manifest(config.path) and os.access(config.path, os.W_OK)
     root = Path(config.path) if beside or fallback is None else fallback
-    return root / "latents" / f"{split}-{config.resolution}-{vae_fingerprint(vae)[:8]}"
+    return root / LATENTS_DIR / f"{split}-{config.resolution}-{vae_fingerprint(vae)[:8]}"
 
 
 def build_training_set(
@@ -178,6 +184,4 @@ def build_training_set(
             resolution=data.resolution,
             dataset_fingerprint=dataset_fingerprint(dataset),
         )
-    return ImageDataset(
-        dataset, data.resolution, latents=latents, on_bad_sample=data.on_bad_sample
-    )
+    return ImageDataset(dataset, data.resolution, latents=latents, on_bad_sample=data.on_bad_sample)

@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 from datasets import Image
 
-from latentslots.data import DataError, dataset_fingerprint, load_dataset, split_names
+from latentslots.data import (
+    DataError,
+    UnknownSplitError,
+    dataset_fingerprint,
+    load_dataset,
+    split_names,
+)
 from latentslots.data.folder import find_images, split_files
 
 from .conftest import noise_image
@@ -99,9 +105,9 @@ def test_splits_that_cannot_be(files: list[str], options: dict[str, Any], messag
 
 
 def test_without_a_fraction_there_is_no_validation_split(photos: Path) -> None:
-    with pytest.raises(DataError, match="only 'train'; validation_fraction would make one"):
+    with pytest.raises(UnknownSplitError, match="only 'train'; validation_fraction would make one"):
         load_dataset(photos, split="validation")
-    with pytest.raises(DataError, match=r"has no split 'test', only 'train'$"):
+    with pytest.raises(UnknownSplitError, match=r"has no split 'test', only 'train'$"):
         load_dataset(photos, split="test")
 
 

@@ -7,7 +7,13 @@ import fsspec
 import numpy as np
 import pytest
 
-from latentslots.data import DataError, dataset_fingerprint, load_dataset, split_names
+from latentslots.data import (
+    DataError,
+    UnknownSplitError,
+    dataset_fingerprint,
+    load_dataset,
+    split_names,
+)
 from latentslots.data.arrays import import_arrays
 from latentslots.data.manifest import read_manifest
 
@@ -109,7 +115,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
 
 
 def test_an_unknown_split_lists_those_there_are(store: Path) -> None:
-    with pytest.raises(DataError, match=r"has no split 'validation', only 'train'$"):
+    with pytest.raises(UnknownSplitError, match=r"has no split 'validation', only 'train'$"):
         load_dataset(store, split="validation")
     assert split_names(store) == ["train"]
 

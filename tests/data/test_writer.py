@@ -150,7 +150,7 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
     [
         ({"image": np.zeros((4, 6, 4), np.uint8)}, r"got uint8 of shape \[4, 6, 4\]"),
         ({"image": np.zeros((4, 6, 3), np.float32)}, r"got float32 of shape \[4, 6, 3\]"),
-        ({"image": b"junk"}, "4 bytes are not an image"),
+        ({"image": b"junk"}, "^row 1 of split 'train': 4 bytes are not an image"),
         ({"image": PIXELS, "segmentation": None}, "row 1 of split 'train' has no 'segmentation'"),
         ({"image": PIXELS, "segmentation": IDS[:2]}, "the segmentation is 6x2 pixels, but its im"),
         ({"image": PIXELS, "segmentation": IDS - 1.0}, "integers, got float64"),

@@ -77,7 +77,8 @@ def test_learned_ramps_stay_ramps() -> None:
         embedding.table.copy_(cartesian_grid(8, 8)[:, :2].view(1, 8, 8, 2))
     inner = embedding(16, 24).view(16, 24, 2)[4:-4, 6:-6]
     expected = cartesian_grid(16, 24)[:, :2].view(16, 24, 2)[4:-4, 6:-6]
-    torch.testing.assert_close(inner, expected)
+    # PyTorch's bicubic kernel bends straight lines a little; a cell is 1/24 wide.
+    torch.testing.assert_close(inner, expected, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["cartesian", "sinusoidal", "learned"])
@@ -95,6 +96,7 @@ def test_takes_its_weights_type(kind: str) -> None:
     assert embedding(4, 6).dtype == torch.bfloat16
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", ["none", "polar"])
 def test_an_unknown_kind_is_named(kind: str) -> None:
     with pytest.raises(ValueError, match=f"'cartesian', 'sinusoidal', 'learned'.*got '{kind}'"):

@@ -79,8 +79,9 @@ def test_every_token_is_shared_out_among_the_slots(
     torch.testing.assert_close(out.attention.sum(dim=1), torch.ones(2, 9))
 
 
-def test_a_slot_that_wins_nothing_gets_a_plain_mean(inputs: Tensor, slots: Tensor) -> None:
+def test_a_slot_that_wins_nothing_gets_a_plain_mean(inputs: Tensor) -> None:
     attention = perturbed(num_iterations=1)
+    slots = torch.randn(2, 10, 16)  # for nine tokens: one at least goes away empty-handed
     with torch.no_grad():
         attention.to_query.weight.mul_(1e4)  # the winner takes all
         out = attention(inputs, slots)
@@ -125,11 +126,10 @@ class TestBiLevel:
         settled.requires_grad_()
         last(inputs, settled).slots.square().sum().backward()
 
-        torch.testing.assert_close(slots.grad, settled.grad)
-        for (name, ours), expected in zip(
-            bi_level.named_parameters(), last.parameters(), strict=True
-        ):
-            torch.testing.assert_close(ours.grad, expected.grad, msg=name)
+        close = {"atol": 1e-4, "rtol": 1e-4}  # sums over tokens, in another order
+        torch.testing.assert_close(slots.grad, settled.grad, **close)
+        for ours, expected in zip(bi_level.parameters(), last.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, expected.grad, **close)
 
     def test_without_it_gradients_come_through_every_iteration(
         self, inputs: Tensor, slots: Tensor
@@ -196,6 +196,7 @@ class TestStart:
         torch.testing.assert_close(start, encoder.slot_mean[:, :3].expand(2, -1, -1))
         torch.testing.assert_close(encoder(features).slots, encoder(features).slots)
 
+    @pytest.mark.usefixtures("unchecked")
     @pytest.mark.parametrize(
         ("slot_init", "arguments", "message"),
         [
@@ -226,6 +227,7 @@ class TestStart:
         with pytest.raises(ValueError, match=message):
             encoder(features, **arguments)
 
+    @pytest.mark.usefixtures("unchecked")
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -291,7 +293,9 @@ class TestCondition:
         unconditional = encoder.condition(None)[0][0]
         torch.testing.assert_close(seen.unique(dim=0), unconditional.unique(dim=0))
 
-        kept_states, kept_mask = encoder.condition(slots[1:], None if not masked else slots_mask[1:])
+        kept_states, kept_mask = encoder.condition(
+            slots[1:], None if not masked else slots_mask[1:]
+        )
         torch.testing.assert_close(states[1:], kept_states)
         expected = torch.ones(states.shape[1], dtype=torch.bool)
         expected = expected if kept_mask is None else kept_mask[0]

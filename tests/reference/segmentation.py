@@ -73,7 +73,7 @@ def overlap_by_hand(pred: Tensor, target: Tensor, with_background: bool) -> tupl
 def official_lsd(
     pred: Tensor, target: Tensor, visible: Tensor, num_slots: int
 ) -> tuple[list[list[float]], list[list[float]], list[list[int]]]:
-    """The protocol of the official LSD evaluation, from its description.
+    """The protocol of the official LSD evaluation, step by step, in our own words.
 
     Every mask, the background's among them, is compared to every slot by cosine distance; what is
     not a visible object costs 10,000; objects that the assignment leaves without a slot are left

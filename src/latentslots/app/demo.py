@@ -47,9 +47,7 @@ def demo_config(minutes: float, latents_dir: Path) -> TrainConfig:
         data=replace(
             config.data, path=str(BUNDLED_IMAGES), latents=str(latents_dir), num_workers=0
         ),
-        optim=replace(
-            config.optim, lr_scheduler="constant", lr_warmup_steps=50, ema_decay=0.98
-        ),
+        optim=replace(config.optim, lr_scheduler="constant", lr_warmup_steps=50, ema_decay=0.98),
         max_train_steps=1_000_000,
         max_train_minutes=minutes,
         validation_steps=0,
@@ -59,7 +57,9 @@ def demo_config(minutes: float, latents_dir: Path) -> TrainConfig:
     )
 
 
-def run_demo(output_dir: Path, *, minutes: float = 3.0, seed: int = 0) -> dict[str, dict[str, float]]:
+def run_demo(
+    output_dir: Path, *, minutes: float = 3.0, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """Train, measure, and write `index.html`.
 
     Args:
@@ -117,9 +117,7 @@ def _cluster(dataset: Dataset, data: DataConfig) -> SegmentationReport:
     """Score clusters of pixels on the same images."""
     found, truth = [], []
     for row in tqdm(dataset, desc="clustering pixels", unit="image"):
-        found.append(
-            cluster_pixels(row["image"], NUM_CLUSTERS, position_weight=POSITION_WEIGHT)
-        )
+        found.append(cluster_pixels(row["image"], NUM_CLUSTERS, position_weight=POSITION_WEIGHT))
         truth.append(to_ids(row["segmentation"]))
     return evaluate_predictions(found, truth)
 
@@ -134,13 +132,13 @@ def draw_examples(pipe: LatentSlotDiffusionPipeline, dataset: Dataset) -> Image.
         return [torch.Generator().manual_seed(i) for i in range(NUM_EXAMPLES)]
 
     scene = pipe.encode_pixel_values(pixel_values, generator=generators())
-    painted = pipe(scene.slots, generator=generators()).images
-    found = scene.segmentation(tuple(pixel_values.shape[-2:])).cpu()
+    (painted,) = pipe(scene.slots, generator=generators(), return_dict=False)
+    height, width = pixel_values.shape[-2:]
+    found = scene.segmentation((height, width)).cpu()
     pictures = []
     for i, pixels in enumerate(pixel_values):
         image = to_pil(pixels)
-        strip = slot_strip(image, scene.masks[i].float().cpu())
-        strip = strip.crop((image.width + 2, 0, *strip.size))  # its first tile is the image
+        strip = slot_strip(image, scene.masks[i].float().cpu(), with_image=False)
         pictures.append([image, overlay(image, found[i]), painted[i], strip])
     return grid(pictures)
 

@@ -162,9 +162,7 @@ def _cache_latents(arguments: list[str]) -> int:
     if not options.output_dir and not has_manifest(options.path):
         raise ValueError("a plain folder of images keeps no latents: name an --output-dir")
     vae = load_vae(options.vae).to("cuda" if torch.cuda.is_available() else "cpu")
-    data = DataConfig(
-        path=options.path, resolution=options.resolution, latents=options.output_dir
-    )
+    data = DataConfig(path=options.path, resolution=options.resolution, latents=options.output_dir)
     folder = latents_dir(data, options.split, vae, fallback=Path(options.path))
     cache_latents(
         load_dataset(options.path, split=options.split),

@@ -54,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"latentslots: there is no command {name!r}, only {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"latentslots: there is no command {name!r}, only {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return USER_ERROR
     return _run(name, rest, debug=debug)
 

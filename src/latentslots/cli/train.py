@@ -1,7 +1,6 @@
 """`latentslots train RECIPE` and `latentslots train --config FILE`."""
 
 import logging
-import signal
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,6 +43,8 @@ def run(arguments: list[str]) -> int:
     config, output_dir, rest = _starting_point(arguments)
     options, config = parse(config, output_dir, rest)
 
+    from accelerate import PartialState
+
     from latentslots.training import TrainingInterrupted
     from latentslots.training.hub import check_repo, push_to_hub
     from latentslots.training.run import train
@@ -54,11 +55,13 @@ def run(arguments: list[str]) -> int:
     try:
         run_dir = train(config, options.output_dir, resume=options.resume)
     except TrainingInterrupted as stop:
-        print(f"{PROG}: {stop}", file=sys.stderr)
-        return 128 + (stop.signum or signal.SIGTERM)
-    if options.push_to_hub:
-        print(push_to_hub(run_dir, options.push_to_hub))
-    print(run_dir)
+        if PartialState().is_main_process:
+            print(f"{PROG}: {stop}", file=sys.stderr)
+        return 128 + stop.signum
+    if PartialState().is_main_process:
+        if options.push_to_hub:
+            print(push_to_hub(run_dir, options.push_to_hub))
+        print(run_dir)
     return 0
 
 
@@ -80,9 +83,7 @@ def _starting_point(arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
     return recipe(first), f"runs/{first}", rest
 
 
-def parse(
-    config: TrainConfig, output_dir: str, arguments: list[str]
-) -> tuple[Train, TrainConfig]:
+def parse(config: TrainConfig, output_dir: str, arguments: list[str]) -> tuple[Train, TrainConfig]:
     """Read flags on top of a config: only the knobs of this config's method are known."""
     names = [field.name for field in fields(TrainConfig)]
     default = Train(**{name: getattr(config, name) for name in names}, output_dir=output_dir)

@@ -11,6 +11,7 @@ _MODULES = {
     "ResizeCenterCrop": "transforms",
     "ResumableBatches": "loader",
     "StoreWriter": "writer",
+    "UnknownSplitError": "errors",
     "build_loader": "loader",
     "cache_latents": "latents",
     "contact_sheet": "info",

@@ -45,7 +45,7 @@ def import_arrays(
         name: Name of the data set; by default the store's, or else the name of the folder.
         resolution: Resize the shortest side to this and crop the center; by default nothing is
             changed.
-        license: Licence of the images.
+        license: License of the images.
         credit: Whom to name as their author.
         progress: Show a bar on stderr.
 

@@ -1,4 +1,4 @@
-"""The one error that data of any kind raises."""
+"""The errors that data of any kind raises."""
 
 
 class DataError(ValueError):
@@ -7,3 +7,7 @@ class DataError(ValueError):
     def __init__(self, message: str) -> None:
         # A DataLoader worker hands over its whole traceback as the message: keep the sentence.
         super().__init__(message.rpartition("DataError: ")[2].strip())
+
+
+class UnknownSplitError(DataError):
+    """A data set is there, but not the split that was asked for."""

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image, Value
 from datasets.splits import NamedSplit
 
 from latentslots.data.encoding import IMAGE_SUFFIXES
-from latentslots.data.errors import DataError
+from latentslots.data.errors import DataError, UnknownSplitError
 
 _SPLIT_FOLDERS = ("train", "validation", "test")
 
@@ -94,7 +94,7 @@ def load_folder(
     files = _splits(root, glob, validation_fraction, group_by, seed)
     if split not in files:
         wanted = "" if validation_fraction else "; validation_fraction would make one"
-        raise DataError(
+        raise UnknownSplitError(
             f"{root} has no split {split!r}, only {', '.join(map(repr, files))}"
             f"{wanted if split == 'validation' else ''}"
         )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from datasets import Dataset, Image, IterableDataset
+from PIL.Image import Image as Picture
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
@@ -75,7 +76,8 @@ class ImageDataset(TorchDataset[Sample]):
         self.latents = latents
         self.on_bad_sample = on_bad_sample
         # Shared with the workers: what one of them found out, all of them know.
-        self._is_bad = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
+        self._is_bad = torch.zeros(len(rows), dtype=torch.bool)
+        self._is_bad.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -111,24 +113,27 @@ class ImageDataset(TorchDataset[Sample]):
                 raise DataError(f"row {index} has no {column}")
         present = [column for column in self.columns if row[column] is not None]
         pictures = {c: decode(row[c], where=f"row {index}, {c}") for c in present}
+        sample = {"index": torch.tensor(index)}
         try:
-            image, segmentation = self.crop(pictures["image"], pictures.get("segmentation"))
-            _, ignore = self.crop(pictures["image"], pictures.get("ignore"))
-            if flip:
-                _, ignore = hflip(image, ignore)
-                image, segmentation = hflip(image, segmentation)
-            sample = {"pixel_values": to_pixel_values(image), "index": torch.tensor(index)}
-            if segmentation is not None:
-                sample["segmentation"] = to_ids(segmentation)
+            image, ids = self._transform(pictures["image"], pictures.get("segmentation"), flip)
+            sample["pixel_values"] = to_pixel_values(image)
+            if ids is not None:
+                sample["segmentation"] = to_ids(ids)
+            if "ignore" in self.columns:
+                _, ignore = self._transform(pictures["image"], pictures.get("ignore"), flip)
+                nothing = torch.zeros_like(sample["pixel_values"][0], dtype=torch.bool)
+                sample["ignore"] = nothing if ignore is None else to_ids(ignore) != 0
         except BROKEN_PICTURE as error:
             raise DataError(f"row {index} cannot be used: {error}") from error
-        if "ignore" in self.columns:
-            size = sample["pixel_values"].shape[1:]
-            empty = torch.zeros(size, dtype=torch.bool)
-            sample["ignore"] = empty if ignore is None else to_ids(ignore) != 0
         if self.latents is not None:
             sample["latent_mean"], sample["latent_std"] = self.latents[index, flip]
         return sample
+
+    def _transform(
+        self, image: Picture, ids: Picture | None, flip: bool
+    ) -> tuple[Picture, Picture | None]:
+        image, ids = self.crop(image, ids)
+        return hflip(image, ids) if flip else (image, ids)
 
 
 class ResumableBatches(Sampler[list[Request]]):

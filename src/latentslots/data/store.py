@@ -20,7 +20,7 @@ from typing import Literal, overload
 from datasets import Dataset, IterableDataset
 from datasets.splits import NamedSplit
 
-from latentslots.data.errors import DataError
+from latentslots.data.errors import DataError, UnknownSplitError
 from latentslots.data.folder import folder_splits, load_folder
 from latentslots.data.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
 
@@ -121,7 +121,7 @@ def dataset_fingerprint(dataset: Dataset) -> str:
 def find_shards(path: str, manifest: Manifest, split: str) -> tuple[Shard, ...]:
     """List the shards of a split, after a look that each is there and as long as it should be."""
     if split not in manifest.splits:
-        raise DataError(
+        raise UnknownSplitError(
             f"{path} has no split {split!r}, only {', '.join(map(repr, manifest.splits))}"
         )
     shards = manifest.splits[split].shards

@@ -44,7 +44,7 @@ class StoreWriter:
         name: Name of the data set. None: as the store says, or else the folder's name.
         kind: What the data are: `images`, or a public data set such as `movi-e`. None: as the store
             says, or else `images`.
-        license: Licence of the images.
+        license: License of the images.
         credit: Whom to name as their author.
         segmentation: Whether rows have a segmentation.
         ignore: Whether rows may have an `ignore` mask.
@@ -84,18 +84,16 @@ class StoreWriter:
         taken = sorted(set(self.columns) & set(RESERVED_COLUMNS))
         if taken:
             raise DataError(f"a further column cannot be called {taken[0]!r}")
-        has = {"segmentation": segmentation, "ignore": ignore}
-        self.features = Features(
-            {"image": Image()}
-            | {column: Image() for column, present in has.items() if present}
-            | (
-                {"attributes": {k: List(v) for k, v in self.attributes.items()}}
-                if attributes
-                else {}
-            )
-            | ({"video": Value("string"), "frame": Value("int32")} if video else {})
-            | self.columns
-        )
+        features: dict[str, Any] = {"image": Image()}
+        if segmentation:
+            features["segmentation"] = Image()
+        if ignore:
+            features["ignore"] = Image()
+        if self.attributes:
+            features["attributes"] = {k: List(v) for k, v in self.attributes.items()}
+        if video:
+            features |= {"video": Value("string"), "frame": Value("int32")}
+        self.features = Features(features | self.columns)
         self._schema = self.features.arrow_schema
         self.num_rows = 0
         self._check_target()
@@ -159,18 +157,14 @@ class StoreWriter:
             columns: Values of the further columns.
         """
         where = f"row {self.num_rows} of split {self.split!r}{f' ({source})' if source else ''}"
-        pictures = {"image": encode_image(image)}
-        if segmentation is not None:
-            pictures["segmentation"] = encode_ids(segmentation)
-        if ignore is not None:
-            pictures["ignore"] = encode_ids(ignore)
         named = {"attributes": attributes, "video": video, "frame": frame, **columns}
         values = {column: value for column, value in named.items() if value is not None}
-        self._check_columns({*pictures, *values}, where)
+        given = {"image": image, "segmentation": segmentation, "ignore": ignore}
+        present = {column: picture for column, picture in given.items() if picture is not None}
+        self._check_columns({*present, *values}, where)
         if attributes is not None:
             self._check_attributes(attributes, where)
-        self._measure(pictures, where)
-
+        pictures = self._encode_pictures(present, where)
         row = self._encode(values, where)
         row |= {column: {"bytes": data, "path": None} for column, data in pictures.items()}
         row["image"]["path"] = source
@@ -188,10 +182,17 @@ class StoreWriter:
         if missing:
             raise DataError(f"{where} has no {missing[0]!r}")
 
-    def _measure(self, pictures: Mapping[str, bytes], where: str) -> None:
-        width, height = picture_size(pictures["image"])
-        for column, encoded in pictures.items():
-            other = picture_size(encoded)
+    def _encode_pictures(self, pictures: Mapping[str, Picture], where: str) -> dict[str, bytes]:
+        try:
+            encoded = {
+                column: encode_image(picture) if column == "image" else encode_ids(picture)
+                for column, picture in pictures.items()
+            }
+            sizes = {column: picture_size(content) for column, content in encoded.items()}
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        width, height = sizes["image"]
+        for column, other in sizes.items():
             if other != (width, height):
                 raise DataError(
                     f"{where}: the {column} is {other[0]}x{other[1]} pixels, but its image is "
@@ -199,6 +200,7 @@ class StoreWriter:
                 )
         self._smallest = min(self._smallest[0], width), min(self._smallest[1], height)
         self._largest = max(self._largest[0], width), max(self._largest[1], height)
+        return encoded
 
     def _encode(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         row = {}

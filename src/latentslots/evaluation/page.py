@@ -8,7 +8,8 @@ from latentslots.visualize import Picture, data_uri
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 60rem; margin: 2.5rem auto; padding: 0 1rem; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 60rem; margin: 2.5rem auto; }
+body { padding: 0 1rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin-bottom: .3rem; }
 h2 { font-size: 1.25rem; margin-top: 2.4rem; }
 p.lead { font-size: 1.1rem; margin-top: 0; }

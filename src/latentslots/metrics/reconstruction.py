@@ -31,4 +31,5 @@ def ssim(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Fl
     value = structural_similarity_index_measure(
         pred.float(), target.float(), data_range=1.0, reduction="none"
     )
-    return torch.atleast_1d(value)
+    assert isinstance(value, Tensor)
+    return value.reshape(-1)

@@ -80,7 +80,7 @@ class PositionEmbedding(nn.Module):
         if self.kind == "sinusoidal":
             grid = sinusoidal_grid(height, width, self.dim, self.gain.device)
             return grid.to(self.gain.dtype) * self.gain
-        table = self.table
+        table: Tensor = self.table
         if table.shape[1:3] != (height, width):
             table = F.interpolate(
                 table.permute(0, 3, 1, 2), size=(height, width), mode="bicubic"

@@ -233,6 +233,8 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         """
         if not isinstance(generator, list):
             generator = [generator] * batch_size if generator is not None else None
+        elif len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators were given for {batch_size} images")
         shape = (batch_size, num_slots or self.config.num_slots, self.config.slot_dim)
         return randn_tensor(
             shape, generator=generator, device=self.slot_mean.device, dtype=self.slot_mean.dtype
@@ -250,7 +252,8 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
 
         Raises:
             ValueError: If `num_slots` is below 1, contradicts `noise`, or exceeds the learned
-                vectors; or if learned slots are given noise.
+                vectors; if learned slots are given noise; or if `noise` or a list of generators is
+                for another batch.
         """
         if num_slots is not None and num_slots < 1:
             raise ValueError(f"num_slots must be at least 1, got {num_slots}")
@@ -266,6 +269,11 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             return self.slot_mean[:, :num_slots].expand(batch_size, -1, -1)
         if noise is None:
             noise = self.draw_noise(batch_size, num_slots=num_slots, generator=generator)
+        elif noise.shape != (batch_size, noise.shape[1], self.config.slot_dim):
+            raise ValueError(
+                f"noise must have shape [{batch_size}, K, {self.config.slot_dim}], "
+                f"got {list(noise.shape)}"
+            )
         elif num_slots is not None and noise.shape[1] != num_slots:
             raise ValueError(f"noise is for {noise.shape[1]} slots, but num_slots={num_slots}")
         return self.slot_mean + self.slot_log_std.exp() * noise.to(self.slot_mean)

@@ -1,18 +1,18 @@
 """The denoiser of Latent Slot Diffusion (Jiang et al., 2023, Sec. 3.2).
 
-Dimensions: B batch, C latent channels, S conditioning vectors, X their width, N tokens, h w rows and
-columns of the latent.
+Dimensions: B batch, C latent channels, S conditioning vectors, X their width, N tokens,
+h w rows and columns of the latent.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from latentslots.models.position import PositionEmbedding, PositionKind
@@ -73,8 +73,8 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         in_channels: int = 4,
         out_channels: int = 4,
         sample_size: int = 32,
-        block_out_channels: tuple[int, ...] = (192, 384, 768, 768),
-        attention_levels: tuple[bool, ...] = (True, True, True, False),
+        block_out_channels: Sequence[int] = (192, 384, 768, 768),
+        attention_levels: Sequence[bool] = (True, True, True, False),
         layers_per_block: int = 2,
         cross_attention_dim: int = 192,
         num_attention_heads: int = 24,
@@ -146,7 +146,7 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
     def forward(
         self,
         sample: Float[Tensor, "B C h w"],
-        timestep: Int[Tensor, "..."] | float,
+        timestep: Num[Tensor, "..."] | int | float,
         encoder_hidden_states: Float[Tensor, "B S X"],
         encoder_attention_mask: Bool[Tensor, "B S"] | None = None,
         return_dict: bool = True,

@@ -6,7 +6,7 @@ from diffusers.configuration_utils import ConfigMixin
 
 
 class StrictConfigMixin(ConfigMixin):
-    """A diffusers config in which a key that the class does not honour is an error, not a warning."""
+    """A diffusers config in which a key that the class does not honour is an error."""
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs: Any) -> tuple[dict, dict, dict]:

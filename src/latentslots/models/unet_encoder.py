@@ -3,6 +3,8 @@
 Dimensions: B batch, C channels, H W pixels, h w rows and columns of the feature map.
 """
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
@@ -36,7 +38,7 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
         *,
         out_channels: int = 192,
         downscale_factor: int = 4,
-        block_out_channels: tuple[int, ...] = (128, 128, 256, 512),
+        block_out_channels: Sequence[int] = (128, 128, 256, 512),
         layers_per_block: int = 1,
         attention_head_dim: int = 8,
         norm_num_groups: int = 16,
@@ -47,7 +49,10 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
             raise ValueError(f"downscale_factor must be at least 1, got {downscale_factor}")
         levels = len(block_out_channels)
         self.stem = nn.Conv2d(
-            in_channels, block_out_channels[0], kernel_size=downscale_factor, stride=downscale_factor
+            in_channels,
+            block_out_channels[0],
+            kernel_size=downscale_factor,
+            stride=downscale_factor,
         )
         self.unet = UNet2DModel(
             in_channels=block_out_channels[0],
@@ -74,8 +79,8 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
         height, width = pixel_values.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:
             raise ValueError(
-                f"the encoder takes images whose sides are multiples of {self.size_multiple} pixels,"
-                f" got {height}x{width}"
+                f"the encoder takes images whose sides are multiples of {self.size_multiple} "
+                f"pixels, got {height}x{width}"
             )
         hidden = self.stem(pixel_values)
         timestep = torch.zeros((), dtype=torch.long, device=hidden.device)

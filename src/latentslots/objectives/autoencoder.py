@@ -18,7 +18,7 @@ def load_lpips() -> nn.Module:
         ValueError: If the package `lpips` is not installed.
     """
     try:
-        import lpips  # noqa: PLC0415
+        import lpips
     except ImportError:
         raise ValueError(
             "perceptual_weight needs LPIPS: pip install 'latentslots[perceptual]'"

@@ -38,6 +38,9 @@ class Objective(nn.Module):
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put learned tensors back; names and shapes must match exactly."""
+        unknown = sorted(key for key in state if key.split(".")[0] not in self.trained())
+        if unknown:
+            raise ValueError(f"there is no part for the tensor {unknown[0]}")
         for name, part in self.trained().items():
             prefix = f"{name}."
             own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -84,7 +84,8 @@ class SlotPipeline(DiffusionPipeline):
             **kwargs: diffusers' own: `torch_dtype`, `variant`, `local_files_only`, `revision`, ...
 
         Raises:
-            ValueError: If a folder holds neither a pipeline nor a run that saved one.
+            ValueError: If there is no such folder or repository, or a folder holds neither a
+                pipeline nor a run that saved one.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
@@ -94,7 +95,13 @@ class SlotPipeline(DiffusionPipeline):
             # repository becomes a folder first.
             hub_words = ("revision", "token", "local_files_only", "cache_dir", "force_download")
             hub = {word: kwargs.pop(word) for word in hub_words if word in kwargs}
-            folder = Path(snapshot_download(str(pretrained_model_name_or_path), **hub))
+            try:
+                folder = Path(snapshot_download(str(pretrained_model_name_or_path), **hub))
+            except OSError as error:
+                raise ValueError(
+                    f"there is no folder {folder}, and no hub repository of that name could be "
+                    f"loaded ({str(error).strip().splitlines()[0]})"
+                ) from error
         if not (folder / PIPELINE_FILE).is_file():
             if not (folder / "pipeline" / PIPELINE_FILE).is_file():
                 raise ValueError(f"{folder} holds no pipeline: {PIPELINE_FILE} is missing")
@@ -111,10 +118,9 @@ class SlotPipeline(DiffusionPipeline):
         if isinstance(images, Tensor):
             batch = images if images.ndim == 4 else images[None]
         else:
-            several = isinstance(images, list) or (
-                isinstance(images, np.ndarray) and images.ndim == 4
-            )
-            batch = torch.stack([self._pixels(one) for one in (images if several else [images])])
+            one = not isinstance(images, list) and np.asarray(images).ndim < 4
+            several: Any = [images] if one else images
+            batch = torch.stack([self._pixels(image) for image in several])
         if batch.ndim != 4 or batch.shape[1] != 3:
             raise ValueError(f"images must have shape [B, 3, H, W], got {list(batch.shape)}")
         if not batch.is_floating_point() or batch.min() < 0 or batch.max() > 1:
@@ -129,6 +135,8 @@ class SlotPipeline(DiffusionPipeline):
         if isinstance(image, Tensor):
             return image
         if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+            if image.ndim != 3:
+                raise ValueError(f"an array must have shape [H, W, 3], got {list(image.shape)}")
             return torch.from_numpy(image).float().permute(2, 0, 1)
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image)
@@ -187,4 +195,5 @@ class SlotPipeline(DiffusionPipeline):
         """The slot that took most of each pixel, at `size` or at the size the encoder saw."""
         pixel_values = self.preprocess(images)
         scene = self.encode_pixel_values(pixel_values, generator=generator)
-        return scene.segmentation(size or tuple(pixel_values.shape[-2:]))
+        height, width = pixel_values.shape[-2:]
+        return scene.segmentation(size or (height, width))

@@ -27,14 +27,9 @@ def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
     Trailing spacing, so that sampling starts at the last timestep, where it starts from pure noise
     (Lin et al., 2024, https://arxiv.org/abs/2305.08891).
     """
-    config = noise_schedule.config
-    return DPMSolverMultistepScheduler(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule=config.beta_schedule,
-        prediction_type=config.prediction_type,
-        timestep_spacing="trailing",
+    # The whole config goes along: a sampler that replaces this one finds `clip_sample` in it.
+    return DPMSolverMultistepScheduler.from_config(
+        noise_schedule.config, timestep_spacing="trailing"
     )
 
 
@@ -108,7 +103,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         Raises:
             ValueError: If shapes do not fit, or pixels are wanted from a pipeline without a VAE.
         """
-        self._check_inputs(slots, slots_mask, output_type, generator)
+        self._check_inputs(slots, slots_mask, output_type, generator, latents)
         batch_size = slots.shape[0]
         slots = slots.to(self.device, self.slot_encoder.dtype)
         slots_mask = None if slots_mask is None else slots_mask.to(self.device)
@@ -172,10 +167,11 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         self, batch_size: int, height: int | None, width: int | None
     ) -> tuple[int, int, int, int]:
         size = self.unet.config.sample_size
-        pixels_per_latent = self.resolution // size
-        rows, columns = (
-            size if pixels is None else pixels // pixels_per_latent for pixels in (height, width)
-        )
+        factor = self.resolution // size
+        for name, pixels in (("height", height), ("width", width)):
+            if pixels is not None and (pixels < factor or pixels % factor):
+                raise ValueError(f"{name} must be a multiple of {factor} pixels, got {pixels}")
+        rows, columns = (size if pixels is None else pixels // factor for pixels in (height, width))
         return (batch_size, self.unet.config.in_channels, rows, columns)
 
     def _step_kwargs(self, generator: list[Generator] | None) -> dict[str, Any]:
@@ -195,6 +191,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         slots_mask: Tensor | None,
         output_type: str,
         generator: Any,
+        latents: Tensor | None,
     ) -> None:
         slot_dim = self.slot_encoder.config.slot_dim
         if slots.ndim != 3 or slots.shape[2] != slot_dim:
@@ -203,6 +200,13 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             raise ValueError(
                 f"slots_mask must have shape {list(slots.shape[:2])}, got {list(slots_mask.shape)}"
             )
+        seen = slots.new_ones(slots.shape[:2]) if slots_mask is None else slots_mask
+        if self.slot_encoder.registers is None and not seen.any(dim=1).all():
+            raise ValueError(
+                "a scene without any slot can only be painted by a model with registers"
+            )
+        if latents is not None and latents.shape[0] != slots.shape[0]:
+            raise ValueError(f"{len(latents)} latents were given for {slots.shape[0]} scenes")
         if isinstance(generator, list) and len(generator) != slots.shape[0]:
             raise ValueError(f"{len(generator)} generators were given for {slots.shape[0]} scenes")
         if output_type not in ("pil", "np", "pt", "latent"):

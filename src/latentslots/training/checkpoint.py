@@ -45,16 +45,22 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put the moments and step counts back; hyper-parameters stay those of the config."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            # Fused AdamW walks through memory: moments must lie as their parameter does, which
+            # may be channels last.
+            value = torch.empty_like(parameter).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def random_tensors() -> dict[str, Tensor]:
     """The state of every random generator of this process."""
-    _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    _, keys, position, has_gauss, gauss = np.random.get_state()
     version, words, _ = random.getstate()
     tensors = {
         "torch": torch.get_rng_state(),
@@ -70,10 +76,10 @@ def random_tensors() -> dict[str, Tensor]:
 def load_random_tensors(tensors: dict[str, Tensor]) -> None:
     """Put the state of every random generator back."""
     torch.set_rng_state(tensors["torch"])
-    *keys, position, has_gauss = tensors["numpy"].tolist()
-    keys = np.array(keys, dtype=np.uint32)
+    *words, position, has_gauss = tensors["numpy"].tolist()
+    keys = np.array(words, dtype=np.uint32)
     gauss = tensors["numpy_gauss"].item()
-    np.random.set_state(("MT19937", keys, position, has_gauss, gauss))  # noqa: NPY002
+    np.random.set_state(("MT19937", keys, position, has_gauss, gauss))
     version, *words = tensors["python"].tolist()
     random.setstate((version, tuple(words), None))
     if torch.cuda.is_available() and "cuda" in tensors:
@@ -91,10 +97,21 @@ def write_tensors(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, folder / f"{name}.safetensors")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside, and let it take the place of an older one when it is complete."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_text(text, encoding="utf-8")
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    beside.replace(path)
+
+
 def begin(state_dir: Path, step: int) -> Path:
     """An empty folder beside the checkpoints, to be filled and then `commit`ted."""
     partial = state_dir / f".partial_{step:0{STEP_DIGITS}d}"
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(*state_dir.glob(".partial_*"))  # what a killed run left
     partial.mkdir(parents=True)
     return partial
 
@@ -102,17 +119,26 @@ def begin(state_dir: Path, step: int) -> Path:
 def commit(partial: Path, values: dict[str, Any], *, keep: int) -> Path:
     """Make a filled folder the newest checkpoint, then remove the oldest beyond `keep`."""
     (partial / "state.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    for file in partial.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+    _sync(*partial.iterdir(), partial)
     state_dir = partial.parent
     final = state_dir / partial.name.replace(".partial_", "step_")
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
+    _sync(state_dir)
     for old in list_checkpoints(state_dir)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def _sync(*paths: Path) -> None:
+    """Wait until files and folders are on the disk, not only in memory."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def discard(partial: Path, error: Exception) -> CheckpointError:
@@ -141,9 +167,7 @@ def load(checkpoint: Path, process_index: int, num_processes: int) -> Snapshot:
     """
     try:
         values = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        tensors = {
-            name: load_file(checkpoint / f"{name}.safetensors") for name in values["files"]
-        }
+        tensors = {name: load_file(checkpoint / f"{name}.safetensors") for name in values["files"]}
         if values["num_processes"] != num_processes:
             raise CheckpointError(
                 f"the checkpoint {checkpoint} was written by {values['num_processes']} processes, "

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
 
 
 def check_repo(repo_id: str) -> None:
@@ -14,19 +14,24 @@ def check_repo(repo_id: str) -> None:
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise ValueError(f"--push-to-hub takes USER/NAME, got {repo_id!r}")
-    if HfApi().token is None and not _stored_token():
+    if not get_token():
         raise ValueError("--push-to-hub needs a login: run `hf auth login`, or set HF_TOKEN")
 
 
-def _stored_token() -> str | None:
-    from huggingface_hub import get_token
-
-    return get_token()
-
-
 def push_to_hub(run_dir: Path, repo_id: str, *, endpoint: str | None = None) -> str:
-    """Upload a run's `pipeline/` as a hub repository; returns its address."""
+    """Upload a run's `pipeline/` as a hub repository; returns its address.
+
+    Raises:
+        ValueError: If it does not work out; the message says where the model is.
+    """
     api = HfApi(endpoint=endpoint)
-    repo = api.create_repo(repo_id, exist_ok=True)
-    api.upload_folder(repo_id=repo.repo_id, folder_path=run_dir / "pipeline")
+    pipeline = run_dir / "pipeline"
+    try:
+        repo = api.create_repo(repo_id, exist_ok=True)
+        api.upload_folder(repo_id=repo.repo_id, folder_path=pipeline)
+    except Exception as error:  # of whichever HTTP library the hub's client is built on
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"the model is in {pipeline}, but could not be uploaded to {repo_id}: {reason}"
+        ) from error
     return str(repo)

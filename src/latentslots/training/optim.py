@@ -53,6 +53,17 @@ def lr_factor(config: OptimConfig, max_train_steps: int) -> Callable[[int], floa
     return factor
 
 
-def build_lr_scheduler(optimizer: AdamW, config: OptimConfig, max_train_steps: int) -> LambdaLR:
-    """The schedule; not to be passed through Accelerate, which steps it once per process."""
-    return LambdaLR(optimizer, lr_factor(config, max_train_steps))
+def build_lr_scheduler(
+    optimizer: AdamW, config: OptimConfig, max_train_steps: int, *, step: int = 0
+) -> LambdaLR:
+    """The schedule; not to be passed through Accelerate, which steps it once per process.
+
+    Args:
+        optimizer: Whose learning rates it sets.
+        config: Its shape.
+        max_train_steps: Its length.
+        step: Steps that were taken already.
+    """
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return LambdaLR(optimizer, lr_factor(config, max_train_steps), last_epoch=step - 1)

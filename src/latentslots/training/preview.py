@@ -76,18 +76,18 @@ def draw_scenes(objective: LatentSlotDiffusionObjective, pixel_values: Tensor) -
     scene = pipe.encode_pixel_values(pixel_values, generator=generators())
     mixed = scene.slots.clone()
     mixed[:, 1::2] = scene.slots.roll(-1, dims=0)[:, 1::2]
-    painted = pipe(
+    (painted,) = pipe(
         torch.cat([scene.slots, mixed]),
         generator=generators() * 2,
         num_inference_steps=NUM_INFERENCE_STEPS,
-    ).images
+        return_dict=False,
+    )
     height, width = pixel_values.shape[-2:]
     segmentation = scene.segmentation((height, width)).cpu()
     rows = []
     for i in range(count):
         image = to_pil(pixel_values[i])
-        strip = slot_strip(image, scene.masks[i].float().cpu())
-        strip = strip.crop((width + 2, 0, *strip.size))  # without its first tile, the image
+        strip = slot_strip(image, scene.masks[i].float().cpu(), with_image=False)
         rows.append([image, overlay(image, segmentation[i]), painted[i], painted[count + i], strip])
     captions = ["image, segmentation, reconstruction, mixed with the next image, slots"]
     return grid(rows, captions=captions + [""] * (count - 1))

@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
+from latentslots.training.checkpoint import write_text
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -48,7 +50,7 @@ class Records:
         path = run_dir / METRICS_FILE
         lines = [row for row in read_metrics(run_dir) if row["step"] <= start_step]
         text = "".join(json.dumps(row) + "\n" for row in lines)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         self.elapsed = max((row.get("seconds", 0.0) for row in lines), default=0.0)
         self.file = path.open("a", encoding="utf-8")
         self.bar = tqdm(

@@ -5,18 +5,20 @@ import platform
 import sys
 from datetime import timedelta
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from datasets import Dataset
 
-from latentslots.build import build_objective, build_split, build_training_set
-from latentslots.config import DataConfig, TrainConfig
+from latentslots.build import LATENTS_DIR, build_objective, build_split, build_training_set
+from latentslots.config import AutoencoderConfig, TrainConfig
 from latentslots.config_io import differences, dumps, load_config
 from latentslots.data.errors import DataError
-from latentslots.training.checkpoint import list_checkpoints
+from latentslots.training.checkpoint import list_checkpoints, write_text
 from latentslots.training.preview import Previewer
 from latentslots.training.records import Records
 from latentslots.training.trainer import STATE_DIR, Trainer
@@ -27,9 +29,13 @@ ENVIRONMENT_FILE = "environment.json"
 PACKAGES = ("latentslots", "torch", "diffusers", "accelerate", "datasets", "numpy")
 
 # What may differ when a run is resumed: how long and how often, not what is learned from what.
+# What keeps a run from going on may change, too: memory, overflow, a file that cannot be read.
 RESUMABLE = (
     "max_train_steps",
     "max_train_minutes",
+    "mixed_precision",
+    "gradient_checkpointing",
+    "optim.learning_rate",
     "checkpointing_steps",
     "checkpoints_total_limit",
     "validation_steps",
@@ -38,6 +44,7 @@ RESUMABLE = (
     "report_to",
     "compile",
     "data.num_workers",
+    "data.on_bad_sample",
     "data.path",
     "data.latents",
 )
@@ -69,11 +76,12 @@ def train(
     run_dir = Path(output_dir)
     newest = _check_run_dir(run_dir, config, resume=resume)
     accelerator = _build_accelerator(config, run_dir)
+    accelerator.wait_for_everyone()  # nobody writes to the folder before all have looked at it
     # Weights are drawn alike everywhere, what follows is not: processes that draw the same noise
     # and timesteps learn no more than one does.
     set_seed(config.seed)
     objective = build_objective(config)
-    validation = _validation_split(config.data)
+    validation = _validation_split(config, is_main_process=accelerator.is_main_process)
     dataset = build_training_set(
         config,
         objective.to(accelerator.device),
@@ -85,6 +93,8 @@ def train(
     set_seed(config.seed, device_specific=True)
     if accelerator.is_main_process:
         _write_run_files(run_dir, config)
+    if accelerator.log_with:
+        accelerator.init_trackers("latentslots")
 
     start_step = int(newest.name.removeprefix("step_")) if newest else 0
     records = Records(
@@ -125,28 +135,42 @@ def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path 
             raise RunError(
                 f"{run_dir} already holds a run; go on with --resume, or name another folder"
             )
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        # Latents are made first, and stay where making them was interrupted: they can be used.
+        others = run_dir.is_dir() and any(file.name != LATENTS_DIR for file in run_dir.iterdir())
+        if others or (run_dir.exists() and not run_dir.is_dir()):
             raise RunError(f"{run_dir} exists and is not an empty folder; name another one")
         return None
     if not config_file.is_file():
         raise RunError(f"{run_dir} holds no run to resume: {CONFIG_FILE} is missing")
+    checkpoints = list_checkpoints(run_dir / STATE_DIR)
+    if not checkpoints:
+        return None  # it starts again, and may do so with another configuration
     changed = [
         line
         for line in differences(load_config(config_file), config)
-        if not line.split(":", 1)[0].startswith(RESUMABLE)
+        if line.split(":", 1)[0] not in RESUMABLE
     ]
     if changed:
         raise RunError(f"{run_dir} was trained with another configuration: {'; '.join(changed)}")
-    checkpoints = list_checkpoints(run_dir / STATE_DIR)
-    return checkpoints[-1] if checkpoints else None
+    return checkpoints[-1]
 
 
 def _build_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
     trackers = {"none": [], "all": ["tensorboard", "wandb"]}.get(
         config.report_to, [config.report_to]
     )
+    for tracker in trackers:
+        if find_spec(tracker) is None:  # Accelerate would go on without it, and not say so
+            raise RunError(
+                f"report_to={config.report_to!r} needs {tracker}:"
+                " pip install 'latentslots[tracking]'"
+            )
+    # Accelerate keeps the precision of a process's first run; a second one may want another.
+    AcceleratorState._reset_state()
     try:
-        accelerator = Accelerator(
+        return Accelerator(
+            # Without this, processes on CPUs would not find each other, and not say so.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=config.mixed_precision,
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             log_with=trackers or None,
@@ -159,25 +183,28 @@ def _build_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
                 "mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'"
             ) from None
         raise RunError(str(error)) from None
-    if trackers:
-        accelerator.init_trackers("latentslots")
-    return accelerator
 
 
-def _validation_split(data: DataConfig) -> Dataset | None:
-    """The validation split, where the data set has one."""
+def _validation_split(config: TrainConfig, *, is_main_process: bool) -> Dataset | None:
+    """The validation split, where the data set has one.
+
+    An autoencoder's scaling factor is measured in validation, if need be on training images.
+    """
     try:
-        return build_split(data, data.validation_split)
+        return build_split(config.data, config.data.validation_split)
     except DataError as error:
-        if "no split" in str(error):
-            print(f"no validation: {error}", file=sys.stderr)
-            return None
-        raise
+        if "no split" not in str(error):
+            raise
+        on_training = isinstance(config.method, AutoencoderConfig)
+        if is_main_process:
+            instead = ", but measures on training images" if on_training else ""
+            print(f"no validation{instead}: {error}", file=sys.stderr)
+        return build_split(config.data, config.data.train_split) if on_training else None
 
 
 def _write_run_files(run_dir: Path, config: TrainConfig) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / CONFIG_FILE).write_text(dumps(config), encoding="utf-8")
+    write_text(run_dir / CONFIG_FILE, dumps(config))
     environment = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -186,5 +213,4 @@ def _write_run_files(run_dir: Path, config: TrainConfig) -> None:
         "num_threads": torch.get_num_threads(),
         "packages": {name: version(name) for name in PACKAGES},
     }
-    text = json.dumps(environment, indent=2) + "\n"
-    (run_dir / ENVIRONMENT_FILE).write_text(text, encoding="utf-8")
+    write_text(run_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")

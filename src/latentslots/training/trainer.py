@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import math
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,8 +93,11 @@ class Trainer:
         self.num_batches = 0
         self.num_bad_steps = 0
         self.bad_in_a_row = 0
+        self.num_skipped = 0
         self.out_of_time = False
         self.signum: int | None = None
+        self._agreed_signum: int | None = None
+        self._new_skipped = 0
         self._random: dict[str, Tensor] | None = None
         self._sums: dict[str, Tensor] = {}
 
@@ -117,30 +122,33 @@ class Trainer:
                     grad_norm = self.accelerator.clip_grad_norm_(
                         self.trainable, self.config.optim.max_grad_norm
                     )
-                    values = self._mean()
-                    if not self._is_good(values["loss"]):
+                    values = {**self._mean(), "grad_norm": float(grad_norm)}
+                    if not self._is_good(values["loss"], values["grad_norm"]):
                         continue
                     self.optimizer.step()
                     self.optimizer.zero_grad()
 
+                if self.accelerator.optimizer_step_was_skipped:
+                    continue  # fp16: the scale was too large, and is smaller now
                 lr = self.lr_scheduler.get_last_lr()[0]
                 self.lr_scheduler.step()
                 self.step += 1
                 if self.ema is not None:
                     self.ema.step(self.trainable)
-                self.records.log(self.step, {**values, "lr": lr, "grad_norm": float(grad_norm)})
+                self.records.log(self.step, {**values, "lr": lr, **self._counts()})
 
                 last = self.step == self.config.max_train_steps or self.out_of_time
                 if last or self._due(self.config.validation_steps):
                     self.validate()
                 if last or self._due(self.config.preview_steps):
                     self.preview()
-                if last or self._due(self.config.checkpointing_steps) or self.signum:
+                stop = self._asked_to_stop()
+                if last or stop or self._due(self.config.checkpointing_steps):
                     self.save()
-                if self.signum:
-                    self._leave()
                 if last:
                     return
+                if stop:
+                    self._leave(stop)
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """Batches without end, on the device, from where this run stands."""
@@ -155,11 +163,14 @@ class Trainer:
             process_index=self.accelerator.process_index,
             pin_memory=self.accelerator.device.type == "cuda",
         )
+        loader.worker_init_fn = _leave_signals_to_parent
         if self._random is not None:
             checkpoint.load_random_tensors(self._random)
             self._random = None
         for batch in loader:
             self.num_batches += 1
+            if "num_skipped" in batch:
+                self._new_skipped += int(batch["num_skipped"].sum())
             batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
             if self.config.channels_last:
                 batch["pixel_values"] = batch["pixel_values"].contiguous(
@@ -173,38 +184,54 @@ class Trainer:
 
     def _mean(self) -> dict[str, float]:
         """Logs averaged over micro-batches and processes; processes agree on stopping, too."""
-        names = list(self._sums)
-        packed = torch.stack([self._sums[name] for name in names])
-        packed = packed / self.config.gradient_accumulation_steps
         limit = self.config.max_train_minutes * 60
-        self.out_of_time = 0 < limit <= self.records.seconds
-        ends = torch.tensor([float(self.out_of_time), float(self.signum or 0)])
-        packed = torch.cat([packed, ends.to(packed.device)])
-        if self.accelerator.num_processes > 1:
-            packed = self.accelerator.reduce(packed, reduction="mean")
-            self.out_of_time = bool(packed[-2] > 0)
-            if packed[-1] > 0:
-                self.signum = self.signum or signal.SIGTERM
-        self._sums = {}
-        return dict(zip(names, packed.tolist(), strict=False))
+        out_of_time = 0 < limit <= self.records.seconds
+        logs = torch.stack(list(self._sums.values()))
+        flags = torch.tensor([out_of_time, self.signum or 0, self._new_skipped])
+        packed = torch.cat([logs, flags.to(logs)])
+        packed = self.accelerator.reduce(packed, reduction="sum")
+        *totals, out_of_time, signum, new_skipped = packed.tolist()
+        self.out_of_time = out_of_time > 0
+        if signum > 0:
+            self._agreed_signum = self.signum or signal.SIGTERM
+        self.num_skipped += int(new_skipped)
+        names, self._sums, self._new_skipped = list(self._sums), {}, 0
+        count = self.config.gradient_accumulation_steps * self.accelerator.num_processes
+        return {name: total / count for name, total in zip(names, totals, strict=True)}
 
-    def _is_good(self, loss: float) -> bool:
-        """Whether to take the step; a loss that is not finite is left out and counted."""
-        if torch.isfinite(torch.tensor(loss)):
+    def _counts(self) -> dict[str, int]:
+        """How much went wrong so far, without the run having to stop for it."""
+        counts = {"num_bad_steps": self.num_bad_steps}
+        if self.config.data.on_bad_sample == "skip":
+            counts["num_skipped"] = self.num_skipped
+        return counts
+
+    def _is_good(self, loss: float, grad_norm: float) -> bool:
+        """Whether to take the step; without a finite loss and gradient it is left out and counted.
+
+        In fp16 a gradient that is infinite only because the loss was scaled up does not count.
+        """
+        scaler = self.accelerator.scaler
+        scaled_up = scaler is not None and scaler.get_scale() > 1
+        if math.isfinite(loss) and (math.isfinite(grad_norm) or scaled_up):
             self.bad_in_a_row = 0
             return True
         self.num_bad_steps += 1
         self.bad_in_a_row += 1
-        if self.accelerator.scaler is not None:
+        if scaler is not None:
             self.optimizer.step()  # the fp16 scaler sees the bad gradients and skips by itself
         self.optimizer.zero_grad()
-        self.records.say(f"step {self.step + 1}: the loss is {loss}; step skipped")
+        self.records.say(
+            f"step {self.step + 1}: the loss is {loss}, the gradient's norm {grad_norm}; "
+            f"skipped ({self.num_bad_steps} in all)"
+        )
         if self.bad_in_a_row == MAX_BAD_STEPS:
             newest = checkpoint.list_checkpoints(self.run_dir / STATE_DIR)
             kept = f"the newest checkpoint is {newest[-1]}" if newest else "there is no checkpoint"
             raise TrainingError(
-                f"the loss was not finite {MAX_BAD_STEPS} times in a row, at step {self.step};"
-                f" {kept}; a lower learning rate or mixed_precision='bf16' often helps"
+                f"the loss or its gradient was not finite {MAX_BAD_STEPS} times in a row, after"
+                f" step {self.step}; {kept}; a lower learning rate or mixed_precision='bf16' often"
+                " helps"
             )
         return False
 
@@ -219,7 +246,8 @@ class Trainer:
             self.ema.store(self.trainable)
             self.ema.copy_to(self.trainable)
         try:
-            with torch.random.fork_rng():
+            device = self.accelerator.device
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 yield
         finally:
             if self.ema is not None:
@@ -255,9 +283,10 @@ class Trainer:
             checkpoint.write_tensors(partial, name, checkpoint.random_tensors())
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
+                # First, so that a run whose last checkpoint is there has its model, too.
+                self.save_pipeline()
                 limit = self.config.checkpoints_total_limit
                 checkpoint.commit(partial, self._values(), keep=limit)
-                self.save_pipeline()
         except checkpoint.WRITE_ERRORS as error:
             raise checkpoint.discard(partial, error) from error
         self.accelerator.wait_for_everyone()
@@ -278,6 +307,7 @@ class Trainer:
             "num_batches": self.num_batches,
             "num_processes": self.accelerator.num_processes,
             "num_bad_steps": self.num_bad_steps,
+            "num_skipped": self.num_skipped,
             "ema_step": self.ema.optimization_step if self.ema is not None else 0,
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
@@ -287,8 +317,12 @@ class Trainer:
         new, old = self.run_dir / f".{PIPELINE_DIR}_new", self.run_dir / f".{PIPELINE_DIR}_old"
         final = self.run_dir / PIPELINE_DIR
         checkpoint.remove(new, old)
-        with self.averaged():
-            self.objective.save_pipeline(new)
+        try:
+            with self.averaged():
+                self.objective.save_pipeline(new)
+        except checkpoint.WRITE_ERRORS:
+            checkpoint.remove(new)
+            raise
         if final.exists():
             final.rename(old)
         new.rename(final)
@@ -308,9 +342,8 @@ class Trainer:
             self.objective.load_trained_state(tensors["model"])
             checkpoint.load_optimizer_tensors(self.optimizer.optimizer, tensors["optimizer"])
             if self.ema is not None:
-                own = [tensors["ema"][f"{i:05d}"] for i in range(len(self.trainable))]
-                self.ema.shadow_params = own
-                self.ema.to(self.accelerator.device)
+                for index, average in enumerate(self.ema.shadow_params):
+                    average.copy_(tensors["ema"][f"{index:05d}"])
                 self.ema.optimization_step = values["ema_step"]
         except (RuntimeError, KeyError, ValueError) as error:
             first = str(error).splitlines()[0]
@@ -320,9 +353,13 @@ class Trainer:
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.step, self.num_batches = values["step"], values["num_batches"]
-        self.num_bad_steps = values["num_bad_steps"]
-        self.lr_scheduler.last_epoch = self.step - 1
-        self.lr_scheduler.step()
+        self.num_bad_steps, self.num_skipped = values["num_bad_steps"], values["num_skipped"]
+        self.lr_scheduler = build_lr_scheduler(
+            self.optimizer.optimizer,
+            self.config.optim,
+            self.config.max_train_steps,
+            step=self.step,
+        )
         self._random = tensors["random"]
 
     @contextlib.contextmanager
@@ -347,10 +384,23 @@ class Trainer:
             for one in watched:
                 signal.signal(one, before[one])
 
-    def _leave(self) -> None:
-        assert self.signum is not None
+    def _asked_to_stop(self) -> int | None:
+        """The signal to stop for: at once, or where there are several processes, when all know."""
+        return self.signum if self.accelerator.num_processes == 1 else self._agreed_signum
+
+    def _leave(self, signum: int) -> None:
+        config_file = shlex.quote(f"{self.run_dir}/train_config.json")
         raise TrainingInterrupted(
-            f"stopped by {signal.Signals(self.signum).name} at step {self.step}, state saved; go"
-            f" on with: latentslots train --config {self.run_dir}/train_config.json --resume",
-            self.signum,
+            f"stopped by {signal.Signals(signum).name} at step {self.step}, state saved; go"
+            f" on with: latentslots train --config {config_file} --resume",
+            signum,
         )
+
+
+def _leave_signals_to_parent(worker_id: int) -> None:
+    """Let a loading process outlive the signals that a terminal or launcher sends to a group.
+
+    The trainer still needs its batches to finish the step; then it ends its workers itself.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)

@@ -1,0 +1,148 @@
+"""Training steps at MOVi-E shapes: the plain way against ours, in one run.
+
+    python benchmarks/train_step.py [--steps 3] [--compile] [--json FILE]
+
+Plain is what the official code does on a CPU: the autoencoder encodes every image at every step,
+fp32, contiguous tensors, the unfused AdamW. Ours is what `latentslots train` does: cached latents,
+bf16 autocast, channels_last, fused AdamW. Same model (349 M parameters), same batch of 8 images of
+256 px. Each way runs in a process of its own, one after the other, so that peak memory is its own.
+Run it alone on the machine.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from latentslots.build import build_latent_slot_diffusion
+from latentslots.objectives import LatentSlotDiffusionObjective
+from latentslots.recipes import recipe
+from latentslots.training.optim import build_optimizer
+
+BATCH_SIZE, RESOLUTION = 8, 256
+
+
+def stable_diffusion_vae() -> AutoencoderKL:
+    """The autoencoder of Stable Diffusion, with random weights: only its cost matters here."""
+    levels = 4
+    return AutoencoderKL(
+        latent_channels=4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    )
+
+
+class Stopwatch:
+    """Seconds spent in the forward pass of named modules."""
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        self.seconds = dict.fromkeys(modules, 0.0)
+        for name, module in modules.items():
+            module.register_forward_pre_hook(lambda *_, name=name: self._start(name))
+            module.register_forward_hook(lambda *_, name=name: self._stop(name))
+
+    def _start(self, name: str) -> None:
+        self.seconds[name] -= time.perf_counter()
+
+    def _stop(self, name: str) -> None:
+        self.seconds[name] += time.perf_counter()
+
+
+def build(way: str, *, compiled: bool) -> tuple[LatentSlotDiffusionObjective, torch.optim.Optimizer]:
+    """The objective and its optimizer."""
+    torch.manual_seed(0)
+    config = recipe("lsd-movi-e")
+    objective = build_latent_slot_diffusion(config.method, RESOLUTION, stable_diffusion_vae())
+    if way == "plain":
+        parameters = objective.trained_parameters()
+        return objective, torch.optim.AdamW(parameters, lr=1e-4, fused=False, foreach=False)
+    objective.to(memory_format=torch.channels_last)
+    if compiled:
+        for part in objective.trained().values():
+            part.compile()
+    return objective, build_optimizer(objective, config.optim)
+
+
+def measure(way: str, steps: int, *, compiled: bool) -> dict[str, object]:
+    """Time steps of one way, after one that is not counted."""
+    objective, optimizer = build(way, compiled=compiled)
+    pixels = torch.rand(BATCH_SIZE, 3, RESOLUTION, RESOLUTION) * 2 - 1
+    batch = {"pixel_values": pixels}
+    if way == "ours":
+        batch["pixel_values"] = pixels.contiguous(memory_format=torch.channels_last)
+        batch["latent_mean"] = torch.randn(BATCH_SIZE, 4, RESOLUTION // 8, RESOLUTION // 8)
+        batch["latent_std"] = torch.rand_like(batch["latent_mean"])
+    parts = {} if compiled else {"vae": objective.vae.encoder, **objective.trained()}
+    watch = Stopwatch(parts)
+    seconds = {"forward": 0.0, "backward": 0.0, "clip + optimizer": 0.0}
+    for step in range(steps + 1):
+        if step == 1:
+            seconds = dict.fromkeys(seconds, 0.0)
+            watch.seconds = dict.fromkeys(watch.seconds, 0.0)
+        marks = [time.perf_counter()]
+        with torch.autocast("cpu", torch.bfloat16, enabled=way == "ours"):
+            loss, _ = objective(batch)
+        marks.append(time.perf_counter())
+        loss.backward()
+        marks.append(time.perf_counter())
+        torch.nn.utils.clip_grad_norm_(objective.trained_parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        marks.append(time.perf_counter())
+        for name, start, end in zip(seconds, marks, marks[1:], strict=False):
+            seconds[name] += end - start
+    total = sum(seconds.values())
+    return {
+        "way": way + (" + compile" if compiled else ""),
+        "images_per_second": BATCH_SIZE * steps / total,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "seconds_per_step": {k: v / steps for k, v in seconds.items()},
+        "of_forward": {k: v / steps for k, v in watch.seconds.items()},
+        "loss": loss.item(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def in_own_process(way: str, steps: int, *, compiled: bool = False) -> dict[str, object]:
+    """Measure one way in a fresh process."""
+    command = [sys.executable, __file__, "--way", way, "--steps", str(steps)]
+    command += ["--compile"] if compiled else []
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--way", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.way:
+        print(json.dumps(measure(options.way, options.steps, compiled=options.compile)))
+        return
+    rows = [in_own_process(way, options.steps) for way in ("plain", "ours")]
+    if options.compile:
+        rows.append(in_own_process("ours", options.steps, compiled=True))
+    plain = rows[0]["images_per_second"]
+    print(f"{'':16} {'images/s':>9} {'ratio':>6} {'peak GiB':>9}  seconds per step")
+    for row in rows:
+        times = {**row["seconds_per_step"], **{f"({k})": v for k, v in row["of_forward"].items()}}
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in times.items() if value)
+        rate = row["images_per_second"]
+        print(f"{row['way']:16} {rate:9.2f} {rate / plain:6.2f} {row['peak_gib']:9.1f}  {shown}")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from latentslots.models import SlotUNet
+from latentslots.models.slot_unet import PositionedAttnProcessor
+from tests.tiny import tiny_unet
+
+POSITIONS = ("cartesian", "sinusoidal", "learned")
+
+
+def predict(unet: SlotUNet, *, height: int = 16, width: int = 16, **arguments: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, height, width, generator=generator)
+    states = torch.randn(2, 3, 16, generator=generator)
+    with torch.no_grad():
+        return unet(latents, torch.tensor([10, 900]), states, **arguments).sample
+
+
+def trained(**changes: Any) -> SlotUNet:
+    """Positions that are away from where they start, so that losing them shows."""
+    unet = tiny_unet(**changes)
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if ".position." in name:
+                parameter += torch.randn_like(parameter)
+    return unet
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_every_attention_layer_has_its_own_positions(position: str) -> None:
+    unet = tiny_unet(position=position)
+    layers = [module for module in unet.modules() if isinstance(module, Attention)]
+    assert len(layers) == 2 * (2 + 1 + 4)  # self and cross; down, middle, up
+    assert all(isinstance(layer.processor, PositionedAttnProcessor) for layer in layers)
+    assert len({id(layer.processor.position) for layer in layers}) == len(layers)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_positions_are_added_to_what_an_attention_layer_reads(position: str) -> None:
+    processor = next(iter(trained(position=position).attn_processors.values()))
+    layer = Attention(query_dim=8, cross_attention_dim=16, heads=2, dim_head=4)
+    tokens, states = torch.randn(2, 15, 8), torch.randn(2, 3, 16)
+    expected = AttnProcessor2_0()(layer, tokens + processor.position(3, 5), states)
+    out = processor(layer, tokens, states, grids={15: (3, 5)})
+    torch.testing.assert_close(out, expected)
+
+
+def test_without_positions_it_is_diffusers_own_unet() -> None:
+    ours = tiny_unet(position="none")
+    theirs = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    theirs.load_state_dict(ours.state_dict())
+    latents, states = torch.randn(2, 4, 12, 8), torch.randn(2, 3, 16)
+    timesteps = torch.tensor([10, 900])
+    torch.testing.assert_close(
+        ours(latents, timesteps, states).sample, theirs(latents, timesteps, states).sample
+    )
+
+
+def test_attention_levels_say_where_there_is_attention() -> None:
+    unet = tiny_unet(block_out_channels=(8, 16, 16), attention_levels=(False, True, False))
+    attending = {
+        name.split(".attentions")[0]
+        for name, module in unet.named_modules()
+        if isinstance(module, Attention)
+    }
+    assert attending == {"down_blocks.1", "mid_block", "up_blocks.1"}
+
+
+def test_one_entry_per_level() -> None:
+    with pytest.raises(ValueError, match="2 levels, 3 entries"):
+        tiny_unet(attention_levels=(True, True, True))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 20), (7, 9)])
+@pytest.mark.parametrize("position", [*POSITIONS, "none"])
+def test_other_sizes(position: str, size: tuple[int, int]) -> None:
+    height, width = size
+    out = predict(tiny_unet(position=position), height=height, width=width)
+    assert out.shape == (2, 4, height, width)
+    assert out.isfinite().all()
+
+
+def test_a_learned_table_has_its_layers_size() -> None:
+    unet = tiny_unet(position="learned", sample_size=16)
+    for name, processor in unet.attn_processors.items():
+        deep = name.startswith(("down_blocks.1", "mid_block", "up_blocks.0"))
+        assert processor.position.table.shape[1:3] == ((8, 8) if deep else (16, 16)), name
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_positions_survive_saving(position: str, tmp_path: Path) -> None:
+    unet = trained(position=position)
+    unet.save_pretrained(tmp_path)
+    loaded = SlotUNet.from_pretrained(tmp_path)
+    torch.testing.assert_close(predict(loaded), predict(unet), atol=0, rtol=0)
+
+
+def test_the_saved_config_holds_exactly_the_honored_keys(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    unet.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert {key for key in saved if not key.startswith("_")} == {
+        "in_channels",
+        "out_channels",
+        "sample_size",
+        "block_out_channels",
+        "attention_levels",
+        "layers_per_block",
+        "cross_attention_dim",
+        "num_attention_heads",
+        "norm_num_groups",
+        "position",
+    }
+    assert saved["num_attention_heads"] == 2
+    assert saved["_class_name"] == "SlotUNet"
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_processors_that_would_drop_positions_are_refused(position: str) -> None:
+    unet = trained(position=position)
+    before = predict(unet)
+    mixed = {**unet.attn_processors}
+    mixed[next(iter(mixed))] = AttnProcessor2_0()
+    for replace in (
+        unet.set_default_attn_processor,
+        lambda: unet.set_attn_processor(AttnProcessor2_0()),
+        lambda: unet.set_attn_processor(mixed),
+        unet.fuse_qkv_projections,
+    ):
+        with pytest.raises(ValueError, match=r"would drop trained weights|set_default_attn_proc"):
+            replace()
+    torch.testing.assert_close(predict(unet), before, atol=0, rtol=0)
+
+
+def test_processors_can_be_put_back() -> None:
+    unet = trained()
+    before = predict(unet)
+    unet.set_attn_processor(unet.attn_processors)
+    torch.testing.assert_close(predict(unet), before, atol=0, rtol=0)
+
+
+def test_without_positions_processors_are_free() -> None:
+    unet = tiny_unet(position="none")
+    before = predict(unet)
+    unet.set_default_attn_processor()
+    torch.testing.assert_close(predict(unet), before)
+
+
+def test_a_mask_is_as_good_as_dropping_the_vectors() -> None:
+    unet, latents = tiny_unet(), torch.randn(1, 4, 16, 16)
+    states, timestep = torch.randn(1, 5, 16), torch.tensor(500)
+    keep = torch.tensor([[True, False, True, True, False]])
+    with torch.no_grad():
+        masked = unet(latents, timestep, states, keep).sample
+        dropped = unet(latents, timestep, states[:, keep[0]]).sample
+        everything = unet(latents, timestep, states).sample
+    torch.testing.assert_close(masked, dropped, atol=1e-5, rtol=0)
+    assert not torch.allclose(masked, everything, atol=1e-3)
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    latents, states = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 16)
+    for checkpointing in (False, True):
+        unet = tiny_unet().train()
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        unet(latents, 10, states).sample.square().sum().backward()
+        gradients.append(nn.utils.parameters_to_vector(p.grad for p in unet.parameters()))
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_return_dict() -> None:
+    unet = tiny_unet()
+    (sample,) = unet(torch.ones(1, 4, 8, 8), 3, torch.ones(1, 2, 16), return_dict=False)
+    torch.testing.assert_close(sample, unet(torch.ones(1, 4, 8, 8), 3, torch.ones(1, 2, 16)).sample)
