@@ -89,6 +89,7 @@ def build_latent_slot_diffusion(
         vae=vae,
         resolution=resolution,
         snr_gamma=method.snr_gamma,
+        timestep_shift=method.timestep_shift,
         condition_dropout=method.condition_dropout,
     )
 

@@ -81,6 +81,9 @@ class LSDConfig:
     """What the denoiser predicts; the paper's choice is the noise."""
     snr_gamma: float = 0.0
     """Min-SNR weighting of the loss (Hang et al., 2023) with this gamma; 0 for none."""
+    timestep_shift: float = 1.0
+    """Draw timesteps toward high noise, where slots decide: 3 puts half of them above 750; 1 draws
+    them evenly, as the paper does."""
     condition_dropout: float = 0.0
     """Share of images shown without their slots, for classifier-free guidance."""
 

@@ -29,24 +29,27 @@ def to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
-def from_dict(values: dict[str, Any], cls: type = TrainConfig, where: str = "") -> Any:
+def from_dict(values: Any, cls: type = TrainConfig, where: str = "") -> Any:
     """Build a config from a dictionary, refusing what it does not know.
 
     Keys that are left out keep their defaults.
 
     Raises:
-        ConfigError: For an unknown key (with the nearest known one), a missing `kind`, or a value
-            of the wrong type, named by its path (`method.encoder.out_channels`).
+        ConfigError: For an unknown key (with the nearest known one), a missing or another `kind`,
+            or a value of the wrong type, named by its path (`method.encoder.out_channels`).
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where or 'a config'} must be an object with keys, got {values!r}")
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
+    kind = getattr(cls, "kind", None)
     arguments = {}
     for key, value in values.items():
-        if key == "kind" and isinstance(getattr(cls, "kind", None), str):
-            continue
         path = f"{where}.{key}" if where else key
+        if key == "kind" and isinstance(kind, str):
+            if value != kind:
+                raise ConfigError(f"{path} must be {kind!r}, got {value!r}")
+            continue
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
             raise ConfigError(f"unknown config key {path!r}; the nearest known one is {near[0]!r}")

@@ -7,11 +7,15 @@ holds no VAE and no noise schedule: the schedule is the official one, the VAE is
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -88,12 +92,14 @@ def load_official(
         raise OfficialCheckpointError(
             f"{folder} is no official LSD checkpoint: it lacks {', '.join(missing)}"
         )
+    encoder_config, encoder_tensors = _read(folder / ENCODER)
     return LatentSlotDiffusionPipeline(
-        encoder=_encoder(folder / ENCODER),
+        encoder=_encoder(folder / ENCODER, encoder_config, encoder_tensors),
         slot_encoder=_slot_encoder(folder / SLOTS),
         unet=_unet(folder / UNET),
         scheduler=default_sampler(official_schedule()),
         vae=vae,
+        resolution=encoder_config["input_resolution"],
     )
 
 
@@ -110,8 +116,7 @@ def official_schedule(prediction_type: str = "epsilon") -> DDPMScheduler:
     )
 
 
-def _encoder(folder: Path) -> UNetEncoder:
-    config, tensors = _read(folder)
+def _encoder(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> UNetEncoder:
     model = UNetEncoder(
         in_channels=config["input_channels"],
         out_channels=config["out_channels"],
@@ -167,15 +172,33 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise OfficialCheckpointError(f"{folder} holds no config.json")
-    config = _Config(json.loads(config_file.read_text()), config_file)
+    try:
+        values = json.loads(config_file.read_text())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise OfficialCheckpointError(f"{config_file} is not a JSON object")
+    config = _Config(values, config_file)
     safe, pickled = (
         folder / f"diffusion_pytorch_model.{suffix}" for suffix in ("safetensors", "bin")
     )
     if safe.is_file():
-        return config, load_file(safe)
+        return config, _load(safe, load_file)
     if pickled.is_file():
-        return config, torch.load(pickled, map_location="cpu", weights_only=True)
+        return config, _load(pickled, partial(torch.load, map_location="cpu", weights_only=True))
     raise OfficialCheckpointError(f"{folder} holds neither {safe.name} nor {pickled.name}")
+
+
+def _load(file: Path, load: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    try:
+        tensors: Any = load(file)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError):
+        tensors = None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise OfficialCheckpointError(
+            f"{file} is damaged, or holds other things than named tensors, which are never loaded"
+        )
+    return tensors
 
 
 class _Config(dict[str, Any]):
@@ -202,14 +225,23 @@ def _fill(
         if official not in left:
             raise OfficialCheckpointError(f"{folder} lacks the tensor {official}")
         tensor = left.pop(official)
-        if tensor.numel() != ours.numel():
+        expected = _official_shape(name, tuple(ours.shape))
+        if tensor.shape != expected:
             raise OfficialCheckpointError(
                 f"{folder}: the tensor {official} has shape {tuple(tensor.shape)}, where the config"
-                f" asks for {tuple(ours.shape)}"
+                f" asks for {expected}"
             )
-        # A 1x1 convolution of positions is a linear layer here, a table of rows is a grid.
         state[name] = tensor.reshape(ours.shape)
     if left:
         raise OfficialCheckpointError(f"{folder} holds the unexpected tensor {sorted(left)[0]}")
     model.load_state_dict(state)
     return model.eval()
+
+
+def _official_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Positions are a 1x1 convolution there and a linear layer here, or a row there and a grid."""
+    if re.search(r"position(_embedding)?\.projection\.weight$", name):
+        return (*shape, 1, 1)
+    if name.endswith("position.table"):
+        return (1, shape[1] * shape[2], shape[3])
+    return shape

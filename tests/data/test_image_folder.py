@@ -129,6 +129,21 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_bad_files_can_be_skipped_and_are_counted(
+    nuclei: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_text_for_an_image(nuclei)
+    import_folder(
+        nuclei / "images", tmp_path / "out", masks=nuclei / "masks", on_bad_sample="skip"
+    )
+    bad = sorted((nuclei / "images").iterdir())[-1]
+    assert len(load_dataset(tmp_path / "out")) == 5
+    assert f"{bad} cannot be decoded" in caplog.messages[0]
+    assert caplog.messages[1:] == ["skipped 1 of 6 images"]
+    with pytest.raises(DataError, match="on_bad_sample must be 'error' or 'skip', got 'ignore'"):
+        import_folder(nuclei / "images", tmp_path / "other", on_bad_sample="ignore")
+
+
 def test_what_cannot_be_asked_for(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         import_folder(tmp_path / "nowhere", tmp_path / "out")

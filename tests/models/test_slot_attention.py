@@ -286,6 +286,7 @@ class TestCondition:
     def test_what_a_dropped_scene_sees_is_the_unconditional_branch(
         self, encoder: SlotEncoder, slots: Tensor, slots_mask: Tensor, masked: bool
     ) -> None:
+        slots_mask[0] = False  # even where it has no slot that could be replaced
         slots_mask = slots_mask if masked else None
         dropped = torch.tensor([True, False])
         states, mask = encoder.condition(slots, slots_mask, dropped=dropped)

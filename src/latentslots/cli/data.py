@@ -58,6 +58,8 @@ class ImportFolder(_Import):
     """Hold this share out as `validation`."""
     group_by: Literal["file", "parent"] = "file"
     """What is held out together: single files, or all of a parent folder (a video)."""
+    on_bad_sample: Literal["error", "skip"] = "error"
+    """What to do with a file that cannot be read: stop, or go on without it and count."""
     seed: int = 0
     """Another seed holds out other images."""
 

@@ -1,5 +1,6 @@
 """Importing a folder of image files, with a twin folder of masks if there is one."""
 
+import logging
 import os
 import re
 import sys
@@ -17,6 +18,8 @@ from latentslots.data.folder import find_images, group_of, split_files
 from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
 from latentslots.data.writer import StoreWriter
 
+logger = logging.getLogger(__name__)
+
 
 def import_folder(
     images: str | os.PathLike[str],
@@ -30,6 +33,7 @@ def import_folder(
     seed: int = 0,
     name: str | None = None,
     resolution: int | None = None,
+    on_bad_sample: str = "error",
     license: str | None = None,
     credit: str | None = None,
     progress: bool = False,
@@ -52,6 +56,8 @@ def import_folder(
         seed: Another seed holds out other images.
         name: Name of the data set; by default the store's, or else the name of the folder.
         resolution: Resize the shortest side to this and crop the center.
+        on_bad_sample: What to do with a file that cannot be read: raise an `error` that names it,
+            or `skip` it, log its name, and at the end log how many there were.
         license: License of the images.
         credit: Whom to name as their author.
         progress: Show a bar on stderr.
@@ -59,6 +65,8 @@ def import_folder(
     Returns:
         The folder of the store.
     """
+    if on_bad_sample not in ("error", "skip"):
+        raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
     root = _folder(images)
     files = find_images(root, glob)
     twins = None if masks is None else _match(files, root, _folder(masks))
@@ -77,12 +85,21 @@ def import_folder(
         )
         for side in splits
     }
+    num_skipped = 0
     bar = tqdm(total=len(files), desc="images", unit="image", file=sys.stderr, disable=not progress)
     with bar, ExitStack() as stack:
         for side, writer in reversed(writers.items()):  # what is entered last appears first
             stack.enter_context(writer)
             for file in splits[side]:
-                picture, ids = _read(root / file, twins[file] if twins else None, crop)
+                bar.update()
+                try:
+                    picture, ids = _read(root / file, twins[file] if twins else None, crop)
+                except DataError as error:
+                    if on_bad_sample == "error":
+                        raise
+                    logger.warning("skipped: %s", error)
+                    num_skipped += 1
+                    continue
                 writer.add(
                     picture,
                     segmentation=ids,
@@ -90,7 +107,8 @@ def import_folder(
                     frame=frames[file] if frames else None,
                     source=file,
                 )
-                bar.update()
+    if num_skipped:
+        logger.warning("skipped %d of %d images", num_skipped, len(files))
     return Path(out)
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
@@ -10,24 +9,23 @@ from torch import Tensor
 BUNDLED_VAE = Path(__file__).parents[1] / "assets" / "vae"
 
 
-def load_vae(name: str, *, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
-    """Load an autoencoder.
+def load_vae(name: str) -> AutoencoderKL:
+    """Load an autoencoder, in fp32.
 
     Args:
         name: `bundled` (ours: 4 pixels per latent, 8 channels), a folder, or a hub id. A folder
             may be a VAE's own, or a run or pipeline folder that holds one.
-        dtype: Type of its weights.
 
     Raises:
         ValueError: If nothing of that name can be loaded.
     """
     if name == "bundled":
-        return AutoencoderKL.from_pretrained(BUNDLED_VAE, torch_dtype=dtype)
+        return AutoencoderKL.from_pretrained(BUNDLED_VAE)
     for folder in (Path(name), Path(name, "vae"), Path(name, "pipeline", "vae")):
         if (folder / "config.json").is_file():
-            return AutoencoderKL.from_pretrained(folder, torch_dtype=dtype)
+            return AutoencoderKL.from_pretrained(folder)
     try:
-        return AutoencoderKL.from_pretrained(name, torch_dtype=dtype)
+        return AutoencoderKL.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"cannot load the VAE {name!r}: it must be 'bundled', a folder with an AutoencoderKL, "

@@ -47,6 +47,11 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
         super().__init__()
         if downscale_factor < 1:
             raise ValueError(f"downscale_factor must be at least 1, got {downscale_factor}")
+        if not 1 <= attention_head_dim <= block_out_channels[-1]:
+            raise ValueError(
+                f"attention_head_dim must be between 1 and the last of block_out_channels, "
+                f"{block_out_channels[-1]}, got {attention_head_dim}"
+            )
         levels = len(block_out_channels)
         self.stem = nn.Conv2d(
             in_channels,

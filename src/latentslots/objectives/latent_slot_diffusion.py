@@ -35,6 +35,8 @@ class LatentSlotDiffusionObjective(Objective):
             painted.
         resolution: Pixels per side of the images.
         snr_gamma: Min-SNR weighting (Hang et al., 2023, https://arxiv.org/abs/2303.09556); 0 = off.
+        timestep_shift: Draw timesteps toward high noise (Esser et al., 2024, Eq. 23,
+            https://arxiv.org/abs/2403.03206); 1 draws them evenly.
         condition_dropout: Share of images shown without their slots.
     """
 
@@ -48,11 +50,14 @@ class LatentSlotDiffusionObjective(Objective):
         vae: AutoencoderKL | None,
         resolution: int,
         snr_gamma: float = 0.0,
+        timestep_shift: float = 1.0,
         condition_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
             raise ValueError(f"condition_dropout must be in [0, 1), got {condition_dropout}")
+        if timestep_shift <= 0:
+            raise ValueError(f"timestep_shift must be more than 0, got {timestep_shift}")
         self.encoder = encoder
         self.slot_encoder = slot_encoder
         self.unet = unet
@@ -60,6 +65,7 @@ class LatentSlotDiffusionObjective(Objective):
         self.noise_schedule = noise_schedule
         self.resolution = resolution
         self.snr_gamma = snr_gamma
+        self.timestep_shift = timestep_shift
         self.condition_dropout = condition_dropout
         self.freeze(vae)
 
@@ -80,8 +86,7 @@ class LatentSlotDiffusionObjective(Objective):
         noise = torch.randn_like(latents) if noise is None else noise
         timesteps = batch.get("timesteps")
         if timesteps is None:
-            steps = self.noise_schedule.config.num_train_timesteps
-            timesteps = torch.randint(steps, (len(latents),), device=latents.device)
+            timesteps = self._draw_timesteps(latents)
         noisy_latents = self.noise_schedule.add_noise(latents, noise, timesteps)
 
         features = self.encoder(batch["pixel_values"])
@@ -114,6 +119,14 @@ class LatentSlotDiffusionObjective(Objective):
         if noise is None:
             noise = randn_tensor(mean.shape, generator=generator, device=mean.device)
         return scale_latents(self.vae, mean + std * noise)
+
+    def _draw_timesteps(self, latents: Float[Tensor, "B C h w"]) -> Int[Tensor, " B"]:
+        steps = self.noise_schedule.config.num_train_timesteps
+        if self.timestep_shift == 1:
+            return torch.randint(steps, (len(latents),), device=latents.device)
+        share = torch.rand(len(latents), device=latents.device)
+        share = self.timestep_shift * share / (1 + (self.timestep_shift - 1) * share)
+        return (share * steps).long().clamp(max=steps - 1)
 
     def _dropped(self, batch: Batch) -> Tensor | None:
         """Which images are shown without their slots (classifier-free guidance)."""

@@ -81,7 +81,7 @@ class SlotPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: The folder or the hub id.
-            **kwargs: diffusers' own: `torch_dtype`, `variant`, `local_files_only`, `revision`, ...
+            **kwargs: diffusers' own: `dtype`, `variant`, `local_files_only`, `revision`, ...
 
         Raises:
             ValueError: If there is no such folder or repository, or a folder holds neither a
@@ -120,10 +120,12 @@ class SlotPipeline(DiffusionPipeline):
         else:
             one = not isinstance(images, list) and np.asarray(images).ndim < 4
             several: Any = [images] if one else images
+            if len(several) == 0:
+                raise ValueError("there is no image to encode")
             batch = torch.stack([self._pixels(image) for image in several])
         if batch.ndim != 4 or batch.shape[1] != 3:
             raise ValueError(f"images must have shape [B, 3, H, W], got {list(batch.shape)}")
-        if not batch.is_floating_point() or batch.min() < 0 or batch.max() > 1:
+        if not batch.is_floating_point() or not (batch.min() >= 0 and batch.max() <= 1):
             raise ValueError(
                 "images as tensors must be floating point in [0, 1], got "
                 f"{batch.dtype} in [{batch.min().item():g}, {batch.max().item():g}]"

@@ -140,7 +140,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         slots: Float[Tensor, "B K D"],
         slots_mask: Bool[Tensor, "B K"] | None,
         guidance_scale: float,
-    ) -> tuple[Float[Tensor, "B S X"], Bool[Tensor, "B S"] | None]:
+    ) -> tuple[Float[Tensor, "G S X"], Bool[Tensor, "G S"] | None]:
         """Conditioning; with guidance, the unconditional branch behind it in the same batch."""
         states, mask = self.slot_encoder.condition(slots, slots_mask)
         if guidance_scale == 1.0:

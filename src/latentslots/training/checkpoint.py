@@ -108,6 +108,17 @@ def write_text(path: Path, text: str) -> None:
     beside.replace(path)
 
 
+def make_readable(folder: Path) -> None:
+    """Give files of tensors the permissions that all other new files have.
+
+    safetensors 0.8 keeps them private (https://github.com/safetensors/safetensors/issues/782).
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o666 & ~umask)
+
+
 def begin(state_dir: Path, step: int) -> Path:
     """An empty folder beside the checkpoints, to be filled and then `commit`ted."""
     partial = state_dir / f".partial_{step:0{STEP_DIGITS}d}"
@@ -119,6 +130,7 @@ def begin(state_dir: Path, step: int) -> Path:
 def commit(partial: Path, values: dict[str, Any], *, keep: int) -> Path:
     """Make a filled folder the newest checkpoint, then remove the oldest beyond `keep`."""
     (partial / "state.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    make_readable(partial)
     _sync(*partial.iterdir(), partial)
     state_dir = partial.parent
     final = state_dir / partial.name.replace(".partial_", "step_")

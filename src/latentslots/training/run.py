@@ -106,19 +106,19 @@ def train(
         progress=progress,
     )
     resolution = config.data.resolution
-    trainer = Trainer(
-        config,
-        objective,
-        dataset,
-        accelerator=accelerator,
-        run_dir=run_dir,
-        records=records,
-        validator=Validator(
-            validation, resolution=resolution, num_images=config.num_validation_images
-        ),
-        previewer=Previewer(validation, resolution=resolution, folder=run_dir / "previews"),
-    )
     try:
+        trainer = Trainer(
+            config,
+            objective,
+            dataset,
+            accelerator=accelerator,
+            run_dir=run_dir,
+            records=records,
+            validator=Validator(
+                validation, resolution=resolution, num_images=config.num_validation_images
+            ),
+            previewer=Previewer(validation, resolution=resolution, folder=run_dir / "previews"),
+        )
         if newest:
             trainer.load(newest)
         trainer.fit()
@@ -165,24 +165,19 @@ def _build_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
                 f"report_to={config.report_to!r} needs {tracker}:"
                 " pip install 'latentslots[tracking]'"
             )
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and config.mixed_precision == "fp16":
+        raise RunError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
     # Accelerate keeps the precision of a process's first run; a second one may want another.
     AcceleratorState._reset_state()
-    try:
-        return Accelerator(
-            # Without this, processes on CPUs would not find each other, and not say so.
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            log_with=trackers or None,
-            project_dir=run_dir,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
-        )
-    except ValueError as error:
-        if config.mixed_precision == "fp16" and not torch.cuda.is_available():
-            raise RunError(
-                "mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'"
-            ) from None
-        raise RunError(str(error)) from None
+    return Accelerator(
+        cpu=on_cpu,  # or else processes on CPUs would not find each other, and not say so
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=trackers or None,
+        project_dir=run_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
+    )
 
 
 def _validation_split(config: TrainConfig, *, is_main_process: bool) -> Dataset | None:

@@ -320,6 +320,7 @@ class Trainer:
         try:
             with self.averaged():
                 self.objective.save_pipeline(new)
+            checkpoint.make_readable(new)
         except checkpoint.WRITE_ERRORS:
             checkpoint.remove(new)
             raise

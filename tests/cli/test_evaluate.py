@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentslots.cli.main import main
+
+
+def test_report_is_printed_and_written(
+    tiny_pipeline_dir: Path, scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store)]
+    assert main([*common, "--json", "--convention", "lsd"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["convention"] == "lsd"
+    assert report["num_images"] == 16
+    assert report["resolution"] == 32
+
+    out = tmp_path / "report"
+    assert main([*common, "--output-dir", str(out), "--batch-size", "5"]) == 0
+    table = capsys.readouterr().out
+    written = json.loads((out / "report.json").read_text())
+    assert written["conditions"]["model"] == str(tiny_pipeline_dir)
+    assert f"{written['segmentation']['fg_ari']:.4f}" in table
+    assert table.strip() in (out / "report.md").read_text()
+    with Image.open(out / "examples.png") as picture:
+        assert picture.height > 8 * 32
+
+
+def test_batch_size_changes_no_number_and_the_seed_does(
+    tiny_pipeline_dir: Path, scenes_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fg_ari(*flags: str) -> float:
+        common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--json"]
+        assert main([*common, *flags]) == 0
+        return json.loads(capsys.readouterr().out)["fg_ari"]
+
+    assert fg_ari("--batch-size", "1") == pytest.approx(fg_ari("--batch-size", "16"), abs=1e-6)
+    assert fg_ari("--seed", "1") != fg_ari()
+
+
+def test_only_images_with_enough_objects(
+    tiny_pipeline_dir: Path, scenes_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--json"]
+    assert main([*common, "--min-objects", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] <= 16
+    assert main([*common, "--min-objects", "99"]) == 2
+    assert "no image has 99 objects or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--min-objects", "1"]])
+def test_data_without_masks_is_one_sentence(
+    flags: list[str], tiny_pipeline_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "plain.npz", image=np.zeros((3, 32, 32, 3), np.uint8))
+    store = str(tmp_path / "plain")
+    split = ["--split", "validation"]
+    assert main(["data", "import", "arrays", str(tmp_path / "plain.npz"), store, *split]) == 0
+    assert main(["evaluate", str(tiny_pipeline_dir), "--data", store, *flags]) == 2
+    error = capsys.readouterr().err
+    assert "segmentation" in error.splitlines()[-1]
+    assert not (tmp_path / "report").exists()
+
+
+def test_what_is_no_model_is_named(
+    scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(tmp_path), "--data", str(scenes_store)]) == 2
+    assert f"{tmp_path} holds no pipeline" in capsys.readouterr().err

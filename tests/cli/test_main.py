@@ -1,0 +1,86 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from latentslots.cli.main import COMMANDS, main
+from latentslots.config import TrainConfig
+from latentslots.config_io import from_dict, load_config
+from latentslots.recipes import RECIPES, recipe
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+
+
+def test_nothing_asked_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: latentslots" in capsys.readouterr().out
+
+
+def test_unknown_command_is_named_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fly"]) == 2
+    error = capsys.readouterr().err
+    assert "there is no command 'fly', only demo" in error
+    assert error.count("\n") == 1
+
+
+def test_help_is_quick_because_it_imports_no_torch() -> None:
+    code = (
+        "import sys; from latentslots.cli.main import main; main(['--help']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # Commands with actions of their own print and return; tyro's print and leave.
+    if name in ("data", "train"):
+        assert main([name, "--help"]) == 0
+    else:
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+    assert f"latentslots {name}" in capsys.readouterr().out
+
+
+def test_a_mistake_is_one_sentence_and_a_traceback_only_on_request(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = ["recipes", "lsd-movi-x"]
+    assert main(wrong) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("latentslots recipes: there is no recipe 'lsd-movi-x', only ")
+    assert error.endswith("did you mean lsd-movi-e?\n")
+    assert error.count("\n") == 1
+    assert main(["--debug", *wrong]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_module_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "latentslots", "recipes"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        check=True,
+    )
+    assert all(f"{name}: " in done.stdout for name in RECIPES)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_printed_recipe_can_be_trained_again(
+    name: str, tmp_path: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipes", name]) == 0
+    file = tmp_path / "config.json"
+    file.write_text(capsys.readouterr().out)
+    assert load_config(file) == recipe(name)
+
+
+def test_a_typo_in_a_config_names_the_nearest_key() -> None:
+    with pytest.raises(ValueError, match=r"unknown config key 'optim.learning_rat'.*learning_rate"):
+        from_dict({"method": {"kind": "lsd"}, "optim": {"learning_rat": 1e-3}}, TrainConfig)

@@ -1,0 +1,415 @@
+"""What every objective must keep (DESIGN section 6)."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentslots.objectives import (
+    AutoencoderObjective,
+    LatentSlotDiffusionObjective,
+    Objective,
+)
+from latentslots.objectives.base import collapse_alarms
+from latentslots.pipelines import LatentSlotDiffusionPipeline
+from tests.tiny import squares, tiny_autoencoder, tiny_lsd
+
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "lsd": tiny_lsd,
+    "lsd-everything": lambda: tiny_lsd(
+        prediction_type="v_prediction", snr_gamma=5.0, condition_dropout=0.3, num_registers=2
+    ),
+    "lsd-null": lambda: tiny_lsd(condition_dropout=0.3, slot_init="learned", bi_level=True),
+    "autoencoder": lambda: AutoencoderObjective(tiny_autoencoder()),
+    "autoencoder-perceptual": lambda: AutoencoderObjective(
+        tiny_autoencoder(), perceptual=Perceptual(), perceptual_weight=0.5
+    ),
+}
+
+
+class Perceptual(nn.Module):
+    """A distance with weights of its own, which must not learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        difference = self.features(one) - self.features(other)
+        return self.dropout(difference).square().mean(dim=(1, 2, 3), keepdim=True)
+
+
+@pytest.fixture(params=OBJECTIVES)
+def objective(request: pytest.FixtureRequest) -> Objective:
+    return OBJECTIVES[request.param]().train()
+
+
+@pytest.fixture
+def pixel_values() -> Tensor:
+    images = torch.from_numpy(squares(4, seed=1)[0]).permute(0, 3, 1, 2)
+    return images.float() / 127.5 - 1
+
+
+@pytest.fixture
+def batch(pixel_values: Tensor) -> dict[str, Tensor]:
+    """With every draw of Latent Slot Diffusion, so that the loss is a function of the weights."""
+    return {
+        "pixel_values": pixel_values,
+        "posterior_noise": torch.randn(4, 4, 16, 16),
+        "noise": torch.randn(4, 4, 16, 16),
+        "timesteps": torch.tensor([10, 300, 600, 990]),
+        "slot_noise": torch.randn(4, 4, 16),
+    }
+
+
+class TestEveryObjective:
+    def test_the_loss_is_finite_and_reaches_all_that_learns(
+        self, objective: Objective, pixel_values: Tensor
+    ) -> None:
+        loss, logs = objective({"pixel_values": pixel_values.repeat(4, 1, 1, 1)})
+        assert loss.shape == ()
+        assert loss.isfinite()
+        assert all(value.isfinite() and not value.requires_grad for value in logs.values())
+        loss.backward()
+        untouched = [
+            name
+            for part in objective.trained().values()
+            for name, p in part.named_parameters()
+            if p.grad is None
+        ]
+        assert untouched == []
+
+    def test_what_is_frozen_stays_as_it_is(
+        self, objective: Objective, pixel_values: Tensor
+    ) -> None:
+        trained = set(objective.trained_parameters())
+        frozen = {name: p for name, p in objective.named_parameters() if p not in trained}
+        assert all(p.requires_grad for p in trained)
+        assert not any(p.requires_grad for p in frozen.values())
+        before = {name: p.clone() for name, p in frozen.items()}
+        optimizer = torch.optim.AdamW(objective.parameters(), lr=0.01)
+        loss, _ = objective.train()({"pixel_values": pixel_values})
+        loss.backward()
+        optimizer.step()
+        for name, parameter in frozen.items():
+            assert torch.equal(parameter, before[name]), name
+
+    def test_frozen_parts_stay_in_evaluation_mode(self, objective: Objective) -> None:
+        trained = {id(part) for part in objective.trained().values()}
+        for part in objective.train().children():
+            assert part.training == (id(part) in trained)
+        objective.eval()
+        assert not any(part.training for part in objective.modules())
+
+    def test_the_loss_falls_on_one_batch(
+        self, objective: Objective, batch: dict[str, Tensor]
+    ) -> None:
+        if getattr(objective, "condition_dropout", 0):
+            batch["dropped"] = torch.tensor([False, False, False, True])
+        slot_encoder = getattr(objective, "slot_encoder", None)
+        if slot_encoder is not None and slot_encoder.config.slot_init == "learned":
+            del batch["slot_noise"]
+        optimizer = torch.optim.AdamW(objective.trained_parameters(), lr=1e-2)
+        losses = []
+        for _ in range(12):
+            loss, _ = objective(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.8 * losses[0]
+
+    def test_what_was_learned_can_be_put_back(
+        self, objective: Objective, batch: dict[str, Tensor]
+    ) -> None:
+        state = {name: tensor.clone() for name, tensor in objective.trained_state().items()}
+        assert len(state) == sum(len(part.state_dict()) for part in objective.trained().values())
+        with torch.no_grad():
+            for parameter in objective.trained_parameters():
+                parameter.zero_()
+        objective.load_trained_state(state)
+        torch.testing.assert_close(objective.trained_state(), state, atol=0, rtol=0)
+
+    def test_what_does_not_fit_is_not_put_back(self, objective: Objective) -> None:
+        state = objective.trained_state()
+        name = next(iter(state))
+        with pytest.raises(RuntimeError, match=r"Missing key"):
+            objective.load_trained_state({k: v for k, v in state.items() if k != name})
+        with pytest.raises(ValueError, match=r"no part for the tensor stranger\.weight"):
+            objective.load_trained_state({**state, "stranger.weight": torch.zeros(1)})
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            objective.load_trained_state({**state, name: state[name][:-1]})
+
+
+class TestLatentSlotDiffusion:
+    def test_is_the_mean_squared_error_of_the_noise(self, batch: dict[str, Tensor]) -> None:
+        objective = tiny_lsd()
+        loss, _ = objective(batch)
+        latents = objective.latents(batch)
+        prediction = predict(objective, batch, latents)
+        torch.testing.assert_close(loss, F.mse_loss(prediction, batch["noise"]))
+
+    def test_latents_are_a_scaled_sample_of_the_posterior(self, batch: dict[str, Tensor]) -> None:
+        objective = tiny_lsd()
+        posterior = objective.vae.encode(batch["pixel_values"]).latent_dist
+        sample = posterior.mean + posterior.std * batch["posterior_noise"]
+        torch.testing.assert_close(objective.latents(batch), 0.8 * sample)
+
+    def test_a_shift_of_the_vae_is_taken_off_and_put_back(self, batch: dict[str, Tensor]) -> None:
+        objective = tiny_lsd()
+        plain = objective.latents(batch)
+        objective.vae.register_to_config(shift_factor=0.5)
+        torch.testing.assert_close(objective.latents(batch), plain - 0.8 * 0.5)
+        painted = objective.to_pipeline()._decode(plain - 0.4, "pt")
+        objective.vae.register_to_config(shift_factor=None)
+        torch.testing.assert_close(painted, objective.to_pipeline()._decode(plain, "pt"))
+
+    @pytest.mark.parametrize("cached", [("mean", "std"), ("latents",)])
+    def test_cached_latents_give_the_loss_of_live_ones(
+        self, batch: dict[str, Tensor], cached: tuple[str, ...]
+    ) -> None:
+        objective = tiny_lsd()
+        live, _ = objective(batch)
+        with torch.no_grad():
+            posterior = objective.vae.encode(batch["pixel_values"]).latent_dist
+        if cached == ("latents",):
+            batch["latents"] = objective.latents(batch)
+            del batch["posterior_noise"]
+        else:
+            batch["latent_mean"], batch["latent_std"] = posterior.mean, posterior.std
+            objective.vae.encode = None  # type: ignore[assignment]  # it must not be needed
+        torch.testing.assert_close(objective(batch)[0], live)
+
+    def test_without_latents_or_vae_it_says_so(self, batch: dict[str, Tensor]) -> None:
+        objective = tiny_lsd()
+        objective.vae = None
+        with pytest.raises(ValueError, match="needs a VAE"):
+            objective(batch)
+
+    def test_velocity_is_the_target_of_v_prediction(self, batch: dict[str, Tensor]) -> None:
+        """Salimans and Ho (2022): v = alpha eps - sigma x."""
+        objective = tiny_lsd(prediction_type="v_prediction")
+        latents = objective.latents(batch)
+        alpha, sigma = (c[:, None, None, None] for c in schedule(batch["timesteps"]))
+        velocity = alpha * batch["noise"] - sigma * latents
+        prediction = predict(objective, batch, latents)
+        torch.testing.assert_close(objective(batch)[0], F.mse_loss(prediction, velocity))
+
+    @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+    def test_min_snr_weights(self, batch: dict[str, Tensor], prediction_type: str) -> None:
+        """Hang et al. (2023): a weight of min(SNR, gamma) on the error of the clean latents."""
+        objective = tiny_lsd(prediction_type=prediction_type, snr_gamma=5.0)
+        latents = objective.latents(batch)
+        prediction = predict(objective, batch, latents)
+        alpha, sigma = (c[:, None, None, None] for c in schedule(batch["timesteps"]))
+        noisy = alpha * latents + sigma * batch["noise"]
+        if prediction_type == "epsilon":
+            clean = (noisy - sigma * prediction) / alpha
+        else:
+            clean = alpha * noisy - sigma * prediction
+        weight = ((alpha / sigma) ** 2).clamp(max=5.0)
+        expected = (weight * (clean - latents).square()).mean()
+        torch.testing.assert_close(objective(batch)[0], expected, rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("num_registers", [0, 2])
+    def test_a_dropped_image_is_not_seen(
+        self, batch: dict[str, Tensor], num_registers: int
+    ) -> None:
+        objective = tiny_lsd(condition_dropout=0.5, num_registers=num_registers)
+        other = {**batch, "latents": objective.latents(batch)}
+        other["pixel_values"] = batch["pixel_values"].flip(0)
+        batch["latents"] = other["latents"]
+        for dropped, blind in ((True, True), (False, False)):
+            flags = torch.full((4,), dropped)
+            losses = [objective({**b, "dropped": flags})[0] for b in (batch, other)]
+            assert torch.allclose(*losses, rtol=1e-6) == blind
+
+    @pytest.mark.parametrize("num_registers", [0, 2])
+    def test_only_dropped_images_are_not_seen(
+        self, batch: dict[str, Tensor], num_registers: int
+    ) -> None:
+        objective = tiny_lsd(condition_dropout=0.5, num_registers=num_registers)
+        pixel_values = batch["pixel_values"].clone().requires_grad_()
+        batch["latents"] = objective.latents(batch)
+        dropped = torch.tensor([True, False, True, False])
+        loss, _ = objective({**batch, "pixel_values": pixel_values, "dropped": dropped})
+        loss.backward()
+        assert pixel_values.grad.flatten(1).any(dim=1).tolist() == [False, True, False, True]
+
+    def test_images_are_dropped_as_often_as_asked(self, pixel_values: Tensor) -> None:
+        objective = tiny_lsd(condition_dropout=0.25)
+        batch = {"pixel_values": pixel_values.repeat(500, 1, 1, 1)}
+        share = objective._dropped(batch).float().mean().item()
+        assert share == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 2000))
+        assert tiny_lsd()._dropped(batch) is None
+
+    def test_condition_dropout_is_a_share(self) -> None:
+        for share in (-0.1, 1.0):
+            with pytest.raises(ValueError, match=rf"in \[0, 1\), got {share}"):
+                tiny_lsd(condition_dropout=share)
+
+    def test_dropping_needs_something_to_see_instead(self, batch: dict[str, Tensor]) -> None:
+        objective = tiny_lsd()
+        objective.condition_dropout = 0.5
+        with pytest.raises(ValueError, match="needs registers or null_condition=True"):
+            objective(batch)
+
+    @pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
+    def test_timesteps_are_drawn_toward_noise(self, shift: float) -> None:
+        """Esser et al. (2024), Eq. 23: t' = s t / (1 + (s - 1) t), whose inverse is even."""
+        objective = tiny_lsd()
+        objective.timestep_shift = shift
+        timesteps = objective._draw_timesteps(torch.zeros(20_000, 1, 1, 1))
+        assert timesteps.dtype == torch.int64
+        assert timesteps.min() >= 0
+        assert timesteps.max() <= 999
+        drawn = (timesteps + 0.5) / 1000
+        even = (drawn / (shift - (shift - 1) * drawn)).sort().values
+        expected = (torch.arange(20_000) + 0.5) / 20_000
+        assert (even - expected).abs().max() < 0.02  # Kolmogorov and Smirnov: 0.012 at 1 %
+
+    def test_timesteps_that_are_drawn_are_used(self, batch: dict[str, Tensor]) -> None:
+        objective = tiny_lsd()
+        given = batch.pop("timesteps")
+        objective._draw_timesteps = lambda latents: given
+        drawn, _ = objective(batch)
+        torch.testing.assert_close(drawn, objective({**batch, "timesteps": given})[0])
+
+    def test_a_shift_is_positive(self) -> None:
+        objective = tiny_lsd()
+        parts = {name: getattr(objective, name) for name in ("encoder", "slot_encoder", "unet")}
+        with pytest.raises(ValueError, match="timestep_shift must be more than 0, got 0"):
+            LatentSlotDiffusionObjective(
+                **parts,
+                noise_schedule=objective.noise_schedule,
+                vae=None,
+                resolution=32,
+                timestep_shift=0.0,
+            )
+
+    @pytest.mark.parametrize("autocast", [False, True])
+    def test_the_loss_is_fp32(self, batch: dict[str, Tensor], autocast: bool) -> None:
+        objective = tiny_lsd()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss, _ = objective(batch)
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(objective(batch)[0].item(), rel=0.02)
+
+    def test_its_pipeline_shares_its_weights(self) -> None:
+        objective = tiny_lsd(prediction_type="v_prediction")
+        pipe = objective.to_pipeline()
+        assert isinstance(pipe, LatentSlotDiffusionPipeline)
+        assert pipe.encoder is objective.encoder
+        assert pipe.slot_encoder is objective.slot_encoder
+        assert pipe.unet is objective.unet
+        assert pipe.vae is objective.vae
+        assert pipe.resolution == 32
+        assert pipe.scheduler.config.prediction_type == "v_prediction"
+
+    def test_its_saved_pipeline_segments_as_it_does(
+        self, pixel_values: Tensor, tmp_path: Path
+    ) -> None:
+        objective = tiny_lsd().train()
+        objective.save_pipeline(tmp_path)
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(tmp_path)
+        images = (pixel_values + 1) / 2
+        expected, masks = (
+            p.encode(images, generator=torch.Generator().manual_seed(0)).masks
+            for p in (objective.to_pipeline(), pipe)
+        )
+        torch.testing.assert_close(masks, expected, atol=1e-5, rtol=0)
+
+
+class TestAutoencoder:
+    def test_is_l1_and_kl(self, batch: dict[str, Tensor]) -> None:
+        vae = tiny_autoencoder()
+        loss, logs = AutoencoderObjective(vae, kl_weight=0.1)(batch)
+        posterior = vae.encode(batch["pixel_values"]).latent_dist
+        mean, variance = posterior.mean, posterior.std.square()
+        sample = mean + posterior.std * batch["posterior_noise"]
+        l1 = (vae.decode(sample).sample - batch["pixel_values"]).abs().mean()
+        kl = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
+        torch.testing.assert_close(logs["l1"], l1.detach())
+        torch.testing.assert_close(logs["kl"], kl.detach())
+        torch.testing.assert_close(loss, l1 + 0.1 * kl)
+
+    def test_the_perceptual_distance_is_added(self, batch: dict[str, Tensor]) -> None:
+        vae = tiny_autoencoder()
+        plain, _ = AutoencoderObjective(vae)(batch)
+        loss, logs = AutoencoderObjective(vae, perceptual=Perceptual(), perceptual_weight=2.0)(
+            batch
+        )
+        torch.testing.assert_close(loss, plain + 2 * logs["perceptual"])
+
+    def test_it_sets_the_factor_that_brings_latents_to_a_deviation_of_one(
+        self, pixel_values: Tensor, tmp_path: Path
+    ) -> None:
+        objective = AutoencoderObjective(tiny_autoencoder())
+        with torch.no_grad():
+            latents = objective.vae.encode(pixel_values).latent_dist.mean
+        objective.set_scaling_factor(latents.std().item())
+        objective.save_pipeline(tmp_path)
+        vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
+        with torch.no_grad():
+            scaled = vae.encode(pixel_values).latent_dist.mean * vae.config.scaling_factor
+        assert scaled.std().item() == pytest.approx(1, rel=1e-4)
+
+
+class TestCollapseAlarms:
+    def test_slots_that_are_all_alike(self) -> None:
+        slots = torch.randn(2, 1, 8).expand(2, 5, 8)
+        logs = collapse_alarms(slots, torch.full((2, 5, 9), 0.2))
+        assert logs["slot_cosine"].item() == pytest.approx(1)
+        assert logs["effective_slots"].item() == pytest.approx(5)
+
+    def test_slots_that_are_all_different(self) -> None:
+        logs = collapse_alarms(torch.eye(5)[None], torch.full((1, 5, 9), 0.2))
+        assert logs["slot_cosine"].item() == pytest.approx(0, abs=1e-6)
+
+    def test_is_the_mean_over_pairs(self) -> None:
+        slots = torch.randn(3, 4, 8)
+        pairs = [
+            F.cosine_similarity(scene[i], scene[j], dim=0)
+            for scene in slots
+            for i in range(4)
+            for j in range(4)
+            if i != j
+        ]
+        logs = collapse_alarms(slots, torch.full((3, 4, 9), 0.25))
+        torch.testing.assert_close(logs["slot_cosine"], torch.stack(pairs).mean())
+
+    def test_one_slot_that_takes_everything(self) -> None:
+        attention = torch.zeros(1, 5, 9)
+        attention[:, 2] = 1
+        logs = collapse_alarms(torch.randn(1, 5, 8), attention)
+        assert logs["effective_slots"].item() == pytest.approx(1)
+
+    def test_one_slot_has_no_pair(self) -> None:
+        logs = collapse_alarms(torch.randn(1, 1, 8), torch.ones(1, 1, 9))
+        assert logs["slot_cosine"].isfinite()
+
+
+def predict(
+    objective: LatentSlotDiffusionObjective, batch: dict[str, Any], latents: Tensor
+) -> Tensor:
+    """The denoiser's output, step by step and by plain formulas."""
+    alpha, sigma = (c[:, None, None, None] for c in schedule(batch["timesteps"]))
+    noisy = alpha * latents + sigma * batch["noise"]
+    slots = objective.slot_encoder(
+        objective.encoder(batch["pixel_values"]), noise=batch["slot_noise"]
+    ).slots
+    return objective.unet(noisy, batch["timesteps"], objective.slot_encoder.project(slots)).sample
+
+
+def schedule(timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """Alpha and sigma of Ho et al. (2020) with the official, linear betas."""
+    betas = torch.linspace(0.00085, 0.012, 1000, dtype=torch.float64)
+    alpha_bar = (1 - betas).cumprod(0)[timesteps]
+    return alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()

@@ -1,0 +1,69 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from latentslots.models.autoencoder import (
+    decode_latents,
+    downscale_factor,
+    load_vae,
+    scale_latents,
+)
+from tests.tiny import tiny_autoencoder
+
+
+def test_bundled_is_ours() -> None:
+    """4 pixels per latent, 8 channels, in units of the denoiser."""
+    vae = load_vae("bundled")
+    assert downscale_factor(vae) == 4
+    assert vae.config.latent_channels == 8
+    assert vae.dtype == torch.float32
+
+
+@pytest.mark.parametrize("place", ["", "vae", "pipeline/vae"])
+def test_a_folder_may_hold_it(tiny_vae_dir: Path, tmp_path: Path, place: str) -> None:
+    shutil.copytree(tiny_vae_dir, tmp_path / "run" / place)
+    loaded = load_vae(str(tmp_path / "run"))
+    expected = tiny_autoencoder().state_dict()
+    torch.testing.assert_close(loaded.state_dict(), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "someone/some-vae", "nothing"])
+def test_what_is_nowhere_is_named(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"cannot load the VAE '{name}': it must be 'bundled', a "
+    ):
+        load_vae(name)
+
+
+@pytest.mark.parametrize(("levels", "factor"), [(1, 1), (2, 2), (4, 8)])
+def test_every_level_but_the_first_halves(levels: int, factor: int) -> None:
+    vae = tiny_autoencoder(
+        block_out_channels=(4,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    )
+    assert downscale_factor(vae) == factor
+    with torch.no_grad():
+        assert vae.encode(torch.zeros(1, 3, 16, 16)).latent_dist.mean.shape[2] == 16 // factor
+
+
+@pytest.mark.parametrize("shift", [None, 0.25])
+def test_units_go_there_and_back(shift: float | None) -> None:
+    vae = tiny_autoencoder(shift_factor=shift)
+    latents = torch.randn(2, 4, 8, 8)
+    scaled = scale_latents(vae, latents)
+    torch.testing.assert_close(scaled, (latents - (shift or 0)) * 0.8)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            decode_latents(vae, scaled), vae.decode(latents).sample, atol=1e-5, rtol=1e-5
+        )
+
+
+def test_half_precision_decodes() -> None:
+    vae = tiny_autoencoder().to(torch.bfloat16)
+    assert isinstance(vae, AutoencoderKL)
+    with torch.no_grad():
+        assert decode_latents(vae, torch.randn(1, 4, 8, 8)).dtype == torch.bfloat16

@@ -1,0 +1,101 @@
+"""The commands and the Python of README and docs run, on tiny data and the recipe `lsd-smoke`."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentslots.cli.main import COMMANDS, main
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TINY = "--max-train-steps 2 --validation-steps 2 --preview-steps 2 --checkpointing-steps 2"
+
+
+def blocks(page: Path) -> list[str]:
+    """The indented blocks of a page."""
+    found, lines = [], []
+    for line in [*page.read_text().splitlines(), "end"]:
+        if line.startswith("    ") or (not line and lines):
+            lines.append(line[4:])
+        elif lines:
+            found.append("\n".join(lines).strip())
+            lines = []
+    return found
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line for block in blocks(page) for line in block.splitlines()]
+    return [line.split("  #")[0].strip() for line in lines if line.startswith("latentslots ")]
+
+
+def shrink(command: str) -> list[str] | None:
+    """The same command at a size for tests; `None` for help and for what needs a network."""
+    if "--help" in command or "stabilityai/" in command:
+        return None
+    words = shlex.split(command)[1:]
+    words = [re.sub(r"^lsd-nlvr-64$", "lsd-smoke", word) for word in words]
+    if words[0] == "recipes":
+        return words
+    if words[:2] == ["data", "cache-latents"]:
+        return [word if word != "64" else "32" for word in words]
+    if words[0] == "train" and "--resume" not in words:
+        small = "--method.block-out-channels 8 8 --method.norm-num-groups 4 --data.resolution 32"
+        words += TINY.split() + (small.split() if words[1] == "autoencoder" else [])
+    return words
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages suppose: arrays, photos, masks, a data set, a picture."""
+    folder = tmp_path_factory.mktemp("docs")
+    tiny.write_squares(folder / "data" / "nlvr", num_train=16, num_validation=8)
+    draws = np.random.default_rng(0)
+    for name in ("train", "dev"):
+        image = draws.integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
+        np.savez(folder / f"{name}.npz", image=image, mask=image[..., 0] // 128)
+    for number in range(10):
+        for where, mode in (("photos", "RGB"), ("ids", "L")):
+            (folder / where).mkdir(exist_ok=True)
+            suffix = "jpg" if where == "photos" else "png"
+            Image.new(mode, (40, 32), number).save(folder / where / f"{number}.{suffix}")
+    Image.new("RGB", (48, 32), "red").save(folder / "picture.png")
+    return folder
+
+
+def test_every_command_that_a_page_names_exists() -> None:
+    named = {
+        name for page in PAGES for name in re.findall(r"latentslots ([a-z-]+)", page.read_text())
+    }
+    named -= {"as"}  # import latentslots as ls
+    assert named <= set(COMMANDS)
+    assert {"train", "evaluate", "data", "demo"} <= named
+
+
+@pytest.mark.slow
+def test_commands_and_python_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    ran = []
+    for page in ("data", "train", "evaluate"):
+        for number, command in enumerate(commands(ROOT / "docs" / f"{page}.md")):
+            words = shrink(command)
+            if words is None:
+                continue
+            if words[0] == "train" and "--output-dir" in words and "--resume" not in words:
+                # Pages train the same run more than once.
+                target = Path(words[words.index("--output-dir") + 1])
+                if target.exists():
+                    words[words.index("--output-dir") + 1] += f"-{page}-{number}"
+            elif words[0] == "train" and "--resume" not in words:
+                words += ["--output-dir", f"runs/{page}-{number}"]
+            assert main(words) == 0, command
+            ran.append(words[0])
+    assert ran.count("train") >= 4
+    for page in ("data", "evaluate", "python"):
+        for block in blocks(ROOT / "docs" / f"{page}.md"):
+            if "import latentslots as ls" in block:
+                exec(compile(block, f"{page}.md", "exec"), {})

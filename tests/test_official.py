@@ -1,0 +1,362 @@
+"""Reading checkpoints of the official code. models/test_golden.py compares the numbers."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from latentslots.cli.main import main
+from latentslots.official import OfficialCheckpointError, load_official
+from latentslots.pipelines import LatentSlotDiffusionPipeline
+
+GOLDEN = Path(__file__).parent / "golden"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+PICKLED = "diffusion_pytorch_model.bin"
+ENCODER, SLOTS, UNET = "unetencoder", "multiheadstevesa", "unet2dconditionmodelwithpos"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy to break."""
+    return shutil.copytree(GOLDEN / "lsd_a" / "checkpoint-7", tmp_path / "checkpoint-7")
+
+
+def edit(part: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
+    tensors = load_file(part / WEIGHTS)
+    change(tensors)
+    save_file(tensors, part / WEIGHTS)
+
+
+def configure(part: Path, **changes: Any) -> None:
+    config = json.loads((part / "config.json").read_text())
+    config = {key: value for key, value in {**config, **changes}.items() if value is not ...}
+    (part / "config.json").write_text(json.dumps(config))
+
+
+def pickle_weights(part: Path, content: Any = None) -> None:
+    torch.save(load_file(part / WEIGHTS) if content is None else content, part / PICKLED)
+    (part / WEIGHTS).unlink()
+
+
+def same_weights(one: LatentSlotDiffusionPipeline, other: LatentSlotDiffusionPipeline) -> None:
+    for name in ("encoder", "slot_encoder", "unet"):
+        torch.testing.assert_close(
+            getattr(one, name).state_dict(), getattr(other, name).state_dict(), atol=0, rtol=0
+        )
+
+
+class Touch:
+    """Unpickling it runs code: it leaves a file behind."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("name", ["lsd_a", "lsd_b"])
+def test_goes_round_through_a_pipeline_folder(name: str, tmp_path: Path) -> None:
+    pipe = load_official(GOLDEN / name / "checkpoint-7")
+    pipe.save_pretrained(tmp_path)
+    loaded = LatentSlotDiffusionPipeline.from_pretrained(tmp_path)
+    same_weights(loaded, pipe)
+    expected = load_file(GOLDEN / name / "expected.safetensors")
+    scene = loaded.encode(
+        (expected["images"] + 1).clamp(0, 2) / 2, slot_noise=expected.get("slot_noise")
+    )
+    assert scene.slots.shape == expected["slots"].shape
+    with torch.no_grad():
+        prediction = loaded.unet(
+            expected["noisy_latents"], expected["timesteps"], expected["conditioning"]
+        ).sample
+    torch.testing.assert_close(prediction, expected["prediction"], atol=1e-4, rtol=0)
+    assert not loaded.unet.training
+
+
+@pytest.mark.parametrize("name", ["lsd_a", "lsd_b"])
+def test_the_resolution_is_that_of_its_images(name: str) -> None:
+    assert load_official(GOLDEN / name / "checkpoint-7").resolution == 64
+
+
+def test_the_vae_is_optional(checkpoint: Path, tiny_vae: Any) -> None:
+    assert load_official(checkpoint).vae is None
+    assert load_official(checkpoint, vae=tiny_vae).vae is tiny_vae
+
+
+class TestBin:
+    def test_is_read(self, checkpoint: Path) -> None:
+        expected = load_official(checkpoint)
+        for part in (ENCODER, SLOTS, UNET):
+            pickle_weights(checkpoint / part)
+        same_weights(load_official(checkpoint), expected)
+
+    def test_is_read_as_tensors_only(self, checkpoint: Path, tmp_path: Path) -> None:
+        evidence = tmp_path / "code-ran"
+        tensors = load_file(checkpoint / SLOTS / WEIGHTS)
+        pickle_weights(checkpoint / SLOTS, {**tensors, "extra": Touch(evidence)})
+        with pytest.raises(
+            OfficialCheckpointError, match=f"{SLOTS}/{PICKLED} is damaged, or holds"
+        ):
+            load_official(checkpoint)
+        assert not evidence.exists()
+
+    @pytest.mark.parametrize("content", [[torch.zeros(2)], {"slot_mu": 3}, "text"])
+    def test_of_something_else_is_refused(self, checkpoint: Path, content: Any) -> None:
+        pickle_weights(checkpoint / SLOTS, content)
+        with pytest.raises(OfficialCheckpointError, match=f"{PICKLED} .*other things than named"):
+            load_official(checkpoint)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, PICKLED])
+@pytest.mark.parametrize("size", [0, 100, 1000])
+def test_a_truncated_file_is_named(checkpoint: Path, name: str, size: int) -> None:
+    if name == PICKLED:
+        pickle_weights(checkpoint / UNET)
+    file = checkpoint / UNET / name
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(OfficialCheckpointError, match=f"{UNET}/{name} is damaged"):
+        load_official(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("part", "tensor"),
+    [
+        (ENCODER, "downscale_cnn.weight"),
+        (ENCODER, "mid_block.attentions.0.to_q.bias"),
+        (SLOTS, "slot_log_sigma"),
+        (SLOTS, "pos.projection.bias"),
+        (SLOTS, "project_k.weight"),
+        (UNET, "up_blocks.3.attentions.2.transformer_blocks.0.attn2.pos_emb.1.projection.weight"),
+        (UNET, "conv_out.bias"),
+    ],
+)
+class TestTensors:
+    def test_a_missing_one_is_named(self, checkpoint: Path, part: str, tensor: str) -> None:
+        edit(checkpoint / part, lambda tensors: tensors.pop(tensor))
+        with pytest.raises(OfficialCheckpointError, match=f"{part} lacks the tensor {tensor}$"):
+            load_official(checkpoint)
+
+    def test_an_unexpected_one_is_named(self, checkpoint: Path, part: str, tensor: str) -> None:
+        edit(checkpoint / part, lambda tensors: tensors.update({f"{tensor}_2": torch.zeros(3)}))
+        with pytest.raises(
+            OfficialCheckpointError, match=f"{part} holds the unexpected tensor {tensor}_2$"
+        ):
+            load_official(checkpoint)
+
+    def test_another_shape_is_named(self, checkpoint: Path, part: str, tensor: str) -> None:
+        shapes = {}
+
+        def transpose(tensors: dict[str, Tensor]) -> None:
+            wrong = tensors[tensor].movedim(0, -1)
+            wrong = wrong[None] if wrong.shape == tensors[tensor].shape else wrong
+            shapes.update(right=tuple(tensors[tensor].shape), wrong=tuple(wrong.shape))
+            tensors[tensor] = wrong.contiguous()
+
+        edit(checkpoint / part, transpose)
+        with pytest.raises(OfficialCheckpointError) as error:
+            load_official(checkpoint)
+        assert str(error.value).endswith(
+            f"{part}: the tensor {tensor} has shape {shapes['wrong']}, where the config asks for "
+            f"{shapes['right']}"
+        )
+
+
+class TestParts:
+    def test_stable_lsd_is_recognized(self, checkpoint: Path) -> None:
+        shutil.rmtree(checkpoint / ENCODER)
+        shutil.rmtree(checkpoint / UNET)
+        with pytest.raises(OfficialCheckpointError, match=r"is a Stable-LSD checkpoint: .* DINOv2"):
+            load_official(checkpoint)
+
+    @pytest.mark.parametrize("gone", [(ENCODER,), (SLOTS,), (UNET,), (ENCODER, SLOTS, UNET)])
+    def test_missing_ones_are_named(self, checkpoint: Path, gone: tuple[str, ...]) -> None:
+        for part in gone:
+            shutil.rmtree(checkpoint / part)
+        with pytest.raises(
+            OfficialCheckpointError,
+            match=f"is no official LSD checkpoint: it lacks {', '.join(gone)}$",
+        ):
+            load_official(checkpoint)
+
+    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(OfficialCheckpointError, match=f"there is no folder {tmp_path}/none$"):
+            load_official(tmp_path / "none")
+
+    def test_one_without_weights_is_named(self, checkpoint: Path) -> None:
+        (checkpoint / UNET / WEIGHTS).unlink()
+        with pytest.raises(
+            OfficialCheckpointError, match=f"{UNET} holds neither {WEIGHTS} nor {PICKLED}$"
+        ):
+            load_official(checkpoint)
+
+
+class TestConfigs:
+    def test_a_missing_one_is_named(self, checkpoint: Path) -> None:
+        (checkpoint / SLOTS / "config.json").unlink()
+        with pytest.raises(OfficialCheckpointError, match=f"{SLOTS} holds no config.json$"):
+            load_official(checkpoint)
+
+    @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3"])
+    def test_what_is_no_json_object_is_named(self, checkpoint: Path, text: str) -> None:
+        (checkpoint / ENCODER / "config.json").write_text(text)
+        with pytest.raises(
+            OfficialCheckpointError, match=f"{ENCODER}/config.json is not a JSON object"
+        ):
+            load_official(checkpoint)
+
+    @pytest.mark.parametrize(
+        ("part", "key"), [(ENCODER, "input_resolution"), (SLOTS, "epsilon"), (UNET, "pos_type")]
+    )
+    def test_a_missing_key_is_named(self, checkpoint: Path, part: str, key: str) -> None:
+        configure(checkpoint / part, **{key: ...})
+        with pytest.raises(
+            OfficialCheckpointError, match=f"{part}/config.json lacks the key '{key}'$"
+        ):
+            load_official(checkpoint)
+
+    def test_unknown_positions_are_named(self, checkpoint: Path) -> None:
+        configure(checkpoint / UNET, pos_type="polar")
+        with pytest.raises(
+            OfficialCheckpointError, match=r"'polar', must be one of cartesian, sinc"
+        ):
+            load_official(checkpoint)
+
+    def test_what_was_saved_but_never_applied_is_ignored(self, checkpoint: Path) -> None:
+        """The official encoder hands diffusers only the keys that it lists (formats.md, C)."""
+        expected = load_official(checkpoint)
+        configure(checkpoint / ENCODER, norm_eps=0.5, act_fn="gelu", add_attention=False)
+        loaded = load_official(checkpoint)
+        images = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.encoder(images), expected.encoder(images))
+
+
+class TestOtherPositions:
+    @staticmethod
+    def rebuild(
+        checkpoint: Path, pos_type: str, add: Callable[[str, int], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Replace the denoiser's positions; `add(layer, channels)` makes the new tensors."""
+
+        def change(tensors: dict[str, Tensor]) -> None:
+            for name in [name for name in tensors if ".pos_emb." in name]:
+                removed = tensors.pop(name)
+                if name.endswith("projection.bias"):
+                    layer = name.removesuffix(".pos_emb.1.projection.bias")
+                    tensors.update(add(layer, len(removed)))
+
+        edit(checkpoint / UNET, change)
+        configure(checkpoint / UNET, pos_type=pos_type)
+        return load_file(checkpoint / UNET / WEIGHTS)
+
+    def test_learned_ones_are_tables_row_by_row(self, checkpoint: Path) -> None:
+        def size(layer: str) -> int:
+            level = {
+                "down_blocks.0": 8,
+                "down_blocks.1": 4,
+                "down_blocks.2": 2,
+                "mid_block.atten": 1,
+                "up_blocks.1": 2,
+                "up_blocks.2": 4,
+                "up_blocks.3": 8,
+            }
+            return next(value for prefix, value in level.items() if layer.startswith(prefix))
+
+        tensors = self.rebuild(
+            checkpoint,
+            "learned",
+            lambda layer, channels: {
+                f"{layer}.pos_emb.pe": torch.randn(1, size(layer) ** 2, channels)
+            },
+        )
+        unet = load_official(checkpoint).unet
+        assert unet.config.position == "learned"
+        assert len(unet.attn_processors) == sum(".pos_emb." in name for name in tensors)
+        for name, processor in unet.attn_processors.items():
+            table = tensors[name.replace(".processor", ".pos_emb.pe")][0]
+            side = size(name)
+            torch.testing.assert_close(processor.position(side, side), table, atol=0, rtol=0)
+
+    def test_a_table_of_another_size_is_named(self, checkpoint: Path) -> None:
+        self.rebuild(
+            checkpoint,
+            "learned",
+            lambda layer, channels: {f"{layer}.pos_emb.pe": torch.randn(1, 64, channels)},
+        )
+        with pytest.raises(
+            OfficialCheckpointError, match=r"pos_emb.pe has shape \(1, 64, 32\), .* \(1, 16, 32\)$"
+        ):
+            load_official(checkpoint)
+
+    def test_none(self, checkpoint: Path) -> None:
+        self.rebuild(checkpoint, "none", lambda layer, channels: {})
+        unet = load_official(checkpoint).unet
+        assert unet.config.position == "none"
+        assert not any("position" in name for name in unet.state_dict())
+
+    def test_positions_that_the_config_does_not_speak_of_are_unexpected(
+        self, checkpoint: Path
+    ) -> None:
+        configure(checkpoint / UNET, pos_type="none")
+        with pytest.raises(
+            OfficialCheckpointError, match=r"unexpected tensor down_blocks.*pos_emb.1.projection"
+        ):
+            load_official(checkpoint)
+
+
+class TestCommand:
+    def test_makes_a_pipeline_folder(
+        self,
+        checkpoint: Path,
+        tiny_vae_dir: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        out = tmp_path / "made" / "pipeline"
+        assert main(["import-official", str(checkpoint), str(out), "--vae", str(tiny_vae_dir)]) == 0
+        assert capsys.readouterr().out == f"{out}\n"
+        assert [entry.name for entry in out.parent.iterdir()] == ["pipeline"]
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(out)
+        same_weights(pipe, load_official(checkpoint))
+        assert pipe.vae is not None
+
+    def test_without_a_vae(self, checkpoint: Path, tmp_path: Path) -> None:
+        assert main(["import-official", str(checkpoint), str(tmp_path / "out")]) == 0
+        assert LatentSlotDiffusionPipeline.from_pretrained(tmp_path / "out").vae is None
+
+    @pytest.mark.parametrize("trouble", ["exists", "tensor", "vae", "pickle"])
+    def test_mistakes_are_one_sentence_and_leave_nothing(
+        self,
+        checkpoint: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        trouble: str,
+    ) -> None:
+        out = tmp_path / "out"
+        arguments = ["import-official", str(checkpoint), str(out)]
+        if trouble == "exists":
+            out.mkdir()
+            expected = f"{out} exists already; name a folder that does not"
+        elif trouble == "tensor":
+            edit(checkpoint / SLOTS, lambda tensors: tensors.pop("slot_mu"))
+            expected = f"{checkpoint / SLOTS} lacks the tensor slot_mu"
+        elif trouble == "vae":
+            arguments += ["--vae", str(tmp_path / "no-vae")]
+            expected = f"cannot load the VAE '{tmp_path / 'no-vae'}'"
+        else:
+            pickle_weights(checkpoint / SLOTS, Touch(tmp_path / "code-ran"))
+            expected = f"{checkpoint / SLOTS / PICKLED} is damaged, or holds other things"
+        before = sorted(tmp_path.iterdir())
+        assert main(arguments) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        (line,) = printed.err.splitlines()
+        assert line.startswith(f"latentslots import-official: {expected}")
+        assert sorted(tmp_path.iterdir()) == before

@@ -1,0 +1,203 @@
+"""Every recipe: round trip, shrunk, built, two steps, resumed, loaded."""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from diffusers import AutoencoderKL
+
+from latentslots.build import build_objective
+from latentslots.config import AutoencoderConfig, LSDConfig, TrainConfig
+from latentslots.config_io import dumps, from_dict
+from latentslots.models.autoencoder import load_vae
+from latentslots.objectives import AutoencoderObjective, LatentSlotDiffusionObjective
+from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.recipes import RECIPES, recipe
+from latentslots.training.run import train
+
+LEAVES = Path(__file__).parent / "config_leaves.txt"
+
+
+@pytest.fixture(params=RECIPES)
+def config(request: pytest.FixtureRequest) -> TrainConfig:
+    return recipe(request.param)
+
+
+@pytest.fixture
+def small(config: TrainConfig, scenes_store: Path, tiny_vae_dir: Path) -> TrainConfig:
+    return shrink(config, data=scenes_store, vae=tiny_vae_dir)
+
+
+def shrink(config: TrainConfig, *, data: Path, vae: Path) -> TrainConfig:
+    """The same choices at the least sizes: 32 px, eight channels, steps of four images."""
+    method: Any = config.method
+    if isinstance(method, LSDConfig):
+        method = replace(
+            method,
+            num_slots=3,
+            slot_dim=8,
+            slot_mlp_dim=8,
+            encoder=narrow(method.encoder, out_channels=8, attention_head_dim=8),
+            unet=narrow(method.unet, num_attention_heads=2),
+            vae=str(vae),
+        )
+    else:
+        method = narrow(method)
+    return replace(
+        config,
+        method=method,
+        data=replace(config.data, path=str(data), resolution=32, num_workers=0),
+        max_train_steps=2,
+        train_batch_size=4,
+        mixed_precision="no" if config.mixed_precision == "fp16" else config.mixed_precision,
+        checkpointing_steps=2,
+        validation_steps=2,
+        num_validation_images=4,
+        preview_steps=1_000,
+    )
+
+
+def narrow(part: Any, **changes: Any) -> Any:
+    """With as many levels, each of eight channels."""
+    widths = (8,) * len(part.block_out_channels)
+    return replace(part, block_out_channels=widths, norm_num_groups=4, **changes)
+
+
+def leaves(cls: type, where: str = "") -> Iterator[str]:
+    """The path of every knob; a method's by its kind."""
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint, path = hints[field.name], f"{where}{field.name}"
+        options = get_args(hint) or (hint,)
+        for option in options:
+            if dataclasses.is_dataclass(option):
+                name = f"{path}[{option.kind}]" if len(options) > 1 else path
+                yield from leaves(option, f"{name}.")
+        if not any(dataclasses.is_dataclass(option) for option in options):
+            yield path
+
+
+def test_goes_round_through_json(config: TrainConfig) -> None:
+    assert from_dict(json.loads(dumps(config))) == config
+
+
+def test_says_what_it_is(config: TrainConfig) -> None:
+    name = next(name for name, function in RECIPES.items() if function() == config)
+    summary, _, rest = inspect.getdoc(RECIPES[name]).partition("\n")
+    assert summary.endswith(".")
+    assert len(rest.split()) >= 5  # what it costs, what to expect
+
+
+def test_names_are_those_of_their_functions() -> None:
+    assert list(RECIPES) == sorted(RECIPES)
+    for name, function in RECIPES.items():
+        assert function.__name__.replace("_", "-") == name
+
+
+def test_the_issue_s_recipes_are_there() -> None:
+    assert {"lsd-smoke", "autoencoder", "lsd-nlvr-64", "lsd-movi-e"} <= set(RECIPES)
+
+
+def test_an_unknown_recipe_is_named_with_the_nearest_and_with_all() -> None:
+    with pytest.raises(ValueError, match=r"no recipe 'lsd-nlvr', only (.*); did you mean lsd-nlvr"):
+        recipe("lsd-nlvr")
+    with pytest.raises(ValueError, match=", ".join(RECIPES)):
+        recipe("zzz")
+
+
+def test_every_knob_was_decided_on() -> None:
+    """Adding one is a change of tests/config_leaves.txt, which someone reviews."""
+    assert list(leaves(TrainConfig)) == LEAVES.read_text().splitlines()
+
+
+def test_every_knob_is_documented() -> None:
+    """The string under a field is its help."""
+    source = inspect.getsource(inspect.getmodule(TrainConfig))
+    names = {path.rsplit(".", 1)[-1] for path in leaves(TrainConfig)}
+    lines = source.splitlines()
+    for name in names:
+        places = [i for i, line in enumerate(lines) if line.startswith(f"    {name}: ")]
+        assert places, name
+        for place in places:
+            assert lines[place + 1].startswith('    """'), name
+
+
+def test_builds_what_it_says(small: TrainConfig) -> None:
+    objective = build_objective(small)
+    method = small.method
+    if isinstance(method, AutoencoderConfig):
+        assert isinstance(objective, AutoencoderObjective)
+        assert objective.kl_weight == method.kl_weight
+        assert objective.vae.config.latent_channels == method.latent_channels
+        assert tuple(objective.vae.config.block_out_channels) == method.block_out_channels
+        return
+    assert isinstance(objective, LatentSlotDiffusionObjective)
+    slots, unet = objective.slot_encoder.config, objective.unet.config
+    assert slots.num_slots == 3
+    for name in ("slot_init", "bi_level", "num_iterations", "num_heads", "position"):
+        assert slots[name] == getattr(method, name), name
+    for name in ("block_out_channels", "attention_levels", "layers_per_block", "position"):
+        assert tuple_or_value(unet[name]) == getattr(method.unet, name), name
+    for name in ("out_channels", "downscale_factor", "block_out_channels", "layers_per_block"):
+        assert tuple_or_value(objective.encoder.config[name]) == getattr(method.encoder, name), name
+    assert objective.noise_schedule.config.prediction_type == method.prediction_type
+    for name in ("snr_gamma", "timestep_shift", "condition_dropout"):
+        assert getattr(objective, name) == getattr(method, name), name
+    assert objective.slot_encoder.can_drop_condition == (
+        method.condition_dropout > 0 or method.num_registers > 0
+    )
+    assert objective.resolution == 32
+    assert unet.sample_size == 16  # the tiny VAE halves
+
+
+def tuple_or_value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def test_trains_resumes_and_loads(small: TrainConfig, tmp_path: Path) -> None:
+    run = train(small, tmp_path / "run", progress=False)
+    resumed = train(replace(small, max_train_steps=3), run, resume=True, progress=False)
+    assert resumed == run
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in lines} >= {2, 3}
+    if isinstance(small.method, AutoencoderConfig):
+        AutoencoderKL.from_pretrained(run / "pipeline" / "vae")
+        assert load_vae(str(run)).config.scaling_factor != 0.18215
+    else:
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(run)
+        assert pipe.resolution == 32
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_bundled_vae_fits(name: str) -> None:
+    """Recipes that name the bundled autoencoder have a resolution that it divides."""
+    config = recipe(name)
+    if isinstance(config.method, AutoencoderConfig) or config.method.vae != "bundled":
+        pytest.skip("has another autoencoder")
+    objective = build_objective(config)
+    assert objective.vae.config.latent_channels == objective.unet.config.in_channels == 8
+    assert objective.unet.config.sample_size == config.data.resolution // 4
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_checkpointing_is_switched_on(
+    scenes_store: Path, tiny_vae_dir: Path, checkpointing: bool
+) -> None:
+    config = shrink(recipe("lsd-smoke"), data=scenes_store, vae=tiny_vae_dir)
+    objective = build_objective(replace(config, gradient_checkpointing=checkpointing))
+    assert objective.unet.is_gradient_checkpointing == checkpointing
+    assert objective.encoder.is_gradient_checkpointing == checkpointing
+
+
+def test_a_resolution_that_the_vae_does_not_divide_is_named(
+    scenes_store: Path, tiny_vae_dir: Path
+) -> None:
+    config = shrink(recipe("lsd-smoke"), data=scenes_store, vae=tiny_vae_dir)
+    config = replace(config, data=replace(config.data, resolution=33))
+    with pytest.raises(ValueError, match="a multiple of the VAE's 2 pixels per latent, got 33"):
+        build_objective(config)

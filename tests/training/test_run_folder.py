@@ -1,0 +1,227 @@
+"""The run folder: what is in it, and when it is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from latentslots.config import TrainConfig
+from latentslots.config_io import load_config
+from latentslots.training import RunError
+from latentslots.training.records import read_metrics
+from tests.training.runs import (
+    assert_same,
+    assert_same_run,
+    losses,
+    read_json,
+    rewind,
+    rows,
+    run,
+    saved,
+    with_changes,
+)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_its_config_replays_the_run(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
+    replayed = load_config(finished / "train_config.json")
+    assert replayed == config
+    run(replayed, tmp_path / "again")
+    assert_same_run(tmp_path / "again", finished, step=4)
+
+
+def test_it_says_where_it_was_made(finished: Path) -> None:
+    environment = read_json(finished / "environment.json")
+    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["num_threads"] == torch.get_num_threads()
+    assert environment.keys() >= {"python", "platform", "command", "device"}
+
+
+def test_its_numbers_come_once_per_step(finished: Path) -> None:
+    found = read_metrics(finished)
+    assert [row["step"] for row in found] == [1, 2, 3, 4]
+    seconds = [row["seconds"] for row in found]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+
+
+def test_an_existing_run_is_refused(config: TrainConfig, finished: Path) -> None:
+    before = snapshot(finished)
+    with pytest.raises(RunError, match=r"already holds a run; go on with --resume"):
+        run(config, finished)
+    assert snapshot(finished) == before
+
+
+def test_a_folder_with_other_things_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(RunError, match="is not an empty folder"):
+        run(config, tmp_path)
+    assert snapshot(tmp_path) == {"thesis.tex": b""}
+
+
+def test_a_file_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match="is not an empty folder"):
+        run(config, tmp_path / "run")
+
+
+def test_an_empty_folder_is_taken(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
+    run(config, tmp_path)
+    assert_same_run(tmp_path, finished, step=4)
+
+
+def test_there_must_be_a_run_to_resume(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no run to resume: train_config\.json is missing"):
+        run(config, tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_a_checkpoint_a_resume_starts_again(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    """Nothing was learned, so that everything may be changed."""
+    begun = rewind(finished, 0, tmp_path / "begun")
+    run(with_changes(config, {"method.num_slots": 3}), begun, resume=True)
+    assert [row["step"] for row in rows(begun)] == [1, 2, 3, 4]
+    assert losses(begun) != losses(finished)
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "said"),
+    [
+        ("method.slot_dim", 8, "method.slot_dim: 16 -> 8"),
+        ("method.unet.block_out_channels", [8, 8], r"block_out_channels: \[8, 16\] -> \[8, 8\]"),
+        ("method.prediction_type", "epsilon", "'v_prediction' -> 'epsilon'"),
+        ("data.resolution", 64, "data.resolution: 32 -> 64"),
+        ("data.random_flip", True, "data.random_flip: False -> True"),
+        ("train_batch_size", 2, "train_batch_size: 4 -> 2"),
+        ("seed", 1, "seed: 0 -> 1"),
+    ],
+)
+def test_another_model_or_batch_cannot_go_on(
+    config: TrainConfig, finished: Path, knob: str, value: Any, said: str
+) -> None:
+    before = snapshot(finished)
+    with pytest.raises(RunError, match=f"another configuration: .*{said}"):
+        run(with_changes(config, {knob: value}), finished, resume=True)
+    assert snapshot(finished) == before
+
+
+def test_every_change_is_named(config: TrainConfig, finished: Path) -> None:
+    changed = with_changes(config, {"seed": 1, "method.num_heads": 2})
+    with pytest.raises(RunError, match=r"method\.num_heads: 1 -> 2; seed: 0 -> 1"):
+        run(changed, finished, resume=True)
+
+
+def test_the_model_itself_is_checked_as_well(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    """Someone edited the config in the run folder: the tensors do not fit."""
+    edited = with_changes(config, {"method.slot_mlp_dim": 32})
+    resumed = rewind(finished, 2, tmp_path / "run")
+    values = read_json(resumed / "train_config.json")
+    values["method"]["slot_mlp_dim"] = 32
+    (resumed / "train_config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"step_0000002 does not fit this model") as raised:
+        run(edited, resumed, resume=True)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"checkpointing_steps": 3, "checkpoints_total_limit": 1},
+        {"data.num_workers": 1, "data.on_bad_sample": "skip"},
+        {"gradient_checkpointing": True},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_what_learns_nothing_else_may_change(
+    config: TrainConfig, finished: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = with_changes(config, changes)
+    resumed = rewind(finished, 2, tmp_path / "run")
+    run(config, resumed, resume=True)
+    assert_same(saved(resumed, 4), saved(finished, 4))
+    assert load_config(resumed / "train_config.json") == config
+
+
+def test_what_may_save_a_run_may_change(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    resumed = rewind(finished, 2, tmp_path / "run")
+    changes = {"mixed_precision": "bf16", "optim.learning_rate": 1e-4}
+    run(with_changes(config, changes), resumed, resume=True)
+    assert losses(resumed)[:2] == losses(finished)[:2]
+    assert rows(resumed)[2]["lr"] == pytest.approx(1e-4)
+
+
+def test_data_that_moved_is_found_again(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(config.data.path, tmp_path / "moved")
+    resumed = rewind(finished, 2, tmp_path / "run")
+    run(with_changes(config, {"data.path": str(moved)}), resumed, resume=True)
+    assert_same_run(resumed, finished, step=4)
+
+
+def test_numbers_after_the_checkpoint_are_cut(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    """Of a run that was killed in step 3, while it wrote a line: steps 1 and 2 are in the state."""
+    resumed = rewind(finished, 2, tmp_path / "run")
+    lines = (resumed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (resumed / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    run(config, resumed, resume=True)
+    assert_same_run(resumed, finished, step=4)
+
+
+def test_time_goes_on(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
+    resumed = rewind(finished, 2, tmp_path / "run")
+    found = read_metrics(resumed)[:2]
+    found[1]["seconds"] = 1000.0
+    text = "".join(json.dumps(row) + "\n" for row in found)
+    (resumed / "metrics.jsonl").write_text(text)
+    run(config, resumed, resume=True)
+    assert all(1000 < row["seconds"] < 1100 for row in read_metrics(resumed)[2:])
+
+
+def test_two_runs_of_other_precision_follow_each_other(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    """Accelerate keeps its state for a whole process; a notebook trains more than once."""
+    short = with_changes(config, {"max_train_steps": 1})
+    run(with_changes(short, {"mixed_precision": "bf16"}), tmp_path / "bf16")
+    run(short, tmp_path / "no")
+    assert losses(tmp_path / "no") == losses(finished)[:1]
+    assert losses(tmp_path / "bf16") != losses(finished)[:1]
+
+
+def test_too_few_images_for_a_batch_can_be_put_right(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="12 rows, which do not fill one batch of 13"):
+        run(with_changes(config, {"train_batch_size": 13}), tmp_path / "run")
+    run(with_changes(config, {"max_train_steps": 1}), tmp_path / "run", resume=True)
+    assert len(losses(tmp_path / "run")) == 1
+
+
+def test_data_that_is_not_there_leaves_no_folder(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no data set at"):
+        run(with_changes(config, {"data.path": str(tmp_path / "none")}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_time_can_end_a_run(config: TrainConfig, tmp_path: Path) -> None:
+    """The first step after the limit is the last: validated, drawn and saved."""
+    changes = {"max_train_minutes": 0.5 / 60, "max_train_steps": 100_000}
+    run(with_changes(config, changes), tmp_path / "run")
+    found = read_metrics(tmp_path / "run")
+    assert len(found) < 10_000
+    assert found[-1]["seconds"] >= 0.5
+    assert saved(tmp_path / "run", found[-1]["step"])
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()

@@ -1,0 +1,86 @@
+"""What each of two processes does in `test_distributed.py`, which starts this file twice.
+
+`python -m tests.training.two_processes FOLDER`; the folder holds `config.json`, and gets the runs.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate.state import PartialState
+
+from latentslots.config_io import load_config
+from latentslots.training import TrainingInterrupted
+from tests.training.runs import (
+    build_trainer,
+    num_rows,
+    rewind,
+    run,
+    training_rows,
+    with_changes,
+)
+
+RANK = int(os.environ["RANK"])
+
+
+@contextmanager
+def world() -> Iterator[None]:
+    """Meet the other process at a new port: `train` closes the group at its end."""
+    PartialState._reset_state()
+    yield
+    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    config = load_config(folder / "config.json")
+
+    with world():
+        # Two processes, two micro-batches, one image.
+        given = with_changes(config, {"train_batch_size": 1, "gradient_accumulation_steps": 2})
+        given = with_changes(given, {"max_train_steps": 2, "checkpointing_steps": 1})
+        trainer = build_trainer(given, folder / "given", dataset=training_rows(given))
+        trainer.fit()
+        trainer.records.close()
+
+    # Nothing is learned, so that what is measured does not depend on the noise.
+    idle = {"max_train_steps": 1, "optim.learning_rate": 0.0, "validation_steps": 1}
+    with world():
+        run(with_changes(config, {**idle, "data.validation_split": "validation"}), folder / "idle")
+
+    drawn = with_changes(config, {"data.num_workers": 1, "data.random_flip": True})
+    with world():
+        run(drawn, folder / "whole")
+    if RANK == 0:
+        rewind(folder / "whole", 2, folder / "resumed_new").rename(folder / "resumed")
+    while not (folder / "resumed").is_dir():
+        time.sleep(0.01)
+    with world():
+        run(drawn, folder / "resumed", resume=True)
+
+    if RANK == 1:
+        threading.Thread(target=stop_this_process, args=[folder / "stopped"], daemon=True).start()
+    endless = with_changes(drawn, {"max_train_steps": 100_000, "checkpointing_steps": 100_000})
+    with world():
+        try:
+            run(endless, folder / "stopped")
+        except TrainingInterrupted as stop:
+            answer = {"signum": stop.signum, "message": str(stop)}
+            (folder / f"stop_{RANK}.json").write_text(json.dumps(answer))
+
+
+def stop_this_process(run_dir: Path) -> None:
+    while num_rows(run_dir) < 2:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
