@@ -57,7 +57,9 @@ class Stopwatch:
         self.seconds[name] += time.perf_counter()
 
 
-def build(way: str, *, compiled: bool) -> tuple[LatentSlotDiffusionObjective, torch.optim.Optimizer]:
+def build(
+    way: str, *, compiled: bool
+) -> tuple[LatentSlotDiffusionObjective, torch.optim.Optimizer]:
     """The objective and its optimizer."""
     torch.manual_seed(0)
     config = recipe("lsd-movi-e")

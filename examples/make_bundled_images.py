@@ -1,4 +1,4 @@
-"""Makes the bundled images from the two arrays of NLVR: `python make_bundled_images.py TRAIN.npz DEV.npz OUT`.
+"""Makes the bundled images: `python examples/make_bundled_images.py TRAIN.npz DEV.npz OUT`.
 
 1,250 training images, and the first 250 development images that show two objects or more, at 64 px,
 as lossless WebP. Images and masks: Suhr, Lewis, Yeh and Artzi (ACL 2017), lil-lab/nlvr, CC-BY-4.0.

@@ -353,6 +353,16 @@ class TestPaint:
             0.012,
         )
 
+    def test_samplers_of_the_same_equation_agree(
+        self, swap: Callable[..., LatentSlotDiffusionPipeline], slots: Tensor
+    ) -> None:
+        """Euler's method in sigma is DDIM (Song et al., 2021), from noise of another scale."""
+        one, other = (
+            paint(swap(sampler), slots, generator=seeds(1), output_type="latent")
+            for sampler in (DDIMScheduler, EulerDiscreteScheduler)
+        )
+        assert (one - other).std() < 0.01 * one.std()
+
     @pytest.mark.parametrize("num_inference_steps", [1, 4, 25])
     def test_sampling_starts_where_there_is_only_noise(
         self, tiny_pipeline: LatentSlotDiffusionPipeline, num_inference_steps: int

@@ -133,9 +133,7 @@ def test_bad_files_can_be_skipped_and_are_counted(
     nuclei: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with_text_for_an_image(nuclei)
-    import_folder(
-        nuclei / "images", tmp_path / "out", masks=nuclei / "masks", on_bad_sample="skip"
-    )
+    import_folder(nuclei / "images", tmp_path / "out", masks=nuclei / "masks", on_bad_sample="skip")
     bad = sorted((nuclei / "images").iterdir())[-1]
     assert len(load_dataset(tmp_path / "out")) == 5
     assert f"{bad} cannot be decoded" in caplog.messages[0]

@@ -174,7 +174,7 @@ def tiny(config: TrainConfig) -> TrainConfig:
 
 
 def start(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.Popen:
-    """Start `latentslots`, with its output piped."""
+    """Start `latentslots` as the leader of a group of processes, with its output piped."""
     return subprocess.Popen(
         [sys.executable, "-m", "latentslots", *map(str, arguments)],
         cwd=cwd,
@@ -182,6 +182,7 @@ def start(*arguments: str | Path, cwd: Path | None = None, **environment: str) -
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 

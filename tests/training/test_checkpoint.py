@@ -14,6 +14,7 @@ import torch
 from latentslots.config import TrainConfig
 from latentslots.training import checkpoint
 from latentslots.training.checkpoint import CheckpointError
+from tests.tiny import tiny_autoencoder
 from tests.training.runs import (
     assert_same,
     assert_same_run,
@@ -108,16 +109,24 @@ def test_a_disk_that_is_full_from_the_start_costs_nothing(
 
 
 def test_a_pipeline_that_cannot_be_written_is_no_checkpoint(
-    config: TrainConfig, finished: Path, tmp_path: Path
+    config: TrainConfig, tmp_path: Path
 ) -> None:
-    resumed = rewind(finished, 2, tmp_path / "run")
-    (resumed / ".pipeline_new").write_text("in the way")
-    with pytest.raises(CheckpointError, match=step_name(2)):
+    """The disk is full at the autoencoder, which is larger than all that learns, and saved last."""
+    tiny_autoencoder(block_out_channels=(48, 48)).save_pretrained(tmp_path / "vae")
+    config = with_changes(config, {"method.vae": str(tmp_path / "vae")})
+    config = with_changes(config, {"data.cache_latents": False})
+    whole = tmp_path / "whole"
+    run(config, whole)
+    state = max(path.stat().st_size for path in (whole / "state" / step_name(4)).iterdir())
+    vae = (whole / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert vae > state
+    resumed = rewind(whole, 2, tmp_path / "run")
+    with full_disk((vae + state) // 2), pytest.raises(CheckpointError, match=step_name(2)):
         run(config, resumed, resume=True)
     assert names(resumed) == [step_name(2)]
-    (resumed / ".pipeline_new").unlink()
+    assert not list(resumed.glob(".*"))
     run(config, resumed, resume=True)
-    assert_same_run(resumed, finished, step=4)
+    assert_same_run(resumed, whole, step=4)
 
 
 def test_what_a_killed_run_left_half_written_does_no_harm(

@@ -9,21 +9,31 @@ import pytest
 from latentslots.config import TrainConfig
 from tests.training.runs import assert_same_run, rewind, run, with_changes
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
+MIXED = {
+    "data.num_workers": 1,
+    "data.random_flip": True,
+    "data.validation_split": "validation",
+    "gradient_accumulation_steps": 2,
+    "method.condition_dropout": 0.5,
+    "mixed_precision": "bf16",
+    "preview_steps": 3,
+    "train_batch_size": 3,
+    "validation_steps": 1,
+}
+LEARNED = {
+    "method.num_registers": 2,
+    "method.slot_init": "learned",
+    "method.bi_level": True,
+    "method.position": "learned",
+}
+ALONE: dict[str, dict[str, Any]] = {
     "flips": {"data.random_flip": True},
     "live-latents": {"data.cache_latents": False, "data.random_flip": True},
-    "worker": {"data.num_workers": 1, "data.random_flip": True},
+    "worker": {"data.num_workers": 1},
     "dropout": {"method.condition_dropout": 0.5},
-    "registers-learned-slots": {
-        "method.num_registers": 2,
-        "method.slot_init": "learned",
-        "method.bi_level": True,
-        "method.position": "learned",
-    },
+    "learned": LEARNED,
     "bf16": {"mixed_precision": "bf16"},
     "accumulation": {"gradient_accumulation_steps": 2, "train_batch_size": 3},
-    "contiguous": {"channels_last": False, "optim.ema_decay": 0.0},
     "cosine": {"optim.lr_scheduler": "cosine", "optim.encoder_lr_scale": 0.5},
     "checkpointing": {"gradient_checkpointing": True},
     "validation-previews": {
@@ -34,26 +44,57 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS.keys())
-def test_resume_is_exact(config: TrainConfig, tmp_path: Path, changes: dict[str, Any]) -> None:
-    config = with_changes(config, changes)
-    run(config, tmp_path / "whole")
-    run(config, rewind(tmp_path / "whole", 2, tmp_path / "resumed"), resume=True)
-    assert_same_run(tmp_path / "resumed", tmp_path / "whole", step=4)
+def resumed_after_two(config: TrainConfig, folder: Path) -> None:
+    """Compare four steps with the first two of them and two after a resume."""
+    run(config, folder / "whole")
+    run(config, rewind(folder / "whole", 2, folder / "resumed"), resume=True)
+    assert_same_run(folder / "resumed", folder / "whole", step=4)
 
 
-@pytest.mark.parametrize("step", [1, 3, 4])
+def test_resume_is_exact(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
+    run(config, rewind(finished, 2, tmp_path / "resumed"), resume=True)
+    assert_same_run(tmp_path / "resumed", finished, step=4)
+
+
+def test_resume_is_exact_with_much_switched_on(config: TrainConfig, tmp_path: Path) -> None:
+    resumed_after_two(with_changes(config, MIXED), tmp_path)
+
+
+def test_resume_is_exact_with_much_switched_off(config: TrainConfig, tmp_path: Path) -> None:
+    off = {"channels_last": False, "data.cache_latents": False, "optim.ema_decay": 0.0}
+    resumed_after_two(with_changes(config, {**off, **LEARNED}), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", ALONE.values(), ids=ALONE.keys())
+def test_resume_is_exact_with(config: TrainConfig, tmp_path: Path, changes: dict[str, Any]) -> None:
+    resumed_after_two(with_changes(config, changes), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def flipping(config: TrainConfig) -> TrainConfig:
+    """Two epochs and a step, all saved."""
+    changes = {"checkpointing_steps": 1, "max_train_steps": 7, "checkpoints_total_limit": 7}
+    return with_changes(config, {**changes, "data.random_flip": True})
+
+
+@pytest.fixture(scope="module")
+def epochs(flipping: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("epochs") / "run"
+    run(flipping, run_dir)
+    return run_dir
+
+
+@pytest.mark.parametrize("step", [3, 5])
 def test_resume_is_exact_wherever_in_an_epoch(
-    config: TrainConfig, tmp_path: Path, step: int
+    flipping: TrainConfig, epochs: Path, tmp_path: Path, step: int
 ) -> None:
-    """An epoch has three steps: inside the first, at its end, inside the second."""
-    config = with_changes(config, {"checkpointing_steps": 1, "max_train_steps": 7})
-    config = with_changes(config, {"checkpoints_total_limit": 7, "data.random_flip": True})
-    run(config, tmp_path / "whole")
-    run(config, rewind(tmp_path / "whole", step, tmp_path / "resumed"), resume=True)
-    assert_same_run(tmp_path / "resumed", tmp_path / "whole", step=7)
+    """At the end of the first, and inside the second."""
+    run(flipping, rewind(epochs, step, tmp_path / "resumed"), resume=True)
+    assert_same_run(tmp_path / "resumed", epochs, step=7)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_again_and_again(config: TrainConfig, tmp_path: Path) -> None:
     config = with_changes(config, {"checkpointing_steps": 1})
     run(config, tmp_path / "whole")

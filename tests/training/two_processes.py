@@ -27,8 +27,6 @@ from tests.training.runs import (
     with_changes,
 )
 
-RANK = int(os.environ["RANK"])
-
 
 @contextmanager
 def world() -> Iterator[None]:
@@ -40,6 +38,7 @@ def world() -> Iterator[None]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
     config = load_config(folder / "config.json")
 
     with world():
@@ -58,14 +57,14 @@ def main(folder: Path) -> None:
     drawn = with_changes(config, {"data.num_workers": 1, "data.random_flip": True})
     with world():
         run(drawn, folder / "whole")
-    if RANK == 0:
+    if rank == 0:
         rewind(folder / "whole", 2, folder / "resumed_new").rename(folder / "resumed")
     while not (folder / "resumed").is_dir():
         time.sleep(0.01)
     with world():
         run(drawn, folder / "resumed", resume=True)
 
-    if RANK == 1:
+    if rank == 1:
         threading.Thread(target=stop_this_process, args=[folder / "stopped"], daemon=True).start()
     endless = with_changes(drawn, {"max_train_steps": 100_000, "checkpointing_steps": 100_000})
     with world():
@@ -73,7 +72,7 @@ def main(folder: Path) -> None:
             run(endless, folder / "stopped")
         except TrainingInterrupted as stop:
             answer = {"signum": stop.signum, "message": str(stop)}
-            (folder / f"stop_{RANK}.json").write_text(json.dumps(answer))
+            (folder / f"stop_{rank}.json").write_text(json.dumps(answer))
 
 
 def stop_this_process(run_dir: Path) -> None:

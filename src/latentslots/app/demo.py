@@ -1,4 +1,4 @@
-"""`latentslots demo`: train a small model from nothing, measure it, and make a page that shows it."""
+"""`latentslots demo`: train a small model from nothing, measure it, make a page that shows it."""
 
 import shutil
 from dataclasses import replace
@@ -159,8 +159,8 @@ def write_page(
     )
     page.picture(
         draw_examples(pipe, dataset),
-        "Each row: an image, the slots' masks over it, the image painted back from the slots alone, "
-        "and then what every slot sees.",
+        "Each row: an image, the slots' masks over it, the image painted back from the slots "
+        "alone, and then what every slot sees.",
         pixels=True,
     )
     page.heading("How well it finds objects")

@@ -3,7 +3,6 @@
 Dimensions: B batch, H W pixels.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -13,6 +12,7 @@ def psnr(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Fl
     """Peak signal-to-noise ratio of every image, in dB; pixels in [0, 1].
 
     Example:
+        >>> import torch
         >>> psnr(torch.full((1, 3, 8, 8), 0.6), torch.full((1, 3, 8, 8), 0.5)).round(decimals=3)
         tensor([20.])
     """
@@ -24,6 +24,7 @@ def ssim(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Fl
     """Structural similarity of every image (Wang et al., 2004), at most 1; pixels in [0, 1].
 
     Example:
+        >>> import torch
         >>> image = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
         >>> ssim(image, image)
         tensor([1.])

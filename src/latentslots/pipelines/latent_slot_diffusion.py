@@ -46,7 +46,6 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         resolution: Pixels per side of the training images; by default what `unet` and `vae` say.
     """
 
-    model_cpu_offload_seq = "encoder->slot_encoder->unet->vae"
     _optional_components = ["vae"]  # noqa: RUF012  (diffusers' own declaration)
 
     def __init__(

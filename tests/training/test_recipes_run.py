@@ -1,0 +1,76 @@
+"""Every recipe, with small networks and images: two steps, resumed, loaded, used."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from latentslots.config import AutoencoderConfig, LSDConfig, TrainConfig
+from latentslots.models.autoencoder import load_vae
+from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.recipes import RECIPES, recipe
+from tests.training.runs import assert_same_run, losses, rewind, rows, run
+
+
+def shrink(config: TrainConfig, store: Path, vae: Path) -> TrainConfig:
+    """The same run on 12 images of 32 px, on a CPU; what is not size stays."""
+    method = config.method
+
+    def narrow(levels: tuple[int, ...]) -> dict[str, Any]:
+        return {"block_out_channels": (8,) * len(levels), "norm_num_groups": 4}
+
+    if isinstance(method, AutoencoderConfig):
+        method = replace(method, **narrow(method.block_out_channels))
+    else:
+        method = replace(
+            method,
+            slot_dim=16,
+            slot_mlp_dim=16,
+            encoder=replace(
+                method.encoder,
+                out_channels=16,
+                attention_head_dim=4,
+                **narrow(method.encoder.block_out_channels),
+            ),
+            unet=replace(
+                method.unet, num_attention_heads=2, **narrow(method.unet.block_out_channels)
+            ),
+            vae=str(vae),
+        )
+    return replace(
+        config,
+        method=method,
+        data=replace(config.data, path=str(store), resolution=32, num_workers=0),
+        max_train_steps=2,
+        train_batch_size=4,
+        mixed_precision="no" if config.mixed_precision == "fp16" else config.mixed_precision,
+        num_validation_images=4,
+        checkpointing_steps=1,
+        validation_steps=1,
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_steps_resumed_and_loaded(
+    name: str, squares_store: Path, tiny_vae_dir: Path, tmp_path: Path
+) -> None:
+    config = shrink(recipe(name), squares_store, tiny_vae_dir)
+    run(config, tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 2
+    assert any("validation" in key for key in rows(tmp_path / "whole")[-1])
+    assert (tmp_path / "whole" / "previews" / "step_0000002.png").is_file()
+
+    run(config, rewind(tmp_path / "whole", 1, tmp_path / "resumed"), resume=True)
+    assert_same_run(tmp_path / "resumed", tmp_path / "whole", step=2)
+
+    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
+    if isinstance(config.method, LSDConfig):
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(tmp_path / "whole" / "pipeline")
+        scene = pipe.encode_pixel_values(pixels, generator=torch.Generator().manual_seed(0))
+        assert scene.slots.shape == (2, config.method.num_slots, 16)
+    else:
+        vae = load_vae(str(tmp_path / "whole"))
+        painted = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+        assert painted.shape == pixels.shape
