@@ -210,6 +210,21 @@ def test_too_few_images_for_a_batch_can_be_put_right(config: TrainConfig, tmp_pa
     assert len(losses(tmp_path / "run")) == 1
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "max_train_steps",
+        "num_validation_images",
+    ],
+)
+def test_a_count_of_zero_is_refused(config: TrainConfig, tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match=f"{name} must be at least 1, got 0"):
+        run(with_changes(config, {name: 0}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_data_that_is_not_there_leaves_no_folder(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no data set at"):
         run(with_changes(config, {"data.path": str(tmp_path / "none")}), tmp_path / "run")

@@ -59,12 +59,12 @@ def draw_examples(
         generator = [torch.Generator().manual_seed(seed + index)]
         scene = pipe.encode_pixel_values(pixels[None], generator=generator)
         found = scene.segmentation(tuple(pixels.shape[-2:]))[0].cpu()
-        strip = slot_strip(picture, scene.masks[0].float().cpu())
+        strip = slot_strip(picture, scene.masks[0].float().cpu(), with_image=False)
         pictures = [overlay(picture, found), strip]
         if truth is not None:
             pictures.insert(0, overlay(picture, to_ids(truth)))
         rows.append([to_pil(picture), *pictures])
-    first = "image, truth, found, image, slots" if len(rows[0]) == 4 else "image, found, slots"
+    first = "image, truth, found, slots" if len(rows[0]) == 4 else "image, found, slots"
     return grid(rows, captions=[first] + [""] * (len(rows) - 1))
 
 

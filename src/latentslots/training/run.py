@@ -73,6 +73,7 @@ def train(
             is, or holds a run of another model or other data.
         TrainingInterrupted: After SIGINT or SIGTERM, when the state is saved.
     """
+    _check_counts(config)
     run_dir = Path(output_dir)
     newest = _check_run_dir(run_dir, config, resume=resume)
     accelerator = _build_accelerator(config, run_dir)
@@ -125,6 +126,18 @@ def train(
     finally:
         records.close()
     return run_dir
+
+
+def _check_counts(config: TrainConfig) -> None:
+    """Find out now, not at the first validation hours later, that there is nothing to do."""
+    for name in (
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "max_train_steps",
+        "num_validation_images",
+    ):
+        if getattr(config, name) < 1:
+            raise RunError(f"{name} must be at least 1, got {getattr(config, name)}")
 
 
 def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path | None:

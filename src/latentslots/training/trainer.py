@@ -7,7 +7,6 @@ import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,6 +22,11 @@ from latentslots.training import checkpoint
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
 from latentslots.training.preview import Previewer
 from latentslots.training.records import Records
+from latentslots.training.signals import (
+    SignalWatch,
+    TrainingInterrupted,
+    leave_signals_to_parent,
+)
 from latentslots.training.validation import Validator
 
 logger = logging.getLogger(__name__)
@@ -33,18 +37,6 @@ STATE_DIR, PIPELINE_DIR = "state", "pipeline"
 
 class TrainingError(RuntimeError):
     """A run that cannot go on."""
-
-
-class TrainingInterrupted(Exception):  # noqa: N818  (nothing went wrong)
-    """A run that was asked to stop, and has saved its state.
-
-    Attributes:
-        signum: The signal that asked.
-    """
-
-    def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
-        self.signum = signum
 
 
 class Trainer:
@@ -95,7 +87,7 @@ class Trainer:
         self.bad_in_a_row = 0
         self.num_skipped = 0
         self.out_of_time = False
-        self.signum: int | None = None
+        self.signals = SignalWatch(records.say)
         self._agreed_signum: int | None = None
         self._new_skipped = 0
         self._random: dict[str, Tensor] | None = None
@@ -111,7 +103,7 @@ class Trainer:
         """
         if self.step >= self.config.max_train_steps:
             return
-        with self._signals():
+        with self.signals:
             for batch in self.batches():  # endless, and resumes where the checkpoint left it
                 with self.accelerator.accumulate(self.model):
                     loss, logs = self.model(batch)
@@ -135,20 +127,24 @@ class Trainer:
                 self.step += 1
                 if self.ema is not None:
                     self.ema.step(self.trainable)
-                self.records.log(self.step, {**values, "lr": lr, **self._counts()})
+                self.records.log(self.step, {**values, "lr": float(lr), **self._counts()})
 
-                last = self.step == self.config.max_train_steps or self.out_of_time
-                if last or self._due(self.config.validation_steps):
-                    self.validate()
-                if last or self._due(self.config.preview_steps):
-                    self.preview()
-                stop = self._asked_to_stop()
-                if last or stop or self._due(self.config.checkpointing_steps):
-                    self.save()
-                if last:
+                if self._keep_records():
                     return
-                if stop:
-                    self._leave(stop)
+
+    def _keep_records(self) -> bool:
+        """Validate, draw and save where it is time to; returns whether the run is over."""
+        last = self.step == self.config.max_train_steps or self.out_of_time
+        if last or self._due(self.config.validation_steps):
+            self.validate()
+        if last or self._due(self.config.preview_steps):
+            self.preview()
+        stop = self._asked_to_stop()
+        if last or stop or self._due(self.config.checkpointing_steps):
+            self.save()
+        if stop and not last:
+            self._leave(stop)
+        return last
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """Batches without end, on the device, from where this run stands."""
@@ -163,7 +159,7 @@ class Trainer:
             process_index=self.accelerator.process_index,
             pin_memory=self.accelerator.device.type == "cuda",
         )
-        loader.worker_init_fn = _leave_signals_to_parent
+        loader.worker_init_fn = leave_signals_to_parent
         if self._random is not None:
             checkpoint.load_random_tensors(self._random)
             self._random = None
@@ -187,13 +183,13 @@ class Trainer:
         limit = self.config.max_train_minutes * 60
         out_of_time = 0 < limit <= self.records.seconds
         logs = torch.stack(list(self._sums.values()))
-        flags = torch.tensor([out_of_time, self.signum or 0, self._new_skipped])
+        flags = torch.tensor([out_of_time, self.signals.signum or 0, self._new_skipped])
         packed = torch.cat([logs, flags.to(logs)])
         packed = self.accelerator.reduce(packed, reduction="sum")
         *totals, out_of_time, signum, new_skipped = packed.tolist()
         self.out_of_time = out_of_time > 0
         if signum > 0:
-            self._agreed_signum = self.signum or signal.SIGTERM
+            self._agreed_signum = self.signals.signum or signal.SIGTERM
         self.num_skipped += int(new_skipped)
         names, self._sums, self._new_skipped = list(self._sums), {}, 0
         count = self.config.gradient_accumulation_steps * self.accelerator.num_processes
@@ -363,31 +359,9 @@ class Trainer:
         )
         self._random = tensors["random"]
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a wish to stop; a second one acts at once."""
-        watched = (signal.SIGINT, signal.SIGTERM)
-
-        def remember(signum: int, frame: FrameType | None) -> None:
-            self.signum = signum
-            for one in watched:
-                signal.signal(one, before[one])
-            self.records.say(f"{signal.Signals(signum).name}: saving, then leaving")
-
-        try:
-            before = {one: signal.signal(one, remember) for one in watched}
-        except ValueError:  # not the main thread, which alone can watch signals
-            yield
-            return
-        try:
-            yield
-        finally:
-            for one in watched:
-                signal.signal(one, before[one])
-
     def _asked_to_stop(self) -> int | None:
         """The signal to stop for: at once, or where there are several processes, when all know."""
-        return self.signum if self.accelerator.num_processes == 1 else self._agreed_signum
+        return self.signals.signum if self.accelerator.num_processes == 1 else self._agreed_signum
 
     def _leave(self, signum: int) -> None:
         config_file = shlex.quote(f"{self.run_dir}/train_config.json")
@@ -396,12 +370,3 @@ class Trainer:
             f" on with: latentslots train --config {config_file} --resume",
             signum,
         )
-
-
-def _leave_signals_to_parent(worker_id: int) -> None:
-    """Let a loading process outlive the signals that a terminal or launcher sends to a group.
-
-    The trainer still needs its batches to finish the step; then it ends its workers itself.
-    """
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
