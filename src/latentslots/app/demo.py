@@ -153,9 +153,10 @@ def write_page(
     """Write the page that shows what was learned."""
     rows = [row for row in read_metrics(run_dir) if "loss" in row]
     page = Page(
-        "Objects, found without labels",
-        f"A model that saw {rows[-1]['step'] * 24:,} images, never a label, and learned to take "
-        "them apart into slots, one vector per object, and to paint them back.",
+        "Slots, learned without labels",
+        f"What a model makes of pictures after {rows[-1]['seconds'] / 60:.1f} minutes of training "
+        "from nothing, without one label. It takes an image apart into slots, a few vectors that "
+        "are meant to hold one object each, and paints the image back from them.",
     )
     page.picture(
         draw_examples(pipe, dataset),

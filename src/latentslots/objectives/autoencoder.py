@@ -63,7 +63,8 @@ class AutoencoderObjective(Objective):
         pixel_values = batch["pixel_values"]
         posterior = self.vae.encode(pixel_values).latent_dist
         noise = batch.get("posterior_noise")
-        noise = torch.randn_like(posterior.mean) if noise is None else noise
+        if noise is None:
+            noise = torch.randn(posterior.mean.shape, device=posterior.mean.device)
         reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
 
         l1 = F.l1_loss(reconstruction, pixel_values)

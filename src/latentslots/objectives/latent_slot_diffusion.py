@@ -83,7 +83,9 @@ class LatentSlotDiffusionObjective(Objective):
         """
         latents = self.latents(batch)
         noise = batch.get("noise")
-        noise = torch.randn_like(latents) if noise is None else noise
+        if noise is None:
+            # Not randn_like, which draws in the order of memory: channels_last would change it.
+            noise = torch.randn(latents.shape, device=latents.device)
         timesteps = batch.get("timesteps")
         if timesteps is None:
             timesteps = self._draw_timesteps(latents)
