@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from diffusers import AutoencoderKL, ModelMixin
+from torch import nn
 
 from latentslots.config import AutoencoderConfig, DataConfig, LSDConfig, TrainConfig
 from latentslots.data.latent_cache import LatentCache, vae_fingerprint
@@ -51,6 +52,7 @@ def build_latent_slot_diffusion(
         downscale_factor=method.encoder.downscale_factor,
         block_out_channels=method.encoder.block_out_channels,
         layers_per_block=method.encoder.layers_per_block,
+        mid_attention=method.encoder.mid_attention,
         attention_head_dim=method.encoder.attention_head_dim,
         norm_num_groups=method.encoder.norm_num_groups,
     )
@@ -103,10 +105,14 @@ def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:
         norm_num_groups=method.norm_num_groups,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
+        mid_block_add_attention=False,  # Latents should tell of their own place only.
     )
+    # Posteriors start narrow (deviation 0.05): with a wide one, latents start as noise.
+    nn.init.constant_(vae.quant_conv.bias[method.latent_channels :], -6.0)
     return AutoencoderObjective(
         vae,
         kl_weight=method.kl_weight,
+        cosine_weight=method.cosine_weight,
         perceptual=load_lpips() if method.perceptual_weight else None,
         perceptual_weight=method.perceptual_weight,
     )

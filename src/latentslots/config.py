@@ -23,6 +23,8 @@ class UNetEncoderConfig:
     """Widths of the U-Net's levels."""
     layers_per_block: int = 1
     """Residual blocks per level."""
+    mid_attention: bool = True
+    """Whether features attend to each other at the lowest resolution."""
     attention_head_dim: int = 8
     """Channels per head of the middle attention."""
     norm_num_groups: int = 16
@@ -104,6 +106,8 @@ class AutoencoderConfig:
     """Groups of the group normalizations."""
     kl_weight: float = 1e-4
     """Weight of the KL term, per latent."""
+    cosine_weight: float = 0.0
+    """Weight of the term that keeps each latent near the cosine transform of its patch."""
     perceptual_weight: float = 0.0
     """Weight of LPIPS, which needs the extra `perceptual`; 0 for none."""
 

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from scipy.fft import dctn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +18,7 @@ from latentslots.objectives import (
     LatentSlotDiffusionObjective,
     Objective,
 )
+from latentslots.objectives.autoencoder import cosine_filters
 from latentslots.objectives.base import collapse_alarms
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.tiny import squares, tiny_autoencoder, tiny_lsd
@@ -30,6 +33,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "autoencoder-perceptual": lambda: AutoencoderObjective(
         tiny_autoencoder(), perceptual=Perceptual(), perceptual_weight=0.5
     ),
+    "autoencoder-cosine": lambda: AutoencoderObjective(tiny_autoencoder(), cosine_weight=0.5),
 }
 
 
@@ -348,6 +352,33 @@ class TestAutoencoder:
         )
         torch.testing.assert_close(loss, plain + 2 * logs["perceptual"])
 
+    def test_the_local_term_is_the_distance_to_the_cosine_transform_of_patches(
+        self, batch: dict[str, Tensor]
+    ) -> None:
+        vae = tiny_autoencoder()
+        plain, _ = AutoencoderObjective(vae)(batch)
+        loss, logs = AutoencoderObjective(vae, cosine_weight=2.0)(batch)
+        torch.testing.assert_close(loss, plain + 2 * logs["cosine"])
+        latents = vae.encode(batch["pixel_values"]).latent_dist.mean
+        axes = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])
+        patch = batch["pixel_values"].shape[-1] // latents.shape[-1]
+        images = np.einsum("ac,bchw->bahw", axes, batch["pixel_values"].numpy())
+        blocks = images.reshape(*images.shape[:2], latents.shape[2], patch, -1, patch)
+        coefficients = dctn(blocks, axes=(3, 5), norm="ortho")
+        lowest = [coefficients[:, axis, :, 0, :, 0] for axis in range(3)]
+        lowest.append(coefficients[:, 0, :, 0, :, 1])
+        target = np.stack(lowest, axis=1)
+        target -= target.mean(axis=(0, 2, 3), keepdims=True)
+        target /= target.std(ddof=1)
+        assert latents.shape[1] == 4
+        expected = np.square(latents.detach().numpy() - target).mean()
+        assert logs["cosine"].item() == pytest.approx(expected, rel=1e-4)
+
+    def test_images_of_one_color_have_a_finite_local_term(self) -> None:
+        batch = {"pixel_values": torch.full((2, 3, 16, 16), 0.5)}
+        loss, _ = AutoencoderObjective(tiny_autoencoder(), cosine_weight=1.0)(batch)
+        assert loss.isfinite()
+
     def test_it_sets_the_factor_that_brings_latents_to_a_deviation_of_one(
         self, pixel_values: Tensor, tmp_path: Path
     ) -> None:
@@ -360,6 +391,22 @@ class TestAutoencoder:
         with torch.no_grad():
             scaled = vae.encode(pixel_values).latent_dist.mean * vae.config.scaling_factor
         assert scaled.std().item() == pytest.approx(1, rel=1e-4)
+
+
+class TestCosineFilters:
+    def test_are_orthonormal(self) -> None:
+        filters = cosine_filters(27, 3).flatten(1)
+        torch.testing.assert_close(filters @ filters.T, torch.eye(27), atol=1e-6, rtol=0)
+
+    def test_the_first_three_see_the_mean_color_only(self) -> None:
+        image = torch.rand(1, 3, 4, 4)
+        flat = image.mean(dim=(2, 3), keepdim=True).expand_as(image)
+        first = cosine_filters(3, 4)
+        torch.testing.assert_close(F.conv2d(image, first), F.conv2d(flat, first))
+
+    def test_more_than_a_patch_has(self) -> None:
+        with pytest.raises(ValueError, match="12 frequencies, fewer than the 16"):
+            cosine_filters(16, 2)
 
 
 class TestCollapseAlarms:

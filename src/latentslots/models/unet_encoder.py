@@ -25,6 +25,8 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
         downscale_factor: Pixels per feature, in each direction.
         block_out_channels: Widths of the U-Net's levels; the first one is also the stem's.
         layers_per_block: Residual blocks per level.
+        mid_attention: Whether features attend to each other at the lowest resolution. Without, a
+            feature sees no further than its convolutions reach.
         attention_head_dim: Channels per head of the middle attention.
         norm_num_groups: Groups of the group normalizations.
         in_channels: Channels of the image.
@@ -40,6 +42,7 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
         downscale_factor: int = 4,
         block_out_channels: Sequence[int] = (128, 128, 256, 512),
         layers_per_block: int = 1,
+        mid_attention: bool = True,
         attention_head_dim: int = 8,
         norm_num_groups: int = 16,
         in_channels: int = 3,
@@ -66,6 +69,7 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
             up_block_types=("UpBlock2D",) * levels,
             block_out_channels=tuple(block_out_channels),
             layers_per_block=layers_per_block,
+            add_attention=mid_attention,
             attention_head_dim=attention_head_dim,
             norm_num_groups=norm_num_groups,
         )

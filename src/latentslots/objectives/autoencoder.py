@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from jaxtyping import Float
+from scipy.fft import idctn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentslots.models.autoencoder import downscale_factor
 from latentslots.objectives.base import Batch, Logs, Objective
 
 
@@ -26,15 +29,55 @@ def load_lpips() -> nn.Module:
     return lpips.LPIPS(net="vgg", verbose=False)
 
 
+# Decorrelated color axes (Ohta, Kanade & Sakai, 1980), scaled to length 1; columns are R, G, B.
+COLOR_AXES = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+COLOR_AXES = COLOR_AXES / COLOR_AXES.norm(dim=1, keepdim=True)
+
+
+def cosine_filters(num_filters: int, patch_size: int) -> Float[Tensor, "C 3 p p"]:
+    """The lowest frequencies of the cosine transform of a color patch (Ahmed et al., 1974).
+
+    Ordered by frequency, then by color axis: the first three give the patch's mean color. The
+    filters are orthonormal.
+
+    Args:
+        num_filters: How many, at most `3 * patch_size ** 2`.
+        patch_size: Pixels per side.
+
+    Raises:
+        ValueError: If a patch does not have that many frequencies.
+    """
+    if num_filters > 3 * patch_size**2:
+        raise ValueError(
+            f"a color patch of {patch_size} pixels has {3 * patch_size**2} frequencies, "
+            f"fewer than the {num_filters} asked for: use fewer latent_channels"
+        )
+    frequencies = [(u, v) for u in range(patch_size) for v in range(patch_size)]
+    chosen = sorted((u + v, axis, u, v) for u, v in frequencies for axis in range(3))
+    filters = []
+    for _, axis, u, v in chosen[:num_filters]:
+        coefficients = torch.zeros(patch_size, patch_size, dtype=torch.float64)
+        coefficients[u, v] = 1
+        wave = torch.from_numpy(idctn(coefficients.numpy(), norm="ortho")).float()
+        filters.append(COLOR_AXES[axis, :, None, None] * wave)
+    return torch.stack(filters)
+
+
 class AutoencoderObjective(Objective):
-    """L1 + KL, and optionally a perceptual distance.
+    """L1 + KL, and optionally a perceptual distance and a term that keeps latents local.
 
     Differs from the paper, which adds an adversarial loss: small images of simple scenes do not
     need one.
 
+    The local term is ours. It is the mean squared distance between the latents and the cosine
+    transform of the patch of pixels that each stands for, centered per channel and scaled to a
+    deviation of 1 over the batch. Latents that an autoencoder is free to choose mix colors and
+    neighborhoods; slots then fail to bind (docs/lab-notes.md).
+
     Args:
         vae: The autoencoder; learns.
         kl_weight: Weight of the KL term, per latent.
+        cosine_weight: Weight of the local term; 0 for none.
         perceptual: A module that compares two batches of images, such as `load_lpips()`.
         perceptual_weight: Its weight.
     """
@@ -44,12 +87,18 @@ class AutoencoderObjective(Objective):
         vae: AutoencoderKL,
         *,
         kl_weight: float = 1e-4,
+        cosine_weight: float = 0.0,
         perceptual: Any = None,
         perceptual_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.vae = vae
         self.kl_weight = kl_weight
+        self.cosine_weight = cosine_weight
+        channels = vae.config.latent_channels
+        filters = cosine_filters(channels, downscale_factor(vae)) if cosine_weight else None
+        self.register_buffer("filters", filters, persistent=False)
+        self.filters: Tensor
         self.perceptual = perceptual
         self.perceptual_weight = perceptual_weight
         self.freeze(perceptual)
@@ -71,11 +120,22 @@ class AutoencoderObjective(Objective):
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = l1 + self.kl_weight * kl
         logs = {"l1": l1.detach(), "kl": kl.detach()}
+        if self.cosine_weight:
+            cosine = F.mse_loss(posterior.mean.float(), self._cosine_transform(pixel_values))
+            loss = loss + self.cosine_weight * cosine
+            logs["cosine"] = cosine.detach()
         if self.perceptual is not None:
             perceptual = self.perceptual(reconstruction, pixel_values).mean()
             loss = loss + self.perceptual_weight * perceptual
             logs["perceptual"] = perceptual.detach()
         return loss, logs
+
+    def _cosine_transform(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """What the local term holds latents near."""
+        patch_size = downscale_factor(self.vae)
+        coefficients = F.conv2d(pixel_values, self.filters, stride=patch_size).float()
+        centered = coefficients - coefficients.mean(dim=(0, 2, 3), keepdim=True)
+        return centered / centered.std().clamp(min=1e-6)
 
     def set_scaling_factor(self, latent_std: float) -> None:
         """Make `1 / latent_std` the factor that brings latents to a deviation of 1."""

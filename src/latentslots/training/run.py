@@ -19,6 +19,7 @@ from latentslots.config import AutoencoderConfig, TrainConfig
 from latentslots.config_io import differences, dumps, load_config
 from latentslots.data.errors import DataError
 from latentslots.training.checkpoint import list_checkpoints, write_text
+from latentslots.training.memory import keep_freed_memory
 from latentslots.training.preview import Previewer
 from latentslots.training.records import Records
 from latentslots.training.trainer import STATE_DIR, Trainer
@@ -77,6 +78,8 @@ def train(
     run_dir = Path(output_dir)
     newest = _check_run_dir(run_dir, config, resume=resume)
     accelerator = _build_accelerator(config, run_dir)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     accelerator.wait_for_everyone()  # nobody writes to the folder before all have looked at it
     # Weights are drawn alike everywhere, what follows is not: processes that draw the same noise
     # and timesteps learn no more than one does.
