@@ -25,6 +25,7 @@ def run(arguments: list[str]) -> None:
 
     from latentslots.models.autoencoder import load_vae
     from latentslots.official import load_official
+    from latentslots.training.checkpoint import make_readable
 
     out = Path(options.out)
     if out.exists():
@@ -33,5 +34,6 @@ def run(arguments: list[str]) -> None:
     pipe = load_official(options.checkpoint_dir, vae=vae)
     partial = out.with_name(f".{out.name}.partial")
     pipe.save_pretrained(partial)
+    make_readable(partial)
     partial.rename(out)
     print(out)

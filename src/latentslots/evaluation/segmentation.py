@@ -150,7 +150,10 @@ def evaluate(
     scoring_resolution = resolution if scoring_resolution is None else scoring_resolution
     total = len(dataset) if num_images is None else min(num_images, len(dataset))
     if total < 1:
-        raise ValueError(f"there is no image to score: num_images={num_images}, {len(dataset)=}")
+        raise ValueError(
+            f"there is no image to score: the data set has {len(dataset)}, and num_images is "
+            f"{num_images}; both must be at least 1"
+        )
 
     metrics = SegmentationMetrics(convention=convention)
     rank, num_processes = _process()

@@ -17,7 +17,7 @@ from datasets import Dataset
 from latentslots.build import LATENTS_DIR, build_objective, build_split, build_training_set
 from latentslots.config import AutoencoderConfig, TrainConfig
 from latentslots.config_io import differences, dumps, load_config
-from latentslots.data.errors import DataError
+from latentslots.data.errors import UnknownSplitError
 from latentslots.training.checkpoint import list_checkpoints, write_text
 from latentslots.training.memory import keep_freed_memory
 from latentslots.training.preview import Previewer
@@ -203,9 +203,7 @@ def _validation_split(config: TrainConfig, *, is_main_process: bool) -> Dataset 
     """
     try:
         return build_split(config.data, config.data.validation_split)
-    except DataError as error:
-        if "no split" not in str(error):
-            raise
+    except UnknownSplitError as error:
         on_training = isinstance(config.method, AutoencoderConfig)
         if is_main_process:
             instead = ", but measures on training images" if on_training else ""
