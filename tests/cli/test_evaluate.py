@@ -29,6 +29,34 @@ def test_report_is_printed_and_written(
         assert picture.height > 8 * 32
 
 
+def test_baselines_stand_beside_the_model(
+    tiny_pipeline_dir: Path, scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--baselines"]
+    assert main([*common, "--json", "--num-colors", "5", "--num-images", "4"]) == 0
+    baselines = json.loads(capsys.readouterr().out)["baselines"]
+    assert list(baselines) == ["untrained", "k-means, 5 colors", "connected, 5 colors"]
+    assert {report["num_images"] for report in baselines.values()} == {4}
+    assert baselines["connected, 5 colors"]["fg_ari"] > baselines["untrained"]["fg_ari"]
+
+    out = tmp_path / "report"
+    assert main([*common, "--output-dir", str(out)]) == 0
+    table = capsys.readouterr().out
+    written = json.loads((out / "report.json").read_text())
+    for name, report in written["baselines"].items():
+        assert name in table
+        assert f"{report['fg_ari']:.4f}" in table
+    assert table.strip() in (out / "report.md").read_text()
+
+
+def test_colors_without_baselines_have_no_effect_and_are_refused(
+    tiny_pipeline_dir: Path, scenes_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store)]
+    assert main([*common, "--num-colors", "5"]) == 2
+    assert "add --baselines" in capsys.readouterr().err
+
+
 def test_batch_size_changes_no_number_and_the_seed_does(
     tiny_pipeline_dir: Path, scenes_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,11 +1,22 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from latentslots.evaluation import cluster_pixels, connected_components
+from latentslots.evaluation import (
+    cluster_pixels,
+    connected_components,
+    evaluate,
+    evaluate_baseline,
+    evaluate_baselines,
+)
+from latentslots.evaluation.baselines import untrained
 from latentslots.metrics import adjusted_rand_index
-from tests.evaluation.pictures import COLORS
+from tests.evaluation.pictures import COLORS, ColorPipeline, squares
+from tests.tiny import tiny_lsd
 
 
 @pytest.fixture
@@ -84,3 +95,40 @@ def test_refuses_settings_that_cannot_be(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         function(np.zeros((4, 4, 3), dtype=np.uint8), **options)
+
+
+def test_a_baseline_is_scored_as_a_pipeline_is() -> None:
+    dataset, pipe = squares(9), ColorPipeline(noise=0.3)
+    draws = iter(range(9))
+
+    def segment(image: Tensor) -> Tensor:
+        generator = [torch.Generator().manual_seed(next(draws))]
+        return pipe.encode_pixel_values(image[None], generator=generator).segmentation((32, 32))[0]
+
+    report = evaluate_baseline(segment, dataset, resolution=32, progress=False)
+    assert report.fg_ari < 1
+    assert replace(report, seed=0) == evaluate(pipe, dataset, progress=False)
+
+
+def test_an_untrained_pipeline_has_other_weights_and_leaves_the_trained_one_alone() -> None:
+    pipe = tiny_lsd().to_pipeline()
+    before = {name: value.clone() for name, value in pipe.encoder.state_dict().items()}
+    fresh = untrained(pipe, seed=3)
+    assert fresh.resolution == pipe.resolution
+    weight = "stem.weight"
+    assert not torch.equal(fresh.encoder.state_dict()[weight], before[weight])
+    again = untrained(pipe, seed=3)
+    for part in ("encoder", "slot_encoder"):
+        torch.testing.assert_close(
+            getattr(fresh, part).state_dict(), getattr(again, part).state_dict()
+        )
+    torch.testing.assert_close(pipe.encoder.state_dict(), before)
+
+
+def test_baselines_tell_as_many_colors_as_there_are_slots() -> None:
+    pipe = tiny_lsd().to_pipeline()
+    reports = evaluate_baselines(pipe, squares(3), progress=False)
+    num_slots = pipe.slot_encoder.config.num_slots
+    names = ["untrained", f"k-means, {num_slots} colors", f"connected, {num_slots} colors"]
+    assert list(reports) == names
+    assert reports[names[2]].fg_ari > 0.99

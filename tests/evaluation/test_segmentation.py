@@ -116,7 +116,7 @@ def test_what_is_ignored_may_be_wrong(dataset: Dataset) -> None:
 def test_only_the_first_images_on_request(dataset: Dataset) -> None:
     assert evaluate(ColorPipeline(), dataset, num_images=5, progress=False).num_images == 5
     assert evaluate(ColorPipeline(), dataset, num_images=500, progress=False).num_images == 9
-    with pytest.raises(ValueError, match="there is no image to score: .* num_images is 0; both"):
+    with pytest.raises(ValueError, match=r"there is no image to score: .* num_images is 0; both"):
         evaluate(ColorPipeline(), dataset, num_images=0)
 
 

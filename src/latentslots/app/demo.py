@@ -2,23 +2,23 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from PIL import Image
-from tqdm.auto import tqdm
 
 from latentslots.build import build_objective
-from latentslots.config import DataConfig, TrainConfig
+from latentslots.config import TrainConfig
 from latentslots.data.store import load_dataset
-from latentslots.data.transforms import to_ids, to_pixel_values
+from latentslots.data.transforms import to_pixel_values
 from latentslots.evaluation.baselines import cluster_pixels
 from latentslots.evaluation.page import Page
 from latentslots.evaluation.segmentation import (
     SegmentationReport,
     evaluate,
-    evaluate_predictions,
+    evaluate_baseline,
 )
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.pipelines import LatentSlotDiffusionPipeline
@@ -92,7 +92,11 @@ def run_demo(
     reports = {
         f"trained for {minutes:g} min": evaluate(pipe, validation),
         "untrained": evaluate(untrained.to_pipeline(), validation),
-        "pixels by color and position": _cluster(validation, config.data),
+        "pixels by color and position": evaluate_baseline(
+            partial(cluster_pixels, num_clusters=NUM_CLUSTERS, position_weight=POSITION_WEIGHT),
+            validation,
+            resolution=config.data.resolution,
+        ),
     }
     scores = {name: _scores(report) for name, report in reports.items()}
     write_page(output_dir / "index.html", pipe, validation, run_dir, scores)
@@ -111,15 +115,6 @@ def _clear(output_dir: Path) -> None:
 
 def _scores(report: SegmentationReport) -> dict[str, float]:
     return {name: getattr(report, name) for name in SCORES}
-
-
-def _cluster(dataset: Dataset, data: DataConfig) -> SegmentationReport:
-    """Score clusters of pixels on the same images."""
-    found, truth = [], []
-    for row in tqdm(dataset, desc="clustering pixels", unit="image"):
-        found.append(cluster_pixels(row["image"], NUM_CLUSTERS, position_weight=POSITION_WEIGHT))
-        truth.append(to_ids(row["segmentation"]))
-    return evaluate_predictions(found, truth)
 
 
 def draw_examples(pipe: LatentSlotDiffusionPipeline, dataset: Dataset) -> Image.Image:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -31,10 +31,14 @@ class Evaluate:
     """Images at once; changes no number."""
     seed: int = 0
     """Seed of the slots' start: image i draws from seed + i."""
+    baselines: bool = False
+    """Also score the same model untrained, k-means on color, and connected pieces of one color."""
+    num_colors: int | None = None
+    """Colors that the baselines tell apart; as many as slots when absent."""
     output_dir: str = ""
     """Also write report.json, report.md and pictures here."""
     json: bool = False
-    """Print the report as JSON instead of a table."""
+    """Print the report as JSON instead of a table; baselines stand under `baselines`."""
 
 
 def run(arguments: list[str]) -> None:
@@ -44,24 +48,28 @@ def run(arguments: list[str]) -> None:
     import torch
 
     from latentslots.data.store import load_dataset
+    from latentslots.evaluation.baselines import evaluate_baselines
     from latentslots.evaluation.report import with_objects, write_report
     from latentslots.evaluation.segmentation import evaluate
     from latentslots.pipelines import LatentSlotDiffusionPipeline
 
+    if options.num_colors is not None and not options.baselines:
+        raise ValueError("--num-colors is for the baselines: add --baselines")
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.run)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(options.data, split=options.split)
     if options.min_objects:
         dataset = with_objects(dataset, options.min_objects)
-    report = evaluate(
-        pipe,
-        dataset,
-        convention=options.convention,
-        resolution=options.resolution,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        num_images=options.num_images,
-    )
+    common: dict[str, Any] = {
+        "convention": options.convention,
+        "resolution": options.resolution,
+        "seed": options.seed,
+        "num_images": options.num_images,
+    }
+    report = evaluate(pipe, dataset, batch_size=options.batch_size, **common)
+    baselines = None
+    if options.baselines:
+        baselines = evaluate_baselines(pipe, dataset, num_colors=options.num_colors, **common)
     if options.output_dir:
         conditions = {
             "model": options.run,
@@ -69,5 +77,12 @@ def run(arguments: list[str]) -> None:
             "split": options.split,
             "min_objects": options.min_objects,
         }
-        write_report(report, pipe, dataset, Path(options.output_dir), conditions=conditions)
-    print(json.dumps(report.to_dict()) if options.json else report.to_markdown())
+        out = Path(options.output_dir)
+        write_report(report, pipe, dataset, out, conditions=conditions, baselines=baselines)
+    if not options.json:
+        print(report.to_markdown(baselines))
+        return
+    content = report.to_dict()
+    if baselines is not None:
+        content["baselines"] = {name: other.to_dict() for name, other in baselines.items()}
+    print(json.dumps(content))

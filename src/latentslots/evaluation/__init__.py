@@ -1,9 +1,14 @@
 """Scores of a trained pipeline, and of the baselines that it has to beat."""
 
-from latentslots.evaluation.baselines import cluster_pixels, connected_components
+from latentslots.evaluation.baselines import (
+    cluster_pixels,
+    connected_components,
+    evaluate_baselines,
+)
 from latentslots.evaluation.segmentation import (
     SegmentationReport,
     evaluate,
+    evaluate_baseline,
     evaluate_predictions,
 )
 
@@ -12,5 +17,7 @@ __all__ = [
     "cluster_pixels",
     "connected_components",
     "evaluate",
+    "evaluate_baseline",
+    "evaluate_baselines",
     "evaluate_predictions",
 ]

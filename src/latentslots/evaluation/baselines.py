@@ -1,16 +1,73 @@
-"""Segmentation without learning: what a slot model must beat on the same images.
+"""What a slot model must beat on the same images: itself untrained, and color without learning.
 
 Dimensions: H W pixels.
 """
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
+from datasets import Dataset
 from jaxtyping import Float64, Int64
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from latentslots.evaluation.segmentation import SegmentationReport, evaluate, evaluate_baseline
+from latentslots.metrics import Convention
 from latentslots.visualize import rgb_to_lab, to_uint8
+
+
+def evaluate_baselines(
+    pipe: Any,
+    dataset: Dataset,
+    *,
+    num_colors: int | None = None,
+    convention: Convention = "iou",
+    resolution: int | None = None,
+    seed: int = 0,
+    num_images: int | None = None,
+    progress: bool = True,
+) -> dict[str, SegmentationReport]:
+    """Score the same model untrained, k-means on color, and connected pieces of one color.
+
+    Args:
+        pipe: The pipeline to be compared.
+        dataset: As in `evaluate`, like `convention`, `resolution`, `num_images` and `progress`.
+        num_colors: Colors to tell apart, see `cluster_pixels`. By default as many as the pipeline
+            has slots.
+        convention: How mIoU and mBO are computed.
+        resolution: Side of the images, in pixels. By default the one the model was trained at.
+        seed: Of the untrained weights and their slot noise, and of the first guess at the colors.
+        num_images: At most so many images, from the start of the data set.
+        progress: Whether to show progress bars on stderr.
+    """
+    resolution = pipe.resolution if resolution is None else resolution
+    num_colors = pipe.slot_encoder.config.num_slots if num_colors is None else num_colors
+    common: dict[str, Any] = {
+        "convention": convention,
+        "resolution": resolution,
+        "num_images": num_images,
+        "progress": progress,
+    }
+    reports = {"untrained": evaluate(untrained(pipe, seed=seed), dataset, seed=seed, **common)}
+    groupings: dict[str, Any] = {"k-means": cluster_pixels, "connected": connected_components}
+    for name, group in groupings.items():
+        segment = partial(group, num_clusters=num_colors, seed=seed)
+        reports[f"{name}, {num_colors} colors"] = evaluate_baseline(segment, dataset, **common)
+    return reports
+
+
+def untrained(pipe: Any, *, seed: int = 0) -> Any:
+    """The same pipeline with a fresh encoder and slot encoder."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fresh = {
+            name: type(part).from_config(part.config).to(part.device, part.dtype)
+            for name, part in (("encoder", pipe.encoder), ("slot_encoder", pipe.slot_encoder))
+        }
+    return type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
 
 
 def cluster_pixels(

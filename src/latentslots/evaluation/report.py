@@ -75,6 +75,7 @@ def write_report(
     output_dir: Path,
     *,
     conditions: dict[str, Any],
+    baselines: dict[str, SegmentationReport] | None = None,
 ) -> None:
     """Write `report.json`, `report.md` and `examples.png`.
 
@@ -84,6 +85,7 @@ def write_report(
         dataset: What it was scored on.
         output_dir: Where the files go.
         conditions: What else one must know to repeat it, such as the model and the data set.
+        baselines: Scores of other methods on the same images.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     packages = {name: version(name) for name in ("latentslots", "torch", "diffusers")}
@@ -93,10 +95,12 @@ def write_report(
         "packages": packages,
         "segmentation": report.to_dict(),
     }
+    if baselines:
+        content["baselines"] = {name: other.to_dict() for name, other in baselines.items()}
     text = json.dumps(content, indent=2) + "\n"
     (output_dir / "report.json").write_text(text, encoding="utf-8")
     about = "\n".join(f"- {name}: {value}" for name, value in conditions.items())
-    markdown = f"# Segmentation\n\n{about}\n\n{report.to_markdown()}"
+    markdown = f"# Segmentation\n\n{about}\n\n{report.to_markdown(baselines)}"
     (output_dir / "report.md").write_text(markdown, encoding="utf-8")
     seed = report.seed or 0
     draw_examples(pipe, dataset, seed=seed).save(output_dir / "examples.png")

@@ -3,7 +3,7 @@
 Dimensions: B batch, K slots, H W pixels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -97,9 +97,18 @@ class SegmentationReport:
         """All fields, ready for JSON: a score that no image had, NaN here, is `None` there."""
         return {name: None if value != value else value for name, value in asdict(self).items()}
 
-    def to_markdown(self) -> str:
-        """The scores as a table, and below it one line that says how they were computed."""
-        rows = [f"| {name} | {getattr(self, key):.4f} |" for key, name in _METRICS.items()]
+    def to_markdown(self, baselines: "dict[str, SegmentationReport] | None" = None) -> str:
+        """The scores as a table, and below it one line that says how they were computed.
+
+        Args:
+            baselines: Scores of other methods on the same images; a column each.
+        """
+        reports = {"score": self, **(baselines or {})}
+        rows = [
+            f"| {name} | {' | '.join(f'{getattr(r, key):.4f}' for r in reports.values())} |"
+            for key, name in _METRICS.items()
+        ]
+        head = [f"| metric | {' | '.join(reports)} |", "|---" * (len(reports) + 1) + "|"]
         conditions = [f"convention `{self.convention}`"]
         if self.resolution is not None:
             conditions.append(f"images at {self.resolution} px")
@@ -111,7 +120,7 @@ class SegmentationReport:
             f"{self.num_images} images, {self.num_images_without_objects} of them without objects"
         )
         note = "; ".join(conditions)
-        return "\n".join(["| metric | score |", "|---|---|", *rows, "", f"{note}.", ""])
+        return "\n".join([*head, *rows, "", f"{note}.", ""])
 
 
 def evaluate(
@@ -148,12 +157,7 @@ def evaluate(
     dataset = _select_columns(dataset)
     resolution = pipe.resolution if resolution is None else resolution
     scoring_resolution = resolution if scoring_resolution is None else scoring_resolution
-    total = len(dataset) if num_images is None else min(num_images, len(dataset))
-    if total < 1:
-        raise ValueError(
-            f"there is no image to score: the data set has {len(dataset)}, and num_images is "
-            f"{num_images}; both must be at least 1"
-        )
+    total = _count(dataset, num_images)
 
     metrics = SegmentationMetrics(convention=convention)
     rank, num_processes = _process()
@@ -168,6 +172,35 @@ def evaluate(
             _score(metrics, pipe, examples, generators)
             bar.update(len(batch))
     return _report(metrics, resolution=resolution, scoring_resolution=scoring_resolution, seed=seed)
+
+
+def evaluate_baseline(
+    segment: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    *,
+    resolution: int,
+    convention: Convention = "iou",
+    num_images: int | None = None,
+    progress: bool = True,
+) -> SegmentationReport:
+    """Score a method without slots on the same images, and the same pixels, as `evaluate`.
+
+    Args:
+        segment: Maps an image, `[3, H, W]` in [-1, 1], to the id of every pixel's segment,
+            `[H, W]` from 0.
+        dataset: As in `evaluate`.
+        resolution: Side of the images and of the masks that are compared, in pixels.
+        convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
+        num_images: At most so many images, from the start of the data set. By default all.
+        progress: Whether to show a progress bar on stderr.
+    """
+    dataset = _select_columns(dataset)
+    metrics = SegmentationMetrics(convention=convention)
+    for index in tqdm(range(_count(dataset, num_images)), disable=not progress, unit="image"):
+        example = _load(dataset, index, resolution, resolution)
+        pred = segment(example.pixel_values)
+        metrics.update(pred[None], example.segmentation[None], valid=example.valid[None])
+    return _report(metrics, resolution=resolution, scoring_resolution=resolution, seed=None)
 
 
 def evaluate_predictions(
@@ -271,6 +304,17 @@ def _select_columns(dataset: Dataset) -> Dataset:
             f"'segmentation' are needed, but there are only {sorted(columns)}"
         )
     return dataset.select_columns(sorted(columns & {"image", "segmentation", "ignore"}))
+
+
+def _count(dataset: Dataset, num_images: int | None) -> int:
+    """How many images are scored."""
+    total = len(dataset) if num_images is None else min(num_images, len(dataset))
+    if total < 1:
+        raise ValueError(
+            f"there is no image to score: the data set has {len(dataset)}, and num_images is "
+            f"{num_images}; both must be at least 1"
+        )
+    return total
 
 
 def _process() -> tuple[int, int]:
