@@ -49,12 +49,23 @@ def test_baselines_stand_beside_the_model(
     assert table.strip() in (out / "report.md").read_text()
 
 
-def test_colors_without_baselines_have_no_effect_and_are_refused(
-    tiny_pipeline_dir: Path, scenes_store: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--num-colors", "5"], "add --baselines"),
+        (["--num-colors", "0", "--baselines"], "--num-colors must be at least 1, got 0"),
+    ],
+)
+def test_colors_that_cannot_be_are_refused(
+    flags: list[str],
+    said: str,
+    tiny_pipeline_dir: Path,
+    scenes_store: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store)]
-    assert main([*common, "--num-colors", "5"]) == 2
-    assert "add --baselines" in capsys.readouterr().err
+    assert main([*common, *flags]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_batch_size_changes_no_number_and_the_seed_does(

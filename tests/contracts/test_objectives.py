@@ -374,6 +374,11 @@ class TestAutoencoder:
         expected = np.square(latents.detach().numpy() - target).mean()
         assert logs["cosine"].item() == pytest.approx(expected, rel=1e-4)
 
+    @pytest.mark.parametrize("name", ["kl_weight", "cosine_weight", "perceptual_weight"])
+    def test_negative_weights_are_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match=rf"{name} must be 0 or above, got -1"):
+            AutoencoderObjective(tiny_autoencoder(), **{name: -1.0})
+
     def test_images_of_one_color_have_a_finite_local_term(self) -> None:
         batch = {"pixel_values": torch.full((2, 3, 16, 16), 0.5)}
         loss, _ = AutoencoderObjective(tiny_autoencoder(), cosine_weight=1.0)(batch)

@@ -55,6 +55,8 @@ def run(arguments: list[str]) -> None:
 
     if options.num_colors is not None and not options.baselines:
         raise ValueError("--num-colors is for the baselines: add --baselines")
+    if options.num_colors is not None and options.num_colors < 1:
+        raise ValueError(f"--num-colors must be at least 1, got {options.num_colors}")
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.run)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(options.data, split=options.split)

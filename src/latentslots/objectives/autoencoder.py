@@ -80,6 +80,9 @@ class AutoencoderObjective(Objective):
         cosine_weight: Weight of the local term; 0 for none.
         perceptual: A module that compares two batches of images, such as `load_lpips()`.
         perceptual_weight: Its weight.
+
+    Raises:
+        ValueError: If a weight is negative, or there are more latent channels than frequencies.
     """
 
     def __init__(
@@ -92,6 +95,10 @@ class AutoencoderObjective(Objective):
         perceptual_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        weights = {"kl": kl_weight, "cosine": cosine_weight, "perceptual": perceptual_weight}
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{name}_weight must be 0 or above, got {weight:g}")
         self.vae = vae
         self.kl_weight = kl_weight
         self.cosine_weight = cosine_weight
