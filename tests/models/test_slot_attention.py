@@ -242,6 +242,16 @@ class TestStart:
             tiny_slot_encoder(**options)
 
 
+def test_autocast_does_not_round_what_sets_slots_apart(features: Tensor) -> None:
+    encoder = tiny_slot_encoder()
+    expected = encoder(features, generator=generators(0, 1, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder(features, generator=generators(0, 1, 2))
+    assert found.slots.dtype == torch.float32
+    torch.testing.assert_close(found.slots, expected.slots, rtol=0, atol=0)
+    torch.testing.assert_close(found.attention, expected.attention, rtol=0, atol=0)
+
+
 class TestCondition:
     """What the decoder may look at: DESIGN section 10."""
 

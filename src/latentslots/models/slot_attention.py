@@ -298,15 +298,19 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             Slots `[B, K, D]` before the projection, and attention `[B, K, N]` that sums to 1
             over K, tokens in row-major order.
         """
-        batch_size, _, height, width = features.shape
-        tokens = features.flatten(2).transpose(1, 2)  # [B, N, C]
-        if self.position_embedding is not None:
-            tokens = tokens + self.position_embedding(height, width)
-        tokens = self.mlp_in(self.norm_in(tokens))
-        slots = self.initial_slots(
-            batch_size, noise=noise, generator=generator, num_slots=num_slots
-        )
-        return self.slot_attention(tokens, slots)
+        # In full precision also under autocast: slots start almost alike, and what sets them apart
+        # is lost when every iteration rounds to eight bits.
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(self.slot_mean.dtype)
+            batch_size, _, height, width = features.shape
+            tokens = features.flatten(2).transpose(1, 2)  # [B, N, C]
+            if self.position_embedding is not None:
+                tokens = tokens + self.position_embedding(height, width)
+            tokens = self.mlp_in(self.norm_in(tokens))
+            slots = self.initial_slots(
+                batch_size, noise=noise, generator=generator, num_slots=num_slots
+            )
+            return self.slot_attention(tokens, slots)
 
     def project(self, slots: Float[Tensor, "B K D"]) -> Float[Tensor, "B K X"]:
         """Slots as the decoder's cross-attention sees them (LayerNorm and Linear)."""
