@@ -242,14 +242,20 @@ class TestStart:
             tiny_slot_encoder(**options)
 
 
-def test_autocast_does_not_round_what_sets_slots_apart(features: Tensor) -> None:
-    encoder = tiny_slot_encoder()
-    expected = encoder(features, generator=generators(0, 1, 2))
+def test_autocast_does_not_round_what_sets_slots_apart(inputs: Tensor) -> None:
+    attention = perturbed()
+    start = torch.randn(2, 1, 16).repeat(1, 2, 1)
+    start[:, 1] += 1e-4 * torch.randn(2, 16)
+
+    def difference() -> Tensor:
+        found = attention(inputs, start).slots
+        assert found.dtype == torch.float32
+        return found[:, 1] - found[:, 0]
+
+    expected = difference()
     with torch.autocast("cpu", torch.bfloat16):
-        found = encoder(features, generator=generators(0, 1, 2))
-    assert found.slots.dtype == torch.float32
-    torch.testing.assert_close(found.slots, expected.slots, rtol=0, atol=0)
-    torch.testing.assert_close(found.attention, expected.attention, rtol=0, atol=0)
+        found = difference()
+    assert (found - expected).norm() < 0.1 * expected.norm()
 
 
 class TestCondition:

@@ -108,6 +108,17 @@ class SlotAttention(nn.Module):
         key = self._split_heads(self.to_key(inputs)) * self.scale  # [B, heads, N, D / heads]
         value = self._split_heads(self.to_value(inputs))
 
+        # In full precision also under autocast: slots start almost alike, and what sets them apart
+        # is lost when every iteration rounds to eight bits.
+        with torch.autocast(slots.device.type, enabled=False):
+            return self._iterate(slots, key.to(slots.dtype), value.to(slots.dtype))
+
+    def _iterate(
+        self,
+        slots: Float[Tensor, "B K D"],
+        key: Float[Tensor, "B heads N d"],
+        value: Float[Tensor, "B heads N d"],
+    ) -> SlotAttentionOutput:
         initial = slots
         for iteration in range(self.num_iterations):
             if self.bi_level and iteration == self.num_iterations - 1:
@@ -115,7 +126,7 @@ class SlotAttention(nn.Module):
             query = self._split_heads(self.to_query(self.norm_slots(slots)))
 
             # The softmax runs over slots, not over inputs: this is what makes them compete.
-            # In fp32, because a token's share of 4,096 is lost in half precision.
+            # In fp32 even in a pipeline of half precision, which would lose a share of 1 in 4,096.
             logits = (query @ key.transpose(2, 3)).float()  # [B, heads, K, N]
             attention = logits.flatten(1, 2).softmax(dim=1).view_as(logits)
 
@@ -298,19 +309,15 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             Slots `[B, K, D]` before the projection, and attention `[B, K, N]` that sums to 1
             over K, tokens in row-major order.
         """
-        # In full precision also under autocast: slots start almost alike, and what sets them apart
-        # is lost when every iteration rounds to eight bits.
-        with torch.autocast(features.device.type, enabled=False):
-            features = features.to(self.slot_mean.dtype)
-            batch_size, _, height, width = features.shape
-            tokens = features.flatten(2).transpose(1, 2)  # [B, N, C]
-            if self.position_embedding is not None:
-                tokens = tokens + self.position_embedding(height, width)
-            tokens = self.mlp_in(self.norm_in(tokens))
-            slots = self.initial_slots(
-                batch_size, noise=noise, generator=generator, num_slots=num_slots
-            )
-            return self.slot_attention(tokens, slots)
+        batch_size, _, height, width = features.shape
+        tokens = features.flatten(2).transpose(1, 2)  # [B, N, C]
+        if self.position_embedding is not None:
+            tokens = tokens + self.position_embedding(height, width)
+        tokens = self.mlp_in(self.norm_in(tokens))
+        slots = self.initial_slots(
+            batch_size, noise=noise, generator=generator, num_slots=num_slots
+        )
+        return self.slot_attention(tokens, slots)
 
     def project(self, slots: Float[Tensor, "B K D"]) -> Float[Tensor, "B K X"]:
         """Slots as the decoder's cross-attention sees them (LayerNorm and Linear)."""
