@@ -43,9 +43,9 @@ def lsd_nlvr_64() -> TrainConfig:
             encoder=UNetEncoderConfig(
                 out_channels=64,
                 downscale_factor=2,
-                block_out_channels=(48, 64),
+                block_out_channels=(48, 96, 96),
                 layers_per_block=1,
-                mid_attention=False,
+                attention_head_dim=16,
                 norm_num_groups=16,
             ),
             unet=SlotUNetConfig(
