@@ -10,7 +10,7 @@ from datasets import Dataset
 from PIL import Image
 
 from latentslots.build import build_objective
-from latentslots.config import TrainConfig
+from latentslots.config import LSDConfig, TrainConfig
 from latentslots.data.store import load_dataset
 from latentslots.data.transforms import to_pixel_values
 from latentslots.evaluation.baselines import cluster_pixels
@@ -40,10 +40,16 @@ COLUMNS = ("", "FG-ARI", "ARI", "mIoU", "mBO")
 
 
 def demo_config(minutes: float, latents_dir: Path) -> TrainConfig:
-    """The recipe `lsd-nlvr-64`, made for minutes instead of hours."""
+    """The recipe `lsd-nlvr-64`, made for minutes instead of hours.
+
+    Its encoder sees only the neighborhood, which binds sooner and less well (docs/lab-notes.md).
+    """
     config = recipe("lsd-nlvr-64")
+    assert isinstance(config.method, LSDConfig)
+    encoder = replace(config.method.encoder, block_out_channels=(48, 64), mid_attention=False)
     return replace(
         config,
+        method=replace(config.method, encoder=encoder),
         data=replace(
             config.data, path=str(BUNDLED_IMAGES), latents=str(latents_dir), num_workers=0
         ),
