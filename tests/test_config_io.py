@@ -136,7 +136,7 @@ def test_another_kind_of_method_is_refused() -> None:
 
 def test_a_config_cannot_be_changed(config: TrainConfig) -> None:
     with pytest.raises(FrozenInstanceError):
-        config.max_train_steps = 3  # type: ignore[misc]
+        config.max_train_steps = 3  # type: ignore[misc]  # the refusal is the point
 
 
 def test_differences_are_named_with_both_values(config: TrainConfig) -> None:

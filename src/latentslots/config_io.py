@@ -69,8 +69,8 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         return value
     if origin in (Union, types.UnionType):
         return _convert_union(value, get_args(hint), path)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(value, hint, path)  # type: ignore[arg-type]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return from_dict(value, hint, path)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{path} must be a list, got {value!r}")

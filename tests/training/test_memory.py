@@ -12,11 +12,11 @@ from latentslots.training.memory import keep_freed_memory
 
 told = keep_freed_memory() if sys.argv[1] == "keep" else True
 faults = []
-for _ in range(4):
+for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(64 * 2**20, dtype=torch.uint8)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(told, faults[-1])
+print(told, min(faults))
 """
 
 
@@ -28,4 +28,5 @@ def test_memory_that_is_asked_for_again_costs_no_faults() -> None:
         assert told == b"True"
         return int(count)
 
-    assert faults("keep") < 100 < faults("give back")
+    # 64 MiB are 16,384 pages, or 32 huge ones.
+    assert faults("keep") < 10 < faults("give back")

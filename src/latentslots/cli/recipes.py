@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> None:
         print(dumps(recipe(options.name)), end="")
         return
     for name, function in RECIPES.items():
-        summary, _, rest = inspect.getdoc(function).partition("\n")  # type: ignore[union-attr]
+        summary, _, rest = (inspect.getdoc(function) or "").partition("\n")
         print(f"{name}: {summary}")
         for line in rest.strip().splitlines():
             print(f"    {line}".rstrip())

@@ -75,7 +75,8 @@ class ImageDataset(TorchDataset[Sample]):
         self.crop = ResizeCenterCrop(resolution)
         self.latents = latents
         self.on_bad_sample = on_bad_sample
-        # Shared with the workers: what one of them found out, all of them know.
+        # Shared with the workers: what one of them found out, all of them know. (torch gives
+        # `share_memory_` no type.)
         self._is_bad = torch.zeros(len(rows), dtype=torch.bool)
         self._is_bad.share_memory_()  # type: ignore[no-untyped-call]
 

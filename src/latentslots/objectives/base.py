@@ -1,5 +1,6 @@
 """What the trainer knows about a method."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,19 @@ Batch = dict[str, Any]
 Logs = dict[str, Tensor]
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A method as the trainer sees it: batch in, loss and logs out.
 
     Subclasses implement `forward(batch) -> (loss, logs)`, `trained` and `save_pipeline`.
     """
 
+    @abstractmethod
     def trained(self) -> dict[str, nn.Module]:
         """The parts that learn, by name; everything else is frozen."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save_pipeline(self, folder: Path) -> None:
         """Write the model, as it is now, as a folder that loads without this objective."""
-        raise NotImplementedError
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """All parameters that learn, in a fixed order."""

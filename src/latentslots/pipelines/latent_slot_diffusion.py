@@ -118,21 +118,30 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             )
         latents = latents.to(self.device, self.unet.dtype) * self.scheduler.init_noise_sigma
         extra = self._step_kwargs(generator)
-
         for timestep in self.progress_bar(self.scheduler.timesteps):
             model_input = self.scheduler.scale_model_input(latents, timestep)
-            if states.shape[0] != batch_size:
-                model_input = torch.cat([model_input, model_input])
-            prediction = self.unet(
-                model_input, timestep, states, encoder_attention_mask=mask
-            ).sample
-            if states.shape[0] != batch_size:
-                conditional, unconditional = prediction.chunk(2)
-                prediction = unconditional + guidance_scale * (conditional - unconditional)
+            prediction = self._predict(model_input, timestep, states, mask, guidance_scale)
             latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
-
         images = self._decode(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _predict(
+        self,
+        model_input: Float[Tensor, "B C h w"],
+        timestep: Tensor,
+        states: Float[Tensor, "G S X"],
+        mask: Bool[Tensor, "G S"] | None,
+        guidance_scale: float,
+    ) -> Float[Tensor, "B C h w"]:
+        """The denoiser's answer; guided where `states` hold the unconditional branch, too."""
+        guided = states.shape[0] != model_input.shape[0]
+        if guided:
+            model_input = torch.cat([model_input, model_input])
+        prediction = self.unet(model_input, timestep, states, encoder_attention_mask=mask).sample
+        if guided:
+            conditional, unconditional = prediction.chunk(2)
+            prediction = unconditional + guidance_scale * (conditional - unconditional)
+        return prediction
 
     def _guided_condition(
         self,

@@ -18,6 +18,8 @@ from latentslots.build import LATENTS_DIR, build_objective, build_split, build_t
 from latentslots.config import AutoencoderConfig, TrainConfig
 from latentslots.config_io import differences, dumps, load_config
 from latentslots.data.errors import UnknownSplitError
+from latentslots.data.loader import ImageDataset
+from latentslots.objectives import Objective
 from latentslots.training.checkpoint import list_checkpoints, write_text
 from latentslots.training.memory import keep_freed_memory
 from latentslots.training.preview import Previewer
@@ -100,28 +102,23 @@ def train(
     if accelerator.log_with:
         accelerator.init_trackers("latentslots")
 
-    start_step = int(newest.name.removeprefix("step_")) if newest else 0
     records = Records(
         run_dir,
         accelerator,
         max_train_steps=config.max_train_steps,
         max_seconds=config.max_train_minutes * 60,
-        start_step=start_step,
+        start_step=int(newest.name.removeprefix("step_")) if newest else 0,
         progress=progress,
     )
-    resolution = config.data.resolution
     try:
-        trainer = Trainer(
+        trainer = _build_trainer(
             config,
             objective,
             dataset,
-            accelerator=accelerator,
+            validation,
             run_dir=run_dir,
+            accelerator=accelerator,
             records=records,
-            validator=Validator(
-                validation, resolution=resolution, num_images=config.num_validation_images
-            ),
-            previewer=Previewer(validation, resolution=resolution, folder=run_dir / "previews"),
         )
         if newest:
             trainer.load(newest)
@@ -129,6 +126,31 @@ def train(
     finally:
         records.close()
     return run_dir
+
+
+def _build_trainer(
+    config: TrainConfig,
+    objective: Objective,
+    dataset: ImageDataset,
+    validation: Dataset | None,
+    *,
+    run_dir: Path,
+    accelerator: Accelerator,
+    records: Records,
+) -> Trainer:
+    resolution = config.data.resolution
+    return Trainer(
+        config,
+        objective,
+        dataset,
+        accelerator=accelerator,
+        run_dir=run_dir,
+        records=records,
+        validator=Validator(
+            validation, resolution=resolution, num_images=config.num_validation_images
+        ),
+        previewer=Previewer(validation, resolution=resolution, folder=run_dir / "previews"),
+    )
 
 
 def _check_counts(config: TrainConfig) -> None:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
@@ -43,12 +43,7 @@ class SignalWatch:
         except ValueError:
             self._before = {}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._put_back()
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:

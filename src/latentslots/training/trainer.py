@@ -70,6 +70,7 @@ class Trainer:
         self.records, self.validator, self.previewer = records, validator, previewer
         self.trainable = objective.trained_parameters()
         if config.channels_last:
+            # torch declares this call for tensors alone.
             objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.compile:
             for part in objective.trained().values():
