@@ -1,8 +1,10 @@
 import os
 import subprocess
 import sys
+import types
 
 import pytest
+import torch
 
 from latentslots.cli.main import COMMANDS, main
 from latentslots.config import TrainConfig
@@ -58,6 +60,34 @@ def test_a_mistake_is_one_sentence_and_a_traceback_only_on_request(
     assert error.count("\n") == 1
     assert main(["--debug", *wrong]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def command_that_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
+    def run(arguments: list[str]) -> None:
+        raise error
+
+    module = types.ModuleType("raising")
+    monkeypatch.setattr(module, "run", run, raising=False)
+    monkeypatch.setitem(sys.modules, "raising", module)
+    monkeypatch.setitem(COMMANDS, "raise", ("raising", "fail"))
+    return "raise"
+
+
+def test_used_up_memory_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RuntimeError) as too_much:
+        torch.empty(2**60)
+    assert main([command_that_raises(too_much.value, monkeypatch)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("latentslots raise: the memory is used up; ask for less at a time (")
+    assert error.count("\n") == 1
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = command_that_raises(RuntimeError("a and b must have the same size"), monkeypatch)
+    with pytest.raises(RuntimeError, match="must have the same size"):
+        main([name])
 
 
 def test_module_runs_as_a_program() -> None:

@@ -72,9 +72,20 @@ def _run(name: str, arguments: list[str], *, debug: bool) -> int:
     except KeyboardInterrupt:
         print("latentslots: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (ValueError, OSError, RuntimeError) as error:
-        if debug:
-            traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"latentslots {name}: {message}", file=sys.stderr)
-        return USER_ERROR
+    except (ValueError, OSError, FloatingPointError) as error:
+        return _refuse(name, str(error) or type(error).__name__, debug=debug)
+    except RuntimeError as error:
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        if not should_reduce_batch_size(error):
+            raise  # a mistake of ours, which its traceback explains
+        return _refuse(
+            name, f"the memory is used up; ask for less at a time ({error})", debug=debug
+        )
+
+
+def _refuse(name: str, message: str, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"latentslots {name}: {' '.join(message.split())}", file=sys.stderr)
+    return USER_ERROR

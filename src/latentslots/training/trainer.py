@@ -35,8 +35,8 @@ MAX_BAD_STEPS = 10
 STATE_DIR, PIPELINE_DIR = "state", "pipeline"
 
 
-class TrainingError(RuntimeError):
-    """A run that cannot go on."""
+class TrainingError(FloatingPointError):
+    """A run whose loss is not finite, and stays so."""
 
 
 class Trainer:
