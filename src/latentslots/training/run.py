@@ -29,7 +29,7 @@ from latentslots.training.validation import Validator
 
 CONFIG_FILE = "train_config.json"
 ENVIRONMENT_FILE = "environment.json"
-PACKAGES = ("latentslots", "torch", "diffusers", "accelerate", "datasets", "numpy")
+PACKAGES = ("latentslots", "diffusers", "accelerate", "datasets", "numpy")
 
 # What may differ when a run is resumed: how long and how often, not what is learned from what.
 # What keeps a run from going on may change, too: memory, overflow, a file that cannot be read.
@@ -242,6 +242,7 @@ def _write_run_files(run_dir: Path, config: TrainConfig) -> None:
         "command": sys.argv,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "num_threads": torch.get_num_threads(),
-        "packages": {name: version(name) for name in PACKAGES},
+        # torch itself also tells which build it is ("+cu130").
+        "packages": {name: version(name) for name in PACKAGES} | {"torch": str(torch.__version__)},
     }
     write_text(run_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
