@@ -128,7 +128,8 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
     assert isinstance(objective, LatentSlotDiffusionObjective)
     slots, unet = objective.slot_encoder.config, objective.unet.config
     assert slots.num_slots == 3
-    for name in ("slot_init", "bi_level", "num_iterations", "num_heads", "position"):
+    names = ("slot_init", "bi_level", "num_iterations", "num_heads", "temperature", "position")
+    for name in names:
         assert slots[name] == getattr(method, name), name
     for name in ("block_out_channels", "attention_levels", "layers_per_block", "position"):
         assert tuple_or_value(unet[name]) == getattr(method.unet, name), name

@@ -64,6 +64,7 @@ def build_latent_slot_diffusion(
         num_iterations=method.num_iterations,
         num_heads=method.num_heads,
         mlp_dim=method.slot_mlp_dim,
+        temperature=method.temperature,
         slot_init=method.slot_init,
         bi_level=method.bi_level,
         position=method.position,

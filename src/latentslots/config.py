@@ -65,6 +65,8 @@ class LSDConfig:
     """Heads of slot attention."""
     slot_mlp_dim: int = 192
     """Hidden width of the slots' MLP."""
+    temperature: float = 1.0
+    """Below 1, slots compete harder: what the logits of slot attention are divided by."""
     slot_init: Literal["gaussian", "learned"] = "gaussian"
     """Whether slots start from draws of one Gaussian or from learned vectors."""
     bi_level: bool = False

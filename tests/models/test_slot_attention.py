@@ -38,11 +38,19 @@ def features() -> Tensor:
     return torch.randn(3, 16, 6, 8)
 
 
-@pytest.mark.parametrize(("num_heads", "num_iterations"), [(1, 1), (1, 3), (2, 2), (4, 3)])
+@pytest.mark.parametrize(
+    ("num_heads", "num_iterations", "temperature"),
+    [(1, 1, 1.0), (1, 3, 1.0), (2, 2, 0.25), (4, 3, 2.0)],
+)
 def test_agrees_with_loops_over_everything(
-    inputs: Tensor, slots: Tensor, num_heads: int, num_iterations: int
+    inputs: Tensor, slots: Tensor, num_heads: int, num_iterations: int, temperature: float
 ) -> None:
-    options = {"num_heads": num_heads, "num_iterations": num_iterations, "eps": 0.01}
+    options = {
+        "num_heads": num_heads,
+        "num_iterations": num_iterations,
+        "temperature": temperature,
+        "eps": 0.01,
+    }
     attention = perturbed(**options)
     out = attention(inputs, slots)
     expected = slot_attention(attention.state_dict(), inputs, slots, **options)
@@ -98,9 +106,10 @@ def test_a_slot_that_wins_nothing_gets_a_plain_mean(inputs: Tensor) -> None:
         ({"num_iterations": 0}, "num_iterations must be at least 1, got 0"),
         ({"num_heads": 3}, "num_heads must divide slot_dim 16, got 3"),
         ({"num_heads": 0}, "num_heads must divide slot_dim 16, got 0"),
+        ({"temperature": 0.0}, "temperature must be more than 0, got 0.0"),
     ],
 )
-def test_bad_options_are_named(options: dict[str, int], message: str) -> None:
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SlotAttention(12, 16, mlp_dim=24, **options)
 

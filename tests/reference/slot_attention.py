@@ -13,6 +13,7 @@ def slot_attention(
     *,
     num_iterations: int,
     num_heads: int,
+    temperature: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Slots `[B, K, D]` and attention `[B, K, N]` of the last iteration, summed over heads.
@@ -23,10 +24,11 @@ def slot_attention(
         slots: `[B, K, D]`, where they start.
         num_iterations: Rounds.
         num_heads: Heads; the softmax is over heads and slots together.
+        temperature: What logits are divided by.
         eps: Added to the attention before it is renormalized over tokens.
     """
     results = [
-        _image(weights, tokens, list(start), num_iterations, num_heads, eps)
+        _image(weights, tokens, list(start), num_iterations, num_heads, temperature, eps)
         for tokens, start in zip(inputs, slots, strict=True)
     ]
     return torch.stack([new for new, _ in results]), torch.stack([share for _, share in results])
@@ -38,6 +40,7 @@ def _image(
     slots: list[Tensor],
     num_iterations: int,
     num_heads: int,
+    temperature: float,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     slot_dim = slots[0].numel()
@@ -58,7 +61,7 @@ def _image(
                 part = slice(h * width, (h + 1) * width)
                 for k, query in enumerate(queries):
                     dot = (query[part] * key[part]).sum().item()
-                    exponentials[h, k] = math.exp(dot / math.sqrt(slot_dim))
+                    exponentials[h, k] = math.exp(dot / math.sqrt(slot_dim) / temperature)
             for (h, k), exponential in exponentials.items():
                 attention[h, k, n] = exponential / sum(exponentials.values())
         shares = attention.sum(dim=0)

@@ -59,6 +59,9 @@ class SlotAttention(nn.Module):
         mlp_dim: Hidden width of the slots' residual MLP.
         num_iterations: Rounds of competition. Three is the usual choice for images.
         num_heads: Attention heads; they divide `slot_dim`.
+        temperature: What the logits of the competition are divided by. Below 1 a token goes to
+            fewer slots from the first step on, so that slots start as parts of the image rather
+            than as means of all of it.
         bi_level: Send gradients straight from the last iteration to the initial slots
             (BO-QSA, Jia et al., 2023, https://arxiv.org/abs/2210.08990).
         eps: Added to the attention before it is renormalized, so that a slot that won nothing
@@ -73,6 +76,7 @@ class SlotAttention(nn.Module):
         mlp_dim: int,
         num_iterations: int = 3,
         num_heads: int = 1,
+        temperature: float = 1.0,
         bi_level: bool = False,
         eps: float = 1e-6,
     ) -> None:
@@ -81,11 +85,13 @@ class SlotAttention(nn.Module):
             raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
         if num_heads < 1 or slot_dim % num_heads:
             raise ValueError(f"num_heads must divide slot_dim {slot_dim}, got {num_heads}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be more than 0, got {temperature}")
         self.num_iterations = num_iterations
         self.num_heads = num_heads
         self.bi_level = bi_level
         self.eps = eps
-        self.scale = slot_dim**-0.5
+        self.scale = slot_dim**-0.5 / temperature
 
         self.norm_inputs = nn.LayerNorm(input_dim)
         self.norm_slots = nn.LayerNorm(slot_dim)
@@ -154,6 +160,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         num_iterations: Rounds of slot attention.
         num_heads: Heads of slot attention.
         mlp_dim: Hidden width of the slots' MLP.
+        temperature: See `SlotAttention`.
         slot_init: `gaussian`, every slot a draw from one learned Gaussian; or `learned`, one
             learned vector per slot.
         bi_level: See `SlotAttention`.
@@ -177,6 +184,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         num_iterations: int = 3,
         num_heads: int = 1,
         mlp_dim: int = 192,
+        temperature: float = 1.0,
         slot_init: SlotInit = "gaussian",
         bi_level: bool = False,
         position: PositionKind = "cartesian",
@@ -213,6 +221,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             mlp_dim=mlp_dim,
             num_iterations=num_iterations,
             num_heads=num_heads,
+            temperature=temperature,
             bi_level=bi_level,
             eps=eps,
         )
