@@ -5,6 +5,9 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 # Two busy OpenMP jobs on two cores slow each other ten-fold; the tests use one thread.
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --jaxtyping-packages=latentslots,beartype.beartype
+# Scenes are drawn without a screen, by EGL and Mesa, which are not Python packages.
+OPENGL  = ldconfig -p | grep -q libEGL.so.1 || { ! command -v apt-get >/dev/null; } \
+	|| { apt-get update -q && apt-get install -qy libegl1 libgl1-mesa-dri; }
 
 .PHONY: setup format check test test-all demo bench clean
 
@@ -15,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(OPENGL)
 	touch $(STAMP)
 
 format: setup
@@ -37,6 +41,7 @@ demo: setup
 
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/train_step.py
 
 clean:

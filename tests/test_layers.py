@@ -34,7 +34,7 @@ FENCES = {
     "gradio": ("app/ui",),
     "accelerate": ("training", "cli"),
     "transformers": ("models/dinov2_encoder", "models/stable_diffusion"),
-    "mujoco": ("data/scenes",),
+    "mujoco": ("data/scenes/renderer",),
     "datasets": ("data",),
     "torchmetrics": ("metrics",),
 }
@@ -130,7 +130,7 @@ def test_every_import_goes_down() -> None:
         ("app/session.py", "import gradio as gr", "may only be imported in app/ui"),
         ("objectives/base.py", "from accelerate import Accelerator", "training, cli"),
         ("models/slot_unet.py", "import transformers", "models/dinov2_encoder"),
-        ("data/store.py", "from mujoco import MjModel", "data/scenes"),
+        ("data/store.py", "from mujoco import MjModel", "data/scenes/renderer"),
         ("training/run.py", "from datasets import load_dataset", "may only be imported in data"),
         ("training/run.py", "import datasets", "may only be imported in data"),
         ("evaluation/segmentation.py", "from torchmetrics.image import x", "in metrics"),

@@ -138,7 +138,7 @@ def test_a_store_that_is_not_whole_is_refused(store: Path, tmp_path: Path) -> No
 
 def test_a_killed_import_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store" / ".train.partial").mkdir(parents=True)
-    with pytest.raises(DataError, match="the import of split 'train' did not finish"):
+    with pytest.raises(DataError, match="split 'train' was begun and not finished"):
         load_dataset(tmp_path / "store")
 
 

@@ -1,21 +1,51 @@
-"""`latentslots data {import,info,cache-latents}`."""
+"""`latentslots data {make,import,info,cache-latents}`."""
 
 import json
 import logging
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import tyro
 
 PROG = "latentslots data"
-USAGE = f"""usage: {PROG} import arrays SOURCE.npz OUT   images (and masks) from NumPy arrays
+Kind = TypeVar("Kind", bound=str)
+_SCENES: tuple[Literal["scenes", "scenes-textured"], ...] = ("scenes", "scenes-textured")
+USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, drawn by MuJoCo
+       {PROG} make scenes-textured OUT     the same with textures
+       {PROG} import arrays SOURCE.npz OUT   images (and masks) from NumPy arrays
        {PROG} import folder SOURCE OUT       a folder of images (and a twin folder of masks)
        {PROG} info PATH                      counts, sizes, objects; a contact sheet
        {PROG} cache-latents PATH             encode all images once, before training
 
 {PROG} ACTION --help tells more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Make:
+    """Make a data set of scenes, with exact masks and labels; a half-made one is continued."""
+
+    out: tyro.conf.Positional[str]
+    """Folder of the data set."""
+    num_train: int = 16_000
+    """Images (or videos) of the split `train`."""
+    num_validation: int = 1_000
+    """The same for `validation`."""
+    num_test: int = 0
+    """The same for `test`: to be scored once, at the end."""
+    size: int = 64
+    """Pixels per side."""
+    min_objects: int = 3
+    """Fewest objects of a scene."""
+    max_objects: int = 6
+    """Most objects of a scene."""
+    seed: int = 0
+    """Number of the first scene; the same number gives the same scene everywhere."""
+    video: bool = False
+    """Make videos of 24 frames, of objects thrown together, instead of images."""
+    workers: int | None = None
+    """Processes; by default one per core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +137,7 @@ class CacheLatents:
 
 def run(arguments: list[str]) -> int:
     """Find the action, parse and run it."""
-    actions = {"import": _import, "info": _info, "cache-latents": _cache_latents}
+    actions = {"make": _make, "import": _import, "info": _info, "cache-latents": _cache_latents}
     if not arguments or arguments[0] not in actions:
         asked = bool(arguments) and arguments[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
@@ -116,12 +146,27 @@ def run(arguments: list[str]) -> int:
     return actions[arguments[0]](arguments[1:])
 
 
-def _import(arguments: list[str]) -> int:
-    kinds = ("arrays", "folder")
+def _make(arguments: list[str]) -> int:
+    kind, rest = _first("make", _SCENES, arguments)
+    given = asdict(tyro.cli(Make, prog=f"{PROG} make {kind}", args=rest))
+
+    from latentslots.data.scenes.make import SceneOptions, make_scenes
+
+    looks = {field.name: given.pop(field.name) for field in fields(SceneOptions)[1:]}
+    print(make_scenes(given.pop("out"), SceneOptions(kind=kind, **looks), **given, progress=True))
+    return 0
+
+
+def _first(action: str, kinds: tuple[Kind, ...], arguments: list[str]) -> tuple[Kind, list[str]]:
+    """Split what an action is done with from the rest of its arguments."""
     if not arguments or arguments[0] not in kinds:
         got = repr(arguments[0]) if arguments else "nothing"
-        raise ValueError(f"data import takes one of {', '.join(kinds)} first, got {got}")
-    kind, *rest = arguments
+        raise ValueError(f"data {action} takes one of {', '.join(kinds)} first, got {got}")
+    return kinds[kinds.index(arguments[0])], arguments[1:]
+
+
+def _import(arguments: list[str]) -> int:
+    kind, rest = _first("import", ("arrays", "folder"), arguments)
     prog = f"{PROG} import {kind}"
     if kind == "arrays":
         from latentslots.data.arrays import import_arrays

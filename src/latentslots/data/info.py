@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from latentslots.data.store import find_shards, load_dataset, split_names
 from latentslots.data.transforms import ResizeCenterCrop, to_ids
 
 _PICTURES = ("image", "segmentation")
+_LABELS = "attributes"
 _MAX_SAMPLES = 1000
 _PLACES = 16
 _CELLS_PER_LINE = 8
@@ -39,6 +40,20 @@ _PALETTE = np.array(
 
 
 @dataclass(frozen=True, kw_only=True)
+class SceneStatistics:
+    """How hard made scenes are to take apart. Shares are of images."""
+
+    hidden: float
+    """With an object of which others hide 5 % or more."""
+    truncated: float
+    """With an object of which 5 % or more lie outside the image."""
+    alike: float
+    """With two objects of one color, or of one family of textures."""
+    widths: tuple[float, float, float]
+    """Smallest, median and largest width of an object's picture, as a share of the image's."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitInfo:
     """What one split holds."""
 
@@ -51,6 +66,8 @@ class SplitInfo:
     """Sampled images by size, as `320x240`: width, then height."""
     objects: Mapping[int, int]
     """Sampled images by number of objects in sight; empty where there are no masks."""
+    scenes: SceneStatistics | None = None
+    """Of the sampled images, where they are scenes that `data make` made."""
 
     @property
     def mean_objects(self) -> float | None:
@@ -81,14 +98,14 @@ class DatasetInfo:
         lines += [f"{name}: {', '.join(names)}" for name, names in self.class_names.items()]
         head = ("split", "images", "size on disk", "pixels", "objects per image")
         rows = [head, *(_cells(name, split) for name, split in self.splits.items())]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            lines.append(line.rstrip())
+        lines += _table(rows)
         for name, split in self.splits.items():
             if split.objects:
                 counts = ", ".join(f"{number}: {count}" for number, count in split.objects.items())
                 lines.append(f"objects in {split.num_sampled} images of {name}: {counts}")
+        made = {name: split.scenes for name, split in self.splits.items() if split.scenes}
+        if made:
+            lines += _table([_SCENE_HEAD, *(_scene_cells(*item) for item in made.items())])
         return "\n".join(lines)
 
 
@@ -157,12 +174,14 @@ def _describe(path: str, split: str, manifest: Manifest | None) -> SplitInfo:
     sizes: Counter[str] = Counter()
     objects: Counter[int] = Counter()
     num_sampled = 0
-    for row in _sample(path, split, _MAX_SAMPLES):
+    labels = []
+    for row in _sample(path, split, _MAX_SAMPLES, columns=(*_PICTURES, _LABELS)):
         image = decode(row["image"], where="image")
         sizes[f"{image.width}x{image.height}"] += 1
         if "segmentation" in row:
             ids = np.asarray(decode(row["segmentation"], where="segmentation"))
             objects[len(np.setdiff1d(ids, [0]))] += 1
+        labels.append(row.get(_LABELS, {}))
         num_sampled += 1
     if manifest is None:
         files = load_dataset(path, split=split).cast_column("image", ImageFeature(decode=False))
@@ -176,10 +195,26 @@ def _describe(path: str, split: str, manifest: Manifest | None) -> SplitInfo:
         num_sampled=num_sampled,
         sizes=dict(sizes.most_common()),
         objects=dict(sorted(objects.items())),
+        scenes=_scene_statistics(labels),
     )
 
 
-def _sample(path: str, split: str, num: int) -> Iterator[dict[str, dict[str, Any]]]:
+def _scene_statistics(labels: list[dict[str, Any]]) -> SceneStatistics | None:
+    if not all({"occlusion", "truncation", "apparent_width"} <= row.keys() for row in labels):
+        return None
+    looks = [row.get("color_label", row.get("texture_label", [])) for row in labels]
+    widths = np.concatenate([row["apparent_width"] for row in labels])
+    return SceneStatistics(
+        hidden=float(np.mean([max(row["occlusion"]) >= 0.05 for row in labels])),
+        truncated=float(np.mean([max(row["truncation"]) >= 0.05 for row in labels])),
+        alike=float(np.mean([len(set(look)) < len(look) for look in looks])),
+        widths=(float(widths.min()), float(np.median(widths)), float(widths.max())),
+    )
+
+
+def _sample(
+    path: str, split: str, num: int, *, columns: Sequence[str] = _PICTURES
+) -> Iterator[dict[str, dict[str, Any]]]:
     """Yield about `num` rows, spread over a split, with their pictures still encoded.
 
     Of a store only a few row groups are read, so that a large one is described in seconds.
@@ -196,11 +231,11 @@ def _sample(path: str, split: str, num: int) -> Iterator[dict[str, dict[str, Any
     groups = [(shard, group) for shard in shards for group in range(shard.num_row_groups)]
     chosen = [groups[place] for place in _spread(len(groups), _PLACES)]
     for place, (shard, group) in enumerate(chosen):
-        columns = [name for name in _PICTURES if name in shard.schema_arrow.names]
-        rows = shard.read_row_group(group, columns=columns)
+        there = [name for name in columns if name in shard.schema_arrow.names]
+        rows = shard.read_row_group(group, columns=there)
         share = (place + 1) * num // len(chosen) - place * num // len(chosen)
         for index in _spread(len(rows), share):
-            yield {name: cell for name in columns if (cell := rows[name][index].as_py())}
+            yield {name: cell for name in there if (cell := rows[name][index].as_py())}
 
 
 def _spread(total: int, num: int) -> list[int]:
@@ -214,6 +249,30 @@ def _overlay(
 ) -> Shaped[np.ndarray, "H W 3"]:
     colors = np.where(ids[..., None] > 0, _PALETTE[(ids - 1) % len(_PALETTE)], 0)
     return (0.4 * pixels + 0.6 * colors).astype(np.uint8)
+
+
+_SCENE_HEAD = (
+    "images with an object",
+    "partly hidden",
+    "partly out of view",
+    "like another",
+    "widths in % of the image (smallest, median, largest)",
+)
+
+
+def _scene_cells(name: str, scenes: SceneStatistics) -> tuple[str, ...]:
+    shares = (scenes.hidden, scenes.truncated, scenes.alike)
+    widths = ", ".join(f"{100 * width:.0f}" for width in scenes.widths)
+    return (name, *(f"{100 * share:.0f} %" for share in shares), widths)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of cells, as wide as the widest of their column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _cells(name: str, split: SplitInfo) -> tuple[str, ...]:

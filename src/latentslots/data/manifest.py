@@ -51,6 +51,8 @@ class Manifest:
     credit: str = ""
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names behind the numbers of a categorical attribute."""
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    """The program and the options that made the images, where a program did."""
     splits: Mapping[str, SplitManifest] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

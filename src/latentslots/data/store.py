@@ -164,9 +164,7 @@ def _check_folder(path: str, hint: str | None) -> None:
         raise DataError(f"{path} is a file; a data set is a folder")
     unfinished = sorted(part.name for part in Path(path).glob(".*.partial"))
     if unfinished:
-        raise DataError(
-            f"{path} is incomplete: the import of split "
-            f"{unfinished[0].removeprefix('.').removesuffix('.partial')!r} did not finish"
-        )
+        split = unfinished[0].split(".")[1]
+        raise DataError(f"{path} is incomplete: split {split!r} was begun and not finished")
     if next(Path(path).iterdir(), None) is None:
         raise DataError(f"{path} is an empty folder")

@@ -52,6 +52,7 @@ class StoreWriter:
         attributes: What is known of each object: HF feature per name. The names of a `ClassLabel`
             go into `dataset_info.json` too.
         columns: Further columns, one value per image: HF feature per name.
+        made_by: The program and the options that made the images, where a program did.
         shard_bytes: A shard is closed when it has this size.
 
     Example:
@@ -76,6 +77,7 @@ class StoreWriter:
         video: bool = False,
         attributes: Mapping[str, Any] | None = None,
         columns: Mapping[str, Any] | None = None,
+        made_by: Mapping[str, Any] | None = None,
         shard_bytes: int = 256 * 2**20,
     ) -> None:
         self.path, self.split = Path(path), split
@@ -97,7 +99,7 @@ class StoreWriter:
         self._schema = self.features.arrow_schema
         self.num_rows = 0
         self._check_target()
-        self._manifest = self._describe(name, kind, license, credit)
+        self._manifest = self._describe(name, kind, license, credit, made_by)
 
     def __enter__(self) -> "StoreWriter":
         """Make the hidden folder; one that a killed import left is thrown away."""
@@ -289,7 +291,12 @@ class StoreWriter:
             )
 
     def _describe(
-        self, name: str | None, kind: str | None, license: str | None, credit: str | None
+        self,
+        name: str | None,
+        kind: str | None,
+        license: str | None,
+        credit: str | None,
+        made_by: Mapping[str, Any] | None,
     ) -> Manifest:
         class_names = {
             attribute: tuple(feature.names)
@@ -303,11 +310,13 @@ class StoreWriter:
                 license=license or "",
                 credit=credit or "",
                 class_names=class_names,
+                made_by=made_by or {},
             )
         there = read_manifest(str(self.path))
-        given: dict[str, Any] = {"name": name, "kind": kind, "license": license, "credit": credit}
+        given: dict[str, Any] = {"name": name, "kind": kind, "license": license}
+        given |= {"credit": credit, "made_by": made_by}
+        known = {key: getattr(there, key) for key in given}
         given |= {f"class names of {k}": v for k, v in class_names.items()}
-        known = {key: getattr(there, key) for key in ("name", "kind", "license", "credit")}
         known |= {f"class names of {k}": v for k, v in there.class_names.items()}
         for key, value in given.items():
             if value is not None and value != known.get(key, value):

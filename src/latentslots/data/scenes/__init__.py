@@ -1,0 +1,1 @@
+"""Scenes made by MuJoCo: like CLEVR, CLEVRTex and MOVi, on any machine, without a download."""

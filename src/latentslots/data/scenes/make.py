@@ -1,0 +1,244 @@
+"""Making a data set of scenes, on as many processes as there are cores."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from latentslots.data.encoding import encode_ids, encode_image
+from latentslots.data.errors import DataError
+from latentslots.data.manifest import has_manifest, read_manifest
+from latentslots.data.scenes.labels import (
+    CAMERA_COLUMNS,
+    attribute_features,
+    attributes,
+    camera_columns,
+)
+from latentslots.data.scenes.layout import KINDS, Kind, sample_scene
+from latentslots.data.scenes.physics import NUM_FRAMES, throw
+from latentslots.data.scenes.renderer import MAX_OBJECTS, SceneRenderer
+from latentslots.data.writer import StoreWriter
+
+FIRST_SEEDS = {"train": 0, "validation": 8_000_000, "test": 9_000_000}
+"""Scenes of a split have the seeds from here on, so that splits never share one."""
+_MOST = 1_000_000
+_BLOCK = 240
+_SPEC_FILE = "made_by.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneOptions:
+    """What decides how scenes look; a data set holds scenes of one kind."""
+
+    kind: Kind
+    size: int = 64
+    min_objects: int = 3
+    max_objects: int = 6
+    seed: int = 0
+    video: bool = False
+
+
+def make_scenes(
+    out: str | os.PathLike[str],
+    options: SceneOptions,
+    *,
+    num_train: int = 16_000,
+    num_validation: int = 1_000,
+    num_test: int = 0,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Path:
+    """Make a data set of scenes; a half-made one is continued.
+
+    The same options give the same scenes everywhere, and the same bytes on one machine, whatever
+    the number of workers.
+
+    Args:
+        out: Folder of the data set, new or half-made.
+        options: What scenes look like.
+        num_train: Images (or videos) of the split `train`; 0 leaves the split out.
+        num_validation: The same for `validation`.
+        num_test: The same for `test`.
+        workers: Processes; by default one per core.
+        progress: Draw a progress bar.
+    """
+    out = Path(out)
+    counts = {"train": num_train, "validation": num_validation, "test": num_test}
+    workers = workers if workers is not None else len(os.sched_getaffinity(0))
+    _check(options, counts, workers)
+    missing = _missing_splits(out, options, counts)
+    if not missing:
+        return out
+    # Find out now, not in a worker or after an hour, what stands in the way.
+    _writer(out, missing[0], options)
+    SceneRenderer(options.size).close()
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(options,),
+    ) as pool:
+        for split in missing:
+            blocks = _blocks(out, split, options)
+            bar = tqdm(total=counts[split], desc=split, unit="scene", disable=not progress)
+            with bar:
+                files = _make_blocks(pool, blocks, split, options, counts[split], bar)
+                _write_split(out, split, options, files)
+            shutil.rmtree(blocks)
+    return out
+
+
+def _write_split(out: Path, split: str, options: SceneOptions, files: list[Path]) -> None:
+    with _writer(out, split, options) as writer:
+        for file in files:
+            for row in pq.read_table(file).to_pylist():
+                writer.add(**row)
+
+
+def _writer(out: Path, split: str, options: SceneOptions) -> StoreWriter:
+    return StoreWriter(
+        out,
+        split,
+        kind=options.kind,
+        license="CC0-1.0",
+        segmentation=True,
+        video=options.video,
+        attributes=attribute_features(options.kind),
+        columns=CAMERA_COLUMNS,
+        made_by=_made_by(options),
+    )
+
+
+def _make_blocks(
+    pool: Executor,
+    folder: Path,
+    split: str,
+    options: SceneOptions,
+    count: int,
+    bar: Any,
+) -> list[Path]:
+    """Make what is missing of a split, and name all its parts in order."""
+    frames = NUM_FRAMES if options.video else 1
+    block = _BLOCK // frames
+    files, waiting = [], []
+    for first in range(0, count, block):
+        file = folder / f"{first:07d}.parquet"
+        files.append(file)
+        num = min(block, count - first)
+        if file.exists() and pq.read_metadata(file).num_rows == num * frames:
+            bar.update(num)
+            continue
+        seed = FIRST_SEEDS[split] + options.seed + first
+        waiting.append((file, num, pool.submit(_make_block, seed, num)))
+    try:
+        for file, num, made in waiting:
+            beside = file.with_suffix(".tmp")
+            pq.write_table(pa.Table.from_pylist(made.result()), beside)
+            beside.replace(file)
+            bar.update(num)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    return files
+
+
+_WORKER: dict[str, Any] = {}
+
+
+def _start_worker(options: SceneOptions) -> None:
+    # A worker has a core, and Mesa's software renderer must not spread over those of the others.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+    _WORKER["options"], _WORKER["renderer"] = options, SceneRenderer(options.size)
+
+
+def _make_block(first_seed: int, num: int) -> list[dict[str, Any]]:
+    options = _WORKER["options"]
+    return [
+        row
+        for seed in range(first_seed, first_seed + num)
+        for row in make_rows(seed, options, _WORKER["renderer"])
+    ]
+
+
+def make_rows(
+    seed: int, options: SceneOptions, renderer: SceneRenderer
+) -> Iterator[dict[str, Any]]:
+    """The rows of one scene: one, or one per frame of a video."""
+    scene = sample_scene(seed, options.kind, num_objects=(options.min_objects, options.max_objects))
+    for number, frame in enumerate(throw(scene) if options.video else [scene]):
+        image, ids = renderer.render(frame)
+        yield {
+            "image": encode_image(image),
+            "segmentation": encode_ids(ids),
+            "attributes": attributes(frame, ids),
+            **camera_columns(frame),
+            **({"video": f"{seed:07d}", "frame": number} if options.video else {}),
+        }
+
+
+def _check(options: SceneOptions, counts: dict[str, int], workers: int) -> None:
+    if options.kind not in KINDS:
+        raise DataError(f"there are no scenes of kind {options.kind!r}, only {' and '.join(KINDS)}")
+    if not 16 <= options.size <= 2048:
+        raise DataError(f"size must be 16 to 2048 pixels, got {options.size}")
+    if not 1 <= options.min_objects <= options.max_objects <= MAX_OBJECTS:
+        raise DataError(
+            f"a scene has 1 to {MAX_OBJECTS} objects, got {options.min_objects} to "
+            f"{options.max_objects}"
+        )
+    if workers < 1:
+        raise DataError(f"workers must be at least 1, got {workers}")
+    if not 0 <= options.seed < _MOST:
+        raise DataError(f"seed must be 0 to {_MOST - 1}, got {options.seed}")
+    for split, count in counts.items():
+        if not 0 <= count <= _MOST - options.seed:
+            raise DataError(f"num_{split} must be 0 to {_MOST - options.seed}, got {count}")
+    if not any(counts.values()):
+        raise DataError("no scenes were asked for: all counts are 0")
+
+
+def _made_by(options: SceneOptions) -> dict[str, Any]:
+    return {"program": "latentslots data make", **asdict(options)}
+
+
+def _missing_splits(out: Path, options: SceneOptions, counts: dict[str, int]) -> list[str]:
+    """Which splits are still to be made, after a look at what is there."""
+    asked = [split for split, count in counts.items() if count]
+    if not has_manifest(str(out)):
+        return asked
+    manifest = read_manifest(str(out))
+    if manifest.made_by != _made_by(options):
+        there = json.dumps(manifest.made_by) if manifest.made_by else f"kind {manifest.kind!r}"
+        raise DataError(f"{out} holds other data ({there}): choose another folder")
+    frames = NUM_FRAMES if options.video else 1
+    for split in asked:
+        if split in manifest.splits and manifest.splits[split].num_rows != counts[split] * frames:
+            raise DataError(
+                f"{out} already has {manifest.splits[split].num_rows // frames} scenes in "
+                f"{split!r}, not {counts[split]}"
+            )
+    return [split for split in asked if split not in manifest.splits]
+
+
+def _blocks(out: Path, split: str, options: SceneOptions) -> Path:
+    """The folder of a split's finished parts; those that a killed program left are used."""
+    folder = out / f".{split}.blocks.partial"
+    spec = folder / _SPEC_FILE
+    wanted = json.dumps(_made_by(options), indent=2) + "\n"
+    if spec.exists() and spec.read_text() != wanted:
+        raise DataError(
+            f"{out} holds a half-made {split!r} of other scenes: remove {folder}, or choose "
+            "another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    spec.write_text(wanted)
+    return folder
