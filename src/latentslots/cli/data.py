@@ -1,4 +1,4 @@
-"""`latentslots data {make,import,info,cache-latents}`."""
+"""`latentslots data {make,import,merge,info,cache-latents}`."""
 
 import json
 import logging
@@ -16,6 +16,7 @@ USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, 
        {PROG} make scenes-textured OUT     the same with textures
        {PROG} import arrays SOURCE.npz OUT   images (and masks) from NumPy arrays
        {PROG} import folder SOURCE OUT       a folder of images (and a twin folder of masks)
+       {PROG} merge SOURCE SOURCE ... --out OUT   several data sets become one
        {PROG} info PATH                      counts, sizes, objects; a contact sheet
        {PROG} cache-latents PATH             encode all images once, before training
 
@@ -95,6 +96,18 @@ class ImportFolder(_Import):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Make one data set of several, in random order, to learn from all of them at once."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]]
+    """The data sets: two or more."""
+    out: str
+    """Folder of the new data set."""
+    seed: int = 0
+    """Another seed gives another order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Info:
     """Say what a data set holds."""
 
@@ -137,7 +150,13 @@ class CacheLatents:
 
 def run(arguments: list[str]) -> int:
     """Find the action, parse and run it."""
-    actions = {"make": _make, "import": _import, "info": _info, "cache-latents": _cache_latents}
+    actions = {
+        "make": _make,
+        "import": _import,
+        "merge": _merge,
+        "info": _info,
+        "cache-latents": _cache_latents,
+    }
     if not arguments or arguments[0] not in actions:
         asked = bool(arguments) and arguments[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
@@ -178,6 +197,15 @@ def _import(arguments: list[str]) -> int:
         options = asdict(tyro.cli(ImportFolder, prog=prog, args=rest))
         out = import_folder(options.pop("source"), options.pop("out"), **options, progress=True)
     print(out)
+    return 0
+
+
+def _merge(arguments: list[str]) -> int:
+    options = tyro.cli(Merge, prog=f"{PROG} merge", args=arguments)
+
+    from latentslots.data.merge import merge_stores
+
+    print(merge_stores(options.sources, options.out, seed=options.seed, progress=True))
     return 0
 
 

@@ -22,6 +22,7 @@ _MODULES = {
     "import_folder": "image_folder",
     "load_dataset": "store",
     "make_scenes": "scenes.make",
+    "merge_stores": "merge",
     "split_names": "store",
     "to_ids": "transforms",
     "to_pixel_values": "transforms",

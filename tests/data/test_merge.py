@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentslots.cli.main import main
+from latentslots.data import DataError, StoreWriter, load_dataset, merge_stores
+from latentslots.data.manifest import read_manifest
+
+
+def make_store(path: Path, value: int, splits: dict[str, int], *, masks: bool = True) -> Path:
+    for split, count in splits.items():
+        with StoreWriter(
+            path, split, license=f"L{value}", credit="Ann", segmentation=masks
+        ) as writer:
+            for row in range(count):
+                image = np.full((8, 8, 3), value + row, np.uint8)
+                ids = np.full((8, 8), row, np.uint8)
+                writer.add(image, **({"segmentation": ids} if masks else {}))
+    return path
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    return make_store(tmp_path / "one", 0, {"train": 9, "validation": 2})
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    return make_store(tmp_path / "two", 100, {"train": 5, "validation": 3, "test": 1})
+
+
+def test_every_row_comes_along_with_its_mask(
+    one: Path, two: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = merge_stores([one, two], tmp_path / "both")
+    rows = load_dataset(out, split="train")
+    assert len(rows) == 14
+    found = [(row["dataset"], np.asarray(row["image"])[0, 0, 0] % 100) for row in rows]
+    assert sorted(found) == [("one", i) for i in range(9)] + [("two", i) for i in range(5)]
+    assert all(
+        np.asarray(row["segmentation"])[0, 0] == value
+        for row, (_, value) in zip(rows, found, strict=True)
+    )
+    assert found != sorted(found), "they come in random order"
+    assert len(load_dataset(out, split="validation")) == 5
+    manifest = read_manifest(str(out))
+    assert set(manifest.splits) == {"train", "validation"}
+    assert (manifest.license, manifest.credit) == ("L0; L100", "Ann")
+    assert "split 'test' of" in caplog.text
+
+
+def test_bytes_stay_as_they_are_and_the_seed_decides_the_order(
+    one: Path, two: Path, tmp_path: Path
+) -> None:
+    def shards(name: str, seed: int) -> list[bytes]:
+        out = merge_stores([one, two], tmp_path / name, seed=seed)
+        return [file.read_bytes() for file in sorted(out.rglob("*.parquet"))]
+
+    assert shards("a", 0) == shards("b", 0) != shards("c", 1)
+
+
+def test_masks_only_where_all_have_them(one: Path, tmp_path: Path) -> None:
+    bare = make_store(tmp_path / "bare", 100, {"train": 2}, masks=False)
+    rows = load_dataset(merge_stores([one, bare], tmp_path / "both"))
+    assert "segmentation" not in rows.column_names
+
+
+def test_mistakes_are_named(
+    one: Path, two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match="nothing to merge: 1 data sets were named"):
+        merge_stores([one], tmp_path / "both")
+    with pytest.raises(DataError, match="is no store: `latentslots data import`"):
+        merge_stores([one, tmp_path], tmp_path / "both")
+    other = make_store(tmp_path / "other", 0, {"extra": 1})
+    with pytest.raises(DataError, match="have no split in common"):
+        merge_stores([one, other], tmp_path / "both")
+    assert main(["data", "merge", str(one), str(two), "--out", str(tmp_path / "both")]) == 0
+    assert main(["data", "merge", str(one), str(two), "--out", str(tmp_path / "both")]) == 2
+    assert "already holds a data set" in capsys.readouterr().err
