@@ -194,6 +194,18 @@ class TestLatentSlotDiffusion:
             monkeypatch.setattr(objective.vae, "encode", None)  # it must not be needed
         torch.testing.assert_close(objective(batch)[0], live)
 
+    def test_an_average_slot_is_no_loss_where_there_is_one_slot(
+        self, batch: dict[str, Tensor]
+    ) -> None:
+        objective = tiny_lsd()
+        apart, _ = objective(batch)
+        average, _ = objective({**batch, "average_slots": True})
+        assert not torch.allclose(apart, average, rtol=1e-4)
+        alone = {**batch, "slot_noise": batch["slot_noise"][:, :1]}
+        torch.testing.assert_close(
+            objective(alone)[0], objective({**alone, "average_slots": True})[0]
+        )
+
     def test_without_latents_or_vae_it_says_so(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_lsd()
         objective.vae = None

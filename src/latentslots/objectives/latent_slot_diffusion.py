@@ -79,7 +79,8 @@ class LatentSlotDiffusionObjective(Objective):
         Args:
             batch: `pixel_values` [B, 3, H, W] in [-1, 1]; optionally `latents` (in the denoiser's
                 units) or `latent_mean` and `latent_std` (in the VAE's). `noise`, `timesteps`,
-                `slot_noise`, `posterior_noise` and `dropped` override the draws.
+                `slot_noise`, `posterior_noise` and `dropped` override the draws. With
+                `average_slots`, every image is painted from the mean of its slots instead.
         """
         latents = self.latents(batch)
         noise = batch.get("noise")
@@ -93,7 +94,10 @@ class LatentSlotDiffusionObjective(Objective):
 
         features = self.encoder(batch["pixel_values"])
         out = self.slot_encoder(features, noise=batch.get("slot_noise"))
-        states, mask = self.slot_encoder.condition(out.slots, dropped=self._dropped(batch))
+        slots = out.slots
+        if batch.get("average_slots"):
+            slots = slots.mean(dim=1, keepdim=True)
+        states, mask = self.slot_encoder.condition(slots, dropped=self._dropped(batch))
         prediction = self.unet(noisy_latents, timesteps, states, mask).sample
 
         target = noise

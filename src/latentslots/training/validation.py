@@ -42,15 +42,22 @@ class Validator:
     def __call__(self, objective: Objective, device: torch.device) -> dict[str, float]:
         """The loss, and what the method is measured by.
 
-        Latent Slot Diffusion: FG-ARI, mIoU and mBO (convention `iou`, over objects) where the
-        images have a segmentation. Autoencoder: PSNR and SSIM, and its scaling factor is set.
+        Latent Slot Diffusion: the loss again from the mean of each image's slots, which is as
+        low where slots are copies of one code of the whole image, and from no slots at all, where
+        that was learned; FG-ARI, mIoU and mBO (convention `iou`, over objects) where the images
+        have a segmentation. Autoencoder: PSNR and SSIM, and its scaling factor is set.
         """
         if self.dataset is None:
             return {}
         if isinstance(objective, AutoencoderObjective):
             return self._autoencoder(objective, device)
         assert isinstance(objective, LatentSlotDiffusionObjective)
-        values = {"loss": self._loss(objective, device)}
+        values = {
+            "loss": self._loss(objective, device),
+            "loss_average_slot": self._loss(objective, device, average_slots=True),
+        }
+        if objective.condition_dropout > 0:
+            values["loss_no_slots"] = self._loss(objective, device, dropped=True)
         if "segmentation" in self.dataset.column_names:
             report = evaluate(objective.to_pipeline(), self.dataset, progress=False)
             for name in ("fg_ari", "ari", "miou_objects", "mbo_objects"):
@@ -66,8 +73,15 @@ class Validator:
             yield {"pixel_values": pixels.to(device)}
 
     @torch.no_grad()
-    def _loss(self, objective: LatentSlotDiffusionObjective, device: torch.device) -> float:
-        """The training loss without condition dropout, timesteps spread evenly."""
+    def _loss(
+        self,
+        objective: LatentSlotDiffusionObjective,
+        device: torch.device,
+        *,
+        average_slots: bool = False,
+        dropped: bool = False,
+    ) -> float:
+        """The training loss without chance in who is dropped, timesteps spread evenly."""
         draws = torch.Generator().manual_seed(0)
 
         total, count = 0.0, 0
@@ -81,7 +95,8 @@ class Validator:
             batch["latents"] = latents
             batch["noise"] = torch.randn(latents.shape, generator=draws).to(latents)
             batch["timesteps"] = timesteps[count : count + size].to(device)
-            batch["dropped"] = torch.zeros(size, dtype=torch.bool, device=device)
+            batch["average_slots"] = average_slots
+            batch["dropped"] = torch.full((size,), dropped, device=device)
             if objective.slot_encoder.config.slot_init == "gaussian":
                 noise = objective.slot_encoder.draw_noise(size, generator=draws)
                 batch["slot_noise"] = noise
