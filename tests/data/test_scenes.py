@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -277,7 +278,9 @@ class InThisProcess(Executor):
     def __init__(
         self, workers: int, *, initializer: Callable[..., None], initargs: tuple, **_: object
     ) -> None:
+        before = signal.getsignal(signal.SIGINT)
         initializer(*initargs)
+        signal.signal(signal.SIGINT, before)
 
     def submit(self, function: Callable[..., object], *arguments: object) -> Future:
         done: Future = Future()

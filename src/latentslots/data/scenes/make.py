@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -73,7 +74,7 @@ def make_scenes(
     """
     out = Path(out)
     counts = {"train": num_train, "validation": num_validation, "test": num_test}
-    workers = workers if workers is not None else len(os.sched_getaffinity(0))
+    workers = workers if workers is not None else os.cpu_count() or 1
     _check(options, counts, workers)
     missing = _missing_splits(out, options, counts)
     if not missing:
@@ -155,6 +156,8 @@ _WORKER: dict[str, Any] = {}
 
 
 def _start_worker(options: SceneOptions) -> None:
+    # Ctrl-C reaches all processes of a terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A worker has a core, and Mesa's software renderer must not spread over those of the others.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     _WORKER["options"], _WORKER["renderer"] = options, SceneRenderer(options.size)

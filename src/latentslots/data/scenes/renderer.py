@@ -2,7 +2,6 @@
 
 import os
 import sys
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -46,12 +45,7 @@ class SceneRenderer:
     def __enter__(self) -> "SceneRenderer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
