@@ -79,3 +79,11 @@ def test_mistakes_are_named(
     assert main(["data", "merge", str(one), str(two), "--out", str(tmp_path / "both")]) == 0
     assert main(["data", "merge", str(one), str(two), "--out", str(tmp_path / "both")]) == 2
     assert "already holds a data set" in capsys.readouterr().err
+
+
+def test_a_split_that_cannot_be_merged_leaves_nothing(one: Path, two: Path, tmp_path: Path) -> None:
+    (shard,) = (one / "validation").glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(DataError):
+        merge_stores([one, two], tmp_path / "both")
+    assert not (tmp_path / "both").exists(), "not even the split that was merged first"

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,10 @@ def merge_stores(
     for path, manifest in zip(paths, manifests, strict=True):
         for name in set(manifest.splits) - set(splits):
             logger.warning("split %r of %s is left out: not all have one", name, path)
-    for split in splits:
-        parts = [load_dataset(path, split=split) for path in paths]
-        _write(parts, manifests, Path(out), split, seed=seed, progress=progress)
+    with ExitStack() as writers:  # no split appears before all are written
+        for split in splits:
+            parts = [load_dataset(path, split=split) for path in paths]
+            _write(writers, parts, manifests, Path(out), split, seed=seed, progress=progress)
     return Path(out)
 
 
@@ -61,6 +63,7 @@ def _manifest(path: str) -> Manifest:
 
 
 def _write(
+    writers: ExitStack,
     parts: list[Dataset],
     manifests: list[Manifest],
     out: Path,
@@ -75,7 +78,7 @@ def _write(
     raw = [_encoded(part.select_columns(pictures)) for part in parts]
     places = [(number, row) for number, part in enumerate(raw) for row in range(len(part))]
     order = np.random.default_rng(seed).permutation(len(places))
-    with StoreWriter(
+    made = StoreWriter(
         out,
         split,
         kind="+".join(manifest.kind for manifest in manifests),
@@ -83,11 +86,12 @@ def _write(
         credit=_join(manifest.credit for manifest in manifests),
         segmentation="segmentation" in pictures,
         columns={"dataset": Value("string")},
-    ) as writer:
-        for place in tqdm(order, desc=split, unit="image", disable=not progress):
-            number, row = places[place]
-            cells = {name: cell["bytes"] for name, cell in raw[number][row].items()}
-            writer.add(**cells, dataset=manifests[number].name)
+    )
+    writer = writers.enter_context(made)
+    for place in tqdm(order, desc=split, unit="image", disable=not progress):
+        number, row = places[place]
+        cells = {name: cell["bytes"] for name, cell in raw[number][row].items()}
+        writer.add(**cells, dataset=manifests[number].name)
 
 
 def _encoded(part: Dataset) -> Dataset:
