@@ -27,7 +27,8 @@ def main() -> None:
     assert isinstance(objective, LatentSlotDiffusionObjective)
     pipe = LatentSlotDiffusionPipeline.from_pretrained(run / "pipeline")
     for name, part in objective.trained().items():
-        part.load_state_dict(getattr(pipe, name).state_dict())
+        if name in pipe.components:  # a patch decoder is none, and no part of these losses
+            part.load_state_dict(getattr(pipe, name).state_dict())
     validator = Validator(
         build_split(config.data, config.data.validation_split),
         resolution=config.data.resolution,

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from latentslots.data.writer import StoreWriter
-from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.official import official_schedule
 
@@ -67,6 +67,16 @@ def tiny_unet(seed: int = 0, **changes: Any) -> SlotUNet:
     return seeded(seed, lambda: SlotUNet(**{**arguments, **changes})).eval()
 
 
+def tiny_patch_decoder(seed: int = 0, **changes: Any) -> PatchDecoder:
+    arguments = {
+        "slot_dim": SLOT_DIM,
+        "out_channels": 4,
+        "mlp_dim": 32,
+        "learned_position_size": LATENT_SIZE,
+    }
+    return seeded(seed, lambda: PatchDecoder(**{**arguments, **changes})).eval()
+
+
 def tiny_autoencoder(seed: int = 0, **changes: Any) -> AutoencoderKL:
     """2 pixels per latent, 4 latent channels."""
     arguments = {
@@ -87,6 +97,7 @@ def tiny_lsd(
     snr_gamma: float = 0.0,
     condition_dropout: float = 0.0,
     num_registers: int = 0,
+    patch_decoder_weight: float = 0.0,
     **slots: Any,
 ) -> LatentSlotDiffusionObjective:
     """A fresh objective whose weights nobody else holds; `slots` are arguments of SlotEncoder."""
@@ -102,6 +113,8 @@ def tiny_lsd(
         resolution=RESOLUTION,
         snr_gamma=snr_gamma,
         condition_dropout=condition_dropout,
+        patch_decoder=tiny_patch_decoder(seed) if patch_decoder_weight else None,
+        patch_decoder_weight=patch_decoder_weight,
     )
 
 

@@ -14,7 +14,7 @@ from latentslots.data.latents import cache_latents
 from latentslots.data.loader import ImageDataset
 from latentslots.data.manifest import has_manifest
 from latentslots.data.store import dataset_fingerprint, load_dataset, split_names
-from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import downscale_factor, load_vae
 from latentslots.objectives import AutoencoderObjective, LatentSlotDiffusionObjective, Objective
 from latentslots.objectives.autoencoder import load_lpips
@@ -84,6 +84,13 @@ def build_latent_slot_diffusion(
         norm_num_groups=method.unet.norm_num_groups,
         position=method.unet.position,
     )
+    patch_decoder = None
+    if method.patch_decoder_weight:
+        patch_decoder = PatchDecoder(
+            slot_dim=method.slot_dim,
+            out_channels=vae.config.latent_channels,
+            mlp_dim=2 * method.slot_dim,
+        )
     return LatentSlotDiffusionObjective(
         encoder=encoder,
         slot_encoder=slot_encoder,
@@ -94,6 +101,8 @@ def build_latent_slot_diffusion(
         snr_gamma=method.snr_gamma,
         timestep_shift=method.timestep_shift,
         condition_dropout=method.condition_dropout,
+        patch_decoder=patch_decoder,
+        patch_decoder_weight=method.patch_decoder_weight,
     )
 
 

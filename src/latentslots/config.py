@@ -88,6 +88,9 @@ class LSDConfig:
     timestep_shift: float = 1.0
     """Draw timesteps toward high noise, where slots decide: 3 puts half of them above 750; 1 draws
     them evenly, as the paper does."""
+    patch_decoder_weight: float = 0.0
+    """Weight of a second, much simpler decoder's loss: an MLP that rebuilds every latent as a
+    mixture of slots. It makes slots bind early; 0 for none, as in the paper."""
     condition_dropout: float = 0.0
     """Share of images shown without their slots, for classifier-free guidance."""
 

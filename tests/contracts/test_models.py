@@ -13,8 +13,8 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
-from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
-from tests.tiny import tiny_encoder, tiny_slot_encoder, tiny_unet
+from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
+from tests.tiny import tiny_encoder, tiny_patch_decoder, tiny_slot_encoder, tiny_unet
 
 
 @dataclass
@@ -63,6 +63,10 @@ def noisy(batch: int, height: int, width: int) -> dict[str, Any]:
     }
 
 
+def scenes(batch: int, height: int, width: int) -> dict[str, Any]:
+    return {"slots": normal(batch, 4, 16), "height": height, "width": width}
+
+
 def sample(out: Any) -> Tensor:
     return out.sample
 
@@ -109,6 +113,17 @@ CASES = [
     *(
         Case(f"slot-unet-{kind}", SlotUNet, tiny_unet, noisy, sample, {"position": kind})
         for kind in ("cartesian", "sinusoidal", "learned", "none")
+    ),
+    *(
+        Case(
+            f"patch-decoder-{kind}",
+            PatchDecoder,
+            tiny_patch_decoder,
+            scenes,
+            sample,
+            {"position": kind},
+        )
+        for kind in ("cartesian", "sinusoidal", "learned")
     ),
 ]
 
@@ -182,7 +197,10 @@ def test_an_image_does_not_depend_on_its_batch(case: Case) -> None:
     with torch.no_grad():
         together = case.run(model, inputs)
         for image in range(3):
-            alone = {name: value[image : image + 1] for name, value in inputs.items()}
+            alone = {
+                name: value[image : image + 1] if isinstance(value, Tensor) else value
+                for name, value in inputs.items()
+            }
             torch.testing.assert_close(
                 case.run(model, alone), together[image : image + 1], atol=1e-5, rtol=1e-5
             )
@@ -199,7 +217,10 @@ def test_bfloat16_is_near_float32(case: Case, autocast: bool) -> None:
         else:
             half = case.run(
                 model.to(torch.bfloat16),
-                {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()},
+                {
+                    k: v.bfloat16() if isinstance(v, Tensor) and v.is_floating_point() else v
+                    for k, v in inputs.items()
+                },
             )
             assert half.dtype == torch.bfloat16
     error = (half.float() - expected).square().mean().sqrt() / expected.std()
@@ -215,13 +236,13 @@ def test_other_sizes_and_images_that_are_not_square(case: Case) -> None:
             if case.cls is UNetEncoder:
                 factor = model.config.downscale_factor
                 assert out.shape == (1, 16, height // factor, width // factor)
-            if case.cls is SlotUNet:
+            if case.cls in (SlotUNet, PatchDecoder):
                 assert out.shape == (1, 4, height, width)
 
 
 @pytest.mark.parametrize(
     "case",
-    [c for c in CASES if c.cls is not UNetEncoder and c.config.get("position") != "none"],
+    [c for c in CASES if c.cls in (SlotEncoder, SlotUNet) and c.config.get("position") != "none"],
     ids=lambda case: case.name,
 )
 def test_rows_and_columns_are_told_apart(case: Case) -> None:

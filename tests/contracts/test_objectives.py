@@ -29,6 +29,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
         prediction_type="v_prediction", snr_gamma=5.0, condition_dropout=0.3, num_registers=2
     ),
     "lsd-null": lambda: tiny_lsd(condition_dropout=0.3, slot_init="learned", bi_level=True),
+    "lsd-patch-decoder": lambda: tiny_lsd(patch_decoder_weight=2.0),
     "autoencoder": lambda: AutoencoderObjective(tiny_autoencoder()),
     "autoencoder-perceptual": lambda: AutoencoderObjective(
         tiny_autoencoder(), perceptual=Perceptual(), perceptual_weight=0.5
@@ -312,6 +313,34 @@ class TestLatentSlotDiffusion:
                 resolution=32,
                 timestep_shift=0.0,
             )
+
+    def test_a_patch_decoder_adds_what_it_could_not_rebuild(self, batch: dict[str, Tensor]) -> None:
+        plain, _ = tiny_lsd()(batch)
+        objective = tiny_lsd(patch_decoder_weight=2.0)
+        loss, logs = objective(batch)
+        torch.testing.assert_close(logs["denoising_loss"], plain.detach())
+        torch.testing.assert_close(loss.detach(), plain + 2 * logs["patch_loss"])
+
+        features = objective.encoder(batch["pixel_values"])
+        slots = objective.slot_encoder(features, noise=batch["slot_noise"]).slots
+        rebuilt = objective.patch_decoder(slots, height=16, width=16).sample
+        error = (rebuilt - objective.latents(batch)).square().mean()
+        torch.testing.assert_close(logs["patch_loss"], error.detach())
+
+    def test_a_patch_decoder_teaches_the_slots_and_stays_out_of_the_pipeline(
+        self, batch: dict[str, Tensor]
+    ) -> None:
+        gradients = []
+        for objective in (tiny_lsd(), tiny_lsd(patch_decoder_weight=2.0)):
+            loss, logs = objective(batch)
+            gradients.append(torch.autograd.grad(loss, objective.slot_encoder.slot_mean)[0])
+            assert ("patch_loss" in logs) == (objective.patch_decoder is not None)
+        assert not torch.allclose(*gradients)
+        assert objective.patch_decoder not in objective.to_pipeline().components.values()
+
+    def test_a_weight_of_the_patch_decoder_is_not_negative(self) -> None:
+        with pytest.raises(ValueError, match="patch_decoder_weight must be 0 or above, got -1"):
+            tiny_lsd(patch_decoder_weight=-1.0)
 
     @pytest.mark.parametrize("autocast", [False, True])
     def test_the_loss_is_fp32(self, batch: dict[str, Tensor], autocast: bool) -> None:

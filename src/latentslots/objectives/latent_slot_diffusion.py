@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import scale_latents
 from latentslots.objectives.base import Batch, Logs, Objective, collapse_alarms
 from latentslots.pipelines.latent_slot_diffusion import (
@@ -25,6 +25,10 @@ from latentslots.pipelines.latent_slot_diffusion import (
 
 class LatentSlotDiffusionObjective(Objective):
     """The mean squared error of a denoiser that sees the image's slots, and nothing else.
+
+    Differs from the paper where a patch decoder is given: the same slots must then also let an MLP
+    rebuild the latents. A denoiser hardly notices which slot holds what; an MLP that mixes slots
+    cell by cell does, so slots become objects within a tenth of the steps (docs/lab-notes.md).
 
     Args:
         encoder: Image to feature map; learns.
@@ -38,6 +42,12 @@ class LatentSlotDiffusionObjective(Objective):
         timestep_shift: Draw timesteps toward high noise (Esser et al., 2024, Eq. 23,
             https://arxiv.org/abs/2403.03206); 1 draws them evenly.
         condition_dropout: Share of images shown without their slots.
+        patch_decoder: A second decoder, which learns beside the denoiser and is not part of the
+            pipeline; may be absent.
+        patch_decoder_weight: Weight of the mean squared error of what it rebuilds.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     def __init__(
@@ -52,15 +62,23 @@ class LatentSlotDiffusionObjective(Objective):
         snr_gamma: float = 0.0,
         timestep_shift: float = 1.0,
         condition_dropout: float = 0.0,
+        patch_decoder: PatchDecoder | None = None,
+        patch_decoder_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
             raise ValueError(f"condition_dropout must be in [0, 1), got {condition_dropout}")
         if timestep_shift <= 0:
             raise ValueError(f"timestep_shift must be more than 0, got {timestep_shift}")
+        if patch_decoder_weight < 0:
+            raise ValueError(
+                f"patch_decoder_weight must be 0 or above, got {patch_decoder_weight:g}"
+            )
         self.encoder = encoder
         self.slot_encoder = slot_encoder
         self.unet = unet
+        self.patch_decoder = patch_decoder
+        self.patch_decoder_weight = patch_decoder_weight
         self.vae = vae
         self.noise_schedule = noise_schedule
         self.resolution = resolution
@@ -71,7 +89,14 @@ class LatentSlotDiffusionObjective(Objective):
 
     def trained(self) -> dict[str, nn.Module]:
         """Encoder, slots and denoiser: all from scratch, jointly, with no warm-up."""
-        return {"encoder": self.encoder, "slot_encoder": self.slot_encoder, "unet": self.unet}
+        parts: dict[str, nn.Module] = {
+            "encoder": self.encoder,
+            "slot_encoder": self.slot_encoder,
+            "unet": self.unet,
+        }
+        if self.patch_decoder is not None:
+            parts["patch_decoder"] = self.patch_decoder
+        return parts
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
         """The loss of one batch (Eq. 5).
@@ -81,6 +106,10 @@ class LatentSlotDiffusionObjective(Objective):
                 units) or `latent_mean` and `latent_std` (in the VAE's). `noise`, `timesteps`,
                 `slot_noise`, `posterior_noise` and `dropped` override the draws. With
                 `average_slots`, every image is painted from the mean of its slots instead.
+
+        Returns:
+            The loss, and logs: the collapse alarms; with a patch decoder also `denoising_loss` and
+            `patch_loss`, of which the loss is the weighted sum.
         """
         latents = self.latents(batch)
         noise = batch.get("noise")
@@ -105,7 +134,14 @@ class LatentSlotDiffusionObjective(Objective):
             target = self.noise_schedule.get_velocity(latents, noise, timesteps)
         error = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
         loss = (error * self._weight(timesteps)).mean()
-        return loss, collapse_alarms(out.slots, out.attention)
+        logs = collapse_alarms(out.slots, out.attention)
+        if self.patch_decoder is not None:
+            height, width = latents.shape[-2:]
+            rebuilt = self.patch_decoder(out.slots, height=height, width=width).sample
+            patch_loss = F.mse_loss(rebuilt, latents.float())
+            logs |= {"denoising_loss": loss.detach(), "patch_loss": patch_loss.detach()}
+            loss = loss + self.patch_decoder_weight * patch_loss
+        return loss, logs
 
     @torch.no_grad()
     def latents(

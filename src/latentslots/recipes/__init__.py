@@ -4,13 +4,14 @@ import difflib
 from collections.abc import Callable
 
 from latentslots.config import TrainConfig
-from latentslots.recipes.autoencoder import autoencoder
+from latentslots.recipes.autoencoder import autoencoder, autoencoder_small
 from latentslots.recipes.lsd import lsd_movi_e, lsd_nlvr_64, lsd_smoke
 
 __all__ = ["RECIPES", "recipe"]
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "autoencoder": autoencoder,
+    "autoencoder-small": autoencoder_small,
     "lsd-movi-e": lsd_movi_e,
     "lsd-nlvr-64": lsd_nlvr_64,
     "lsd-smoke": lsd_smoke,

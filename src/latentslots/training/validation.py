@@ -42,10 +42,10 @@ class Validator:
     def __call__(self, objective: Objective, device: torch.device) -> dict[str, float]:
         """The loss, and what the method is measured by.
 
-        Latent Slot Diffusion: the loss again from the mean of each image's slots, which is as
-        low where slots are copies of one code of the whole image, and from no slots at all, where
-        that was learned; FG-ARI, mIoU and mBO (convention `iou`, over objects) where the images
-        have a segmentation. Autoencoder: PSNR and SSIM, and its scaling factor is set.
+        Latent Slot Diffusion: the denoiser's loss; again from the mean of each image's slots, which
+        is as low where slots are copies of one code of the whole image, and from no slots at all,
+        where that was learned; FG-ARI, mIoU and mBO (convention `iou`, over objects) where the
+        images have a segmentation. Autoencoder: PSNR and SSIM, and its scaling factor is set.
         """
         if self.dataset is None:
             return {}
@@ -81,7 +81,7 @@ class Validator:
         average_slots: bool = False,
         dropped: bool = False,
     ) -> float:
-        """The training loss without chance in who is dropped, timesteps spread evenly."""
+        """The denoiser's loss without chance in who is dropped, timesteps spread evenly."""
         draws = torch.Generator().manual_seed(0)
 
         total, count = 0.0, 0
@@ -100,7 +100,8 @@ class Validator:
             if objective.slot_encoder.config.slot_init == "gaussian":
                 noise = objective.slot_encoder.draw_noise(size, generator=draws)
                 batch["slot_noise"] = noise
-            loss, _ = objective(batch)
+            loss, logs = objective(batch)
+            loss = logs.get("denoising_loss", loss)
             total, count = total + loss.item() * size, count + size
         return total / count
 
