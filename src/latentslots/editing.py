@@ -42,7 +42,7 @@ def insert(
 
     Args:
         slots: The scenes.
-        new: What to add, [B, N, D] or [B, D]: `other.slots[:, [5]]`, or `other.slots[:, 5]` for one slot.
+        new: What to add, [B, N, D], or [B, D] for one slot: `other.slots[:, 5]`.
         index: Number that the first of them gets, from 0 to K; at the end when absent.
 
     Raises:

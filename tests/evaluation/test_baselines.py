@@ -13,7 +13,7 @@ from latentslots.evaluation import (
     evaluate_baseline,
     evaluate_baselines,
 )
-from latentslots.evaluation.baselines import untrained
+from latentslots.evaluation.baselines import POSITION_WEIGHTS, tune_position_weight, untrained
 from latentslots.metrics import adjusted_rand_index
 from tests.evaluation.pictures import COLORS, ColorPipeline, squares
 from tests.tiny import tiny_lsd
@@ -123,6 +123,30 @@ def test_an_untrained_pipeline_has_other_weights_and_leaves_the_trained_one_alon
             getattr(fresh, part).state_dict(), getattr(again, part).state_dict()
         )
     torch.testing.assert_close(pipe.encoder.state_dict(), before)
+
+
+def test_the_weight_of_place_is_the_one_that_scores_best() -> None:
+    """Squares of one color: only their places tell them apart; of many, place can only harm."""
+    dataset = squares(6)
+    weight = tune_position_weight(dataset, 4, resolution=32)
+    sums = {}
+    for other in POSITION_WEIGHTS:
+        report = evaluate_baseline(
+            lambda image, other=other: cluster_pixels(image, 4, position_weight=other),
+            dataset,
+            resolution=32,
+            progress=False,
+        )
+        sums[other] = report.fg_ari + report.miou_objects
+    assert sums[weight] == max(sums.values()) > min(sums.values())
+
+
+def test_a_tuned_baseline_is_scored_on_other_images_than_it_is_tuned_on() -> None:
+    pipe, tuning = tiny_lsd().to_pipeline(), squares(4)
+    weight = tune_position_weight(tuning, 4, resolution=32)
+    reports = evaluate_baselines(pipe, squares(3), tuning=tuning, progress=False)
+    report = reports[f"k-means, 4 colors and places, weight {weight:g}"]
+    assert report.num_images == 3
 
 
 def test_baselines_tell_as_many_colors_as_there_are_slots() -> None:

@@ -35,6 +35,9 @@ class Evaluate:
     """Also score the same model untrained, k-means on color, and connected pieces of one color."""
     num_colors: int | None = None
     """Colors that the baselines tell apart; as many as slots when absent."""
+    tune_split: str = ""
+    """With --baselines: score k-means on color and place as well, the weight of place chosen on
+    this split of the data, such as `train`."""
     output_dir: str = ""
     """Also write report.json, report.md and pictures here."""
     json: bool = False
@@ -55,6 +58,12 @@ def run(arguments: list[str]) -> None:
 
     if options.num_colors is not None and not options.baselines:
         raise ValueError("--num-colors is for the baselines: add --baselines")
+    if options.tune_split and not options.baselines:
+        raise ValueError("--tune-split is for the baselines: add --baselines")
+    if options.tune_split == options.split:
+        raise ValueError(
+            f"--tune-split must name another split than the one to be scored, {options.split!r}"
+        )
     if options.num_colors is not None and options.num_colors < 1:
         raise ValueError(f"--num-colors must be at least 1, got {options.num_colors}")
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.run)
@@ -71,7 +80,10 @@ def run(arguments: list[str]) -> None:
     report = evaluate(pipe, dataset, batch_size=options.batch_size, **common)
     baselines = None
     if options.baselines:
-        baselines = evaluate_baselines(pipe, dataset, num_colors=options.num_colors, **common)
+        tuning = options.tune_split and load_dataset(options.data, split=options.tune_split)
+        baselines = evaluate_baselines(
+            pipe, dataset, tuning=tuning or None, num_colors=options.num_colors, **common
+        )
     if options.output_dir:
         conditions = {
             "model": options.run,

@@ -5,7 +5,14 @@ from collections.abc import Callable
 
 from latentslots.config import TrainConfig
 from latentslots.recipes.autoencoder import autoencoder, autoencoder_small
-from latentslots.recipes.lsd import lsd_movi_e, lsd_nlvr_64, lsd_smoke
+from latentslots.recipes.lsd import (
+    lsd_movi_e,
+    lsd_nlvr_64,
+    lsd_scenes_64,
+    lsd_scenes_128,
+    lsd_scenes_textured_64,
+    lsd_smoke,
+)
 
 __all__ = ["RECIPES", "recipe"]
 
@@ -14,6 +21,9 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "autoencoder-small": autoencoder_small,
     "lsd-movi-e": lsd_movi_e,
     "lsd-nlvr-64": lsd_nlvr_64,
+    "lsd-scenes-128": lsd_scenes_128,
+    "lsd-scenes-64": lsd_scenes_64,
+    "lsd-scenes-textured-64": lsd_scenes_textured_64,
     "lsd-smoke": lsd_smoke,
 }
 

@@ -32,22 +32,97 @@ def lsd_movi_e() -> TrainConfig:
 def lsd_nlvr_64() -> TrainConfig:
     """LSD on the NLVR pictures (simple shapes on gray) at 64 px, for two CPU cores.
 
-    Cost: 75 minutes on one core at 1.35 steps/s. Result so far, on the development images with two
-    objects or more: FG-ARI 0.418, ARI 0.398 and mIoU 0.212 after 5,009 steps (README.md).
+    Cost: XX minutes on one core. Result XX.
+    """
+    return _small(
+        num_slots=9,
+        encoder=UNetEncoderConfig(
+            out_channels=64,
+            downscale_factor=4,
+            block_out_channels=(64,),
+            mid_attention=False,
+            norm_num_groups=16,
+        ),
+        path="data/nlvr",
+    )
+
+
+def lsd_scenes_128() -> TrainConfig:
+    """LSD on plain scenes at 128 px, for one GPU; on textured ones with `--data.path`.
+
+    Cost and result: not trained by us yet; expect half a day on one GPU of 24 GB. `latentslots
+    data make scenes data/scenes-128 --size 128 --num-train 64000` makes its images.
+    """
+    config = lsd_scenes_64()
+    assert isinstance(config.method, LSDConfig)
+    return replace(
+        config,
+        method=replace(
+            config.method,
+            slot_dim=128,
+            slot_mlp_dim=256,
+            encoder=replace(
+                config.method.encoder, out_channels=128, block_out_channels=(64, 128, 128)
+            ),
+            unet=SlotUNetConfig(
+                block_out_channels=(128, 256, 384),
+                attention_levels=(False, True, True),
+                layers_per_block=2,
+                num_attention_heads=8,
+                norm_num_groups=32,
+            ),
+        ),
+        data=replace(config.data, path="data/scenes-128", resolution=128, num_workers=8),
+        optim=replace(config.optim, learning_rate=2e-4, lr_warmup_steps=2_000, ema_decay=0.9995),
+        max_train_steps=100_000,
+        train_batch_size=64,
+        channels_last=True,
+        checkpointing_steps=5_000,
+        validation_steps=5_000,
+        preview_steps=5_000,
+    )
+
+
+def lsd_scenes_64() -> TrainConfig:
+    """LSD on plain scenes at 64 px, for two CPU cores: the bundled model.
+
+    Cost: XX. Result XX. `latentslots data make scenes data/scenes` makes its images.
+    """
+    return _small(
+        num_slots=7,
+        encoder=UNetEncoderConfig(
+            out_channels=64,
+            downscale_factor=2,
+            block_out_channels=(32, 64),
+            mid_attention=False,
+            norm_num_groups=16,
+        ),
+        path="data/scenes",
+    )
+
+
+def lsd_scenes_textured_64() -> TrainConfig:
+    """LSD on textured scenes at 64 px, for two CPU cores.
+
+    Cost: XX. Result XX. `latentslots data make scenes-textured data/scenes-textured` makes its
+    images.
+    """
+    config = lsd_scenes_64()
+    return replace(config, data=replace(config.data, path="data/scenes-textured"))
+
+
+def _small(*, num_slots: int, encoder: UNetEncoderConfig, path: str) -> TrainConfig:
+    """What the recipes for CPUs share.
+
+    Their encoders see the neighborhood of a feature and not the whole image, so that a slot cannot
+    hold a code of all of it; a patch decoder makes the slots bind.
     """
     return TrainConfig(
         method=LSDConfig(
-            num_slots=9,
+            num_slots=num_slots,
             slot_dim=64,
             slot_mlp_dim=128,
-            encoder=UNetEncoderConfig(
-                out_channels=64,
-                downscale_factor=4,
-                block_out_channels=(64,),
-                layers_per_block=1,
-                mid_attention=False,
-                norm_num_groups=16,
-            ),
+            encoder=encoder,
             unet=SlotUNetConfig(
                 block_out_channels=(48, 96),
                 attention_levels=(False, True),
@@ -59,7 +134,7 @@ def lsd_nlvr_64() -> TrainConfig:
             patch_decoder_weight=10.0,
             condition_dropout=0.1,
         ),
-        data=DataConfig(path="data/nlvr", resolution=64, num_workers=1),
+        data=DataConfig(path=path, resolution=64, num_workers=1),
         optim=OptimConfig(
             learning_rate=4e-4,
             lr_scheduler="linear_decay",

@@ -1,0 +1,46 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from latentslots.data import assets
+from latentslots.data.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(assets, "ASSETS", tmp_path)
+    folder = tmp_path / "thing"
+    (folder / "part").mkdir(parents=True)
+    (folder / "one.txt").write_text("one")
+    (folder / "part" / "two.txt").write_text("two")
+    assets.write_sums(folder)
+    return folder
+
+
+def test_what_was_shipped_is_found(folder: Path) -> None:
+    assert assets.bundled("thing") == folder
+    assets.write_sums(folder)
+    assert assets.bundled("thing") == folder, "the sums do not count themselves"
+
+
+def test_the_sums_are_those_of_coreutils(folder: Path) -> None:
+    subprocess.run(["sha256sum", "--check", "--strict", assets.SUMS_NAME], cwd=folder, check=True)
+    assert len((folder / assets.SUMS_NAME).read_text().splitlines()) == 2
+
+
+def test_a_changed_file_is_damaged(folder: Path) -> None:
+    (folder / "part" / "two.txt").write_text("tw0")
+    with pytest.raises(DataError, match=r"two\.txt, which ships with latentslots, is damaged"):
+        assets.bundled("thing")
+
+
+def test_a_file_that_is_gone_is_missing(folder: Path) -> None:
+    (folder / "one.txt").unlink()
+    with pytest.raises(DataError, match=r"one\.txt, .*, is missing: install it again"):
+        assets.bundled("thing")
+
+
+def test_a_folder_that_is_gone_is_missing(folder: Path) -> None:
+    with pytest.raises(DataError, match="nothing, which ships with latentslots, is missing"):
+        assets.bundled("nothing")
