@@ -38,14 +38,14 @@ def shrink(command: str) -> list[str] | None:
     if "--help" in command or "stabilityai/" in command:
         return None
     words = shlex.split(command)[1:]
-    words = [re.sub(r"^lsd-nlvr-64$", "lsd-smoke", word) for word in words]
+    words = [re.sub(r"^lsd-(nlvr|scenes)-64$", "lsd-smoke", word) for word in words]
     if words[0] == "recipes":
         return words
     if words[:2] == ["data", "cache-latents"]:
         return [word if word != "64" else "32" for word in words]
     if words[0] == "train" and "--resume" not in words:
         small = "--method.block-out-channels 8 8 --method.norm-num-groups 4 --data.resolution 32"
-        words += TINY.split() + (small.split() if words[1] == "autoencoder" else [])
+        words += TINY.split() + (small.split() if words[1] == "autoencoder-small" else [])
     return words
 
 

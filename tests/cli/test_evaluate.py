@@ -49,14 +49,26 @@ def test_baselines_stand_beside_the_model(
     assert table.strip() in (out / "report.md").read_text()
 
 
+def test_the_weight_of_place_is_tuned_on_another_split(
+    tiny_pipeline_dir: Path, scenes_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--json"]
+    tuned = ["--baselines", "--tune-split", "train", "--num-images", "2"]
+    assert main([*common, *tuned]) == 0
+    *_, last = json.loads(capsys.readouterr().out)["baselines"]
+    assert last.startswith("k-means, 4 colors and places, weight ")
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--num-colors", "5"], "add --baselines"),
         (["--num-colors", "0", "--baselines"], "--num-colors must be at least 1, got 0"),
+        (["--tune-split", "train"], "--tune-split is for the baselines: add --baselines"),
+        (["--baselines", "--tune-split", "validation"], "another split than the one to be scored"),
     ],
 )
-def test_colors_that_cannot_be_are_refused(
+def test_baselines_that_cannot_be_are_refused(
     flags: list[str],
     said: str,
     tiny_pipeline_dir: Path,

@@ -20,7 +20,7 @@ USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, 
        {PROG} info PATH                      counts, sizes, objects; a contact sheet
        {PROG} cache-latents PATH             encode all images once, before training
 
-{PROG} ACTION --help tells more."""
+{PROG} ACTION --help tells more (make and import: {PROG} make scenes --help)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +161,9 @@ def run(arguments: list[str]) -> int:
         asked = bool(arguments) and arguments[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
+    if arguments[0] in ("make", "import") and arguments[1:2] in (["-h"], ["--help"]):
+        print(USAGE)  # what can be made or imported; the options follow from that
+        return 0
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return actions[arguments[0]](arguments[1:])
 

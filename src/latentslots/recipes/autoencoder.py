@@ -7,8 +7,8 @@ def autoencoder() -> TrainConfig:
     """An autoencoder of the usual shape (8 pixels per latent, 4 channels) for images of 256 px.
 
     For pictures that are far from those of Stable Diffusion's autoencoders, which serve photographs
-    well. Cost: a day on one GPU. Result: not trained by us yet; L1 and KL alone paint smoother
-    than autoencoders that were also trained adversarially.
+    well. Cost and result: not trained by us yet; L1 and KL alone paint smoother than autoencoders
+    that were also trained adversarially.
     """
     return TrainConfig(
         method=AutoencoderConfig(

@@ -50,8 +50,8 @@ def lsd_nlvr_64() -> TrainConfig:
 def lsd_scenes_128() -> TrainConfig:
     """LSD on plain scenes at 128 px, for one GPU; on textured ones with `--data.path`.
 
-    Cost and result: not trained by us yet; expect half a day on one GPU of 24 GB. `latentslots
-    data make scenes data/scenes-128 --size 128 --num-train 64000` makes its images.
+    Cost and result: not trained by us yet. `latentslots data make scenes data/scenes-128 --size 128
+    --num-train 64000` makes its images.
     """
     config = lsd_scenes_64()
     assert isinstance(config.method, LSDConfig)
