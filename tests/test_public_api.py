@@ -12,6 +12,7 @@ EXPECTED = {
     "LatentSlotDiffusionPipeline",
     "SegmentationReport",
     "SlotOutput",
+    "editing",
     "evaluate",
     "load_dataset",
     "load_official",

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentslots import editing
     from latentslots.data.store import load_dataset
     from latentslots.evaluation.segmentation import SegmentationReport, evaluate
     from latentslots.official import load_official
@@ -19,6 +20,7 @@ _MODULES = {
     "LatentSlotDiffusionPipeline": "latentslots.pipelines.latent_slot_diffusion",
     "SegmentationReport": "latentslots.evaluation.segmentation",
     "SlotOutput": "latentslots.pipelines.base",
+    "editing": "latentslots",
     "evaluate": "latentslots.evaluation.segmentation",
     "load_dataset": "latentslots.data.store",
     "load_official": "latentslots.official",
@@ -30,6 +32,7 @@ __all__ = [
     "LatentSlotDiffusionPipeline",
     "SegmentationReport",
     "SlotOutput",
+    "editing",
     "evaluate",
     "load_dataset",
     "load_official",
@@ -41,6 +44,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'latentslots' has no attribute {name!r}")
+    if _MODULES[name] == "latentslots":
+        return importlib.import_module(f"latentslots.{name}")
     return getattr(importlib.import_module(_MODULES[name]), name)
 
 
