@@ -26,6 +26,7 @@ def main() -> None:
     objective = build_objective(config)
     assert isinstance(objective, LatentSlotDiffusionObjective)
     pipe = LatentSlotDiffusionPipeline.from_pretrained(run / "pipeline")
+    objective.vae = pipe.vae
     for name, part in objective.trained().items():
         if name in pipe.components:  # a patch decoder is none, and no part of these losses
             part.load_state_dict(getattr(pipe, name).state_dict())

@@ -6,10 +6,12 @@ as lossless WebP. Images and masks: Suhr, Lewis, Yeh and Artzi (ACL 2017), lil-l
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from latentslots.data.assets import write_sums
 from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
 
@@ -40,3 +42,4 @@ if __name__ == "__main__":
     write(out, "train", train["image"][:NUM_TRAIN], train["mask"][:NUM_TRAIN])
     rows = np.flatnonzero(dev["n_objects"] >= 2)[:NUM_VALIDATION]
     write(out, "validation", dev["image"][rows], dev["mask"][rows])
+    write_sums(Path(out))

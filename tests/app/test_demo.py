@@ -1,21 +1,23 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from latentslots.app import demo
 from latentslots.cli.main import main
+from latentslots.data import assets
 from latentslots.data.info import info
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 
 
 def test_bundled_images_are_what_the_credit_says() -> None:
-    found = info(demo.BUNDLED_IMAGES)
+    found = info(assets.bundled(demo.IMAGES))
     assert found.license == "CC-BY-4.0"
     assert "Suhr" in found.credit
     assert sum(split.num_images for split in found.splits.values()) == 1500
     assert min(found.splits["validation"].objects) >= 2
-    size = sum(file.stat().st_size for file in demo.BUNDLED_IMAGES.rglob("*") if file.is_file())
-    assert size < 1.5e6
+    files = [file for file in assets.bundled(demo.IMAGES).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 1.5e6
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
@@ -37,6 +39,21 @@ def test_a_folder_with_other_things_is_left_alone(
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_damaged_images_are_named_and_an_earlier_demo_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(assets.bundled(demo.IMAGES), tmp_path / "assets" / demo.IMAGES)
+    monkeypatch.setattr(assets, "ASSETS", tmp_path / "assets")
+    (shard,) = (tmp_path / "assets" / demo.IMAGES / "validation").glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    out = tmp_path / "demo"
+    out.mkdir()
+    (out / "index.html").write_text("earlier")
+    assert main(["demo", "--output-dir", str(out)]) == 2
+    assert f"{shard}, which ships with latentslots, is damaged" in capsys.readouterr().err
+    assert (out / "index.html").read_text() == "earlier"
+
+
 @pytest.mark.slow
 def test_demo_makes_a_page_and_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
@@ -45,7 +62,7 @@ def test_demo_makes_a_page_and_a_model(tmp_path: Path, capsys: pytest.CaptureFix
     assert "trained for 0.05 min" in printed
     assert "untrained" in printed
     text = (out / "index.html").read_text()
-    assert text.count("data:image/png;base64,") == 2
+    assert text.count("data:image/png;base64,") == 4
     assert "CC-BY-4.0" in text
     pipe = LatentSlotDiffusionPipeline.from_pretrained(out / "run")
     assert pipe.resolution == 64

@@ -13,7 +13,7 @@ def bundled(name: str) -> Path:
     """The folder of something that ships with the package, every file of it as it was shipped.
 
     Args:
-        name: `lsd-scenes-64`, a pipeline, or `scenes`, a data set.
+        name: `nlvr`, a data set.
 
     Raises:
         DataError: If it is not there, or a file is missing or not the one that was shipped.

@@ -32,10 +32,11 @@ def autoencoder() -> TrainConfig:
 
 
 def autoencoder_small() -> TrainConfig:
-    """The bundled autoencoder (4 pixels per latent, 8 channels), for images of 64 px.
+    """A small autoencoder (4 pixels per latent, 8 channels) for images of 64 px.
 
     It learns from plain scenes, textured scenes and NLVR together, so that one serves all small
-    recipes. Cost: XX minutes on one core. Result on held-out images: PSNR XX.
+    recipes. Cost: 52 minutes on one core. Result on held-out images: PSNR 33.2 dB on plain scenes,
+    26.6 on textured ones and 40.4 on NLVR (docs/lab-notes.md).
     """
     return TrainConfig(
         method=AutoencoderConfig(kl_weight=1e-6, cosine_weight=1.0),

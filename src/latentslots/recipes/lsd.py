@@ -32,7 +32,8 @@ def lsd_movi_e() -> TrainConfig:
 def lsd_nlvr_64() -> TrainConfig:
     """LSD on the NLVR pictures (simple shapes on gray) at 64 px, for two CPU cores.
 
-    Cost: XX minutes on one core. Result XX.
+    Cost: 65 minutes on one core. Result, on the development images with two objects or more: FG-ARI
+    0.808, ARI 0.422 and mIoU 0.347 (README.md).
     """
     return _small(
         num_slots=9,
@@ -84,9 +85,11 @@ def lsd_scenes_128() -> TrainConfig:
 
 
 def lsd_scenes_64() -> TrainConfig:
-    """LSD on plain scenes at 64 px, for two CPU cores: the bundled model.
+    """LSD on plain scenes at 64 px, for two CPU cores.
 
-    Cost: XX. Result XX. `latentslots data make scenes data/scenes` makes its images.
+    Not trained to its end by us yet. `latentslots data make scenes data/scenes` makes its images;
+    the bundled autoencoder paints them badly, so train another one first (`autoencoder-small`) and
+    name it with `--method.vae`.
     """
     return _small(
         num_slots=7,
@@ -104,8 +107,8 @@ def lsd_scenes_64() -> TrainConfig:
 def lsd_scenes_textured_64() -> TrainConfig:
     """LSD on textured scenes at 64 px, for two CPU cores.
 
-    Cost: XX. Result XX. `latentslots data make scenes-textured data/scenes-textured` makes its
-    images.
+    Not trained by us yet. `latentslots data make scenes-textured data/scenes-textured` makes its
+    images; as for `lsd-scenes-64`, it needs another autoencoder than the bundled one.
     """
     config = lsd_scenes_64()
     return replace(config, data=replace(config.data, path="data/scenes-textured"))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from PIL import Image
 
+from latentslots.app.gallery import Gallery
 from latentslots.build import build_objective
-from latentslots.config import LSDConfig, TrainConfig
+from latentslots.config import TrainConfig
+from latentslots.data.assets import bundled
 from latentslots.data.store import load_dataset
-from latentslots.data.transforms import to_pixel_values
 from latentslots.evaluation.baselines import cluster_pixels
 from latentslots.evaluation.page import Page
 from latentslots.evaluation.segmentation import (
@@ -25,33 +25,26 @@ from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.recipes import recipe
 from latentslots.training import train
 from latentslots.training.records import read_metrics
-from latentslots.visualize import curve, grid, overlay, slot_strip, to_pil
+from latentslots.visualize import curve
 
-BUNDLED_IMAGES = Path(__file__).parents[1] / "assets" / "nlvr"
+IMAGES = "nlvr"
 CREDIT = (
     "Images: 1,500 pictures of NLVR (Suhr, Lewis, Yeh and Artzi, ACL 2017, lil-lab/nlvr), "
     "CC-BY-4.0, resized to 64 px."
 )
 NUM_CLUSTERS = 9
 POSITION_WEIGHT = 100.0
-NUM_EXAMPLES = 8
 SCORES = ("fg_ari", "ari", "miou_objects", "mbo_objects")
 COLUMNS = ("", "FG-ARI", "ARI", "mIoU", "mBO")
 
 
 def demo_config(minutes: float, latents_dir: Path) -> TrainConfig:
-    """The recipe `lsd-nlvr-64`, made for minutes instead of hours.
-
-    Its encoder sees only the neighborhood, which binds sooner and less well (docs/lab-notes.md).
-    """
+    """The recipe `lsd-nlvr-64`, made for minutes instead of an hour."""
     config = recipe("lsd-nlvr-64")
-    assert isinstance(config.method, LSDConfig)
-    encoder = replace(config.method.encoder, block_out_channels=(48, 64), mid_attention=False)
     return replace(
         config,
-        method=replace(config.method, encoder=encoder),
         data=replace(
-            config.data, path=str(BUNDLED_IMAGES), latents=str(latents_dir), num_workers=0
+            config.data, path=str(bundled(IMAGES)), latents=str(latents_dir), num_workers=0
         ),
         optim=replace(config.optim, lr_scheduler="constant", lr_warmup_steps=50, ema_decay=0.98),
         max_train_steps=1_000_000,
@@ -78,15 +71,15 @@ def run_demo(
         clustered by color and position.
 
     Raises:
-        ValueError: If the bundled images are missing, `minutes` is not positive, or the folder
-            holds something other than a demo.
+        ValueError: If the bundled images are missing or damaged, `minutes` is not positive, or the
+            folder holds something other than a demo.
     """
     if not minutes > 0:
         raise ValueError(f"--minutes must be more than 0, got {minutes:g}")
     run_dir = output_dir / "run"
-    _clear(output_dir)
     config = replace(demo_config(minutes, output_dir / "latents"), seed=seed)
-    validation = load_dataset(BUNDLED_IMAGES, split="validation")
+    validation = load_dataset(config.data.path, split="validation")
+    _clear(output_dir)
 
     torch.manual_seed(seed)
     untrained = build_objective(config)
@@ -123,27 +116,6 @@ def _scores(report: SegmentationReport) -> dict[str, float]:
     return {name: getattr(report, name) for name in SCORES}
 
 
-def draw_examples(pipe: LatentSlotDiffusionPipeline, dataset: Dataset) -> Image.Image:
-    """Rows of image, masks over it, reconstruction, and what every slot sees."""
-    pipe.set_progress_bar_config(disable=True)
-    rows = [dataset[i * len(dataset) // NUM_EXAMPLES] for i in range(NUM_EXAMPLES)]
-    pixel_values = torch.stack([to_pixel_values(row["image"]) for row in rows])
-
-    def generators() -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(i) for i in range(NUM_EXAMPLES)]
-
-    scene = pipe.encode_pixel_values(pixel_values, generator=generators())
-    (painted,) = pipe(scene.slots, generator=generators(), return_dict=False)
-    height, width = pixel_values.shape[-2:]
-    found = scene.segmentation((height, width)).cpu()
-    pictures = []
-    for i, pixels in enumerate(pixel_values):
-        image = to_pil(pixels)
-        strip = slot_strip(image, scene.masks[i].float().cpu(), with_image=False)
-        pictures.append([image, overlay(image, found[i]), painted[i], strip])
-    return grid(pictures)
-
-
 def write_page(
     path: Path,
     pipe: LatentSlotDiffusionPipeline,
@@ -159,12 +131,8 @@ def write_page(
         "from nothing, without one label. It takes an image apart into slots, a few vectors that "
         "are meant to hold one object each, and paints the image back from them.",
     )
-    page.picture(
-        draw_examples(pipe, dataset),
-        "Each row: an image, the slots' masks over it, the image painted back from the slots "
-        "alone, and then what every slot sees.",
-        pixels=True,
-    )
+    pipe.set_progress_bar_config(disable=True)
+    Gallery.of(pipe, dataset, seed=0).show(page)
     page.heading("How well it finds objects")
     table = {name: list(values.values()) for name, values in scores.items()}
     page.table(COLUMNS, table, best=next(iter(table)))
@@ -181,7 +149,7 @@ def write_page(
         "Latent Slot Diffusion (Jiang, Deng, Singh and Ahn, NeurIPS 2023): slot attention lets a "
         "few vectors compete for the pixels of an image, and a diffusion model has to paint the "
         "image from these vectors alone. Go on with `latentslots train lsd-nlvr-64`, which takes "
-        "hours instead of minutes."
+        "an hour instead of minutes: slots begin to be objects some ten minutes in."
     )
     page.footer(CREDIT)
     page.save(path)
