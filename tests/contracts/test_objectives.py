@@ -21,7 +21,7 @@ from latentslots.objectives import (
 from latentslots.objectives.autoencoder import cosine_filters
 from latentslots.objectives.base import collapse_alarms
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from tests.tiny import squares, tiny_autoencoder, tiny_lsd
+from tests.tiny import squares, tiny_autoencoder, tiny_lsd, tiny_patch_decoder
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "lsd": tiny_lsd,
@@ -341,6 +341,21 @@ class TestLatentSlotDiffusion:
     def test_a_weight_of_the_patch_decoder_is_not_negative(self) -> None:
         with pytest.raises(ValueError, match="patch_decoder_weight must be 0 or above, got -1"):
             tiny_lsd(patch_decoder_weight=-1.0)
+
+    @pytest.mark.parametrize("given", [{"patch_decoder_weight": 1.0}, {"patch_decoder": True}])
+    def test_a_patch_decoder_and_its_weight_go_together(self, given: dict[str, Any]) -> None:
+        objective = tiny_lsd()
+        parts = {name: getattr(objective, name) for name in ("encoder", "slot_encoder", "unet")}
+        if "patch_decoder" in given:
+            given = {"patch_decoder": tiny_patch_decoder()}
+        with pytest.raises(ValueError, match="given together, or neither"):
+            LatentSlotDiffusionObjective(
+                **parts,
+                **given,
+                noise_schedule=objective.noise_schedule,
+                vae=None,
+                resolution=32,
+            )
 
     @pytest.mark.parametrize("autocast", [False, True])
     def test_the_loss_is_fp32(self, batch: dict[str, Tensor], autocast: bool) -> None:

@@ -28,7 +28,7 @@ class LatentSlotDiffusionObjective(Objective):
 
     Differs from the paper where a patch decoder is given: the same slots must then also let an MLP
     rebuild the latents. A denoiser hardly notices which slot holds what; an MLP that mixes slots
-    cell by cell does, so slots become objects within a tenth of the steps (docs/lab-notes.md).
+    cell by cell does, so that slots become objects (docs/lab-notes.md).
 
     Args:
         encoder: Image to feature map; learns.
@@ -47,7 +47,8 @@ class LatentSlotDiffusionObjective(Objective):
         patch_decoder_weight: Weight of the mean squared error of what it rebuilds.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, or one of patch decoder and weight is given
+            without the other.
     """
 
     def __init__(
@@ -73,6 +74,10 @@ class LatentSlotDiffusionObjective(Objective):
         if patch_decoder_weight < 0:
             raise ValueError(
                 f"patch_decoder_weight must be 0 or above, got {patch_decoder_weight:g}"
+            )
+        if (patch_decoder is None) != (patch_decoder_weight == 0):
+            raise ValueError(
+                "patch_decoder and patch_decoder_weight are given together, or neither"
             )
         self.encoder = encoder
         self.slot_encoder = slot_encoder
