@@ -35,17 +35,7 @@ def lsd_nlvr_64() -> TrainConfig:
     Cost: 65 minutes on one core. Result, on the development images with two objects or more: FG-ARI
     0.808, ARI 0.422 and mIoU 0.347 (README.md).
     """
-    return _small(
-        num_slots=9,
-        encoder=UNetEncoderConfig(
-            out_channels=64,
-            downscale_factor=4,
-            block_out_channels=(64,),
-            mid_attention=False,
-            norm_num_groups=16,
-        ),
-        path="data/nlvr",
-    )
+    return _small("data/nlvr", num_slots=9)
 
 
 def lsd_scenes_128() -> TrainConfig:
@@ -91,17 +81,7 @@ def lsd_scenes_64() -> TrainConfig:
     the bundled autoencoder paints them badly, so train another one first (`autoencoder-small`) and
     name it with `--method.vae`.
     """
-    return _small(
-        num_slots=7,
-        encoder=UNetEncoderConfig(
-            out_channels=64,
-            downscale_factor=2,
-            block_out_channels=(32, 64),
-            mid_attention=False,
-            norm_num_groups=16,
-        ),
-        path="data/scenes",
-    )
+    return _small("data/scenes", num_slots=7)
 
 
 def lsd_scenes_textured_64() -> TrainConfig:
@@ -114,18 +94,24 @@ def lsd_scenes_textured_64() -> TrainConfig:
     return replace(config, data=replace(config.data, path="data/scenes-textured"))
 
 
-def _small(*, num_slots: int, encoder: UNetEncoderConfig, path: str) -> TrainConfig:
+def _small(path: str, *, num_slots: int) -> TrainConfig:
     """What the recipes for CPUs share.
 
-    Their encoders see the neighborhood of a feature and not the whole image, so that a slot cannot
-    hold a code of all of it; a patch decoder makes the slots bind.
+    Their encoder knows no whole image: a few convolutions on one grid of features, the same as that
+    of the latents. A patch decoder makes the slots bind.
     """
     return TrainConfig(
         method=LSDConfig(
             num_slots=num_slots,
             slot_dim=64,
             slot_mlp_dim=128,
-            encoder=encoder,
+            encoder=UNetEncoderConfig(
+                out_channels=64,
+                downscale_factor=4,
+                block_out_channels=(64,),
+                mid_attention=False,
+                norm_num_groups=16,
+            ),
             unet=SlotUNetConfig(
                 block_out_channels=(48, 96),
                 attention_levels=(False, True),
