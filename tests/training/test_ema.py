@@ -56,7 +56,7 @@ def test_the_pipeline_holds_the_averages(finished: Path) -> None:
     expected, rest = averages(finished, 4)[: len(held)], averages(finished, 4)[len(held) :]
     for found, average in zip(held, expected, strict=True):
         assert torch.equal(found, average)
-    assert len(rest) == 9, "the patch decoder learns and is averaged too, but stays at home"
+    assert len(rest) == 10, "the patch decoder learns and is averaged too, but stays at home"
     raw = pipeline_weights_of_state(finished)
     assert any(not torch.equal(a, b) for a, b in zip(raw, expected, strict=True))
 
