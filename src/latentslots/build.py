@@ -8,7 +8,13 @@ from datasets import Dataset
 from diffusers import AutoencoderKL, ModelMixin
 from torch import nn
 
-from latentslots.config import AutoencoderConfig, DataConfig, LSDConfig, TrainConfig
+from latentslots.config import (
+    AutoencoderConfig,
+    DataConfig,
+    LSDConfig,
+    TrainConfig,
+    UNetEncoderConfig,
+)
 from latentslots.data.latent_cache import LatentCache, vae_fingerprint
 from latentslots.data.latents import cache_latents
 from latentslots.data.loader import ImageDataset
@@ -47,15 +53,7 @@ def build_latent_slot_diffusion(
             f"data.resolution must be a multiple of the VAE's {factor} pixels per latent, "
             f"got {resolution}"
         )
-    encoder = UNetEncoder(
-        out_channels=method.encoder.out_channels,
-        downscale_factor=method.encoder.downscale_factor,
-        block_out_channels=method.encoder.block_out_channels,
-        layers_per_block=method.encoder.layers_per_block,
-        mid_attention=method.encoder.mid_attention,
-        attention_head_dim=method.encoder.attention_head_dim,
-        norm_num_groups=method.encoder.norm_num_groups,
-    )
+    encoder = _build_encoder(method.encoder)
     slot_encoder = SlotEncoder(
         in_channels=method.encoder.out_channels,
         slot_dim=method.slot_dim,
@@ -103,6 +101,18 @@ def build_latent_slot_diffusion(
         condition_dropout=method.condition_dropout,
         patch_decoder=patch_decoder,
         patch_decoder_weight=method.patch_decoder_weight,
+    )
+
+
+def _build_encoder(config: UNetEncoderConfig) -> UNetEncoder:
+    return UNetEncoder(
+        out_channels=config.out_channels,
+        downscale_factor=config.downscale_factor,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        mid_attention=config.mid_attention,
+        attention_head_dim=config.attention_head_dim,
+        norm_num_groups=config.norm_num_groups,
     )
 
 

@@ -126,7 +126,7 @@ def test_an_untrained_pipeline_has_other_weights_and_leaves_the_trained_one_alon
 
 
 def test_the_weight_of_place_is_the_one_that_scores_best() -> None:
-    """Squares of one color: only their places tell them apart; of many, place can only harm."""
+    """Beside trying every weight one by one."""
     dataset = squares(6)
     weight = tune_position_weight(dataset, 4, resolution=32)
     sums = {}

@@ -129,7 +129,9 @@ def write_page(
         "Slots, learned without labels",
         f"What a model makes of pictures after {rows[-1]['seconds'] / 60:.1f} minutes of training "
         "from nothing, without one label. It takes an image apart into slots, a few vectors that "
-        "are meant to hold one object each, and paints the image back from them.",
+        "are meant to hold one object each, and paints the image back from them. That takes about "
+        "ten minutes to begin: before, every slot sees a little of everything, and what is painted "
+        "below from fewer or other slots shows it. `--minutes 20` shows more.",
     )
     pipe.set_progress_bar_config(disable=True)
     Gallery.of(pipe, dataset, seed=0).show(page)

@@ -102,11 +102,10 @@ class Gallery:
         gone = self.paint(edited)
         tiles = []
         for i, slot in enumerate(chosen):
-            (seen,) = [self.found.masks[i, [slot]].float().cpu()]
-            tiles.append(
-                [images[i], slot_strip(images[i], seen, with_image=False), painted[i], gone[i]]
-            )
-        page.heading("Take an object away")
+            mask = self.found.masks[i, [slot]].float().cpu()
+            seen = slot_strip(images[i], mask, with_image=False)
+            tiles.append([images[i], seen, painted[i], gone[i]])
+        page.heading("Take a slot away")
         page.picture(
             grid([tiles[i] + tiles[i + 1] for i in range(0, NUM_SHOWN, 2)], gap=4),
             "Two scenes a row, four pictures each: the picture; one of its slots; painted from all "
@@ -135,10 +134,11 @@ class Gallery:
             [pictures[k] for pictures in (painted, with_objects, with_backgrounds) for k in pair]
             for pair in pairs
         ]
-        page.heading("Exchange objects and backgrounds")
+        page.heading("Exchange slots")
         page.picture(
             grid(rows, gap=4),
-            "Each row: two scenes; the same two after they exchanged one object; and after they "
-            "exchanged their backgrounds.",
+            "Each row: two scenes; the same two after they exchanged their second largest slots, "
+            "objects where slots are objects; and after they exchanged their largest slots, the "
+            "backgrounds.",
             pixels=True,
         )

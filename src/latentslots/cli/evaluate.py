@@ -71,6 +71,9 @@ def run(arguments: list[str]) -> None:
     dataset = load_dataset(options.data, split=options.split)
     if options.min_objects:
         dataset = with_objects(dataset, options.min_objects)
+    tuning = None
+    if options.tune_split:  # first of all, so that a name that is not there costs no minutes
+        tuning = load_dataset(options.data, split=options.tune_split)
     common: dict[str, Any] = {
         "convention": options.convention,
         "resolution": options.resolution,
@@ -80,9 +83,8 @@ def run(arguments: list[str]) -> None:
     report = evaluate(pipe, dataset, batch_size=options.batch_size, **common)
     baselines = None
     if options.baselines:
-        tuning = options.tune_split and load_dataset(options.data, split=options.tune_split)
         baselines = evaluate_baselines(
-            pipe, dataset, tuning=tuning or None, num_colors=options.num_colors, **common
+            pipe, dataset, tuning=tuning, num_colors=options.num_colors, **common
         )
     if options.output_dir:
         conditions = {

@@ -71,7 +71,7 @@ class LatentSlotDiffusionObjective(Objective):
             raise ValueError(f"condition_dropout must be in [0, 1), got {condition_dropout}")
         if timestep_shift <= 0:
             raise ValueError(f"timestep_shift must be more than 0, got {timestep_shift}")
-        if patch_decoder_weight < 0:
+        if not patch_decoder_weight >= 0:
             raise ValueError(
                 f"patch_decoder_weight must be 0 or above, got {patch_decoder_weight:g}"
             )
