@@ -121,6 +121,7 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
     method = small.method
     if isinstance(method, AutoencoderConfig):
         assert isinstance(objective, AutoencoderObjective)
+        assert objective.mse_weight == method.mse_weight
         assert objective.kl_weight == method.kl_weight
         assert objective.vae.config.latent_channels == method.latent_channels
         assert tuple(objective.vae.config.block_out_channels) == method.block_out_channels
@@ -136,7 +137,13 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
     for name in ("out_channels", "downscale_factor", "block_out_channels", "layers_per_block"):
         assert tuple_or_value(objective.encoder.config[name]) == getattr(method.encoder, name), name
     assert objective.noise_schedule.config.prediction_type == method.prediction_type
-    for name in ("snr_gamma", "timestep_shift", "condition_dropout"):
+    for name in (
+        "snr_gamma",
+        "timestep_shift",
+        "condition_dropout",
+        "patch_size",
+        "mask_distillation_weight",
+    ):
         assert getattr(objective, name) == getattr(method, name), name
     assert objective.slot_encoder.can_drop_condition == (
         method.condition_dropout > 0 or method.num_registers > 0

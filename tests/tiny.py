@@ -70,7 +70,6 @@ def tiny_unet(seed: int = 0, **changes: Any) -> SlotUNet:
 def tiny_patch_decoder(seed: int = 0, **changes: Any) -> PatchDecoder:
     arguments = {
         "slot_dim": SLOT_DIM,
-        "out_channels": 4,
         "mlp_dim": 32,
         "learned_position_size": LATENT_SIZE,
     }
@@ -98,6 +97,8 @@ def tiny_lsd(
     condition_dropout: float = 0.0,
     num_registers: int = 0,
     patch_decoder_weight: float = 0.0,
+    patch_size: int = 2,
+    mask_distillation_weight: float = 0.0,
     **slots: Any,
 ) -> LatentSlotDiffusionObjective:
     """A fresh objective whose weights nobody else holds; `slots` are arguments of SlotEncoder."""
@@ -115,6 +116,8 @@ def tiny_lsd(
         condition_dropout=condition_dropout,
         patch_decoder=tiny_patch_decoder(seed) if patch_decoder_weight else None,
         patch_decoder_weight=patch_decoder_weight,
+        patch_size=patch_size,
+        mask_distillation_weight=mask_distillation_weight,
     )
 
 

@@ -84,11 +84,7 @@ def build_latent_slot_diffusion(
     )
     patch_decoder = None
     if method.patch_decoder_weight:
-        patch_decoder = PatchDecoder(
-            slot_dim=method.slot_dim,
-            out_channels=vae.config.latent_channels,
-            mlp_dim=2 * method.slot_dim,
-        )
+        patch_decoder = PatchDecoder(slot_dim=method.slot_dim, mlp_dim=2 * method.slot_dim)
     return LatentSlotDiffusionObjective(
         encoder=encoder,
         slot_encoder=slot_encoder,
@@ -101,6 +97,8 @@ def build_latent_slot_diffusion(
         condition_dropout=method.condition_dropout,
         patch_decoder=patch_decoder,
         patch_decoder_weight=method.patch_decoder_weight,
+        patch_size=method.patch_size,
+        mask_distillation_weight=method.mask_distillation_weight,
     )
 
 
@@ -131,6 +129,7 @@ def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:
     nn.init.constant_(vae.quant_conv.bias[method.latent_channels :], -6.0)
     return AutoencoderObjective(
         vae,
+        mse_weight=method.mse_weight,
         kl_weight=method.kl_weight,
         cosine_weight=method.cosine_weight,
         perceptual=load_lpips() if method.perceptual_weight else None,

@@ -89,8 +89,13 @@ class LSDConfig:
     """Draw timesteps toward high noise, where slots decide: 3 puts half of them above 750; 1 draws
     them evenly, as the paper does."""
     patch_decoder_weight: float = 0.0
-    """Weight of a second, much simpler decoder's loss: an MLP that rebuilds every latent as a
-    mixture of slots. It makes slots bind early; 0 for none, as in the paper."""
+    """Weight of a second, much simpler decoder's loss: an MLP that paints every patch of the image
+    as a mixture of slots. It makes slots bind early; 0 for none, as in the paper."""
+    patch_size: int = 2
+    """Pixels per side of the patches that the second decoder paints."""
+    mask_distillation_weight: float = 0.0
+    """Weight of the cross-entropy from which slot made what, by the second decoder, to the slots'
+    attention, which makes this as tight; needs `patch_decoder_weight`. 0 for none."""
     condition_dropout: float = 0.0
     """Share of images shown without their slots, for classifier-free guidance."""
 
@@ -109,6 +114,8 @@ class AutoencoderConfig:
     """Residual blocks per level."""
     norm_num_groups: int = 16
     """Groups of the group normalizations."""
+    mse_weight: float = 0.0
+    """Weight of the squared error, beside an absolute error of weight 1."""
     kl_weight: float = 1e-4
     """Weight of the KL term, per latent."""
     cosine_weight: float = 0.0

@@ -6,6 +6,9 @@ import pytest
 from PIL import Image
 
 from latentslots.cli.main import main
+from latentslots.data import load_dataset
+from latentslots.evaluation import evaluate
+from tests.tiny import tiny_lsd
 
 
 def test_report_is_printed_and_written(
@@ -27,6 +30,23 @@ def test_report_is_printed_and_written(
     assert table.strip() in (out / "report.md").read_text()
     with Image.open(out / "examples.png") as picture:
         assert picture.height > 8 * 32
+
+
+def test_masks_may_be_those_of_the_paper(
+    scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_lsd(patch_decoder_weight=1.0).save_pipeline(tmp_path / "model")
+    scores = []
+    for name, words in (("patch decoder", []), ("attention", ["--attention-masks"])):
+        out = tmp_path / name
+        common = ["evaluate", str(tmp_path / "model"), "--data", str(scenes_store), "--json"]
+        assert main([*common, "--output-dir", str(out), *words]) == 0
+        scores.append(json.loads(capsys.readouterr().out)["ari"])
+        written = json.loads((out / "report.json").read_text())
+        assert written["conditions"]["masks"] == name
+    pipe = tiny_lsd().to_pipeline()  # the same weights, without the patch decoder
+    expected = evaluate(pipe, load_dataset(scenes_store, split="validation"), progress=False)
+    assert scores[0] != scores[1] == expected.ari
 
 
 def test_baselines_stand_beside_the_model(

@@ -20,6 +20,7 @@ from latentslots.objectives import (
 )
 from latentslots.objectives.autoencoder import cosine_filters
 from latentslots.objectives.base import collapse_alarms
+from latentslots.objectives.latent_slot_diffusion import mask_cross_entropy
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.tiny import squares, tiny_autoencoder, tiny_lsd, tiny_patch_decoder
 
@@ -30,6 +31,9 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     ),
     "lsd-null": lambda: tiny_lsd(condition_dropout=0.3, slot_init="learned", bi_level=True),
     "lsd-patch-decoder": lambda: tiny_lsd(patch_decoder_weight=2.0),
+    "lsd-mask-distillation": lambda: tiny_lsd(
+        patch_decoder_weight=2.0, mask_distillation_weight=1.0
+    ),
     "autoencoder": lambda: AutoencoderObjective(tiny_autoencoder()),
     "autoencoder-perceptual": lambda: AutoencoderObjective(
         tiny_autoencoder(), perceptual=Perceptual(), perceptual_weight=0.5
@@ -314,20 +318,37 @@ class TestLatentSlotDiffusion:
                 timestep_shift=0.0,
             )
 
-    def test_a_patch_decoder_adds_what_it_could_not_rebuild(self, batch: dict[str, Tensor]) -> None:
+    def test_a_patch_decoder_adds_what_it_could_not_paint(self, batch: dict[str, Tensor]) -> None:
         plain, _ = tiny_lsd()(batch)
         objective = tiny_lsd(patch_decoder_weight=2.0)
-        loss, logs = objective(batch)
+        cells = torch.tensor([3, 200, 77, 31])
+        loss, logs = objective({**batch, "cells": cells})
         torch.testing.assert_close(logs["denoising_loss"], plain.detach())
         torch.testing.assert_close(loss.detach(), plain + 2 * logs["patch_loss"])
 
         features = objective.encoder(batch["pixel_values"])
         slots = objective.slot_encoder(features, noise=batch["slot_noise"]).slots
-        rebuilt = objective.patch_decoder(slots, height=16, width=16).sample
-        error = (rebuilt - objective.latents(batch)).square().mean()
-        torch.testing.assert_close(logs["patch_loss"], error.detach())
+        blocks = batch["pixel_values"].unflatten(3, (16, 2)).unflatten(2, (16, 2)).mean(dim=(3, 5))
+        mixture = objective.patch_decoder(slots, height=16, width=16).mixture()
+        error = mixture - blocks.flatten(2).transpose(1, 2)
+        unexplained = error[:, cells].square().mean() / blocks.var(dim=(0, 2, 3)).mean()
+        torch.testing.assert_close(logs["patch_loss"], unexplained.detach())
 
-    def test_a_patch_decoder_teaches_the_slots_and_stays_out_of_the_pipeline(
+    def test_other_cells_are_painted_at_every_step(self, pixel_values: Tensor) -> None:
+        objective = tiny_lsd(patch_decoder_weight=2.0, patch_size=1)  # 1,024 cells, 256 a step
+        painted = []
+        decode = objective.patch_decoder.forward
+        objective.patch_decoder.forward = lambda *args, cells, **kwargs: (
+            painted.append(cells.tolist()),
+            decode(*args, cells=cells, **kwargs),
+        )[1]
+        for _ in range(2):
+            objective({"pixel_values": pixel_values})
+        assert [len(set(cells)) for cells in painted] == [256, 256]
+        assert set(painted[0]) != set(painted[1])
+        assert max(painted[0]) > 900
+
+    def test_a_patch_decoder_teaches_the_slots_and_segments_for_the_pipeline(
         self, batch: dict[str, Tensor]
     ) -> None:
         gradients = []
@@ -336,11 +357,75 @@ class TestLatentSlotDiffusion:
             gradients.append(torch.autograd.grad(loss, objective.slot_encoder.slot_mean)[0])
             assert ("patch_loss" in logs) == (objective.patch_decoder is not None)
         assert not torch.allclose(*gradients)
-        assert objective.patch_decoder not in objective.to_pipeline().components.values()
+        assert objective.to_pipeline().patch_decoder is objective.patch_decoder
 
-    def test_a_weight_of_the_patch_decoder_is_not_negative(self) -> None:
-        with pytest.raises(ValueError, match="patch_decoder_weight must be 0 or above, got -1"):
-            tiny_lsd(patch_decoder_weight=-1.0)
+    def test_what_the_patch_decoder_sees_teaches_the_attention(
+        self, batch: dict[str, Tensor]
+    ) -> None:
+        plain, _ = tiny_lsd(patch_decoder_weight=2.0)(batch)
+        objective = tiny_lsd(patch_decoder_weight=2.0, mask_distillation_weight=3.0)
+        loss, logs = objective(batch)
+        torch.testing.assert_close(loss, plain + 3 * logs["distillation_loss"])
+
+        features = objective.encoder(batch["pixel_values"])
+        out = objective.slot_encoder(features, noise=batch["slot_noise"])
+        patches = F.avg_pool2d(batch["pixel_values"], 2).flatten(2).transpose(1, 2)
+        painted = objective.patch_decoder(out.slots, height=16, width=16)
+        teacher = painted.responsibilities(patches)
+        assert out.attention.shape == teacher.shape == (4, 4, 256)  # 256 cells: all of them
+        sureness = 1 + (teacher * teacher.log()).sum(dim=1) / math.log(4)
+        cross_entropy = -(teacher * out.attention.log()).sum(dim=1)
+        expected = (sureness * cross_entropy).mean().detach()
+        torch.testing.assert_close(logs["distillation_loss"], expected)
+
+    @pytest.mark.parametrize(("patch_size", "mode"), [(1, "bilinear"), (4, "area")])
+    def test_attention_of_another_grid_is_brought_to_the_patches(
+        self, patch_size: int, mode: str, batch: dict[str, Tensor]
+    ) -> None:
+        objective = tiny_lsd(
+            patch_decoder_weight=2.0, mask_distillation_weight=3.0, patch_size=patch_size
+        )
+        side, cells = 32 // patch_size, torch.tensor([5, 40, 63])
+        _, logs = objective({**batch, "cells": cells})
+        features = objective.encoder(batch["pixel_values"])
+        out = objective.slot_encoder(features, noise=batch["slot_noise"])
+        masks = F.interpolate(out.attention.unflatten(2, (16, 16)), (side, side), mode=mode)
+        patches = F.avg_pool2d(batch["pixel_values"], patch_size).flatten(2)[:, :, cells]
+        painted = objective.patch_decoder(out.slots, height=side, width=side, cells=cells)
+        teacher = painted.responsibilities(patches.transpose(1, 2))
+        expected = mask_cross_entropy(masks.flatten(2)[:, :, cells], teacher)
+        torch.testing.assert_close(logs["distillation_loss"], expected.detach())
+
+    def test_undecided_masks_teach_nothing(self) -> None:
+        target = torch.tensor([[[1.0, 0.5], [0.0, 0.5]]])  # two slots, two cells
+        masks = torch.tensor([[[0.7, 0.2], [0.3, 0.8]]])
+        found = mask_cross_entropy(masks, target)
+        assert found.item() == pytest.approx(-math.log(0.7) / 2, rel=1e-5)
+
+    @pytest.mark.parametrize("patch_size", [0, 3, 64])
+    def test_patches_fit_into_the_image(self, patch_size: int) -> None:
+        with pytest.raises(ValueError, match=f"must divide the resolution of 32 .* {patch_size}$"):
+            tiny_lsd(patch_decoder_weight=1.0, patch_size=patch_size)
+
+    def test_the_masks_that_teach_learn_nothing_from_it(self, batch: dict[str, Tensor]) -> None:
+        gradients = []
+        for weight in (0.0, 3.0):
+            objective = tiny_lsd(patch_decoder_weight=2.0, mask_distillation_weight=weight)
+            loss, _ = objective(batch)
+            parameters = [*objective.patch_decoder.parameters(), objective.slot_encoder.slot_mean]
+            gradients.append(torch.autograd.grad(loss, parameters))
+        for without, taught in list(zip(*gradients, strict=True))[:-1]:
+            torch.testing.assert_close(without, taught)
+        assert not torch.allclose(gradients[0][-1], gradients[1][-1])
+
+    @pytest.mark.parametrize("name", ["patch_decoder_weight", "mask_distillation_weight"])
+    def test_weights_are_not_negative(self, name: str) -> None:
+        with pytest.raises(ValueError, match=f"{name} must be 0 or above, got -1"):
+            tiny_lsd(**{name: -1.0})
+
+    def test_masks_are_not_distilled_from_nothing(self) -> None:
+        with pytest.raises(ValueError, match="mask_distillation_weight needs a patch decoder"):
+            tiny_lsd(mask_distillation_weight=1.0)
 
     @pytest.mark.parametrize("given", [{"patch_decoder_weight": 1.0}, {"patch_decoder": True}])
     def test_a_patch_decoder_and_its_weight_go_together(self, given: dict[str, Any]) -> None:
@@ -403,6 +488,16 @@ class TestAutoencoder:
         torch.testing.assert_close(logs["kl"], kl.detach())
         torch.testing.assert_close(loss, l1 + 0.1 * kl)
 
+    def test_the_squared_error_is_added(self, batch: dict[str, Tensor]) -> None:
+        vae = tiny_autoencoder()
+        plain, _ = AutoencoderObjective(vae)(batch)
+        loss, logs = AutoencoderObjective(vae, mse_weight=2.0)(batch)
+        posterior = vae.encode(batch["pixel_values"]).latent_dist
+        sample = posterior.mean + posterior.std * batch["posterior_noise"]
+        mse = (vae.decode(sample).sample - batch["pixel_values"]).square().mean()
+        torch.testing.assert_close(logs["mse"], mse.detach())
+        torch.testing.assert_close(loss, plain + 2 * mse)
+
     def test_the_perceptual_distance_is_added(self, batch: dict[str, Tensor]) -> None:
         vae = tiny_autoencoder()
         plain, _ = AutoencoderObjective(vae)(batch)
@@ -433,7 +528,9 @@ class TestAutoencoder:
         expected = np.square(latents.detach().numpy() - target).mean()
         assert logs["cosine"].item() == pytest.approx(expected, rel=1e-4)
 
-    @pytest.mark.parametrize("name", ["kl_weight", "cosine_weight", "perceptual_weight"])
+    @pytest.mark.parametrize(
+        "name", ["mse_weight", "kl_weight", "cosine_weight", "perceptual_weight"]
+    )
     def test_negative_weights_are_refused(self, name: str) -> None:
         with pytest.raises(ValueError, match=rf"{name} must be 0 or above, got -1"):
             AutoencoderObjective(tiny_autoencoder(), **{name: -1.0})

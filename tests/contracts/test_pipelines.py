@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "registers": {"num_registers": 3, "condition_dropout": 0.1, "prediction_type": "v_prediction"},
     "null": {"condition_dropout": 0.1},
     "learned": {"slot_init": "learned", "num_heads": 2},
+    "patch-decoder": {"patch_decoder_weight": 1.0},
 }
 
 
@@ -102,7 +103,8 @@ class TestFolders:
         loaded.set_progress_bar_config(disable=True)
         assert caplog.records == []
         assert loaded.resolution == pipe.resolution == 32
-        assert set(loaded.components) == {"encoder", "slot_encoder", "unet", "scheduler", "vae"}
+        assert set(loaded.components) == set(pipe.components)
+        assert (loaded.patch_decoder is None) == (pipe.patch_decoder is None)
         for name, component in pipe.components.items():
             assert type(loaded.components[name]) is type(component)
 
@@ -184,10 +186,11 @@ class TestEncode:
         self, pipe: LatentSlotDiffusionPipeline, images: list[Image.Image]
     ) -> None:
         scene = pipe.encode(images)
+        side = 16 if pipe.patch_decoder is None else 32  # tokens, or pixels
         assert scene.slots.shape == (3, 4, 16)
-        assert scene.masks.shape == (3, 4, 16, 16)
+        assert scene.masks.shape == (3, 4, side, side)
         assert scene.masks.min() >= 0
-        torch.testing.assert_close(scene.masks.sum(dim=1), torch.ones(3, 16, 16))
+        torch.testing.assert_close(scene.masks.sum(dim=1), torch.ones(3, side, side))
         torch.testing.assert_close(scene.attention, scene.masks.flatten(2))
 
     def test_a_seed_gives_the_same_slots_alone_or_in_a_batch(
@@ -534,6 +537,32 @@ class TestGuidance:
             for scene in (slots, slots.flip(2))
         )
         torch.testing.assert_close(one, other)
+
+
+class TestPatchDecoder:
+    def test_masks_say_which_slot_made_a_pixel(self, images: list[Image.Image]) -> None:
+        pipe = build(patch_decoder_weight=1.0)
+        scene = pipe.encode(images, generator=seeds(1))
+        pixel_values = pipe.preprocess(images)
+        expected = pipe.patch_decoder.segment(scene.slots, pixel_values)
+        torch.testing.assert_close(scene.masks, expected)
+        assert torch.equal(pipe.segment(images, generator=seeds(1)), expected.argmax(dim=1))
+
+    def test_without_it_masks_are_the_attention(
+        self, images: list[Image.Image], tmp_path: Path
+    ) -> None:
+        whole = build(patch_decoder_weight=1.0)
+        whole.save_pretrained(tmp_path)
+        loaded = LatentSlotDiffusionPipeline.from_pretrained(tmp_path)
+        attentive = LatentSlotDiffusionPipeline.from_pretrained(tmp_path, patch_decoder=None)
+        one, same, other = (
+            p.encode(images, generator=seeds(1)) for p in (whole, loaded, attentive)
+        )
+        torch.testing.assert_close(same.masks, one.masks)
+        torch.testing.assert_close(other.slots, one.slots)
+        noise = whole.slot_encoder.draw_noise(3, generator=seeds(1))
+        attention = whole.slot_encoder(whole.encoder(whole.preprocess(images)), noise=noise)
+        torch.testing.assert_close(other.attention, attention.attention)
 
 
 class TestWithoutVAE:

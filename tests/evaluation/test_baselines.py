@@ -111,14 +111,16 @@ def test_a_baseline_is_scored_as_a_pipeline_is() -> None:
 
 
 def test_an_untrained_pipeline_has_other_weights_and_leaves_the_trained_one_alone() -> None:
-    pipe = tiny_lsd().to_pipeline()
+    pipe = tiny_lsd(patch_decoder_weight=1.0).to_pipeline()
     before = {name: value.clone() for name, value in pipe.encoder.state_dict().items()}
     fresh = untrained(pipe, seed=3)
     assert fresh.resolution == pipe.resolution
     weight = "stem.weight"
     assert not torch.equal(fresh.encoder.state_dict()[weight], before[weight])
+    assert not torch.equal(fresh.patch_decoder.slot_in.weight, pipe.patch_decoder.slot_in.weight)
+    assert untrained(tiny_lsd().to_pipeline()).patch_decoder is None
     again = untrained(pipe, seed=3)
-    for part in ("encoder", "slot_encoder"):
+    for part in ("encoder", "slot_encoder", "patch_decoder"):
         torch.testing.assert_close(
             getattr(fresh, part).state_dict(), getattr(again, part).state_dict()
         )

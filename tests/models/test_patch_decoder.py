@@ -1,6 +1,8 @@
 import pytest
 import torch
+from scipy.stats import norm
 
+from latentslots.models import PatchDecoderOutput
 from tests.tiny import tiny_patch_decoder
 
 
@@ -18,20 +20,74 @@ def test_every_cell_is_a_mixture_of_what_each_slot_says(slots: torch.Tensor) -> 
         row, column = divmod(cell, 5)
         y, x = (row + 0.5) / 3, (column + 0.5) / 5
         place = decoder.position_embedding.projection(torch.tensor([y, x, 1 - y, 1 - x]))
-        said = [decoder.mlp(decoder.slot_in(slot) + place) for slot in slots[1]]
-        weights = torch.stack([one[-1] for one in said]).softmax(dim=0)
-        expected = sum(weight * one[:-1] for weight, one in zip(weights, said, strict=True))
-        torch.testing.assert_close(out.sample[1, :, row, column], expected)
-        torch.testing.assert_close(out.masks[1, :, row, column], weights)
+        said = torch.stack([decoder.mlp(decoder.slot_in(slot) + place) for slot in slots[1]])
+        weights = said[:, 3].softmax(dim=0)
+        torch.testing.assert_close(out.masks[1, :, cell], weights)
+        torch.testing.assert_close(out.colors[1, :, cell], said[:, :3])
+        expected = sum(weight * one[:3] for weight, one in zip(weights, said, strict=True))
+        torch.testing.assert_close(out.mixture()[1, cell], expected)
+
+
+@torch.no_grad()
+def test_some_cells_are_those_of_the_whole(slots: torch.Tensor) -> None:
+    decoder, cells = tiny_patch_decoder(), torch.tensor([13, 2, 7])
+    out, some = decoder(slots, height=3, width=5), decoder(slots, height=3, width=5, cells=cells)
+    torch.testing.assert_close(some.colors, out.colors[:, :, cells])
+    torch.testing.assert_close(some.masks, out.masks[:, :, cells])
 
 
 @torch.no_grad()
 def test_the_order_of_the_slots_does_not_matter(slots: torch.Tensor) -> None:
     decoder, order = tiny_patch_decoder(), [2, 0, 3, 1]
     out, other = (decoder(s, height=8, width=8) for s in (slots, slots[:, order]))
-    torch.testing.assert_close(other.sample, out.sample)
+    torch.testing.assert_close(other.mixture(), out.mixture())
     torch.testing.assert_close(other.masks, out.masks[:, order])
-    torch.testing.assert_close(out.masks.sum(dim=1), torch.ones(2, 8, 8))
+    torch.testing.assert_close(out.masks.sum(dim=1), torch.ones(2, 64))
+
+
+def test_responsibilities_are_the_posterior_of_a_mixture_of_gaussians() -> None:
+    """By Bayes' rule with scipy's density, the mean of a cell's channels as one observation."""
+    torch.manual_seed(0)
+    colors, image = torch.randn(1, 3, 5, 3), torch.randn(1, 5, 3)
+    masks = torch.rand(1, 3, 5).softmax(dim=1)
+    out = PatchDecoderOutput(colors=colors, masks=masks)
+    mixture = (masks[..., None] * colors).sum(dim=1)
+    deviation = (mixture - image).square().mean().sqrt().item()
+    found = out.responsibilities(image)
+    for cell in range(5):
+        distance = (colors[0, :, cell] - image[0, cell]).square().mean(dim=1).sqrt()
+        joint = masks[0, :, cell].numpy() * norm(scale=deviation).pdf(distance.numpy())
+        expected = torch.from_numpy(joint / joint.sum()).float()
+        torch.testing.assert_close(found[0, :, cell], expected)
+
+
+def test_a_pixel_belongs_to_the_slot_that_has_its_color() -> None:
+    colors = torch.tensor([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])[None, :, None].expand(1, 2, 4, 3)
+    out = PatchDecoderOutput(colors=colors, masks=torch.full((1, 2, 4), 0.5))
+    image = colors[:, [0, 1, 1, 0], 0]
+    assert out.responsibilities(image)[0].argmax(dim=0).tolist() == [0, 1, 1, 0]
+
+
+@torch.no_grad()
+def test_an_image_that_is_painted_without_error_is_segmented(slots: torch.Tensor) -> None:
+    decoder = tiny_patch_decoder()
+    painted = decoder(slots, height=6, width=4)
+    pixel_values = painted.mixture().transpose(1, 2).unflatten(2, (6, 4))
+    found = decoder.segment(slots, pixel_values)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 6, 4))
+
+
+@torch.no_grad()
+def test_an_image_is_segmented_by_itself(slots: torch.Tensor) -> None:
+    decoder, pixel_values = tiny_patch_decoder(), torch.rand(2, 3, 6, 4) * 2 - 1
+    together = decoder.segment(slots, pixel_values)
+    assert together.shape == (2, 4, 6, 4)
+    torch.testing.assert_close(decoder.segment(slots[1:], pixel_values[1:]), together[1:])
+    expected = decoder(slots, height=6, width=4).responsibilities(
+        pixel_values.flatten(2).transpose(1, 2)
+    )
+    torch.testing.assert_close(together.flatten(2), expected)
 
 
 def test_two_layers_are_the_least() -> None:

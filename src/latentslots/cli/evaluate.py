@@ -31,6 +31,9 @@ class Evaluate:
     """Images at once; changes no number."""
     seed: int = 0
     """Seed of the slots' start: image i draws from seed + i."""
+    attention_masks: bool = False
+    """Take the slots' attention for masks, as the paper does, also where the model has a patch
+    decoder."""
     baselines: bool = False
     """Also score the same model untrained, k-means on color, and connected pieces of one color."""
     num_colors: int | None = None
@@ -67,6 +70,8 @@ def run(arguments: list[str]) -> None:
     if options.num_colors is not None and options.num_colors < 1:
         raise ValueError(f"--num-colors must be at least 1, got {options.num_colors}")
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.run)
+    if options.attention_masks:
+        pipe.patch_decoder = None
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(options.data, split=options.split)
     if options.min_objects:
@@ -92,6 +97,7 @@ def run(arguments: list[str]) -> None:
             "data": options.data,
             "split": options.split,
             "min_objects": options.min_objects,
+            "masks": "attention" if pipe.patch_decoder is None else "patch decoder",
         }
         out = Path(options.output_dir)
         write_report(report, pipe, dataset, out, conditions=conditions, baselines=baselines)

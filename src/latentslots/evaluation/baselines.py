@@ -105,12 +105,13 @@ def tune_position_weight(
 
 
 def untrained(pipe: Any, *, seed: int = 0) -> Any:
-    """The same pipeline with a fresh encoder and slot encoder."""
+    """The same pipeline with all that finds slots and their masks fresh."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = {
             name: type(part).from_config(part.config).to(part.device, part.dtype)
-            for name, part in (("encoder", pipe.encoder), ("slot_encoder", pipe.slot_encoder))
+            for name, part in pipe.components.items()
+            if name in ("encoder", "slot_encoder", "patch_decoder") and part is not None
         }
     return type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
 

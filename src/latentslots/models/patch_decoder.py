@@ -1,18 +1,20 @@
-"""A simple decoder that rebuilds every cell of a feature map as a mixture of slots.
+"""A simple decoder that explains every patch of an image as the work of one slot.
 
-An MLP sees one slot and one position and says what the slot would put there and how much it wants
-to: the spatial broadcast decoder (Watters et al., 2019, https://arxiv.org/abs/1901.07017) without
-convolutions, as DINOSAUR has it (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860, Sec. 3.1).
+An MLP sees one slot and one position and says which color the slot would paint there and how likely
+the place is its own: the spatial broadcast decoder (Watters et al., 2019,
+https://arxiv.org/abs/1901.07017) without convolutions, as DINOSAUR has it (Seitzer et al., 2023,
+https://arxiv.org/abs/2209.14860, Sec. 3.1), on colors instead of features.
 
-Dimensions: B batch, K slots, D slot channels, C channels of the cells, h w rows and columns.
+Dimensions: B batch, K slots, D slot channels, N cells of a grid, h w its rows and columns.
 """
 
 from dataclasses import dataclass
 
+import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentslots.models.position import PositionEmbedding, PositionKind
@@ -21,24 +23,40 @@ from latentslots.models.strict_config import StrictConfigMixin
 
 @dataclass
 class PatchDecoderOutput(BaseOutput):
-    """The rebuilt feature map, and how much of every cell each slot made."""
+    """What every slot would paint in every cell, and how likely the cell is its own."""
 
-    sample: Float[Tensor, "B C h w"]
-    masks: Float[Tensor, "B K h w"]
+    colors: Float[Tensor, "B K N 3"]
+    masks: Float[Tensor, "B K N"]
+
+    def mixture(self) -> Float[Tensor, "B N 3"]:
+        """The image that the slots paint together: colors, weighted by masks."""
+        return (self.masks[..., None] * self.colors).sum(dim=1)
+
+    def responsibilities(self, image: Float[Tensor, "B N 3"]) -> Float[Tensor, "B K N"]:
+        """How likely each slot made what is really there; they sum to 1 over K.
+
+        The posterior of a mixture (the E-step of Greff et al., 2017,
+        https://arxiv.org/abs/1708.03498) whose prior are the masks. Its components are Gaussian,
+        with the mean squared error of the image's own mixture for variance; the three channels of a
+        cell count as one observation.
+        """
+        variance = (self.mixture() - image).square().mean(dim=(1, 2)).clamp(min=1e-6)
+        distance = (self.colors - image[:, None]).square().mean(dim=3)
+        evidence = self.masks.clamp(min=1e-12).log() - distance / (2 * variance[:, None, None])
+        return evidence.softmax(dim=1)
 
 
 class PatchDecoder(ModelMixin, StrictConfigMixin):
-    """Rebuild a feature map cell by cell, each from the slots that claim it.
+    """Paint an image cell by cell, each by the slots that claim it.
 
     No cell knows of another one, and what a slot can say is the same vector everywhere: so the
-    cheapest way to rebuild an image is one slot per thing that looks alike and lies together.
+    cheapest way to paint an image is one slot per thing that looks alike and lies together.
 
     Args:
         slot_dim: Channels of a slot.
-        out_channels: Channels of a cell.
         mlp_dim: Width of the hidden layers.
         num_layers: Linear layers, the last included.
-        position: How the MLP is told which cell it makes.
+        position: How the MLP is told which cell it paints.
         learned_position_size: Rows and columns of a `learned` position table.
     """
 
@@ -47,7 +65,6 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         self,
         *,
         slot_dim: int = 192,
-        out_channels: int = 4,
         mlp_dim: int = 384,
         num_layers: int = 4,
         position: PositionKind = "cartesian",
@@ -63,21 +80,40 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         hidden: list[nn.Module] = []
         for _ in range(num_layers - 2):
             hidden += [nn.ReLU(), nn.Linear(mlp_dim, mlp_dim)]
-        self.mlp = nn.Sequential(*hidden, nn.ReLU(), nn.Linear(mlp_dim, out_channels + 1))
+        self.mlp = nn.Sequential(*hidden, nn.ReLU(), nn.Linear(mlp_dim, 3 + 1))
 
     def forward(
-        self, slots: Float[Tensor, "B K D"], *, height: int, width: int
+        self,
+        slots: Float[Tensor, "B K D"],
+        *,
+        height: int,
+        width: int,
+        cells: Int[Tensor, " n"] | None = None,
     ) -> PatchDecoderOutput:
-        """Rebuild a feature map of `height` x `width` cells.
+        """Paint a grid of `height` x `width` cells, or some of them.
+
+        Args:
+            slots: The scenes.
+            height: Rows of the grid, which may be as fine as the pixels.
+            width: Its columns.
+            cells: Numbers of the cells to paint, row by row; all when absent.
 
         Returns:
-            The mixture, and the masks that mixed it, which sum to 1 over K.
+            Colors in [-1, 1] and masks that sum to 1 over K, in fp32.
         """
         position = self.position_embedding(height, width)
-        made = self.mlp(self.slot_in(slots)[:, :, None] + position).float()  # [B, K, N, C + 1]
-        masks = made[..., -1].softmax(dim=1)
-        sample = (masks[..., None] * made[..., :-1]).sum(dim=1).transpose(1, 2)
-        return PatchDecoderOutput(
-            sample=sample.unflatten(2, (height, width)).to(slots.dtype),
-            masks=masks.unflatten(2, (height, width)).to(slots.dtype),
-        )
+        position = position if cells is None else position[cells]
+        made = self.mlp(self.slot_in(slots)[:, :, None] + position).float()
+        return PatchDecoderOutput(colors=made[..., :3], masks=made[..., 3].softmax(dim=1))
+
+    @torch.no_grad()
+    def segment(
+        self, slots: Float[Tensor, "B K D"], pixel_values: Float[Tensor, "B 3 h w"]
+    ) -> Float[Tensor, "B K h w"]:
+        """How likely each slot made each pixel of an image in [-1, 1]."""
+        height, width = pixel_values.shape[-2:]
+        masks = []
+        for one, pixels in zip(slots[:, None], pixel_values[:, None], strict=True):
+            painted = self(one, height=height, width=width)  # one by one: many cells, much memory
+            masks.append(painted.responsibilities(pixels.flatten(2).transpose(1, 2).float()))
+        return torch.cat(masks).unflatten(2, (height, width))

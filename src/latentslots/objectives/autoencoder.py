@@ -64,7 +64,7 @@ def cosine_filters(num_filters: int, patch_size: int) -> Float[Tensor, "C 3 p p"
 
 
 class AutoencoderObjective(Objective):
-    """L1 + KL, and optionally a perceptual distance and a term that keeps latents local.
+    """L1 + KL, and optionally squared error, perceptual distance and a term for local latents.
 
     Differs from the paper, which adds an adversarial loss: small images of simple scenes do not
     need one.
@@ -76,6 +76,7 @@ class AutoencoderObjective(Objective):
 
     Args:
         vae: The autoencoder; learns.
+        mse_weight: Weight of the mean squared error, which counts the worst pixels most.
         kl_weight: Weight of the KL term, per latent.
         cosine_weight: Weight of the local term; 0 for none.
         perceptual: A module that compares two batches of images, such as `load_lpips()`.
@@ -89,17 +90,24 @@ class AutoencoderObjective(Objective):
         self,
         vae: AutoencoderKL,
         *,
+        mse_weight: float = 0.0,
         kl_weight: float = 1e-4,
         cosine_weight: float = 0.0,
         perceptual: Any = None,
         perceptual_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        weights = {"kl": kl_weight, "cosine": cosine_weight, "perceptual": perceptual_weight}
+        weights = {
+            "mse": mse_weight,
+            "kl": kl_weight,
+            "cosine": cosine_weight,
+            "perceptual": perceptual_weight,
+        }
         for name, weight in weights.items():
             if weight < 0:
                 raise ValueError(f"{name}_weight must be 0 or above, got {weight:g}")
         self.vae = vae
+        self.mse_weight = mse_weight
         self.kl_weight = kl_weight
         self.cosine_weight = cosine_weight
         channels = vae.config.latent_channels
@@ -127,6 +135,10 @@ class AutoencoderObjective(Objective):
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = l1 + self.kl_weight * kl
         logs = {"l1": l1.detach(), "kl": kl.detach()}
+        if self.mse_weight:
+            mse = F.mse_loss(reconstruction, pixel_values)
+            loss = loss + self.mse_weight * mse
+            logs["mse"] = mse.detach()
         if self.cosine_weight:
             cosine = F.mse_loss(posterior.mean.float(), self._cosine_transform(pixel_values))
             loss = loss + self.cosine_weight * cosine

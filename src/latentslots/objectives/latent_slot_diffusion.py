@@ -3,6 +3,7 @@
 Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent size.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,33 @@ from latentslots.pipelines.latent_slot_diffusion import (
     default_sampler,
 )
 
+NUM_CELLS = 256
+"""Patches of an image that the patch decoder paints per step, drawn anew each time."""
+
+
+def mask_cross_entropy(
+    masks: Float[Tensor, "B K N"], targets: Float[Tensor, "B K N"]
+) -> Float[Tensor, ""]:
+    """How badly soft masks foretell others, in nats per cell where the others are sure.
+
+    A cell counts by how sure the targets are of its slot, from 0 (all slots alike) to 1 (one
+    slot): targets that know nothing yet teach nothing.
+    """
+    entropy = -(targets * targets.clamp(min=1e-9).log()).sum(dim=1)
+    sureness = 1 - entropy / math.log(max(targets.shape[1], 2))
+    cross_entropy = -(targets * masks.clamp(min=1e-6).log()).sum(dim=1)
+    return (sureness * cross_entropy).mean()
+
 
 class LatentSlotDiffusionObjective(Objective):
     """The mean squared error of a denoiser that sees the image's slots, and nothing else.
 
     Differs from the paper where a patch decoder is given: the same slots must then also let an MLP
-    rebuild the latents. A denoiser hardly notices which slot holds what; an MLP that mixes slots
-    cell by cell does, so that slots become objects (docs/lab-notes.md).
+    paint the colors of the image. A denoiser hardly notices which slot holds what; an MLP that
+    mixes slots cell by cell does, so that slots become objects (docs/lab-notes.md). What it says of
+    which slot made what can teach the slots' attention, as in SPOT (Kakogeorgiou et al., 2024,
+    https://arxiv.org/abs/2312.00648), but soft, informed by the image, and from the first step on,
+    without a teacher that was trained before.
 
     Args:
         encoder: Image to feature map; learns.
@@ -42,13 +63,16 @@ class LatentSlotDiffusionObjective(Objective):
         timestep_shift: Draw timesteps toward high noise (Esser et al., 2024, Eq. 23,
             https://arxiv.org/abs/2403.03206); 1 draws them evenly.
         condition_dropout: Share of images shown without their slots.
-        patch_decoder: A second decoder, which learns beside the denoiser and is not part of the
-            pipeline; may be absent.
-        patch_decoder_weight: Weight of the mean squared error of what it rebuilds.
+        patch_decoder: A second decoder, which learns beside the denoiser and tells the pipeline
+            which slot made which pixel; may be absent.
+        patch_decoder_weight: Weight of the mean squared error of what it paints.
+        patch_size: Pixels per side of the patches whose mean color it paints.
+        mask_distillation_weight: Weight of the cross-entropy from the patch decoder's
+            responsibilities, which are held fixed, to the attention.
 
     Raises:
         ValueError: If a number is out of its range, or one of patch decoder and weight is given
-            without the other.
+            without the other, or masks are to be distilled without a patch decoder.
     """
 
     def __init__(
@@ -65,15 +89,26 @@ class LatentSlotDiffusionObjective(Objective):
         condition_dropout: float = 0.0,
         patch_decoder: PatchDecoder | None = None,
         patch_decoder_weight: float = 0.0,
+        patch_size: int = 2,
+        mask_distillation_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
             raise ValueError(f"condition_dropout must be in [0, 1), got {condition_dropout}")
         if timestep_shift <= 0:
             raise ValueError(f"timestep_shift must be more than 0, got {timestep_shift}")
-        if not patch_decoder_weight >= 0:
+        weights = {
+            "patch_decoder_weight": patch_decoder_weight,
+            "mask_distillation_weight": mask_distillation_weight,
+        }
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name} must be 0 or above, got {weight:g}")
+        if mask_distillation_weight and patch_decoder is None:
+            raise ValueError("mask_distillation_weight needs a patch decoder, whose masks teach")
+        if patch_size < 1 or resolution % patch_size:
             raise ValueError(
-                f"patch_decoder_weight must be 0 or above, got {patch_decoder_weight:g}"
+                f"patch_size must divide the resolution of {resolution} pixels, got {patch_size}"
             )
         if (patch_decoder is None) != (patch_decoder_weight == 0):
             raise ValueError(
@@ -84,6 +119,8 @@ class LatentSlotDiffusionObjective(Objective):
         self.unet = unet
         self.patch_decoder = patch_decoder
         self.patch_decoder_weight = patch_decoder_weight
+        self.patch_size = patch_size
+        self.mask_distillation_weight = mask_distillation_weight
         self.vae = vae
         self.noise_schedule = noise_schedule
         self.resolution = resolution
@@ -109,12 +146,13 @@ class LatentSlotDiffusionObjective(Objective):
         Args:
             batch: `pixel_values` [B, 3, H, W] in [-1, 1]; optionally `latents` (in the denoiser's
                 units) or `latent_mean` and `latent_std` (in the VAE's). `noise`, `timesteps`,
-                `slot_noise`, `posterior_noise` and `dropped` override the draws. With
+                `slot_noise`, `posterior_noise`, `dropped` and `cells` override the draws. With
                 `average_slots`, every image is painted from the mean of its slots instead.
 
         Returns:
-            The loss, and logs: the collapse alarms; with a patch decoder also `denoising_loss` and
-            `patch_loss`, of which the loss is the weighted sum.
+            The loss, and logs: the collapse alarms; with a patch decoder also `denoising_loss`,
+            `patch_loss` (the share of the colors' variance that it did not explain) and
+            `distillation_loss`, of which the loss is the weighted sum.
         """
         latents = self.latents(batch)
         noise = batch.get("noise")
@@ -141,11 +179,38 @@ class LatentSlotDiffusionObjective(Objective):
         loss = (error * self._weight(timesteps)).mean()
         logs = collapse_alarms(out.slots, out.attention)
         if self.patch_decoder is not None:
-            height, width = latents.shape[-2:]
-            rebuilt = self.patch_decoder(out.slots, height=height, width=width).sample
-            patch_loss = F.mse_loss(rebuilt, latents.float())
-            logs |= {"denoising_loss": loss.detach(), "patch_loss": patch_loss.detach()}
-            loss = loss + self.patch_decoder_weight * patch_loss
+            attention = out.attention.unflatten(2, features.shape[-2:])
+            patch_loss, patch_logs = self._patch_loss(batch, out.slots, attention)
+            logs |= {"denoising_loss": loss.detach(), **patch_logs}
+            loss = loss + patch_loss
+        return loss, logs
+
+    def _patch_loss(
+        self,
+        batch: Batch,
+        slots: Float[Tensor, "B K D"],
+        attention: Float[Tensor, "B K h w"],
+    ) -> tuple[Tensor, Logs]:
+        """What the patch decoder adds to the loss."""
+        assert self.patch_decoder is not None
+        patches = F.avg_pool2d(batch["pixel_values"].float(), self.patch_size)
+        height, width = patches.shape[-2:]
+        cells = batch.get("cells")
+        if cells is None:
+            cells = torch.randperm(height * width, device=patches.device)[:NUM_CELLS]
+        target = patches.flatten(2)[:, :, cells].transpose(1, 2)
+        painted = self.patch_decoder(slots, height=height, width=width, cells=cells)
+        error = F.mse_loss(painted.mixture(), target)
+        patch_loss = error / patches.var(dim=(0, 2, 3)).mean().clamp(min=1e-6)
+        loss, logs = self.patch_decoder_weight * patch_loss, {"patch_loss": patch_loss.detach()}
+        if self.mask_distillation_weight:
+            fine = height >= attention.shape[2]
+            masks = F.interpolate(attention, (height, width), mode="bilinear" if fine else "area")
+            distillation_loss = mask_cross_entropy(
+                masks.flatten(2)[:, :, cells], painted.responsibilities(target).detach()
+            )
+            loss = loss + self.mask_distillation_weight * distillation_loss
+            logs["distillation_loss"] = distillation_loss.detach()
         return loss, logs
 
     @torch.no_grad()
@@ -202,6 +267,7 @@ class LatentSlotDiffusionObjective(Objective):
             unet=self.unet,
             scheduler=default_sampler(self.noise_schedule),
             vae=self.vae,
+            patch_decoder=self.patch_decoder,
             resolution=self.resolution,
         )
 

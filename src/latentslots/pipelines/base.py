@@ -38,7 +38,8 @@ class SlotOutput(BaseOutput):
 
     Attributes:
         slots: Slots before the projection to the decoder.
-        masks: How much of every token each slot took; they sum to 1 over K.
+        masks: How much of every token each slot took, by its attention, or how likely it made every
+            pixel, where the model has a patch decoder; they sum to 1 over K.
     """
 
     slots: Float[Tensor, "B K D"]
@@ -46,7 +47,7 @@ class SlotOutput(BaseOutput):
 
     @property
     def attention(self) -> Float[Tensor, "B K N"]:
-        """The masks with their tokens in one row-major list."""
+        """The masks with their tokens (or pixels) in one row-major list."""
         return self.masks.flatten(2)
 
     def segmentation(self, size: int | tuple[int, int] | None = None) -> Int[Tensor, "B H W"]:
@@ -62,7 +63,8 @@ class SlotOutput(BaseOutput):
 class SlotPipeline(DiffusionPipeline):
     """A model that finds slots in images, stored as a folder.
 
-    Subclasses register an `encoder` and a `slot_encoder`, and a `resolution` in their config.
+    Subclasses register an `encoder` and a `slot_encoder`, maybe a `patch_decoder`, and a
+    `resolution` in their config.
     """
 
     encoder: Any
@@ -185,7 +187,10 @@ class SlotPipeline(DiffusionPipeline):
         out = self.slot_encoder(
             features, noise=slot_noise, generator=generator, num_slots=num_slots
         )
-        return SlotOutput(slots=out.slots, masks=out.attention.unflatten(2, features.shape[-2:]))
+        masks = out.attention.unflatten(2, features.shape[-2:])
+        if getattr(self, "patch_decoder", None) is not None:
+            masks = self.patch_decoder.segment(out.slots, pixel_values)
+        return SlotOutput(slots=out.slots, masks=masks)
 
     def segment(
         self,

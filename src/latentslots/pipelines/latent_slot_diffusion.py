@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import decode_latents, downscale_factor
 from latentslots.pipelines.base import SlotPipeline
 
@@ -43,10 +43,12 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         scheduler: Any diffusers sampler for it; replace it with `pipe.scheduler =
             DDIMScheduler.from_config(pipe.scheduler.config)`.
         vae: Between pixels and latents. Without it the pipeline finds slots but cannot paint.
+        patch_decoder: Tells which slot made which pixel, where a model learned one; without it,
+            masks are the slots' attention.
         resolution: Pixels per side of the training images; by default what `unet` and `vae` say.
     """
 
-    _optional_components = ["vae"]  # noqa: RUF012  (diffusers' own declaration)
+    _optional_components = ["vae", "patch_decoder"]  # noqa: RUF012  (diffusers' own declaration)
 
     def __init__(
         self,
@@ -55,11 +57,17 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         unet: SlotUNet,
         scheduler: Any,
         vae: AutoencoderKL | None = None,
+        patch_decoder: PatchDecoder | None = None,
         resolution: int | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
-            encoder=encoder, slot_encoder=slot_encoder, unet=unet, scheduler=scheduler, vae=vae
+            encoder=encoder,
+            slot_encoder=slot_encoder,
+            unet=unet,
+            scheduler=scheduler,
+            vae=vae,
+            patch_decoder=patch_decoder,
         )
         if resolution is None:
             # Without a VAE we can only suppose the usual 8 pixels per latent.
