@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from latentslots.build import build_objective
-from latentslots.config import AutoencoderConfig, LSDConfig, TrainConfig
+from latentslots.config import AutoencoderConfig, LSDConfig, TrainConfig, UNetEncoderConfig
 from latentslots.config_io import dumps, from_dict
 from latentslots.objectives import AutoencoderObjective, LatentSlotDiffusionObjective
 from latentslots.recipes import RECIPES, recipe
@@ -33,12 +33,17 @@ def shrink(config: TrainConfig, *, data: Path, vae: Path) -> TrainConfig:
     """The same choices at the least sizes: 32 px, eight channels."""
     method: Any = config.method
     if isinstance(method, LSDConfig):
+        encoder: Any = replace(method.encoder, out_channels=8)
+        if isinstance(encoder, UNetEncoderConfig):
+            encoder = narrow(encoder, attention_head_dim=8)
+        else:
+            encoder = replace(encoder, channels=8)
         method = replace(
             method,
             num_slots=3,
             slot_dim=8,
             slot_mlp_dim=8,
-            encoder=narrow(method.encoder, out_channels=8, attention_head_dim=8),
+            encoder=encoder,
             unet=narrow(method.unet, num_attention_heads=2),
             vae=str(vae),
         )
@@ -134,8 +139,8 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
         assert slots[name] == getattr(method, name), name
     for name in ("block_out_channels", "attention_levels", "layers_per_block", "position"):
         assert tuple_or_value(unet[name]) == getattr(method.unet, name), name
-    for name in ("out_channels", "downscale_factor", "block_out_channels", "layers_per_block"):
-        assert tuple_or_value(objective.encoder.config[name]) == getattr(method.encoder, name), name
+    for name, value in dataclasses.asdict(method.encoder).items():
+        assert tuple_or_value(objective.encoder.config[name]) == value, name
     assert objective.noise_schedule.config.prediction_type == method.prediction_type
     for name in (
         "snr_gamma",
@@ -171,7 +176,7 @@ def test_the_bundled_vae_fits(name: str) -> None:
 def test_gradient_checkpointing_is_switched_on(
     scenes_store: Path, tiny_vae_dir: Path, checkpointing: bool
 ) -> None:
-    config = shrink(recipe("lsd-smoke"), data=scenes_store, vae=tiny_vae_dir)
+    config = shrink(recipe("lsd-movi-e"), data=scenes_store, vae=tiny_vae_dir)
     objective = build_objective(replace(config, gradient_checkpointing=checkpointing))
     assert objective.unet.is_gradient_checkpointing == checkpointing
     assert objective.encoder.is_gradient_checkpointing == checkpointing

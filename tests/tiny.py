@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from latentslots.data.writer import StoreWriter
-from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.official import official_schedule
 
@@ -39,6 +39,12 @@ def tiny_encoder(seed: int = 0, **changes: Any) -> UNetEncoder:
         "norm_num_groups": 4,
     }
     return seeded(seed, lambda: UNetEncoder(**{**arguments, **changes})).eval()
+
+
+def tiny_residual_encoder(seed: int = 0, **changes: Any) -> ResidualEncoder:
+    """The same in another way."""
+    arguments = {"out_channels": 16, "downscale_factor": 2, "channels": 8, "norm_num_groups": 4}
+    return seeded(seed, lambda: ResidualEncoder(**{**arguments, **changes})).eval()
 
 
 def tiny_slot_encoder(seed: int = 0, **changes: Any) -> SlotEncoder:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from datasets import Dataset
@@ -12,6 +13,7 @@ from latentslots.config import (
     AutoencoderConfig,
     DataConfig,
     LSDConfig,
+    ResidualEncoderConfig,
     TrainConfig,
     UNetEncoderConfig,
 )
@@ -20,7 +22,7 @@ from latentslots.data.latents import cache_latents
 from latentslots.data.loader import ImageDataset
 from latentslots.data.manifest import has_manifest
 from latentslots.data.store import dataset_fingerprint, load_dataset, split_names
-from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import downscale_factor, load_vae
 from latentslots.objectives import AutoencoderObjective, LatentSlotDiffusionObjective, Objective
 from latentslots.objectives.autoencoder import load_lpips
@@ -102,16 +104,12 @@ def build_latent_slot_diffusion(
     )
 
 
-def _build_encoder(config: UNetEncoderConfig) -> UNetEncoder:
-    return UNetEncoder(
-        out_channels=config.out_channels,
-        downscale_factor=config.downscale_factor,
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        mid_attention=config.mid_attention,
-        attention_head_dim=config.attention_head_dim,
-        norm_num_groups=config.norm_num_groups,
-    )
+def _build_encoder(
+    config: UNetEncoderConfig | ResidualEncoderConfig,
+) -> UNetEncoder | ResidualEncoder:
+    if isinstance(config, ResidualEncoderConfig):
+        return ResidualEncoder(**asdict(config))
+    return UNetEncoder(**asdict(config))
 
 
 def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:

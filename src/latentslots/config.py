@@ -13,7 +13,9 @@ Position = Literal["cartesian", "sinusoidal", "learned", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class UNetEncoderConfig:
-    """The image backbone, trained from scratch."""
+    """The paper's image backbone, a U-Net trained from scratch."""
+
+    kind: ClassVar[str] = "unet"
 
     out_channels: int = 192
     """Channels of the feature map that slot attention reads."""
@@ -28,6 +30,24 @@ class UNetEncoderConfig:
     attention_head_dim: int = 8
     """Channels per head of the middle attention."""
     norm_num_groups: int = 16
+    """Groups of the group normalizations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualEncoderConfig:
+    """A small image backbone, a few residual blocks trained from scratch."""
+
+    kind: ClassVar[str] = "residual"
+
+    out_channels: int = 192
+    """Channels of the feature map that slot attention reads."""
+    downscale_factor: int = 4
+    """Pixels per feature, in each direction."""
+    channels: int = 96
+    """Width of the blocks."""
+    dilations: tuple[int, ...] = (1, 2, 1)
+    """For every block, how far apart the pixels are that its convolutions look at."""
+    norm_num_groups: int = 8
     """Groups of the group normalizations."""
 
 
@@ -75,7 +95,7 @@ class LSDConfig:
     """How features are told where they are."""
     num_registers: int = 0
     """Learned vectors that the decoder can look at beside the slots."""
-    encoder: UNetEncoderConfig = field(default_factory=UNetEncoderConfig)
+    encoder: UNetEncoderConfig | ResidualEncoderConfig = field(default_factory=UNetEncoderConfig)
     """The image backbone."""
     unet: SlotUNetConfig = field(default_factory=SlotUNetConfig)
     """The denoiser."""

@@ -25,8 +25,7 @@ def knobs(tmp_path_factory: pytest.TempPathFactory, tiny_vae_dir: Path) -> list[
     flags = {
         "--data.path": store,
         "--method.vae": tiny_vae_dir,
-        "--method.encoder.block-out-channels": 8,
-        "--method.encoder.attention-head-dim": 4,
+        "--method.encoder.channels": 8,
         "--method.unet.block-out-channels": 8,
         "--max-train-steps": 2,
         "--num-validation-images": 2,

@@ -13,8 +13,14 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
-from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
-from tests.tiny import tiny_encoder, tiny_patch_decoder, tiny_slot_encoder, tiny_unet
+from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
+from tests.tiny import (
+    tiny_encoder,
+    tiny_patch_decoder,
+    tiny_residual_encoder,
+    tiny_slot_encoder,
+    tiny_unet,
+)
 
 
 @dataclass
@@ -85,6 +91,15 @@ CASES = [
         lambda out: out,
         {"downscale_factor": 1, "block_out_channels": (8, 8, 16)},
     ),
+    Case("residual-encoder", ResidualEncoder, tiny_residual_encoder, images, lambda out: out),
+    Case(
+        "residual-encoder-stride-1",
+        ResidualEncoder,
+        tiny_residual_encoder,
+        images,
+        lambda out: out,
+        {"downscale_factor": 1, "dilations": (3,)},
+    ),
     Case("slot-encoder", SlotEncoder, tiny_slot_encoder, features, slots),
     Case(
         "slot-encoder-learned",
@@ -120,7 +135,7 @@ CASES = [
             PatchDecoder,
             tiny_patch_decoder,
             scenes,
-            sample,
+            lambda out: out.mixture(),
             {"position": kind},
         )
         for kind in ("cartesian", "sinusoidal", "learned")
@@ -222,7 +237,7 @@ def test_bfloat16_is_near_float32(case: Case, autocast: bool) -> None:
                     for k, v in inputs.items()
                 },
             )
-            assert half.dtype == torch.bfloat16
+            assert half.dtype == (torch.float32 if case.cls is PatchDecoder else torch.bfloat16)
     error = (half.float() - expected).square().mean().sqrt() / expected.std()
     assert error < 0.05
 
@@ -233,11 +248,13 @@ def test_other_sizes_and_images_that_are_not_square(case: Case) -> None:
         for height, width in case.sizes:
             out = case.run(model, case.inputs(1, height, width))
             assert out.isfinite().all()
-            if case.cls is UNetEncoder:
+            if case.cls in (UNetEncoder, ResidualEncoder):
                 factor = model.config.downscale_factor
                 assert out.shape == (1, 16, height // factor, width // factor)
-            if case.cls in (SlotUNet, PatchDecoder):
+            if case.cls is SlotUNet:
                 assert out.shape == (1, 4, height, width)
+            if case.cls is PatchDecoder:
+                assert out.shape == (1, height * width, 3)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +287,39 @@ def test_the_encoder_sees_the_whole_image() -> None:
     pixels = torch.zeros(1, 3, 32, 32, requires_grad=True)
     tiny_encoder()(pixels)[0, :, 0, 0].sum().backward()
     assert pixels.grad[0, :, -1, -1].any()
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 8])
+def test_the_residual_encoder_divides_the_image_evenly(factor: int) -> None:
+    encoder = tiny_residual_encoder(downscale_factor=factor)
+    assert encoder(torch.zeros(1, 3, 48, 24)).shape == (1, 16, 48 // factor, 24 // factor)
+
+
+def test_the_residual_encoder_sees_the_neighborhood_alone() -> None:
+    """Through its first normalization a pixel still counts a little everywhere: shift it away."""
+    encoder = tiny_residual_encoder(downscale_factor=1, dilations=(1, 3))
+    for part in (*encoder.blocks, encoder):
+        for name in ("norm1", "norm2", "norm_out"):
+            if hasattr(part, name):
+                setattr(part, name, torch.nn.Identity())
+    pixels = torch.zeros(1, 3, 48, 48, requires_grad=True)
+    encoder(pixels)[0, :, 24, 24].sum().backward()
+    rows = pixels.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
+    reach = 2 * 1 + 2 * 3  # two convolutions per block; a stem of stride 1 looks at its own pixel
+    assert (rows.min().item(), rows.max().item()) == (24 - reach, 24 + reach)
+
+
+def test_the_residual_encoder_names_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="multiples of 2 pixels, got 32x33"):
+        tiny_residual_encoder()(torch.zeros(1, 3, 32, 33))
+    with pytest.raises(ValueError, match="downscale_factor must be at least 1, got 0"):
+        tiny_residual_encoder(downscale_factor=0)
+    with pytest.raises(ValueError, match=r"numbers above 0, got \(1, 0\)"):
+        tiny_residual_encoder(dilations=(1, 0))
+    with pytest.raises(ValueError, match=r"numbers above 0, got \(\)"):
+        tiny_residual_encoder(dilations=())
+    with pytest.raises(ValueError, match="norm_num_groups must divide the channels, 8, got 3"):
+        tiny_residual_encoder(norm_num_groups=3)
 
 
 def test_gradient_checkpointing_reaches_the_encoder() -> None:

@@ -168,7 +168,7 @@ def tiny(config: TrainConfig) -> TrainConfig:
     """Networks as small as they get; what a run does around them stays."""
     method = config.method
     assert isinstance(method, LSDConfig)
-    encoder = replace(method.encoder, block_out_channels=(8, 8), attention_head_dim=4)
+    encoder = replace(method.encoder, channels=8)
     unet = replace(method.unet, block_out_channels=(8, 16))
     return replace(config, method=replace(method, encoder=encoder, unet=unet))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from latentslots.config import AutoencoderConfig, LSDConfig, TrainConfig
+from latentslots.config import AutoencoderConfig, LSDConfig, ResidualEncoderConfig, TrainConfig
 from latentslots.models.autoencoder import load_vae
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.recipes import RECIPES, recipe
@@ -24,16 +24,17 @@ def shrink(config: TrainConfig, store: Path, vae: Path) -> TrainConfig:
     if isinstance(method, AutoencoderConfig):
         method = replace(method, **narrow(method.block_out_channels))
     else:
+        encoder: Any = replace(method.encoder, out_channels=16, norm_num_groups=4)
+        if isinstance(encoder, ResidualEncoderConfig):
+            encoder = replace(encoder, channels=8)
+        else:
+            levels = narrow(encoder.block_out_channels)
+            encoder = replace(encoder, attention_head_dim=4, **levels)
         method = replace(
             method,
             slot_dim=16,
             slot_mlp_dim=16,
-            encoder=replace(
-                method.encoder,
-                out_channels=16,
-                attention_head_dim=4,
-                **narrow(method.encoder.block_out_channels),
-            ),
+            encoder=encoder,
             unet=replace(
                 method.unet, num_attention_heads=2, **narrow(method.unet.block_out_channels)
             ),

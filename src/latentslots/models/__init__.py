@@ -1,6 +1,7 @@
 """The networks: image -> features -> slots -> conditioning -> denoised latents."""
 
 from latentslots.models.patch_decoder import PatchDecoder, PatchDecoderOutput
+from latentslots.models.residual_encoder import ResidualEncoder
 from latentslots.models.slot_attention import SlotAttention, SlotAttentionOutput, SlotEncoder
 from latentslots.models.slot_unet import SlotUNet
 from latentslots.models.unet_encoder import UNetEncoder
@@ -8,6 +9,7 @@ from latentslots.models.unet_encoder import UNetEncoder
 __all__ = [
     "PatchDecoder",
     "PatchDecoderOutput",
+    "ResidualEncoder",
     "SlotAttention",
     "SlotAttentionOutput",
     "SlotEncoder",

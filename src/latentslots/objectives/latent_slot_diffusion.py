@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import scale_latents
 from latentslots.objectives.base import Batch, Logs, Objective, collapse_alarms
 from latentslots.pipelines.latent_slot_diffusion import (
@@ -78,7 +78,7 @@ class LatentSlotDiffusionObjective(Objective):
     def __init__(
         self,
         *,
-        encoder: UNetEncoder,
+        encoder: UNetEncoder | ResidualEncoder,
         slot_encoder: SlotEncoder,
         unet: SlotUNet,
         noise_schedule: Any,

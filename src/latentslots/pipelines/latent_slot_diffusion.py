@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from latentslots.models import PatchDecoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import decode_latents, downscale_factor
 from latentslots.pipelines.base import SlotPipeline
 
@@ -52,7 +52,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
 
     def __init__(
         self,
-        encoder: UNetEncoder,
+        encoder: UNetEncoder | ResidualEncoder,
         slot_encoder: SlotEncoder,
         unet: SlotUNet,
         scheduler: Any,

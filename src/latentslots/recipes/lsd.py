@@ -6,9 +6,9 @@ from latentslots.config import (
     DataConfig,
     LSDConfig,
     OptimConfig,
+    ResidualEncoderConfig,
     SlotUNetConfig,
     TrainConfig,
-    UNetEncoderConfig,
 )
 
 
@@ -52,9 +52,8 @@ def lsd_scenes_128() -> TrainConfig:
             config.method,
             slot_dim=128,
             slot_mlp_dim=256,
-            encoder=replace(
-                config.method.encoder, out_channels=128, block_out_channels=(64, 128, 128)
-            ),
+            encoder=ResidualEncoderConfig(out_channels=128, downscale_factor=8, channels=192),
+            patch_size=4,
             unet=SlotUNetConfig(
                 block_out_channels=(128, 256, 384),
                 attention_levels=(False, True, True),
@@ -97,21 +96,15 @@ def lsd_scenes_textured_64() -> TrainConfig:
 def _small(path: str, *, num_slots: int) -> TrainConfig:
     """What the recipes for CPUs share.
 
-    Their encoder knows no whole image: a few convolutions on one grid of features, the same as that
-    of the latents. A patch decoder makes the slots bind.
+    Their encoder sees no whole image: a few residual blocks on a grid of 16 x 16 features, where
+    slots bind soonest. A patch decoder makes them bind, and teaches their attention.
     """
     return TrainConfig(
         method=LSDConfig(
             num_slots=num_slots,
             slot_dim=64,
             slot_mlp_dim=128,
-            encoder=UNetEncoderConfig(
-                out_channels=64,
-                downscale_factor=4,
-                block_out_channels=(64,),
-                mid_attention=False,
-                norm_num_groups=16,
-            ),
+            encoder=ResidualEncoderConfig(out_channels=64),
             unet=SlotUNetConfig(
                 block_out_channels=(48, 96),
                 attention_levels=(False, True),
@@ -156,9 +149,7 @@ def lsd_smoke() -> TrainConfig:
             num_slots=4,
             slot_dim=16,
             slot_mlp_dim=16,
-            encoder=replace(
-                method.encoder, out_channels=16, block_out_channels=(16, 16), norm_num_groups=4
-            ),
+            encoder=ResidualEncoderConfig(out_channels=16, channels=16, norm_num_groups=4),
             unet=replace(
                 method.unet, block_out_channels=(16, 16), num_attention_heads=2, norm_num_groups=4
             ),
