@@ -23,8 +23,9 @@ def test_every_cell_is_a_mixture_of_what_each_slot_says(slots: torch.Tensor) -> 
         said = torch.stack([decoder.mlp(decoder.slot_in(slot) + place) for slot in slots[1]])
         weights = said[:, 3].softmax(dim=0)
         torch.testing.assert_close(out.masks[1, :, cell], weights)
-        torch.testing.assert_close(out.colors[1, :, cell], said[:, :3])
-        expected = sum(weight * one[:3] for weight, one in zip(weights, said, strict=True))
+        colors = 0.3 * said[:, :3]
+        torch.testing.assert_close(out.colors[1, :, cell], colors)
+        expected = sum(weight * color for weight, color in zip(weights, colors, strict=True))
         torch.testing.assert_close(out.mixture()[1, cell], expected)
 
 
@@ -94,3 +95,12 @@ def test_two_layers_are_the_least() -> None:
     assert len(tiny_patch_decoder(num_layers=2).mlp) == 2
     with pytest.raises(ValueError, match="num_layers must be at least 2, got 1"):
         tiny_patch_decoder(num_layers=1)
+
+
+@torch.no_grad()
+def test_colors_are_scaled_and_masks_are_not(slots: torch.Tensor) -> None:
+    out, twice = (tiny_patch_decoder(color_scale=s)(slots, height=3, width=5) for s in (0.25, 0.5))
+    torch.testing.assert_close(twice.colors, 2 * out.colors)
+    torch.testing.assert_close(twice.masks, out.masks)
+    with pytest.raises(ValueError, match="color_scale must be more than 0, got 0"):
+        tiny_patch_decoder(color_scale=0)

@@ -56,6 +56,9 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         slot_dim: Channels of a slot.
         mlp_dim: Width of the hidden layers.
         num_layers: Linear layers, the last included.
+        color_scale: What the MLP's answers are multiplied with to be colors in [-1, 1]: about the
+            deviation of the images' colors. With 1, colors are learned before masks are, and all
+            slots go on sharing the background (docs/lab-notes.md).
         position: How the MLP is told which cell it paints.
         learned_position_size: Rows and columns of a `learned` position table.
     """
@@ -67,12 +70,15 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         slot_dim: int = 192,
         mlp_dim: int = 384,
         num_layers: int = 4,
+        color_scale: float = 0.3,
         position: PositionKind = "cartesian",
         learned_position_size: int = 32,
     ) -> None:
         super().__init__()
         if num_layers < 2:
             raise ValueError(f"num_layers must be at least 2, got {num_layers}")
+        if not color_scale > 0:
+            raise ValueError(f"color_scale must be more than 0, got {color_scale}")
         self.slot_in = nn.Linear(slot_dim, mlp_dim)
         self.position_embedding = PositionEmbedding(
             mlp_dim, position, learned_size=learned_position_size
@@ -104,7 +110,8 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         position = self.position_embedding(height, width)
         position = position if cells is None else position[cells]
         made = self.mlp(self.slot_in(slots)[:, :, None] + position).float()
-        return PatchDecoderOutput(colors=made[..., :3], masks=made[..., 3].softmax(dim=1))
+        colors = made[..., :3] * self.config.color_scale
+        return PatchDecoderOutput(colors=colors, masks=made[..., 3].softmax(dim=1))
 
     @torch.no_grad()
     def segment(
