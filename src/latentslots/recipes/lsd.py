@@ -76,9 +76,8 @@ def lsd_scenes_128() -> TrainConfig:
 def lsd_scenes_64() -> TrainConfig:
     """LSD on plain scenes at 64 px, for two CPU cores.
 
-    Not trained to its end by us yet. `latentslots data make scenes data/scenes` makes its images;
-    the bundled autoencoder paints them badly, so train another one first (`autoencoder-small`) and
-    name it with `--method.vae`.
+    Cost: about an hour on one core. Not trained to its end by us yet. `latentslots data make scenes
+    data/scenes` makes its images.
     """
     return _small("data/scenes", num_slots=7)
 
@@ -87,7 +86,7 @@ def lsd_scenes_textured_64() -> TrainConfig:
     """LSD on textured scenes at 64 px, for two CPU cores.
 
     Not trained by us yet. `latentslots data make scenes-textured data/scenes-textured` makes its
-    images; as for `lsd-scenes-64`, it needs another autoencoder than the bundled one.
+    images.
     """
     config = lsd_scenes_64()
     return replace(config, data=replace(config.data, path="data/scenes-textured"))

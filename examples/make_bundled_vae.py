@@ -1,0 +1,26 @@
+"""Make the autoencoder that ships with the package, out of a run of `autoencoder-small`.
+
+latentslots data merge data/scenes data/scenes-textured data/scenes-textured data/scenes-textured \\
+    data/nlvr --out data/mix
+latentslots train autoencoder-small --output-dir runs/vae
+python examples/make_bundled_vae.py runs/vae
+"""
+
+import json
+import sys
+
+from latentslots.models.autoencoder import BUNDLED_VAE, load_vae
+
+
+def main(run: str) -> None:
+    load_vae(run).half().save_pretrained(BUNDLED_VAE)
+    config = BUNDLED_VAE / "config.json"
+    known = json.loads(config.read_text(encoding="utf-8"))
+    known.pop("_name_or_path", None)  # a path of this machine
+    config.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    for path in BUNDLED_VAE.iterdir():
+        path.chmod(0o644)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
