@@ -1,6 +1,7 @@
 """The pipeline folder is a format: where its classes live must never move (DESIGN section 5)."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ GOLDEN_INDEX = {
     "slot_encoder": ["latentslots.models.slot_attention", "SlotEncoder"],
     "unet": ["latentslots.models.slot_unet", "SlotUNet"],
     "vae": ["diffusers", "AutoencoderKL"],
+    "patch_decoder": [None, None],
     "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
     "resolution": 32,
 }
@@ -110,3 +112,14 @@ def test_the_denoisers_positions_keep_their_names(
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.position.projection"
     assert f"{name}.weight" in tiny_pipeline.unet.state_dict()
     assert set(tiny_pipeline.encoder.state_dict()) >= {"stem.weight", "unet.conv_in.weight"}
+
+
+def test_a_folder_from_before_there_were_patch_decoders_loads(
+    tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_pipeline_dir, tmp_path / "old")
+    file = tmp_path / "old" / "model_index.json"
+    known = json.loads(file.read_text())
+    del known["patch_decoder"]
+    file.write_text(json.dumps(known))
+    assert LatentSlotDiffusionPipeline.from_pretrained(tmp_path / "old").patch_decoder is None

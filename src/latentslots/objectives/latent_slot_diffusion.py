@@ -151,7 +151,7 @@ class LatentSlotDiffusionObjective(Objective):
 
         Returns:
             The loss, and logs: the collapse alarms; with a patch decoder also `denoising_loss`,
-            `patch_loss` (the share of the colors' variance that it did not explain) and
+            `patch_loss` (squared error, in units of the patch decoder's `color_scale`) and
             `distillation_loss`, of which the loss is the weighted sum.
         """
         latents = self.latents(batch)
@@ -200,8 +200,9 @@ class LatentSlotDiffusionObjective(Objective):
             cells = torch.randperm(height * width, device=patches.device)[:NUM_CELLS]
         target = patches.flatten(2)[:, :, cells].transpose(1, 2)
         painted = self.patch_decoder(slots, height=height, width=width, cells=cells)
-        error = F.mse_loss(painted.mixture(), target)
-        patch_loss = error / patches.var(dim=(0, 2, 3)).mean().clamp(min=1e-6)
+        patch_loss = (
+            F.mse_loss(painted.mixture(), target) / self.patch_decoder.config.color_scale**2
+        )
         loss, logs = self.patch_decoder_weight * patch_loss, {"patch_loss": patch_loss.detach()}
         if self.mask_distillation_weight:
             fine = height >= attention.shape[2]
