@@ -182,6 +182,17 @@ def test_gradient_checkpointing_is_switched_on(
     assert objective.encoder.is_gradient_checkpointing == checkpointing
 
 
+@pytest.mark.parametrize("name", ["lsd-smoke", "lsd-movi-e"])  # residual blocks, and a U-Net
+def test_a_resolution_that_the_encoder_does_not_divide_is_named(
+    name: str, scenes_store: Path, tiny_vae_dir: Path
+) -> None:
+    config = shrink(recipe(name), data=scenes_store, vae=tiny_vae_dir)
+    encoder = replace(config.method.encoder, downscale_factor=5)
+    config = replace(config, method=replace(config.method, encoder=encoder))
+    with pytest.raises(ValueError, match=r"a multiple of the encoder's \d+ pixels, got 32"):
+        build_objective(config)
+
+
 def test_a_resolution_that_the_vae_does_not_divide_is_named(
     scenes_store: Path, tiny_vae_dir: Path
 ) -> None:

@@ -56,6 +56,11 @@ def build_latent_slot_diffusion(
             f"got {resolution}"
         )
     encoder = _build_encoder(method.encoder)
+    if resolution % encoder.size_multiple:
+        raise ValueError(
+            f"data.resolution must be a multiple of the encoder's {encoder.size_multiple} pixels, "
+            f"got {resolution}"
+        )
     slot_encoder = SlotEncoder(
         in_channels=method.encoder.out_channels,
         slot_dim=method.slot_dim,

@@ -103,7 +103,8 @@ class TestFolders:
         loaded.set_progress_bar_config(disable=True)
         assert caplog.records == []
         assert loaded.resolution == pipe.resolution == 32
-        assert set(loaded.components) == set(pipe.components)
+        learned = {"encoder", "slot_encoder", "unet", "vae", "patch_decoder"}
+        assert set(loaded.components) == {*learned, "scheduler"}
         assert (loaded.patch_decoder is None) == (pipe.patch_decoder is None)
         for name, component in pipe.components.items():
             assert type(loaded.components[name]) is type(component)
@@ -191,7 +192,6 @@ class TestEncode:
         assert scene.masks.shape == (3, 4, side, side)
         assert scene.masks.min() >= 0
         torch.testing.assert_close(scene.masks.sum(dim=1), torch.ones(3, side, side))
-        torch.testing.assert_close(scene.attention, scene.masks.flatten(2))
 
     def test_a_seed_gives_the_same_slots_alone_or_in_a_batch(
         self, pipe: LatentSlotDiffusionPipeline, images: list[Image.Image]
@@ -562,7 +562,7 @@ class TestPatchDecoder:
         torch.testing.assert_close(other.slots, one.slots)
         noise = whole.slot_encoder.draw_noise(3, generator=seeds(1))
         attention = whole.slot_encoder(whole.encoder(whole.preprocess(images)), noise=noise)
-        torch.testing.assert_close(other.attention, attention.attention)
+        torch.testing.assert_close(other.masks.flatten(2), attention.attention)
 
 
 class TestWithoutVAE:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from latentslots.models import PatchDecoderOutput
+from latentslots.models import PatchDecoderOutput, patch_decoder
 from tests.tiny import tiny_patch_decoder
 
 
@@ -79,8 +79,12 @@ def test_an_image_that_is_painted_without_error_is_segmented(slots: torch.Tensor
     torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 6, 4))
 
 
+@pytest.mark.parametrize("cells_at_once", [5, 8192])
 @torch.no_grad()
-def test_an_image_is_segmented_by_itself(slots: torch.Tensor) -> None:
+def test_an_image_is_segmented_by_itself(
+    slots: torch.Tensor, cells_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patch_decoder, "CELLS_AT_ONCE", cells_at_once)
     decoder, pixel_values = tiny_patch_decoder(), torch.rand(2, 3, 6, 4) * 2 - 1
     together = decoder.segment(slots, pixel_values)
     assert together.shape == (2, 4, 6, 4)

@@ -129,9 +129,9 @@ def write_page(
         "Slots, learned without labels",
         f"What a model makes of pictures after {rows[-1]['seconds'] / 60:.1f} minutes of training "
         "from nothing, without one label. It takes an image apart into slots, a few vectors that "
-        "are meant to hold one object each, and paints the image back from them. That takes about "
-        "ten minutes to begin: before, every slot sees a little of everything, and what is painted "
-        "below from fewer or other slots shows it. `--minutes 20` shows more.",
+        "are meant to hold one object each, and paints the image back from them. In the "
+        "first ten minutes on one core every slot still sees a little of everything, and what is "
+        "painted below from fewer or other slots shows it.",
     )
     pipe.set_progress_bar_config(disable=True)
     Gallery.of(pipe, dataset, seed=0).show(page)
@@ -151,7 +151,7 @@ def write_page(
         "Latent Slot Diffusion (Jiang, Deng, Singh and Ahn, NeurIPS 2023): slot attention lets a "
         "few vectors compete for the pixels of an image, and a diffusion model has to paint the "
         "image from these vectors alone. Go on with `latentslots train lsd-nlvr-64`, which takes "
-        "an hour instead of minutes: slots begin to be objects some ten minutes in."
+        "an hour instead of minutes."
     )
     page.footer(CREDIT)
     page.save(path)

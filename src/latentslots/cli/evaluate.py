@@ -59,16 +59,7 @@ def run(arguments: list[str]) -> None:
     from latentslots.evaluation.segmentation import evaluate
     from latentslots.pipelines import LatentSlotDiffusionPipeline
 
-    if options.num_colors is not None and not options.baselines:
-        raise ValueError("--num-colors is for the baselines: add --baselines")
-    if options.tune_split and not options.baselines:
-        raise ValueError("--tune-split is for the baselines: add --baselines")
-    if options.tune_split == options.split:
-        raise ValueError(
-            f"--tune-split must name another split than the one to be scored, {options.split!r}"
-        )
-    if options.num_colors is not None and options.num_colors < 1:
-        raise ValueError(f"--num-colors must be at least 1, got {options.num_colors}")
+    _check(options)
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.run)
     if options.attention_masks:
         pipe.patch_decoder = None
@@ -108,3 +99,17 @@ def run(arguments: list[str]) -> None:
     if baselines is not None:
         content["baselines"] = {name: other.to_dict() for name, other in baselines.items()}
     print(json.dumps(content))
+
+
+def _check(options: Evaluate) -> None:
+    """Refuse words that do not go together."""
+    if options.num_colors is not None and not options.baselines:
+        raise ValueError("--num-colors is for the baselines: add --baselines")
+    if options.tune_split and not options.baselines:
+        raise ValueError("--tune-split is for the baselines: add --baselines")
+    if options.tune_split == options.split:
+        raise ValueError(
+            f"--tune-split must name another split than the one to be scored, {options.split!r}"
+        )
+    if options.num_colors is not None and options.num_colors < 1:
+        raise ValueError(f"--num-colors must be at least 1, got {options.num_colors}")

@@ -5,7 +5,8 @@ the place is its own: the spatial broadcast decoder (Watters et al., 2019,
 https://arxiv.org/abs/1901.07017) without convolutions, as DINOSAUR has it (Seitzer et al., 2023,
 https://arxiv.org/abs/2209.14860, Sec. 3.1), on colors instead of features.
 
-Dimensions: B batch, K slots, D slot channels, N cells of a grid, h w its rows and columns.
+Dimensions: B batch, K slots, D slot channels, M width of the MLP, N cells of a grid, h w its rows
+and columns.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
+
+CELLS_AT_ONCE = 8192
 
 
 @dataclass
@@ -57,8 +60,8 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         mlp_dim: Width of the hidden layers.
         num_layers: Linear layers, the last included.
         color_scale: What the MLP's answers are multiplied with to be colors in [-1, 1]: about the
-            deviation of the images' colors. With 1, colors are learned before masks are, and all
-            slots go on sharing the background (docs/lab-notes.md).
+            deviation of the images' colors. With 1, all slots go on sharing the background
+            (docs/lab-notes.md).
         position: How the MLP is told which cell it paints.
         learned_position_size: Rows and columns of a `learned` position table.
     """
@@ -108,7 +111,11 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
             Colors in [-1, 1] and masks that sum to 1 over K, in fp32.
         """
         position = self.position_embedding(height, width)
-        position = position if cells is None else position[cells]
+        return self._paint(slots, position if cells is None else position[cells])
+
+    def _paint(
+        self, slots: Float[Tensor, "B K D"], position: Float[Tensor, "N M"]
+    ) -> PatchDecoderOutput:
         made = self.mlp(self.slot_in(slots)[:, :, None] + position).float()
         colors = made[..., :3] * self.config.color_scale
         return PatchDecoderOutput(colors=colors, masks=made[..., 3].softmax(dim=1))
@@ -117,10 +124,18 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
     def segment(
         self, slots: Float[Tensor, "B K D"], pixel_values: Float[Tensor, "B 3 h w"]
     ) -> Float[Tensor, "B K h w"]:
-        """How likely each slot made each pixel of an image in [-1, 1]."""
+        """How likely each slot made each pixel of an image in [-1, 1].
+
+        In pieces, one image at a time: all hidden layers of a large image at once take gigabytes.
+        """
         height, width = pixel_values.shape[-2:]
+        position = self.position_embedding(height, width)
         masks = []
         for one, pixels in zip(slots[:, None], pixel_values[:, None], strict=True):
-            painted = self(one, height=height, width=width)  # one by one: many cells, much memory
+            pieces = [self._paint(one, part) for part in position.split(CELLS_AT_ONCE)]
+            painted = PatchDecoderOutput(
+                colors=torch.cat([piece.colors for piece in pieces], dim=2),
+                masks=torch.cat([piece.masks for piece in pieces], dim=2),
+            )
             masks.append(painted.responsibilities(pixels.flatten(2).transpose(1, 2).float()))
         return torch.cat(masks).unflatten(2, (height, width))

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from latentslots.models.image_size import check_image_size
 from latentslots.models.strict_config import StrictConfigMixin
 
 
@@ -85,12 +86,7 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
         Raises:
             ValueError: If the image's size is not a multiple of `size_multiple`.
         """
-        height, width = pixel_values.shape[-2:]
-        if height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(
-                f"the encoder takes images whose sides are multiples of {self.size_multiple} "
-                f"pixels, got {height}x{width}"
-            )
+        check_image_size(pixel_values, self.size_multiple)
         hidden = self.stem(pixel_values)
         timestep = torch.zeros((), dtype=torch.long, device=hidden.device)
         return self.unet(hidden, timestep).sample

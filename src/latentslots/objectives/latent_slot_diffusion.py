@@ -105,8 +105,11 @@ class LatentSlotDiffusionObjective(Objective):
             if not weight >= 0:
                 raise ValueError(f"{name} must be 0 or above, got {weight:g}")
         if mask_distillation_weight and patch_decoder is None:
-            raise ValueError("mask_distillation_weight needs a patch decoder, whose masks teach")
-        if patch_size < 1 or resolution % patch_size:
+            raise ValueError(
+                "mask_distillation_weight needs a patch decoder, whose masks teach: set "
+                "patch_decoder_weight above 0, or both to 0"
+            )
+        if patch_decoder is not None and (patch_size < 1 or resolution % patch_size):
             raise ValueError(
                 f"patch_size must divide the resolution of {resolution} pixels, got {patch_size}"
             )

@@ -45,11 +45,6 @@ class SlotOutput(BaseOutput):
     slots: Float[Tensor, "B K D"]
     masks: Float[Tensor, "B K h w"]
 
-    @property
-    def attention(self) -> Float[Tensor, "B K N"]:
-        """The masks with their tokens (or pixels) in one row-major list."""
-        return self.masks.flatten(2)
-
     def segmentation(self, size: int | tuple[int, int] | None = None) -> Int[Tensor, "B H W"]:
         """The slot that took most of each pixel.
 

@@ -32,8 +32,9 @@ def lsd_movi_e() -> TrainConfig:
 def lsd_nlvr_64() -> TrainConfig:
     """LSD on the NLVR pictures (simple shapes on gray) at 64 px, for two CPU cores.
 
-    Cost: about an hour on one core. Result, on the development images with two objects or more, as
-    the recipe was at commit 221bd48: FG-ARI 0.808, ARI 0.422 and mIoU 0.347 (README.md).
+    Cost: about an hour on one core. As the recipe was at commit 221bd48, on the development images
+    with two objects or more: FG-ARI 0.808, ARI 0.422 and mIoU 0.347 (README.md). As it is now, it
+    was not trained to its end by us yet.
     """
     return _small("data/nlvr", num_slots=9)
 
