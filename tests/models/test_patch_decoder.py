@@ -106,5 +106,5 @@ def test_colors_are_scaled_and_masks_are_not(slots: torch.Tensor) -> None:
     out, twice = (tiny_patch_decoder(color_scale=s)(slots, height=3, width=5) for s in (0.25, 0.5))
     torch.testing.assert_close(twice.colors, 2 * out.colors)
     torch.testing.assert_close(twice.masks, out.masks)
-    with pytest.raises(ValueError, match="color_scale must be more than 0, got 0.0"):
+    with pytest.raises(ValueError, match="color_scale must be more than 0"):
         tiny_patch_decoder(color_scale=0.0)
