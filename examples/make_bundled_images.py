@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from latentslots.data.assets import write_sums
+from latentslots.bundled import seal
 from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
 
@@ -42,4 +42,4 @@ if __name__ == "__main__":
     write(out, "train", train["image"][:NUM_TRAIN], train["mask"][:NUM_TRAIN])
     rows = np.flatnonzero(dev["n_objects"] >= 2)[:NUM_VALIDATION]
     write(out, "validation", dev["image"][rows], dev["mask"][rows])
-    write_sums(Path(out))
+    seal(Path(out))

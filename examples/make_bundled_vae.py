@@ -9,17 +9,18 @@ python examples/make_bundled_vae.py runs/vae
 import json
 import sys
 
+from latentslots.bundled import ASSETS, seal
 from latentslots.models.autoencoder import BUNDLED_VAE, load_vae
 
 
 def main(run: str) -> None:
-    load_vae(run).half().save_pretrained(BUNDLED_VAE)
-    config = BUNDLED_VAE / "config.json"
+    folder = ASSETS / BUNDLED_VAE
+    load_vae(run).half().save_pretrained(folder)
+    config = folder / "config.json"
     known = json.loads(config.read_text(encoding="utf-8"))
     known.pop("_name_or_path", None)  # a path of this machine
     config.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    for path in BUNDLED_VAE.iterdir():
-        path.chmod(0o644)
+    seal(folder)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch import Tensor
+from torch.nn import functional as F
 
 from latentslots import editing
+from latentslots.data import load_dataset
 
 
 @pytest.fixture
@@ -61,6 +66,113 @@ def test_gradients_flow_to_what_is_kept_and_what_is_new(slots: Tensor, other: Te
     assert other.grad[0, :, 0].tolist() == [1, 0, 0]
 
 
+def test_each_scene_can_have_its_own_numbers(slots: Tensor, other: Tensor) -> None:
+    index = torch.tensor([4, 0])
+    without = editing.remove(slots, index)
+    assert torch.equal(without, torch.stack([slots[0, :4], slots[1, 1:]]))
+    assert torch.equal(editing.insert(without, editing.take(slots, index), index), slots)
+    edited = editing.replace(slots, torch.tensor([[1, 2], [3, 0]]), other[:, :2])
+    assert torch.equal(edited[0], torch.stack([slots[0, 0], *other[0, :2], *slots[0, 3:]]))
+    assert torch.equal(edited[1, [3, 0]], other[1, :2])
+    assert torch.equal(edited[1, [1, 2, 4]], slots[1, [1, 2, 4]])
+    mine, theirs = editing.swap(slots, index, other, torch.tensor([0, 2]))
+    assert torch.equal(mine[[0, 1], [4, 0]], other[[0, 1], [0, 2]])
+    assert torch.equal(theirs[[0, 1], [0, 2]], slots[[0, 1], [4, 0]])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_interpolation_goes_from_one_to_the_other(slots: Tensor, weight: float) -> None:
+    other = torch.randn(2, 5, 8)
+    between = editing.interpolate(slots, other, weight)
+    torch.testing.assert_close(between, (1 - weight) * slots + weight * other)
+    if weight in (0, 1):
+        assert torch.equal(between, slots if weight == 0 else other), "both ends are exact"
+    each = editing.interpolate(slots, other, torch.tensor([weight, 0.0]))
+    assert torch.equal(each, torch.stack([between[0], slots[1]]))
+
+
+def test_matching_finds_a_scene_in_another_order(slots: Tensor) -> None:
+    order = torch.stack([torch.randperm(5), torch.randperm(5)])
+    other = editing.take(slots, order) * 3 + 0.01 * torch.randn(2, 5, 8)
+    assert torch.equal(editing.match(other, slots), order)
+    found = editing.take(other, editing.match(slots, other))
+    torch.testing.assert_close(found, 3 * slots, atol=0.1, rtol=0)
+    masks = torch.randn(2, 5, 4, 4).mul(3).softmax(dim=1)
+    shuffled = torch.stack([masks[i, order[i]] for i in range(2)])
+    elsewhere = torch.randn(2, 5, 8)
+    found = editing.match(elsewhere, slots, masks=shuffled, other_masks=masks)
+    assert torch.equal(found, order), "by masks, whatever the slots hold"
+
+
+def test_matching_is_one_to_one_and_best_as_a_whole() -> None:
+    """The first slot likes partner 0 best, but the second needs it more."""
+    slots = torch.tensor([[[1.0, 0.1], [1.0, 0.0], [-1.0, 0.0]]])
+    other = torch.tensor([[[1.0, 0.0], [1.0, 0.3]]])
+    assert editing.match(slots, other).tolist() == [[1, 0, -1]]
+    assert editing.match(other, slots).tolist() == [[1, 0]]
+
+
+def test_what_someone_points_at_is_found() -> None:
+    ids = torch.zeros(2, 8, 10, dtype=torch.long)
+    ids[:, 1:4, 2:5] = 1
+    ids[1, 5:7, 6:9] = 2
+    masks = F.one_hot(ids, 4).movedim(-1, 1).float()
+    masks = 0.8 * masks + 0.05
+    assert editing.select(masks, at=(4, 1)).tolist() == [1, 1]
+    assert editing.select(masks, at=(6, 5)).tolist() == [0, 2]
+    assert editing.select(masks, box=(6, 4, 10, 8)).tolist() == [0, 2], "the box is mostly ground"
+    assert editing.select(masks, region=ids[1] == 2).tolist() == [0, 2]
+    assert editing.select(masks, region=torch.stack([ids[0] == 1, ids[1] == 0])).tolist() == [1, 0]
+
+
+@pytest.fixture
+def truth(scenes_store: Path) -> Tensor:
+    """True masks, the background's first, of scenes whose objects do not fill them."""
+    dataset: Dataset = load_dataset(scenes_store, split="validation")
+    ids = [torch.from_numpy(np.array(row["segmentation"])) for row in dataset]
+    return F.one_hot(torch.stack(ids).long(), 8).movedim(-1, 1).float()
+
+
+@pytest.mark.parametrize("rule", ["area", "border", "spread"])
+def test_the_background_of_scenes_is_found(truth: Tensor, rule: editing.BackgroundRule) -> None:
+    order = torch.stack([torch.randperm(8) for _ in truth])
+    masks = torch.stack([masks[ids] for masks, ids in zip(truth, order, strict=True)])
+    found = editing.background(masks, rule=rule)
+    assert torch.equal(order.gather(1, found[:, None])[:, 0], torch.zeros(len(truth), dtype=int))
+
+
+def test_the_rules_for_a_background_differ() -> None:
+    """A large thing in the middle, a frame around it, and the rest in two far corners."""
+    ids = torch.zeros(1, 16, 16, dtype=torch.long)
+    ids[:, 1:15, 1:15] = 1
+    ids[:, :4, :4] = ids[:, 12:, 12:] = 2
+    masks = F.one_hot(ids, 3).movedim(-1, 1).float()
+    assert editing.background(masks, rule="area").item() == 1
+    assert editing.background(masks, rule="border").item() == 0
+    assert editing.background(masks, rule="spread").item() == 2
+
+
+def test_backgrounds_are_exchanged(slots: Tensor, other: Tensor) -> None:
+    masks, other_masks = torch.zeros(2, 5, 6, 6), torch.zeros(2, 3, 4, 4)
+    masks[0, 2], masks[1, 4], other_masks[:, 1] = 1, 1, 1
+    mine, theirs = editing.swap_background(slots, masks, other, other_masks)
+    assert torch.equal(mine[[0, 1], [2, 4]], other[:, 1])
+    assert torch.equal(theirs[:, 1], slots[[0, 1], [2, 4]])
+    assert torch.equal(theirs[:, [0, 2]], other[:, [0, 2]])
+
+
+def test_scenes_of_different_size_are_joined(slots: Tensor, other: Tensor) -> None:
+    joined, mask = editing.pad([other, slots, slots[:1, :1]])
+    assert joined.shape == (5, 5, 8)
+    assert mask.sum(dim=1).tolist() == [3, 3, 5, 5, 1]
+    assert torch.equal(joined[:2, :3], other)
+    assert torch.equal(joined[2:4], slots)
+    assert joined[~mask].abs().sum() == 0
+
+
+MASKS = torch.rand(2, 5, 4, 6)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -74,6 +186,19 @@ def test_gradients_flow_to_what_is_kept_and_what_is_new(slots: Tensor, other: Te
         (lambda a, b: editing.replace(a, [0, 1], b), "2 slots are to be replaced, but 3 were"),
         (lambda a, b: editing.swap(a, 0, b, 3), "no slot 3: the scene has slots 0 to 2"),
         (lambda a, b: editing.swap(a, 0, b, [0, 1]), "1 slots are to be replaced, but 2 were"),
+        (lambda a, b: editing.take(a, torch.tensor([0, 5])), "no slot 5"),
+        (lambda a, b: editing.remove(a, torch.tensor([[0, 1], [2, 2]])), r"twice in \[2, 2\]"),
+        (lambda a, b: editing.take(a, torch.tensor([0])), r"shape \[2\] or \[2, N\], got \[1\]"),
+        (lambda a, b: editing.interpolate(a, b, 0.5), r"same slots, got \[2, 5, 8\] and \[2, 3, 8"),
+        (lambda a, b: editing.match(a, b, masks=MASKS), "needs those of both scenes"),
+        (lambda a, b: editing.select(MASKS), "give one of at, box and region"),
+        (lambda a, b: editing.select(MASKS, at=(6, 0)), "6,0 lies outside the image of 6 x 4"),
+        (lambda a, b: editing.select(MASKS, box=(1, 1, 1, 3)), "is empty or lies outside"),
+        (lambda a, b: editing.select(MASKS, region=MASKS[0, 0] > 2), "the region is empty"),
+        (lambda a, b: editing.select(MASKS, region=MASKS[0, 0, :3] > 0), "6 x 4 .* got 6 x 3"),
+        (lambda a, b: editing.background(MASKS, rule="size"), "area, border or spread, got 'size'"),
+        (lambda a, b: editing.pad([]), "no scene to join"),
+        (lambda a, b: editing.pad([a, b[..., :4]]), r"one width, got \[4, 8\]"),
     ],
 )
 def test_mistakes_are_named(

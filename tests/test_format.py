@@ -18,6 +18,8 @@ GOLDEN_INDEX = {
     "patch_decoder": [None, None],
     "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
     "resolution": 32,
+    "num_inference_slots": 0,
+    "merge_overlap": 0.0,
 }
 NOT_OURS = ("_diffusers_version", "_name_or_path")
 FILES = {

@@ -20,11 +20,11 @@ ROWS = (
     ("pipelines",),
     ("models", "data", "metrics", "editing", "visualize"),
     ("config_io",),
-    ("config",),
+    ("config", "bundled"),
 )
 LEVEL = {part: level for level, row in enumerate(ROWS) for part in row}
 
-# Models are handed plain arguments, never a config.
+# Models are handed plain arguments, never a config; they may find what ships with the package.
 NOTHING_OF_OURS = ("models",)
 STANDARD_LIBRARY_ONLY = ("config", "config_io")
 
@@ -80,7 +80,7 @@ def _ours(part: str, other: str) -> str:
         return ""
     if other not in LEVEL:
         return "goes through latentslots/__init__.py: import from the module"
-    if part in NOTHING_OF_OURS:
+    if part in NOTHING_OF_OURS and other != "bundled":
         return f"is ours, and {part} knows nothing else of ours"
     if LEVEL[other] == LEVEL[part]:
         return f"is in the same row as {part}"

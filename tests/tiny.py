@@ -105,6 +105,8 @@ def tiny_lsd(
     patch_decoder_weight: float = 0.0,
     patch_size: int = 2,
     mask_distillation_weight: float = 0.0,
+    num_inference_slots: int = 0,
+    merge_overlap: float = 0.0,
     **slots: Any,
 ) -> LatentSlotDiffusionObjective:
     """A fresh objective whose weights nobody else holds; `slots` are arguments of SlotEncoder."""
@@ -124,6 +126,8 @@ def tiny_lsd(
         patch_decoder_weight=patch_decoder_weight,
         patch_size=patch_size,
         mask_distillation_weight=mask_distillation_weight,
+        num_inference_slots=num_inference_slots,
+        merge_overlap=merge_overlap,
     )
 
 

@@ -17,7 +17,7 @@ from latentslots.config import (
     TrainConfig,
     UNetEncoderConfig,
 )
-from latentslots.data.latent_cache import LatentCache, vae_fingerprint
+from latentslots.data.latent_cache import LatentCache, model_fingerprint
 from latentslots.data.latents import cache_latents
 from latentslots.data.loader import ImageDataset
 from latentslots.data.manifest import has_manifest
@@ -106,6 +106,8 @@ def build_latent_slot_diffusion(
         patch_decoder_weight=method.patch_decoder_weight,
         patch_size=method.patch_size,
         mask_distillation_weight=method.mask_distillation_weight,
+        num_inference_slots=method.num_inference_slots,
+        merge_overlap=method.merge_overlap,
     )
 
 
@@ -167,7 +169,7 @@ def latents_dir(
         return Path(config.latents)
     beside = has_manifest(config.path) and os.access(config.path, os.W_OK)
     root = Path(config.path) if beside or fallback is None else fallback
-    return root / LATENTS_DIR / f"{split}-{config.resolution}-{vae_fingerprint(vae)[:8]}"
+    return root / LATENTS_DIR / f"{split}-{config.resolution}-{model_fingerprint(vae)[:8]}"
 
 
 def build_training_set(
@@ -209,7 +211,7 @@ def build_training_set(
         wait()
         latents = LatentCache.open(
             folder,
-            vae_fingerprint=vae_fingerprint(vae),
+            vae_fingerprint=model_fingerprint(vae),
             resolution=data.resolution,
             dataset_fingerprint=dataset_fingerprint(dataset),
         )

@@ -118,6 +118,11 @@ class LSDConfig:
     attention, which makes this as tight; needs `patch_decoder_weight`. 0 for none."""
     condition_dropout: float = 0.0
     """Share of images shown without their slots, for classifier-free guidance."""
+    num_inference_slots: int = 0
+    """Slots to look for in an image once trained; 0 for `num_slots`."""
+    merge_overlap: float = 0.0
+    """Once trained, slots of an image whose masks overlap more than this (cosine of the two masks,
+    from 0 to 1) become one; 0 for never."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,20 +3,20 @@ from pathlib import Path
 
 import pytest
 
+from latentslots import bundled
 from latentslots.app import demo
 from latentslots.cli.main import main
-from latentslots.data import assets
 from latentslots.data.info import info
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 
 
 def test_bundled_images_are_what_the_credit_says() -> None:
-    found = info(assets.bundled(demo.IMAGES))
+    found = info(bundled.bundled_folder(demo.IMAGES))
     assert found.license == "CC-BY-4.0"
     assert "Suhr" in found.credit
     assert sum(split.num_images for split in found.splits.values()) == 1500
     assert min(found.splits["validation"].objects) >= 2
-    files = [file for file in assets.bundled(demo.IMAGES).rglob("*") if file.is_file()]
+    files = [file for file in bundled.bundled_folder(demo.IMAGES).rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 1.5e6
 
 
@@ -42,8 +42,8 @@ def test_a_folder_with_other_things_is_left_alone(
 def test_damaged_images_are_named_and_an_earlier_demo_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(assets.bundled(demo.IMAGES), tmp_path / "assets" / demo.IMAGES)
-    monkeypatch.setattr(assets, "ASSETS", tmp_path / "assets")
+    shutil.copytree(bundled.bundled_folder(demo.IMAGES), tmp_path / "assets" / demo.IMAGES)
+    monkeypatch.setattr(bundled, "ASSETS", tmp_path / "assets")
     (shard,) = (tmp_path / "assets" / demo.IMAGES / "validation").glob("*.parquet")
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     out = tmp_path / "demo"

@@ -19,24 +19,40 @@ def gallery(tiny_pipeline_dir: Path, scenes_store: Path) -> Gallery:
 
 
 def test_the_background_is_the_largest_and_the_object_another(gallery: Gallery) -> None:
-    owners = gallery.masks().argmax(dim=1)
-    for ids, background, chosen in zip(
-        owners, gallery.backgrounds(), gallery.objects(), strict=True
+    for masks, background, chosen in zip(
+        gallery.masks(), gallery.backgrounds(), gallery.objects(), strict=True
     ):
-        shares = torch.bincount(ids.flatten(), minlength=4)
+        shares = torch.bincount(masks[0].argmax(dim=0).flatten(), minlength=4)
         assert shares[background] == shares.max()
         assert chosen != background
 
 
 def test_an_edit_starts_from_the_noise_of_its_scene(gallery: Gallery) -> None:
-    slots = gallery.found.slots
-    alone = gallery.paint(slots[:1])
-    together = gallery.paint(slots)
+    together = gallery.painted
     assert len(together) == NUM_SHOWN
-    one, other = (np.asarray(image, dtype=int) for image in (alone[0], together[0]))
+    (alone,) = gallery.paint(gallery.scenes[:1])
+    one, other = (np.asarray(image, dtype=int) for image in (alone, together[0]))
     assert abs(one - other).max() <= 1
-    gone = gallery.paint(editing.remove(slots, gallery.objects()[0]))
+    first, *others = gallery.scenes
+    gone = gallery.paint([editing.remove(first, gallery.objects()[0]), *others])
     assert gone[0].tobytes() != together[0].tobytes()
+    assert abs(np.asarray(gone[1], dtype=int) - np.asarray(together[1], dtype=int)).max() <= 1
+
+
+def test_scenes_may_differ_in_their_number_of_slots(
+    tiny_pipeline_dir: Path, scenes_store: Path
+) -> None:
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    pipe.set_progress_bar_config(disable=True)
+    dataset = load_dataset(scenes_store, split="validation")
+    masks = torch.cat([scene.masks for scene in Gallery.of(pipe, dataset, seed=0).found])
+    overlaps = torch.nn.functional.normalize(masks.flatten(2), dim=2)
+    pipe.set_inference(merge_overlap=float((overlaps @ overlaps.transpose(1, 2)).median()))
+    gallery = Gallery.of(pipe, dataset, seed=0)
+    assert len({scene.shape[1] for scene in gallery.scenes}) > 1
+    page = Page("title", "lead")
+    gallery.show(page)
+    assert page.to_html().count("data:image/png;base64,") == 3
 
 
 def test_it_shows_three_pictures(gallery: Gallery) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 from latentslots.cli.main import main
 from latentslots.data import load_dataset
 from latentslots.evaluation import evaluate
+from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.tiny import tiny_lsd
 
 
@@ -47,6 +48,26 @@ def test_masks_may_be_those_of_the_paper(
     pipe = tiny_lsd().to_pipeline()  # the same weights, without the patch decoder
     expected = evaluate(pipe, load_dataset(scenes_store, split="validation"), progress=False)
     assert scores[0] != scores[1] == expected.ari
+
+
+def test_how_slots_are_found_may_be_changed(
+    tiny_pipeline_dir: Path,
+    scenes_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--json"]
+    words = ["--num-slots", "6", "--merge-overlap", "0.9", "--output-dir", str(tmp_path)]
+    assert main([*common, *words]) == 0
+    score = json.loads(capsys.readouterr().out)["ari"]
+    conditions = json.loads((tmp_path / "report.json").read_text())["conditions"]
+    assert (conditions["slots"], conditions["merge_overlap"]) == (6, 0.9)
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    pipe.set_inference(num_slots=6, merge_overlap=0.9)
+    dataset = load_dataset(scenes_store, split="validation")
+    assert score == evaluate(pipe, dataset, progress=False).ari
+    assert main([*common, "--merge-overlap", "1.5"]) == 2
+    assert "merge_overlap must be at least 0 and below 1, got 1.5" in capsys.readouterr().err
 
 
 def test_baselines_stand_beside_the_model(

@@ -334,6 +334,13 @@ class TestLatentSlotDiffusion:
         expected = error[:, cells].square().mean() / 0.3**2
         torch.testing.assert_close(logs["patch_loss"], expected.detach())
 
+    def test_the_mean_color_is_measured(self, pixel_values: Tensor) -> None:
+        objective = tiny_lsd(patch_decoder_weight=2.0)
+        objective.measure(pixel_values)
+        mean = objective.trained_state()["patch_decoder.color_mean"]
+        torch.testing.assert_close(mean, pixel_values.mean(dim=(0, 2, 3)))
+        tiny_lsd().measure(pixel_values)  # nothing to measure
+
     def test_other_cells_are_painted_at_every_step(self, pixel_values: Tensor) -> None:
         objective = tiny_lsd(patch_decoder_weight=2.0, patch_size=1)  # 1,024 cells, 256 a step
         painted = []

@@ -13,6 +13,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
@@ -539,6 +540,62 @@ class TestGuidance:
         torch.testing.assert_close(one, other)
 
 
+class TestEdit:
+    def test_latents_of_an_image_are_painted_back(self, tiny_pipeline: Any) -> None:
+        pixel_values = torch.rand(3, 3, 32, 32) * 2 - 1
+        latents = tiny_pipeline.encode_latents(pixel_values)
+        posterior = tiny_pipeline.vae.encode(pixel_values).latent_dist
+        expected = posterior.mean * tiny_pipeline.vae.config.scaling_factor
+        torch.testing.assert_close(latents, expected)
+
+    @pytest.mark.parametrize("sampler", [DDIMScheduler, DPMSolverMultistepScheduler])
+    def test_an_inverted_image_is_painted_back(
+        self, swap: Any, slots: Tensor, sampler: Any
+    ) -> None:
+        pipe = swap(sampler)
+        image_latents = torch.randn(3, 4, 16, 16, generator=seeds(1))
+        noise = pipe.invert(image_latents, slots, num_inference_steps=100)
+        options = {"num_inference_steps": 100, "output_type": "latent"}
+        back = pipe(slots, latents=noise, **options).images
+        other = pipe(slots, generator=seeds(2), **options).images
+        error, chance = ((x - image_latents).square().mean() for x in (back, other))
+        assert error < 0.05 * chance
+
+    @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+    def test_what_is_masked_out_is_kept(
+        self, tiny_pipeline: Any, slots: Tensor, guidance_scale: float
+    ) -> None:
+        image_latents = torch.randn(3, 4, 16, 16, generator=seeds(1))
+        mask = torch.zeros(3, 1, 16, 16)
+        mask[:, :, 4:10, 6:12] = 1
+        options = {"output_type": "latent", "guidance_scale": guidance_scale}
+        edited = paint(
+            tiny_pipeline,
+            slots,
+            image_latents=image_latents,
+            edit_mask=mask,
+            generator=seeds(1, 2, 3),
+            **options,
+        )
+        outside = mask.expand_as(edited) == 0
+        assert torch.equal(edited[outside], image_latents[outside])
+        free = paint(tiny_pipeline, slots, generator=seeds(1, 2, 3), **options)
+        everywhere = paint(
+            tiny_pipeline,
+            slots,
+            image_latents=image_latents,
+            edit_mask=torch.ones_like(mask),
+            generator=seeds(1, 2, 3),
+            **options,
+        )
+        torch.testing.assert_close(everywhere, free)
+        assert (edited - free)[~outside].abs().max() > 1e-3, "what is inside sees what is kept"
+
+    def test_an_image_and_its_mask_go_together(self, tiny_pipeline: Any, slots: Tensor) -> None:
+        with pytest.raises(ValueError, match="image_latents and edit_mask go together"):
+            paint(tiny_pipeline, slots, edit_mask=torch.ones(3, 1, 16, 16))
+
+
 class TestPatchDecoder:
     def test_masks_say_which_slot_made_a_pixel(self, images: list[Image.Image]) -> None:
         pipe = build(patch_decoder_weight=1.0)
@@ -574,6 +631,10 @@ class TestWithoutVAE:
         loaded = LatentSlotDiffusionPipeline.from_pretrained(tmp_path / "blind")
         loaded.set_progress_bar_config(disable=True)
         return loaded
+
+    def test_it_cannot_encode_latents(self, blind: LatentSlotDiffusionPipeline) -> None:
+        with pytest.raises(ValueError, match="no VAE to encode images with"):
+            blind.encode_latents(torch.zeros(1, 3, 32, 32))
 
     def test_it_finds_slots_but_cannot_paint(
         self, blind: LatentSlotDiffusionPipeline, images: list[Image.Image], slots: Tensor

@@ -18,7 +18,7 @@ from latentslots.data import (
     cache_latents,
     dataset_fingerprint,
     load_dataset,
-    vae_fingerprint,
+    model_fingerprint,
 )
 from latentslots.data import latents as latents_module
 
@@ -35,7 +35,7 @@ def make(nlvr: Dataset, vae: AutoencoderKL, path: Path, **options: Any) -> Laten
 
 def reopen(nlvr: Dataset, vae: AutoencoderKL, path: Path, **options: Any) -> LatentCache:
     needed = {
-        "vae_fingerprint": vae_fingerprint(vae),
+        "vae_fingerprint": model_fingerprint(vae),
         "resolution": RESOLUTION,
         "dataset_fingerprint": dataset_fingerprint(nlvr),
     }
@@ -248,22 +248,22 @@ def test_nothing_there_is_said(nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path
 
 def test_the_fingerprint_of_a_vae() -> None:
     vae = tiny_vae(seed=0)
-    first = vae_fingerprint(vae)
-    assert first == vae_fingerprint(tiny_vae(seed=0))
-    assert first != vae_fingerprint(tiny_vae(seed=1))
-    assert first != vae_fingerprint(tiny_vae(seed=0).to(torch.bfloat16))
+    first = model_fingerprint(vae)
+    assert first == model_fingerprint(tiny_vae(seed=0))
+    assert first != model_fingerprint(tiny_vae(seed=1))
+    assert first != model_fingerprint(tiny_vae(seed=0).to(torch.bfloat16))
     with torch.no_grad():
         vae.encoder.conv_in.bias[0] += 1e-3
-    assert first != vae_fingerprint(vae)
+    assert first != model_fingerprint(vae)
     scaled = tiny_vae(seed=0)
     scaled.register_to_config(scaling_factor=0.5)
-    assert first != vae_fingerprint(scaled)
+    assert first != model_fingerprint(scaled)
 
 
 def test_a_vae_survives_a_save(tmp_path: Path) -> None:
     vae = tiny_vae(seed=0)
     vae.save_pretrained(tmp_path)
-    assert vae_fingerprint(AutoencoderKL.from_pretrained(tmp_path)) == vae_fingerprint(vae)
+    assert model_fingerprint(AutoencoderKL.from_pretrained(tmp_path)) == model_fingerprint(vae)
 
 
 def test_the_vae_and_the_generator_are_left_as_they_were(nlvr: Dataset, tmp_path: Path) -> None:

@@ -106,5 +106,10 @@ def test_colors_are_scaled_and_masks_are_not(slots: torch.Tensor) -> None:
     out, twice = (tiny_patch_decoder(color_scale=s)(slots, height=3, width=5) for s in (0.25, 0.5))
     torch.testing.assert_close(twice.colors, 2 * out.colors)
     torch.testing.assert_close(twice.masks, out.masks)
+    decoder = tiny_patch_decoder(color_scale=0.25)
+    decoder.color_mean.copy_(torch.tensor([0.5, -0.25, 0.0]))
+    shifted = decoder(slots, height=3, width=5)
+    torch.testing.assert_close(shifted.colors, out.colors + torch.tensor([0.5, -0.25, 0.0]))
+    torch.testing.assert_close(shifted.masks, out.masks)
     with pytest.raises(ValueError, match="color_scale must be more than 0"):
         tiny_patch_decoder(color_scale=0.0)

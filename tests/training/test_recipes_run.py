@@ -69,6 +69,7 @@ def test_two_steps_resumed_and_loaded(
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     if isinstance(config.method, LSDConfig):
         pipe = LatentSlotDiffusionPipeline.from_pretrained(tmp_path / "whole" / "pipeline")
+        pipe.set_inference(num_slots=0, merge_overlap=0.0)
         scene = pipe.encode_pixel_values(pixels, generator=torch.Generator().manual_seed(0))
         assert scene.slots.shape == (2, config.method.num_slots, 16)
     else:

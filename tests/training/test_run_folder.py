@@ -10,6 +10,8 @@ import torch
 
 from latentslots.config import TrainConfig
 from latentslots.config_io import load_config
+from latentslots.data import load_dataset
+from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.training import RunError
 from latentslots.training.records import read_metrics
 from tests.training.runs import (
@@ -160,6 +162,27 @@ def test_what_may_save_a_run_may_change(
     run(with_changes(config, changes), resumed, resume=True)
     assert losses(resumed)[:2] == losses(finished)[:2]
     assert rows(resumed)[2]["lr"] == pytest.approx(1e-4)
+
+
+def test_how_slots_are_found_may_change(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    resumed = rewind(finished, 2, tmp_path / "run")
+    changes = {"method.num_inference_slots": 6, "method.merge_overlap": 0.5}
+    run(with_changes(config, changes), resumed, resume=True)
+    assert_same(saved(resumed, 4), saved(finished, 4))
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(resumed)
+    assert (pipe.num_slots, pipe.config.merge_overlap) == (6, 0.5)
+
+
+def test_the_mean_color_is_that_of_the_images(
+    config: TrainConfig, finished: Path, squares_store: Path
+) -> None:
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(finished)
+    images = load_dataset(squares_store, split="train")["image"]
+    mean = pipe.preprocess(list(images)).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(pipe.patch_decoder.color_mean, mean)
+    assert mean.abs().max() > 0.01
 
 
 def test_data_that_moved_is_found_again(

@@ -10,8 +10,8 @@ from datasets import Dataset
 
 from latentslots.app.gallery import Gallery
 from latentslots.build import build_objective
+from latentslots.bundled import bundled_folder
 from latentslots.config import TrainConfig
-from latentslots.data.assets import bundled
 from latentslots.data.store import load_dataset
 from latentslots.evaluation.baselines import cluster_pixels
 from latentslots.evaluation.page import Page
@@ -44,7 +44,7 @@ def demo_config(minutes: float, latents_dir: Path) -> TrainConfig:
     return replace(
         config,
         data=replace(
-            config.data, path=str(bundled(IMAGES)), latents=str(latents_dir), num_workers=0
+            config.data, path=str(bundled_folder(IMAGES)), latents=str(latents_dir), num_workers=0
         ),
         optim=replace(config.optim, lr_scheduler="constant", lr_warmup_steps=50, ema_decay=0.98),
         max_train_steps=1_000_000,

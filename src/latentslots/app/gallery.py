@@ -1,6 +1,7 @@
 """Scenes that show what a model does: its slots, an object taken away, objects exchanged."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from datasets import Dataset
@@ -23,13 +24,13 @@ class Gallery:
     Attributes:
         pipe: The model.
         pixel_values: The scenes, in [-1, 1].
-        found: Their slots and masks.
+        found: Their slots and masks, one scene each.
         seed: Scene i is painted from the noise of seed + i, whatever its slots.
     """
 
     pipe: LatentSlotDiffusionPipeline
     pixel_values: Tensor
-    found: SlotOutput
+    found: list[SlotOutput]
     seed: int
 
     @classmethod
@@ -37,75 +38,89 @@ class Gallery:
         """Find the slots of scenes spread over a data set."""
         rows = [dataset[i * len(dataset) // NUM_SHOWN] for i in range(NUM_SHOWN)]
         pixel_values = pipe.preprocess([row["image"] for row in rows])
-        generators = [torch.Generator().manual_seed(seed + i) for i in range(NUM_SHOWN)]
-        found = pipe.encode_pixel_values(pixel_values, generator=generators)
+        found = [
+            pipe.encode_pixel_values(
+                pixels[None], generator=torch.Generator().manual_seed(seed + i)
+            )
+            for i, pixels in enumerate(pixel_values)
+        ]
         return cls(pipe, pixel_values, found, seed)
 
-    def paint(self, slots: Tensor) -> list[Image.Image]:
+    @property
+    def scenes(self) -> list[Tensor]:
+        """The slots of each scene, `[1, K, D]`."""
+        return [scene.slots for scene in self.found]
+
+    @cached_property
+    def painted(self) -> list[Image.Image]:
+        """The scenes, painted back from all of their slots."""
+        return self.paint(self.scenes)
+
+    def paint(self, scenes: list[Tensor]) -> list[Image.Image]:
         """Paint scenes, each from its own noise."""
+        slots, exist = editing.pad(scenes)
         generators = [torch.Generator().manual_seed(self.seed + i) for i in range(len(slots))]
-        (images,) = self.pipe(slots, generator=generators, return_dict=False)
+        (images,) = self.pipe(slots, slots_mask=exist, generator=generators, return_dict=False)
         return images
 
-    def masks(self) -> Tensor:
-        """Soft masks as large as the pictures, `[B, K, H, W]`, on the CPU."""
+    def images(self) -> list[Image.Image]:
+        """The scenes as pictures."""
+        return [to_pil(pixels) for pixels in self.pixel_values]
+
+    def masks(self) -> list[Tensor]:
+        """For each scene its soft masks, `[1, K, H, W]`, as large as the pictures, on the CPU."""
         height, width = self.pixel_values.shape[-2:]
-        return upsample_masks(self.found.masks, (height, width)).cpu()
+        return [upsample_masks(scene.masks, (height, width)).cpu() for scene in self.found]
 
     def backgrounds(self) -> list[int]:
         """For each scene the slot that owns most pixels."""
-        owners = self.masks().argmax(dim=1).flatten(1)
-        return [int(ids.bincount().argmax()) for ids in owners]
+        return [int(editing.background(masks)) for masks in self.masks()]
 
     def objects(self) -> list[int]:
         """For each scene the slot that owns most pixels after the background's.
 
         A pixel counts as much as the slot's mask is sure of it.
         """
-        masks = self.masks()
-        sure = masks * (masks == masks.amax(dim=1, keepdim=True))
-        shares = sure.sum(dim=(2, 3))
-        shares[torch.arange(len(shares)), self.backgrounds()] = 0
-        return shares.argmax(dim=1).tolist()
+        chosen = []
+        for masks, ground in zip(self.masks(), self.backgrounds(), strict=True):
+            sure = masks * (masks == masks.amax(dim=1, keepdim=True))
+            shares = sure.sum(dim=(0, 2, 3))
+            shares[ground] = -1
+            chosen.append(int(shares.argmax()))
+        return chosen
 
     def show(self, page: Page) -> None:
         """Add what was found and what can be done with it to a page."""
-        images = [to_pil(pixels) for pixels in self.pixel_values]
-        slots = self.found.slots
-        painted = self.paint(slots)
-        self._show_found(page, images, painted)
-        self._show_removed(page, images, painted)
-        self._show_swapped(page, images, painted)
-
-    def _show_found(
-        self, page: Page, images: list[Image.Image], painted: list[Image.Image]
-    ) -> None:
-        segmentation = self.masks().argmax(dim=1)
-        rows = []
-        for i, image in enumerate(images):
-            strip = slot_strip(image, self.found.masks[i].float().cpu(), with_image=False)
-            rows.append([image, overlay(image, segmentation[i]), strip, painted[i]])
         page.heading("What it sees")
+        self.show_found(page)
+        self._show_removed(page)
+        self._show_swapped(page)
+
+    def show_found(self, page: Page) -> None:
+        """Add what every slot sees, and what is painted from all of them."""
+        rows = []
+        for image, masks, painted in zip(self.images(), self.masks(), self.painted, strict=True):
+            strip = slot_strip(image, masks[0], with_image=False)
+            rows.append([image, overlay(image, masks[0].argmax(dim=0)), painted, strip])
         page.picture(
             grid(rows),
             "Each row: a picture it never saw; the masks of its slots, in colors that only number "
-            "them; the picture as each slot sees it; and, on the right, painted back from the "
-            "slots alone.",
+            "them; the picture painted back from the slots alone; and what each slot sees.",
             pixels=True,
         )
 
-    def _show_removed(
-        self, page: Page, images: list[Image.Image], painted: list[Image.Image]
-    ) -> None:
-        chosen, slots = self.objects(), self.found.slots
-        edited = torch.cat([editing.remove(slots[[i]], slot) for i, slot in enumerate(chosen)])
+    def _show_removed(self, page: Page) -> None:
+        images, chosen = self.images(), self.objects()
+        edited = [
+            editing.remove(slots, slot) if slots.shape[1] > 1 else slots
+            for slots, slot in zip(self.scenes, chosen, strict=True)
+        ]
         gone = self.paint(edited)
         tiles = []
         for i, slot in enumerate(chosen):
-            mask = self.found.masks[i, [slot]].float().cpu()
-            seen = slot_strip(images[i], mask, with_image=False)
-            tiles.append([images[i], seen, painted[i], gone[i]])
-        page.heading("Take a slot away")
+            seen = slot_strip(images[i], self.masks()[i][0, [slot]], with_image=False)
+            tiles.append([images[i], seen, self.painted[i], gone[i]])
+        page.heading("Take an object away")
         page.picture(
             grid([tiles[i] + tiles[i + 1] for i in range(0, NUM_SHOWN, 2)], gap=4),
             "Two scenes a row, four pictures each: the picture; one of its slots; painted from all "
@@ -113,32 +128,21 @@ class Gallery:
             pixels=True,
         )
 
-    def _show_swapped(
-        self, page: Page, images: list[Image.Image], painted: list[Image.Image]
-    ) -> None:
-        slots, half = self.found.slots, NUM_SHOWN // 2
+    def _show_swapped(self, page: Page) -> None:
+        half = NUM_SHOWN // 2
         objects, backgrounds = self.objects(), self.backgrounds()
         pairs = [(i, i + half) for i in range(half)]
-        exchanged = slots.clone()
+        exchanged, moved = self.scenes, self.scenes
         for i, j in pairs:
-            exchanged[[i]], exchanged[[j]] = editing.swap(
-                slots[[i]], objects[i], slots[[j]], objects[j]
-            )
-        moved = slots.clone()
-        for i in range(NUM_SHOWN):
-            other = (i + half) % NUM_SHOWN
-            new = slots[[other], backgrounds[other]]
-            moved[[i]] = editing.replace(slots[[i]], backgrounds[i], new)
-        with_objects, with_backgrounds = self.paint(exchanged), self.paint(moved)
-        rows = [
-            [pictures[k] for pictures in (painted, with_objects, with_backgrounds) for k in pair]
-            for pair in pairs
-        ]
-        page.heading("Exchange slots")
+            one, two = self.scenes[i], self.scenes[j]
+            exchanged[i], exchanged[j] = editing.swap(one, objects[i], two, objects[j])
+            moved[i], moved[j] = editing.swap(one, backgrounds[i], two, backgrounds[j])
+        columns = [self.painted, self.paint(exchanged), self.paint(moved)]
+        rows = [[pictures[k] for pictures in columns for k in pair] for pair in pairs]
+        page.heading("Exchange objects and backgrounds")
         page.picture(
             grid(rows, gap=4),
-            "Each row: two scenes; the same two after they exchanged their second largest slots, "
-            "objects where slots are objects; and after they exchanged their largest slots, the "
-            "backgrounds.",
+            "Each row: two scenes; the same two after they exchanged one object; and after they "
+            "exchanged their backgrounds.",
             pixels=True,
         )

@@ -31,6 +31,11 @@ class Evaluate:
     """Images at once; changes no number."""
     seed: int = 0
     """Seed of the slots' start: image i draws from seed + i."""
+    num_slots: int | None = None
+    """Slots to look for; what the pipeline says when absent."""
+    merge_overlap: float | None = None
+    """Slots of an image whose masks overlap more than this become one, 0 for never; what the
+    pipeline says when absent."""
     attention_masks: bool = False
     """Take the slots' attention for masks, as the paper does, also where the model has a patch
     decoder."""
@@ -63,6 +68,7 @@ def run(arguments: list[str]) -> None:
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.run)
     if options.attention_masks:
         pipe.patch_decoder = None
+    pipe.set_inference(num_slots=options.num_slots, merge_overlap=options.merge_overlap)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(options.data, split=options.split)
     if options.min_objects:
@@ -88,6 +94,8 @@ def run(arguments: list[str]) -> None:
             "data": options.data,
             "split": options.split,
             "min_objects": options.min_objects,
+            "slots": pipe.num_slots,
+            "merge_overlap": pipe.config.merge_overlap,
             "masks": "attention" if pipe.patch_decoder is None else "patch decoder",
         }
         out = Path(options.output_dir)

@@ -23,10 +23,10 @@ _MODULES = {
     "load_dataset": "store",
     "make_scenes": "scenes.make",
     "merge_stores": "merge",
+    "model_fingerprint": "latent_cache",
     "split_names": "store",
     "to_ids": "transforms",
     "to_pixel_values": "transforms",
-    "vae_fingerprint": "latent_cache",
 }
 
 __all__ = sorted(_MODULES)

@@ -78,7 +78,7 @@ class LatentCache:
 
         Args:
             path: Folder of the cache.
-            vae_fingerprint: `vae_fingerprint(vae)` of the VAE that will decode.
+            vae_fingerprint: `model_fingerprint(vae)` of the VAE that will decode.
             resolution: Side of the images in pixels.
             dataset_fingerprint: `dataset_fingerprint(dataset)` of the rows to train on.
         """
@@ -124,17 +124,17 @@ class LatentCache:
         return torch.from_numpy(self._arrays[name][index].astype(np.float32))
 
 
-def vae_fingerprint(vae: nn.Module) -> str:
-    """Hash a VAE's configuration and weights, as they are: cast to another type, it is another VAE.
+def model_fingerprint(model: nn.Module) -> str:
+    """Hash a model's configuration and weights as they are: in another type, it is another model.
 
     Args:
-        vae: A diffusers model, such as `AutoencoderKL`.
+        model: A diffusers model, such as `AutoencoderKL`.
     """
     digest = hashlib.sha256()
-    config: Any = vae.config
+    config: Any = model.config
     public = {key: value for key, value in config.items() if not key.startswith("_")}
     digest.update(json.dumps(public, sort_keys=True, default=str).encode())
-    for name, weight in sorted(vae.state_dict().items()):
+    for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(data.numpy().data)

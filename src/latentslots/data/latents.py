@@ -29,13 +29,13 @@ from latentslots.data.latent_cache import (
     PLAIN,
     CacheKey,
     LatentCache,
+    model_fingerprint,
     read_key,
-    vae_fingerprint,
 )
 from latentslots.data.loader import ImageDataset
 from latentslots.data.store import dataset_fingerprint
 
-__all__ = ["LatentCache", "cache_latents", "vae_fingerprint"]
+__all__ = ["LatentCache", "cache_latents", "model_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def cache_latents(
         progress: Show a bar on stderr.
     """
     path = Path(out_dir)
-    fingerprint = vae_fingerprint(vae)
+    fingerprint = model_fingerprint(vae)
     key = CacheKey(
         vae=fingerprint,
         resolution=resolution,

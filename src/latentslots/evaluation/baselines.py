@@ -39,9 +39,10 @@ def evaluate_baselines(
         pipe: The pipeline to be compared.
         dataset: As in `evaluate`, like `convention`, `resolution`, `num_images` and `progress`.
         tuning: Other images with masks. When given, k-means on color and place is scored too, with
-            as many clusters as slots and the weight that `tune_position_weight` finds on them.
+            as many clusters as slots (as in training and, where that is another number, as are
+            looked for) and the weight that `tune_position_weight` finds on them.
         num_colors: Colors to tell apart, see `cluster_pixels`. By default as many as the pipeline
-            has slots.
+            had slots in training.
         convention: How mIoU and mBO are computed.
         resolution: Side of the images, in pixels. By default the one the model was trained at.
         seed: Of the untrained weights and their slot noise, and of the first guess at the colors.
@@ -62,11 +63,11 @@ def evaluate_baselines(
         f"connected, {num_colors} colors": partial(connected_components, num_clusters=num_colors),
     }
     if tuning is not None:
-        num_slots = pipe.slot_encoder.config.num_slots
-        weight = tune_position_weight(tuning, num_slots, resolution=resolution, seed=seed)
-        groupings[f"k-means, {num_slots} colors and places, weight {weight:g}"] = partial(
-            cluster_pixels, num_clusters=num_slots, position_weight=weight
-        )
+        for number in sorted({pipe.slot_encoder.config.num_slots, pipe.num_slots}):
+            weight = tune_position_weight(tuning, number, resolution=resolution, seed=seed)
+            groupings[f"k-means, {number} colors and places, weight {weight:g}"] = partial(
+                cluster_pixels, num_clusters=number, position_weight=weight
+            )
     for name, group in groupings.items():
         reports[name] = evaluate_baseline(partial(group, seed=seed), dataset, **common)
     return reports
@@ -113,7 +114,8 @@ def untrained(pipe: Any, *, seed: int = 0) -> Any:
             for name, part in pipe.components.items()
             if name in ("encoder", "slot_encoder", "patch_decoder") and part is not None
         }
-    return type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
+    words = ("resolution", "num_inference_slots", "merge_overlap")
+    return type(pipe)(**{**pipe.components, **fresh}, **{w: pipe.config[w] for w in words})
 
 
 def cluster_pixels(

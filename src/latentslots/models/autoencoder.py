@@ -6,7 +6,9 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
-BUNDLED_VAE = Path(__file__).parents[1] / "assets" / "vae"
+from latentslots.bundled import bundled_folder
+
+BUNDLED_VAE = "vae"
 
 
 def load_vae(name: str) -> AutoencoderKL:
@@ -17,10 +19,10 @@ def load_vae(name: str) -> AutoencoderKL:
             may be a VAE's own, or a run or pipeline folder that holds one.
 
     Raises:
-        ValueError: If nothing of that name can be loaded.
+        ValueError: If nothing of that name can be loaded, or the bundled one is missing or damaged.
     """
     if name == "bundled":
-        return AutoencoderKL.from_pretrained(BUNDLED_VAE)
+        return AutoencoderKL.from_pretrained(bundled_folder(BUNDLED_VAE))
     for folder in (Path(name), Path(name, "vae"), Path(name, "pipeline", "vae")):
         if (folder / "config.json").is_file():
             return AutoencoderKL.from_pretrained(folder)
@@ -41,6 +43,14 @@ def downscale_factor(vae: AutoencoderKL) -> int:
 def scale_latents(vae: AutoencoderKL, latents: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """From the VAE's units to the denoiser's, which have a standard deviation of about 1."""
     return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+
+def encode_latents(
+    vae: AutoencoderKL, pixel_values: Float[Tensor, "B 3 H W"]
+) -> Float[Tensor, "B C h w"]:
+    """The likeliest latents of pixels in [-1, 1], in the denoiser's units."""
+    posterior = vae.encode(pixel_values.to(vae.device, vae.dtype)).latent_dist
+    return scale_latents(vae, posterior.mode())
 
 
 def decode_latents(

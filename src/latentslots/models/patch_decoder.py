@@ -59,12 +59,18 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         slot_dim: Channels of a slot.
         mlp_dim: Width of the hidden layers.
         num_layers: Linear layers, the last included.
-        color_scale: What the MLP's answers are multiplied with to be colors in [-1, 1]: about the
-            deviation of the images' colors. With 1, all slots go on sharing the background
-            (docs/lab-notes.md).
+        color_scale: What the MLP's answers are multiplied with, before `color_mean` is added, to
+            be colors in [-1, 1]: about the deviation of the images' colors. With 1, all slots go on
+            sharing the background (docs/lab-notes.md).
         position: How the MLP is told which cell it paints.
         learned_position_size: Rows and columns of a `learned` position table.
+
+    Attributes:
+        color_mean: The mean color of the images, which is measured. Where it has to be learned,
+            slots are long copies of one another (docs/lab-notes.md).
     """
+
+    color_mean: Float[Tensor, " 3"]
 
     @register_to_config
     def __init__(
@@ -82,6 +88,7 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
             raise ValueError(f"num_layers must be at least 2, got {num_layers}")
         if not color_scale > 0:
             raise ValueError(f"color_scale must be more than 0, got {color_scale}")
+        self.register_buffer("color_mean", torch.zeros(3))
         self.slot_in = nn.Linear(slot_dim, mlp_dim)
         self.position_embedding = PositionEmbedding(
             mlp_dim, position, learned_size=learned_position_size
@@ -117,7 +124,7 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         self, slots: Float[Tensor, "B K D"], position: Float[Tensor, "N M"]
     ) -> PatchDecoderOutput:
         made = self.mlp(self.slot_in(slots)[:, :, None] + position).float()
-        colors = made[..., :3] * self.config.color_scale
+        colors = made[..., :3] * self.config.color_scale + self.color_mean
         return PatchDecoderOutput(colors=colors, masks=made[..., 3].softmax(dim=1))
 
     @torch.no_grad()

@@ -25,6 +25,13 @@ class Objective(nn.Module, ABC):
     def save_pipeline(self, folder: Path) -> None:
         """Write the model, as it is now, as a folder that loads without this objective."""
 
+    def measure(self, pixel_values: Tensor) -> None:
+        """Set what is measured on the images rather than learned; once, before the first step.
+
+        Args:
+            pixel_values: Some training images, `[B, 3, H, W]` in [-1, 1].
+        """
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """All parameters that learn, in a fixed order."""
         return [p for part in self.trained().values() for p in part.parameters()]

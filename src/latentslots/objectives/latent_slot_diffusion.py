@@ -22,6 +22,7 @@ from latentslots.pipelines.latent_slot_diffusion import (
     LatentSlotDiffusionPipeline,
     default_sampler,
 )
+from latentslots.pipelines.merging import check_inference
 
 NUM_CELLS = 256
 """Patches of an image that the patch decoder paints per step, drawn anew each time."""
@@ -69,6 +70,8 @@ class LatentSlotDiffusionObjective(Objective):
         patch_size: Pixels per side of the patches whose mean color it paints.
         mask_distillation_weight: Weight of the cross-entropy from the patch decoder's
             responsibilities, which are held fixed, to the attention.
+        num_inference_slots: For the pipeline: slots to look for; 0 for as many as in training.
+        merge_overlap: For the pipeline: slots whose masks overlap more become one; 0 for never.
 
     Raises:
         ValueError: If a number is out of its range, or one of patch decoder and weight is given
@@ -91,6 +94,8 @@ class LatentSlotDiffusionObjective(Objective):
         patch_decoder_weight: float = 0.0,
         patch_size: int = 2,
         mask_distillation_weight: float = 0.0,
+        num_inference_slots: int = 0,
+        merge_overlap: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
@@ -130,6 +135,9 @@ class LatentSlotDiffusionObjective(Objective):
         self.snr_gamma = snr_gamma
         self.timestep_shift = timestep_shift
         self.condition_dropout = condition_dropout
+        check_inference(slot_encoder, num_inference_slots, merge_overlap)
+        self.num_inference_slots = num_inference_slots
+        self.merge_overlap = merge_overlap
         self.freeze(vae)
 
     def trained(self) -> dict[str, nn.Module]:
@@ -142,6 +150,11 @@ class LatentSlotDiffusionObjective(Objective):
         if self.patch_decoder is not None:
             parts["patch_decoder"] = self.patch_decoder
         return parts
+
+    def measure(self, pixel_values: Float[Tensor, "B 3 H W"]) -> None:
+        """The mean color, around which the patch decoder paints."""
+        if self.patch_decoder is not None:
+            self.patch_decoder.color_mean.copy_(pixel_values.float().mean(dim=(0, 2, 3)))
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
         """The loss of one batch (Eq. 5).
@@ -273,6 +286,8 @@ class LatentSlotDiffusionObjective(Objective):
             vae=self.vae,
             patch_decoder=self.patch_decoder,
             resolution=self.resolution,
+            num_inference_slots=self.num_inference_slots,
+            merge_overlap=self.merge_overlap,
         )
 
     def save_pipeline(self, folder: Path) -> None:

@@ -12,12 +12,14 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from huggingface_hub import snapshot_download
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from latentslots.data.latent_cache import model_fingerprint
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
+from latentslots.pipelines.merging import check_inference, merge_slots
 
 ImageInput = Image.Image | np.ndarray | Tensor | list[Image.Image] | list[np.ndarray] | list[Tensor]
 PipelineT = TypeVar("PipelineT", bound="SlotPipeline")
@@ -40,10 +42,13 @@ class SlotOutput(BaseOutput):
         slots: Slots before the projection to the decoder.
         masks: How much of every token each slot took, by its attention, or how likely it made every
             pixel, where the model has a patch decoder; they sum to 1 over K.
+        slots_mask: True for the slots that exist, where scenes differ in their number; `None` where
+            all exist. Hand it on to whatever paints the slots.
     """
 
     slots: Float[Tensor, "B K D"]
     masks: Float[Tensor, "B K h w"]
+    slots_mask: Bool[Tensor, "B K"] | None = None
 
     def segmentation(self, size: int | tuple[int, int] | None = None) -> Int[Tensor, "B H W"]:
         """The slot that took most of each pixel.
@@ -58,8 +63,10 @@ class SlotOutput(BaseOutput):
 class SlotPipeline(DiffusionPipeline):
     """A model that finds slots in images, stored as a folder.
 
-    Subclasses register an `encoder` and a `slot_encoder`, maybe a `patch_decoder`, and a
-    `resolution` in their config.
+    Subclasses register an `encoder` and a `slot_encoder`, maybe a `patch_decoder`, and in their
+    config a `resolution`, `num_inference_slots` (how many slots to look for; 0 for as many as in
+    training) and `merge_overlap` (slots whose masks overlap more become one, see `merge_slots`; 0
+    for never).
     """
 
     encoder: Any
@@ -69,6 +76,11 @@ class SlotPipeline(DiffusionPipeline):
     def resolution(self) -> int:
         """Pixels per side of the images that the model was trained on."""
         return self.config.resolution
+
+    @property
+    def num_slots(self) -> int:
+        """How many slots `encode` looks for, before any are merged."""
+        return self.config.num_inference_slots or self.slot_encoder.config.num_slots
 
     @classmethod
     def from_pretrained(
@@ -104,6 +116,30 @@ class SlotPipeline(DiffusionPipeline):
                 raise ValueError(f"{folder} holds no pipeline: {PIPELINE_FILE} is missing")
             folder = folder / "pipeline"
         return super().from_pretrained(folder, **kwargs)
+
+    def set_inference(
+        self, *, num_slots: int | None = None, merge_overlap: float | None = None
+    ) -> None:
+        """Change how slots are found from now on, also once saved; what is `None` stays.
+
+        Args:
+            num_slots: How many slots to look for; 0 for as many as in training.
+            merge_overlap: Slots of an image whose masks overlap more than this become one, see
+                `merge_slots`; 0 for never.
+
+        Raises:
+            ValueError: If a value is out of its range, or slots start from learned vectors and
+                another number is asked for.
+        """
+        num_slots = self.config.num_inference_slots if num_slots is None else num_slots
+        overlap = self.config.merge_overlap if merge_overlap is None else merge_overlap
+        check_inference(self.slot_encoder, num_slots, overlap)
+        self.register_to_config(num_inference_slots=num_slots, merge_overlap=overlap)
+
+    def fingerprint(self) -> str:
+        """Hash of what finds slots, its weights as they are: slots of another one mean others."""
+        parts = [self.encoder, self.slot_encoder]
+        return "-".join(model_fingerprint(part)[:16] for part in parts)
 
     def preprocess(self, images: ImageInput) -> Float[Tensor, "B 3 H W"]:
         """Pixel values in [-1, 1], ready for the encoder.
@@ -159,7 +195,7 @@ class SlotPipeline(DiffusionPipeline):
             images: See `preprocess`.
             generator: Where the slots' start is drawn from: one, or a list with one per image.
                 Another draw gives the slots in another order.
-            num_slots: How many slots to look for; the trained number when absent.
+            num_slots: How many slots to look for; what the pipeline's config says when absent.
             slot_noise: The start itself, instead of a draw.
         """
         pixel_values = self.preprocess(images)
@@ -177,6 +213,8 @@ class SlotPipeline(DiffusionPipeline):
         slot_noise: Float[Tensor, "B K D"] | None = None,
     ) -> SlotOutput:
         """As `encode`, for pixel values in [-1, 1] that need no preparation."""
+        if num_slots is None and slot_noise is None:
+            num_slots = self.num_slots
         pixel_values = pixel_values.to(self.device, self.encoder.dtype)
         features = self.encoder(pixel_values)
         out = self.slot_encoder(
@@ -185,7 +223,10 @@ class SlotPipeline(DiffusionPipeline):
         masks = out.attention.unflatten(2, features.shape[-2:])
         if getattr(self, "patch_decoder", None) is not None:
             masks = self.patch_decoder.segment(out.slots, pixel_values)
-        return SlotOutput(slots=out.slots, masks=masks)
+        if not self.config.merge_overlap:
+            return SlotOutput(slots=out.slots, masks=masks)
+        slots, masks, exist = merge_slots(out.slots, masks, max_overlap=self.config.merge_overlap)
+        return SlotOutput(slots=slots, masks=masks, slots_mask=None if exist.all() else exist)
 
     def segment(
         self,

@@ -8,15 +8,21 @@ import logging
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, ImagePipelineOutput
+from diffusers import (
+    AutoencoderKL,
+    DDIMInverseScheduler,
+    DPMSolverMultistepScheduler,
+    ImagePipelineOutput,
+)
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
-from latentslots.models.autoencoder import decode_latents, downscale_factor
+from latentslots.models.autoencoder import decode_latents, downscale_factor, encode_latents
 from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.merging import check_inference
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +52,8 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         patch_decoder: Tells which slot made which pixel, where a model learned one; without it,
             masks are the slots' attention.
         resolution: Pixels per side of the training images; by default what `unet` and `vae` say.
+        num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
+        merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
     """
 
     _optional_components = ["vae", "patch_decoder"]  # noqa: RUF012  (diffusers' own declaration)
@@ -59,8 +67,11 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         vae: AutoencoderKL | None = None,
         patch_decoder: PatchDecoder | None = None,
         resolution: int | None = None,
+        num_inference_slots: int = 0,
+        merge_overlap: float = 0.0,
     ) -> None:
         super().__init__()
+        check_inference(slot_encoder, num_inference_slots, merge_overlap)
         self.register_modules(
             encoder=encoder,
             slot_encoder=slot_encoder,
@@ -72,7 +83,11 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         if resolution is None:
             # Without a VAE we can only suppose the usual 8 pixels per latent.
             resolution = unet.config.sample_size * (8 if vae is None else downscale_factor(vae))
-        self.register_to_config(resolution=resolution)
+        self.register_to_config(
+            resolution=resolution,
+            num_inference_slots=num_inference_slots,
+            merge_overlap=merge_overlap,
+        )
         self.image_processor = VaeImageProcessor()
 
     @torch.no_grad()
@@ -85,6 +100,8 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         num_inference_steps: int = 25,
         generator: Generator | list[Generator] | None = None,
         latents: Float[Tensor, "B C h w"] | None = None,
+        image_latents: Float[Tensor, "B C h w"] | None = None,
+        edit_mask: Float[Tensor, "B 1 h w"] | None = None,
         height: int | None = None,
         width: int | None = None,
         output_type: str = "pil",
@@ -101,7 +118,11 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             num_inference_steps: Denoising steps.
             generator: Of the starting noise: one, or a list with one per image, which makes an
                 image independent of the others in its batch.
-            latents: The starting noise itself, standard normal.
+            latents: The starting noise itself, standard normal: also what `invert` returns.
+            image_latents: An image to keep outside `edit_mask`, as `encode_latents` returns it.
+                After every step the latents there are the image's, as noisy as the step's (blended
+                latent diffusion: Avrahami et al., 2023, https://arxiv.org/abs/2206.02779).
+            edit_mask: Where the image may change: 1 in there, 0 outside.
             height: Pixels; the trained resolution when absent.
             width: Pixels; the trained resolution when absent.
             output_type: `pil`, `np` or `pt` (both in [0, 1]), or `latent`.
@@ -111,6 +132,8 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             ValueError: If shapes do not fit, or pixels are wanted from a pipeline without a VAE.
         """
         self._check_inputs(slots, slots_mask, output_type, generator, latents)
+        if (image_latents is None) != (edit_mask is None):
+            raise ValueError("image_latents and edit_mask go together")
         batch_size = slots.shape[0]
         slots = slots.to(self.device, self.slot_encoder.dtype)
         slots_mask = None if slots_mask is None else slots_mask.to(self.device)
@@ -124,14 +147,67 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             latents = randn_tensor(
                 shape, generator=generator, device=self.device, dtype=self.unet.dtype
             )
-        latents = latents.to(self.device, self.unet.dtype) * self.scheduler.init_noise_sigma
+        noise = latents.to(self.device, self.unet.dtype)
+        latents = noise * self.scheduler.init_noise_sigma
         extra = self._step_kwargs(generator)
-        for timestep in self.progress_bar(self.scheduler.timesteps):
+        timesteps = self.scheduler.timesteps
+        for timestep, following in zip(
+            self.progress_bar(timesteps), [*timesteps[1:, None], None], strict=True
+        ):
             model_input = self.scheduler.scale_model_input(latents, timestep)
             prediction = self._predict(model_input, timestep, states, mask, guidance_scale)
             latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
+            if image_latents is not None and edit_mask is not None:
+                kept = image_latents.to(latents)
+                if following is not None:
+                    kept = self.scheduler.add_noise(kept, noise, following)
+                latents = torch.lerp(kept, latents, edit_mask.to(latents))
         images = self._decode(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @torch.no_grad()
+    def encode_latents(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """The VAE's latents of pixel values in [-1, 1], in the denoiser's units.
+
+        Raises:
+            ValueError: If the pipeline has no VAE.
+        """
+        if self.vae is None:
+            raise ValueError("this pipeline has no VAE to encode images with; load it with vae=...")
+        return encode_latents(self.vae, pixel_values)
+
+    @torch.no_grad()
+    def invert(
+        self,
+        image_latents: Float[Tensor, "B C h w"],
+        slots: Float[Tensor, "B K D"],
+        *,
+        slots_mask: Bool[Tensor, "B K"] | None = None,
+        num_inference_steps: int = 50,
+    ) -> Float[Tensor, "B C h w"]:
+        """The noise from which an image is painted, to start an edit of it from (`latents`).
+
+        DDIM backwards (Song et al., 2021, https://arxiv.org/abs/2010.02502, Sec. 4.3), without
+        guidance. More steps are more exact; painting may take another number of them.
+
+        Args:
+            image_latents: The image, as `encode_latents` returns it.
+            slots: Its slots, before they are edited.
+            slots_mask: As for painting.
+            num_inference_steps: Steps from the image to the noise.
+        """
+        inverse = DDIMInverseScheduler.from_config(
+            self.scheduler.config, timestep_spacing="trailing", clip_sample=False
+        )
+        inverse.set_timesteps(num_inference_steps, device=self.device)
+        states, mask = self.slot_encoder.condition(
+            slots.to(self.device, self.slot_encoder.dtype), slots_mask
+        )
+        latents = image_latents.to(self.device, self.unet.dtype)
+        for timestep in self.progress_bar(inverse.timesteps):
+            prediction = self._predict(latents, timestep, states, mask, guidance_scale=1.0)
+            latents = inverse.step(prediction, timestep, latents).prev_sample
+        return latents
 
     def _predict(
         self,

@@ -36,7 +36,7 @@ def lsd_nlvr_64() -> TrainConfig:
     with two objects or more: FG-ARI 0.808, ARI 0.422 and mIoU 0.347 (README.md). As it is now, it
     was not trained to its end by us yet.
     """
-    return _small("data/nlvr", num_slots=9)
+    return _small("data/nlvr", num_slots=9, num_inference_slots=13)
 
 
 def lsd_scenes_128() -> TrainConfig:
@@ -80,7 +80,7 @@ def lsd_scenes_64() -> TrainConfig:
     Cost: about an hour on one core. Not trained to its end by us yet. `latentslots data make scenes
     data/scenes` makes its images.
     """
-    return _small("data/scenes", num_slots=7)
+    return _small("data/scenes", num_slots=7, num_inference_slots=11)
 
 
 def lsd_scenes_textured_64() -> TrainConfig:
@@ -93,15 +93,18 @@ def lsd_scenes_textured_64() -> TrainConfig:
     return replace(config, data=replace(config.data, path="data/scenes-textured"))
 
 
-def _small(path: str, *, num_slots: int) -> TrainConfig:
+def _small(path: str, *, num_slots: int, num_inference_slots: int) -> TrainConfig:
     """What the recipes for CPUs share.
 
     Their encoder sees no whole image: a few residual blocks on a grid of 16 x 16 features, where
-    slots bind soonest. A patch decoder makes them bind, and teaches their attention.
+    slots bind soonest. A patch decoder makes them bind, and teaches their attention. Once trained,
+    more slots than in training find more of the objects, and those that find the same are merged.
     """
     return TrainConfig(
         method=LSDConfig(
             num_slots=num_slots,
+            num_inference_slots=num_inference_slots,
+            merge_overlap=0.4,
             slot_dim=64,
             slot_mlp_dim=128,
             encoder=ResidualEncoderConfig(out_channels=64),
@@ -124,7 +127,7 @@ def _small(path: str, *, num_slots: int) -> TrainConfig:
             lr_warmup_steps=200,
             ema_decay=0.999,
         ),
-        max_train_steps=6_000,
+        max_train_steps=12_000,
         train_batch_size=24,
         mixed_precision="bf16",
         channels_last=False,
@@ -147,6 +150,7 @@ def lsd_smoke() -> TrainConfig:
         method=replace(
             method,
             num_slots=4,
+            num_inference_slots=0,
             slot_dim=16,
             slot_mlp_dim=16,
             encoder=ResidualEncoderConfig(out_channels=16, channels=16, norm_num_groups=4),

@@ -74,10 +74,14 @@ def draw_scenes(objective: LatentSlotDiffusionObjective, pixel_values: Tensor) -
         return [Generator().manual_seed(i) for i in range(count)]
 
     scene = pipe.encode_pixel_values(pixel_values, generator=generators())
-    mixed = scene.slots.clone()
+    exist = scene.slots_mask
+    exist = torch.ones_like(scene.slots[..., 0], dtype=torch.bool) if exist is None else exist
+    mixed, mixed_exist = scene.slots.clone(), exist.clone()
     mixed[:, 1::2] = scene.slots.roll(-1, dims=0)[:, 1::2]
+    mixed_exist[:, 1::2] = exist.roll(-1, dims=0)[:, 1::2]
     (painted,) = pipe(
         torch.cat([scene.slots, mixed]),
+        slots_mask=torch.cat([exist, mixed_exist]),
         generator=generators() * 2,
         num_inference_steps=NUM_INFERENCE_STEPS,
         return_dict=False,

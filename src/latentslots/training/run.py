@@ -50,7 +50,12 @@ RESUMABLE = (
     "data.on_bad_sample",
     "data.path",
     "data.latents",
+    "method.num_inference_slots",
+    "method.merge_overlap",
 )
+
+NUM_MEASURED = 256
+"""Images to measure what is not learned on, such as their mean color."""
 
 
 class RunError(ValueError):
@@ -96,6 +101,9 @@ def train(
         wait=accelerator.wait_for_everyone,
         progress=progress,
     )
+    if newest is None:
+        rows = range(0, len(dataset), max(1, len(dataset) // NUM_MEASURED))
+        objective.measure(torch.stack([dataset[row]["pixel_values"] for row in rows]))
     set_seed(config.seed, device_specific=True)
     if accelerator.is_main_process:
         _write_run_files(run_dir, config)

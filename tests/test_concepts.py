@@ -1,0 +1,242 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from latentslots import concepts
+from latentslots.concepts import ConceptLibrary
+from latentslots.data import load_dataset
+from latentslots.pipelines import LatentSlotDiffusionPipeline
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def dataset(scenes_store: Path) -> Dataset:
+    return load_dataset(scenes_store, split="train")
+
+
+@pytest.fixture(scope="module")
+def library(tiny_pipeline: LatentSlotDiffusionPipeline, dataset: Dataset) -> ConceptLibrary:
+    return ConceptLibrary.fit(tiny_pipeline, dataset, 6, progress=False)
+
+
+@pytest.fixture(scope="module")
+def made(library: ConceptLibrary) -> ConceptLibrary:
+    """40 images by hand: one of two grounds, and in each of three places one of three things."""
+    size = concepts.MASK_SIZE
+    things = torch.zeros(3, size, size)
+    things[0, 2:6, 2:6] = things[1, 2:6, 9:13] = things[2, 9:13, 5:9] = 1
+    ground = 1 - things.sum(dim=0)
+    slots, masks, concept, image = [], [], [], []
+    for row in range(40):
+        kinds = [row % 2, *(2 + (row + place) % 3 for place in range(3))]
+        for kind, mask in zip(kinds, [ground, *things], strict=True):
+            slots.append(torch.tensor([kind, row, float(len(masks) % 4)]))
+            masks.append(mask)
+            concept.append(kind)
+            image.append(row)
+    return replace(
+        library,
+        slots=torch.stack(slots),
+        masks=torch.stack(masks),
+        concept=torch.tensor(concept),
+        image=torch.tensor(image),
+    )
+
+
+def seed(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+class TestFit:
+    def test_members_are_the_slots_that_own_enough(
+        self,
+        library: ConceptLibrary,
+        tiny_pipeline: LatentSlotDiffusionPipeline,
+        dataset: Dataset,
+    ) -> None:
+        place, close = 0, {"atol": 1e-4, "rtol": 1e-3}
+        for row in range(len(dataset)):
+            scene = tiny_pipeline.encode(dataset[row]["image"], generator=seed(row))
+            ids = scene.segmentation()
+            for k in range(tiny.NUM_SLOTS):
+                if (ids == k).float().mean() < 0.005:
+                    continue
+                torch.testing.assert_close(library.slots[place], scene.slots[0, k], **close)
+                small = torch.nn.functional.adaptive_avg_pool2d(scene.masks[0, k][None], 16)[0]
+                torch.testing.assert_close(library.masks[place], small, **close)
+                assert library.image[place] == row
+                place += 1
+        assert place == len(library.slots)
+
+    def test_concepts_are_numbered_by_size_and_closer_than_chance(
+        self, library: ConceptLibrary
+    ) -> None:
+        shares = library.shares
+        assert library.num_concepts == 6
+        assert torch.equal(shares, shares.sort(descending=True).values)
+        assert shares.sum() == pytest.approx(1)
+
+        def spread(labels: Tensor) -> float:
+            points = torch.nn.functional.normalize(library.slots, dim=1)
+            parts = [points[labels == c] for c in range(6)]
+            return sum(float(((part - part.mean(dim=0)) ** 2).sum()) for part in parts)
+
+        shuffled = library.concept[torch.randperm(len(library.concept))]
+        assert spread(library.concept) < 0.8 * spread(shuffled)
+
+    def test_batches_change_nothing(
+        self,
+        library: ConceptLibrary,
+        tiny_pipeline: LatentSlotDiffusionPipeline,
+        dataset: Dataset,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(concepts, "BATCH_SIZE", 7)
+        other = ConceptLibrary.fit(tiny_pipeline, dataset, 6, progress=False)
+        torch.testing.assert_close(other.slots, library.slots)
+        assert torch.equal(other.concept, library.concept)
+
+    def test_another_seed_starts_from_other_noise(
+        self, tiny_pipeline: LatentSlotDiffusionPipeline, dataset: Dataset, library: ConceptLibrary
+    ) -> None:
+        other = ConceptLibrary.fit(tiny_pipeline, dataset, 6, seed=100, progress=False)
+        assert not torch.equal(other.slots[:4], library.slots[:4])
+
+    def test_the_number_is_chosen_by_silhouette(
+        self, tiny_pipeline: LatentSlotDiffusionPipeline, dataset: Dataset
+    ) -> None:
+        found = ConceptLibrary.fit(
+            tiny_pipeline, dataset.select(range(12)), metric="euclidean", progress=False
+        )
+        scores = found.info.silhouettes
+        assert set(scores) == {str(n) for n in concepts.AUTO_RANGE if n < len(found.slots)}
+        assert str(found.num_concepts) == max(scores, key=scores.__getitem__)
+
+    def test_crops_show_the_members_nearest_to_the_center(self, library: ConceptLibrary) -> None:
+        counts = library.concept.bincount().tolist()
+        assert [len(crops) for crops in library.crops] == [min(8, n) for n in counts]
+        assert {crop.size for crops in library.crops for crop in crops} == {(48, 48)}
+        extremes = [crop.convert("L").getextrema() for crops in library.crops for crop in crops]
+        assert min(low for low, _ in extremes) < 200, "they are not all white"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"num_concepts": 5000}, r"5000 concepts need .* the 48 images have only \d+ that own"),
+            ({"num_concepts": 0}, "at least 1 or 'auto', got 0"),
+            ({"metric": "l1"}, "cosine or euclidean, got 'l1'"),
+            ({"min_area": 1.0}, "at least 0 and below 1, got 1"),
+        ],
+    )
+    @pytest.mark.usefixtures("unchecked")
+    def test_mistakes_are_named(
+        self,
+        tiny_pipeline: LatentSlotDiffusionPipeline,
+        dataset: Dataset,
+        options: dict[str, Any],
+        message: str,
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            ConceptLibrary.fit(tiny_pipeline, dataset, progress=False, **options)
+
+
+class TestSample:
+    @pytest.mark.parametrize("layout", ["layout", "independent", "per-image"])
+    def test_a_seed_gives_the_same_scenes(self, library: ConceptLibrary, layout: Any) -> None:
+        one, same, other = (
+            library.sample(5, layout=layout, num_slots=3, generator=seed(n)) for n in (0, 0, 1)
+        )
+        assert one.shape == (5, 3, tiny.SLOT_DIM)
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+        members = {tuple(slot.tolist()) for slot in library.slots}
+        assert {tuple(slot.tolist()) for slot in one.flatten(0, 1)} <= members
+
+    def test_independent_takes_different_concepts(self, made: ConceptLibrary) -> None:
+        scenes = made.sample(50, layout="independent", num_slots=4, generator=seed(0))
+        assert all(len(set(scene[:, 0].tolist())) == 4 for scene in scenes)
+        images = scenes[..., 1]
+        assert (images.std(dim=1) > 0).float().mean() > 0.9
+
+    def test_per_image_goes_from_image_to_image(self, made: ConceptLibrary) -> None:
+        scenes = made.sample(50, layout="per-image", generator=seed(0))
+        assert scenes.shape == (50, 4, 3), "as many slots as most images gave"
+        steps = (scenes[:, 1:, 1] - scenes[:, :-1, 1]) % 40
+        assert (steps == 1).all()
+        assert torch.equal(scenes[..., 2], torch.arange(4.0).expand(50, 4))
+
+    def test_layout_fills_every_place_once(self, made: ConceptLibrary) -> None:
+        """A ground first, and then a thing in each of the three places, from other images."""
+        scenes = made.sample(50, layout="layout", generator=seed(0))
+        assert torch.equal(scenes[..., 2].sort(dim=1).values, torch.arange(4.0).expand(50, 4))
+        assert (scenes[:, 0, 0] < 2).all()
+        assert set(scenes[:, 0, 0].tolist()) == {0, 1}, "concepts are drawn"
+        assert set(scenes[:, 1:, 0].flatten().tolist()) == {2, 3, 4}
+        assert (scenes[..., 1].std(dim=1) > 0).float().mean() > 0.8
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"layout": "grid"}, "one of layout, independent, per-image, got 'grid'"),
+            ({"num_scenes": 0}, "num_scenes must be at least 1, got 0"),
+            ({"layout": "independent", "num_slots": 6}, "1 to 5, the number of concepts, got 6"),
+            ({"num_slots": 5}, "1 to 4, the number of slots of one image, got 5"),
+            ({"num_slots": 0}, "1 to 4"),
+        ],
+    )
+    @pytest.mark.usefixtures("unchecked")
+    def test_mistakes_are_named(
+        self, made: ConceptLibrary, options: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            made.sample(**{"num_scenes": 1, **options})
+
+
+class TestFolder:
+    def test_it_comes_back_as_it_was(self, library: ConceptLibrary, tmp_path: Path) -> None:
+        library.save(tmp_path / "concepts")
+        loaded = ConceptLibrary.load(tmp_path / "concepts")
+        for name in ("slots", "masks", "concept", "image"):
+            assert torch.equal(getattr(loaded, name), getattr(library, name))
+        assert loaded.info == library.info
+        pairs = zip(loaded.crops, library.crops, strict=True)
+        assert all(a.tobytes() == b.tobytes() for x, y in pairs for a, b in zip(x, y, strict=True))
+        assert loaded.show().tobytes() == library.show().tobytes()
+
+    def test_saving_again_leaves_no_crops_of_before(
+        self, library: ConceptLibrary, made: ConceptLibrary, tmp_path: Path
+    ) -> None:
+        library.save(tmp_path)
+        replace(made, crops=library.crops[:1] + ((),) * 4).save(tmp_path)
+        names = {path.name for path in (tmp_path / "crops").iterdir()}
+        assert {name[:11] for name in names} == {"concept_000"}
+
+    def test_another_pipeline_is_refused(
+        self, library: ConceptLibrary, tiny_pipeline: LatentSlotDiffusionPipeline
+    ) -> None:
+        library.check(tiny_pipeline)
+        other = tiny.tiny_lsd(seed=1).to_pipeline()
+        with pytest.raises(ValueError, match="made by another pipeline"):
+            library.check(other)
+
+    def test_what_is_no_library_is_named(self, library: ConceptLibrary, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"holds no concept library: library\.json is missing"):
+            ConceptLibrary.load(tmp_path)
+        library.save(tmp_path)
+        tensors = tmp_path / concepts.TENSORS_NAME
+        tensors.write_bytes(tensors.read_bytes()[:1000])
+        with pytest.raises(ValueError, match=f"the concept library {tmp_path} is damaged"):
+            ConceptLibrary.load(tmp_path)
+        tensors.unlink()
+        with pytest.raises(ValueError, match="is damaged"):
+            ConceptLibrary.load(tmp_path)
+
+    def test_its_picture_has_a_row_for_each_concept(self, library: ConceptLibrary) -> None:
+        picture = library.show()
+        assert picture.width == 9 * 48 + 8 * 4
+        assert picture.height == 6 * (48 + 20) + 5 * 4
