@@ -201,6 +201,7 @@ MASKS = torch.rand(2, 5, 4, 6)
         (lambda a, b: editing.pad([a, b[..., :4]]), r"one width, got \[4, 8\]"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named(
     edit: Callable[[Tensor, Tensor], object], message: str, slots: Tensor, other: Tensor
 ) -> None:

@@ -312,7 +312,7 @@ def select(
 
 
 def pad(
-    scenes: Sequence[Float[Tensor, "B _ D"]],
+    scenes: Sequence[Float[Tensor, "_ _ _"]],
 ) -> tuple[Float[Tensor, "C K D"], Bool[Tensor, "C K"]]:
     """Join scenes with different numbers of slots into one batch.
 

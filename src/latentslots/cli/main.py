@@ -12,6 +12,11 @@ COMMANDS = {
     "recipes": ("latentslots.cli.recipes", "list the training recipes, or print one as JSON"),
     "data": ("latentslots.cli.data", "import, inspect and prepare data sets"),
     "train": ("latentslots.cli.train", "train a model by a recipe"),
+    "segment": ("latentslots.cli.segment", "find the objects in pictures: masks, cut-outs, slots"),
+    "reconstruct": ("latentslots.cli.reconstruct", "paint pictures again from their slots"),
+    "concepts": ("latentslots.cli.concepts", "cluster the slots of many pictures into a library"),
+    "generate": ("latentslots.cli.generate", "paint new scenes, composed of concepts or kept"),
+    "edit": ("latentslots.cli.edit", "take objects out of pictures, put others in"),
     "evaluate": ("latentslots.cli.evaluate", "score how well a model's slots find objects"),
     "import-official": (
         "latentslots.cli.import_official",

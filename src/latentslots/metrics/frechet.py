@@ -71,7 +71,7 @@ def kernel_distance(
     _check(real, other)
     size = min(SUBSET_SIZE, len(real), len(other))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Metric `KernelInceptionDistance` will save all")
+        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all")
         torch.manual_seed(seed)
         metric = KernelInceptionDistance(
             feature=_Same(real.shape[1]), subsets=NUM_SUBSETS, subset_size=size

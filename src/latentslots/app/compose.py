@@ -1,0 +1,269 @@
+"""Paint scenes into files: composed of concepts, kept, or found in pictures."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Generator, Tensor
+from tqdm.auto import tqdm
+
+from latentslots import editing
+from latentslots.app.images import Picture, batches
+from latentslots.app.scenes import Scene, find_scenes, load_scene, save_scene
+from latentslots.concepts import ConceptLibrary, Layout
+from latentslots.evaluation.generation import Sampling, paint
+from latentslots.metrics.reconstruction import psnr, ssim
+from latentslots.models.autoencoder import decode_latents
+from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+from latentslots.visualize import grid, to_pil
+
+FACTS_FILE = "generated.json"
+SHEET_FILE = "contact_sheet.png"
+NUM_ON_SHEET = 64
+SEED_STRIDE = 1000
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Scenes to paint, and what their files are called."""
+
+    slots: Float[Tensor, "B K D"]
+    slots_mask: Bool[Tensor, "B K"]
+    names: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Every scene is painted at every guidance scale, from the noise of several seeds.
+
+    Attributes:
+        guidance_scales: Rows of its picture.
+        num_seeds: Columns. Scene i starts in column j from the noise of seed + i + 1000 j.
+        num_inference_steps: Denoising steps.
+        seed: See `num_seeds`.
+        batch_size: Scenes to paint at once; changes no picture.
+    """
+
+    guidance_scales: Sequence[float] = (1.0,)
+    num_seeds: int = 1
+    num_inference_steps: int = 25
+    seed: int = 0
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse a grid without a field."""
+        if not self.guidance_scales or self.num_seeds < 1 or self.batch_size < 1:
+            raise ValueError(
+                "guidance_scales, num_seeds and batch_size must be at least one, got "
+                f"{list(self.guidance_scales)}, {self.num_seeds} and {self.batch_size}"
+            )
+        if any(not scale >= 0 for scale in self.guidance_scales):
+            raise ValueError(f"guidance must be 0 or above, got {list(self.guidance_scales)}")
+
+
+def compose(
+    library: ConceptLibrary, num_scenes: int, *, layout: Layout, num_slots: int | None, seed: int
+) -> Scenes:
+    """Scenes that never were, see `ConceptLibrary.sample`."""
+    generator = Generator().manual_seed(seed)
+    slots = library.sample(num_scenes, layout=layout, num_slots=num_slots, generator=generator)
+    digits = max(4, len(str(num_scenes - 1)))
+    names = [f"scene_{i:0{digits}d}" for i in range(num_scenes)]
+    return Scenes(slots, torch.ones(slots.shape[:2], dtype=torch.bool), names)
+
+
+def scenes_of(found: Sequence[Scene], names: Sequence[str]) -> Scenes:
+    """Scenes that were found in pictures, or kept in files, as one batch."""
+    slots, exist = editing.pad([scene.slots for scene in found])
+    return Scenes(slots, exist, list(names))
+
+
+def read_scenes(pipe: LatentSlotDiffusionPipeline, paths: Sequence[str]) -> Scenes:
+    """Scenes kept in files, called by the folder and the file they are kept in.
+
+    Raises:
+        ValueError: If one is not there, or its slots were found by another pipeline.
+    """
+    fingerprint = pipe.fingerprint()
+    found = [load_scene(path, fingerprint) for path in paths]
+    names = ["_".join(Path(path).resolve().with_suffix("").parts[-2:]) for path in paths]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two files would be painted under one name: {', '.join(sorted(names))}")
+    return scenes_of(found, names)
+
+
+def scenes_in(
+    pipe: LatentSlotDiffusionPipeline, paths: list[Path], *, seed: int, batch_size: int
+) -> tuple[Scenes, list[str]]:
+    """The scenes of picture files, and a sentence for each file that cannot be read.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    found: list[Scene] = []
+    names: list[str] = []
+    problems: list[str] = []
+    for pictures, unread in batches(paths, batch_size):
+        found += find_scenes(pipe, pictures, seed=seed)
+        names += [picture.name for picture in pictures]
+        problems += unread
+    if not found:
+        raise ValueError(f"none of the pictures can be read: {problems[0]}")
+    return scenes_of(found, names), problems
+
+
+def generate(
+    pipe: LatentSlotDiffusionPipeline,
+    scenes: Scenes,
+    output_dir: Path,
+    grid_options: Grid,
+    *,
+    facts: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> list[str]:
+    """Paint scenes; those whose pictures are there already, made alike, are skipped.
+
+    `output_dir` gets a picture NAME.png for each scene (with several scales or seeds a grid of
+    them, a row for each scale) and NAME.safetensors with its slots, a contact sheet, and
+    `generated.json`, which says how all was made.
+
+    Args:
+        pipe: Paints them.
+        scenes: What to paint.
+        output_dir: Where the files go.
+        grid_options: How often, and how.
+        facts: What else `generated.json` shall say.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        Names of the scenes that were painted now.
+
+    Raises:
+        ValueError: If the folder holds pictures that were made in another way.
+    """
+    fingerprint = pipe.fingerprint()
+    made_by = {
+        "pipeline": fingerprint,
+        "sampler": type(pipe.scheduler).__name__,
+        **asdict(grid_options),
+        **(facts or {}),
+    }
+    made_by["guidance_scales"] = list(grid_options.guidance_scales)
+    made_by.pop("batch_size")
+    _check_folder(output_dir, made_by)
+    waiting = [i for i, n in enumerate(scenes.names) if not (output_dir / f"{n}.png").is_file()]
+    with tqdm(total=len(waiting), disable=not progress, unit="scene") as bar:
+        for start in range(0, len(waiting), grid_options.batch_size):
+            rows = waiting[start : start + grid_options.batch_size]
+            painted = _paint(pipe, scenes, rows, grid_options)
+            for row, pictures in zip(rows, painted, strict=True):
+                slots = scenes.slots[row][scenes.slots_mask[row]][None]
+                _save(slots, pictures, output_dir / scenes.names[row], fingerprint)
+            bar.update(len(rows))
+    _contact_sheet(output_dir, scenes.names)
+    return [scenes.names[row] for row in waiting]
+
+
+def _paint(
+    pipe: LatentSlotDiffusionPipeline, scenes: Scenes, rows: list[int], options: Grid
+) -> Float[Tensor, "B S T 3 H W"]:
+    """Some of the scenes; what one of them starts from does not depend on the others."""
+    columns = []
+    for scale in options.guidance_scales:
+        sampling = Sampling(guidance_scale=scale, num_inference_steps=options.num_inference_steps)
+        for column in range(options.num_seeds):
+            seeds = [options.seed + row + SEED_STRIDE * column for row in rows]
+            slots, exist = scenes.slots[rows], scenes.slots_mask[rows]
+            columns.append(
+                paint(pipe, slots, exist, sampling=sampling, seeds=seeds, progress=False)
+            )
+    pictures = torch.stack(columns, dim=1)
+    shape = (len(rows), len(options.guidance_scales), options.num_seeds, *pictures.shape[2:])
+    return pictures.reshape(shape)
+
+
+def _save(slots: Tensor, pictures: Tensor, path: Path, fingerprint: str) -> None:
+    """The slots first: a picture that is there has its slots."""
+    masks = torch.zeros(slots.shape[1], 1, 1)  # nobody knows them before the picture is encoded
+    save_scene(Scene(slots, masks), path.with_suffix(".safetensors"), fingerprint)
+    page = grid([[to_pil(picture * 2 - 1) for picture in row] for row in pictures])
+    partial = path.with_suffix(".partial")
+    page.save(partial, format="PNG")
+    os.replace(partial, path.with_suffix(".png"))
+
+
+def _check_folder(output_dir: Path, made_by: dict[str, Any]) -> None:
+    facts = output_dir / FACTS_FILE
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if facts.is_file():
+        known = json.loads(facts.read_text(encoding="utf-8"))
+        changed = sorted(key for key in made_by if known.get(key) != made_by[key])
+        if changed:
+            raise ValueError(
+                f"{output_dir} holds pictures that were made with another {', '.join(changed)}: "
+                "name another --output-dir"
+            )
+    elif any(output_dir.iterdir()):
+        raise ValueError(f"{output_dir} is not empty and holds no generated pictures")
+    facts.write_text(json.dumps(made_by, indent=2) + "\n", encoding="utf-8")
+
+
+def _contact_sheet(output_dir: Path, names: list[str]) -> None:
+    pictures = []
+    for name in names[:NUM_ON_SHEET]:
+        with Image.open(output_dir / f"{name}.png") as picture:
+            pictures.append(picture.convert("RGB"))
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    grid(rows).save(output_dir / SHEET_FILE)
+
+
+@torch.no_grad()
+def reconstruct(
+    pipe: LatentSlotDiffusionPipeline,
+    pictures: list[Picture],
+    output_dir: Path,
+    *,
+    sampling: Sampling,
+) -> list[dict[str, Any]]:
+    """Paint pictures again from their slots alone, and say how close it comes.
+
+    Writes NAME.png for each: the picture as the model sees it, what its autoencoder makes of it,
+    and what is painted from its slots. Each starts from the noise of the seed itself.
+
+    Returns:
+        For each picture PSNR and SSIM of both.
+    """
+    found = scenes_of(
+        find_scenes(pipe, pictures, seed=sampling.seed), [picture.name for picture in pictures]
+    )
+    pixel_values = pipe.preprocess([picture.image for picture in pictures])
+    original = (pixel_values.cpu() + 1) / 2
+    kept = decode_latents(pipe.vae, pipe.encode_latents(pixel_values)).float().cpu()
+    kept = ((kept + 1) / 2).clamp(0, 1)
+    painted = paint(
+        pipe,
+        found.slots,
+        found.slots_mask,
+        sampling=sampling,
+        seeds=[sampling.seed] * len(pictures),
+        progress=False,
+    )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    scores = []
+    for i, name in enumerate(found.names):
+        row = [to_pil(each[i] * 2 - 1) for each in (original, kept, painted)]
+        grid([row]).save(output_dir / f"{name}.png")
+        numbers: dict[str, Any] = {"picture": name}
+        for kind, images in (("slots", painted), ("autoencoder", kept)):
+            pair = (images[i : i + 1], original[i : i + 1])
+            numbers |= {f"psnr_{kind}": float(psnr(*pair)), f"ssim_{kind}": float(ssim(*pair))}
+        scores.append(numbers)
+    return scores

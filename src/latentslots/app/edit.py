@@ -1,0 +1,218 @@
+"""Edit picture files object by object."""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import Generator, Tensor
+
+from latentslots import editing
+from latentslots.app.images import Picture, open_picture
+from latentslots.app.scenes import SLOTS_FILE, Scene, find_scenes, load_scene, save_scene
+from latentslots.pipelines.base import upsample_masks
+from latentslots.pipelines.edit import paint_edit
+from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+from latentslots.visualize import grid, overlay, slot_strip, to_pil
+
+AT = re.compile(r"at(\d*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edits:
+    """What is to be done to one scene, in the words of the command line.
+
+    A slot is a number, or `at` (`at1`, `at2`, ...): the slot under a pixel of `at`. All numbers
+    are those of the scene before the edit. Another scene is a picture file, or the
+    `slots.safetensors` of one.
+
+    Attributes:
+        remove: Slots.
+        replace: `SLOT=OTHER:SLOT`.
+        insert: `OTHER:SLOT`.
+        swap_background: Another scene, whose background is taken.
+        at: Pixels `X,Y` of the original picture.
+    """
+
+    remove: Sequence[str] = ()
+    replace: Sequence[str] = ()
+    insert: Sequence[str] = ()
+    swap_background: str = ""
+    at: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A scene after its edit.
+
+    Attributes:
+        scene: Its slots, and where they should be: those that came from elsewhere are where they
+            were there.
+        changed: Where something was or shall be, in the pixels that the model sees.
+    """
+
+    scene: Scene
+    changed: Bool[Tensor, "1 H W"]
+
+
+class Editor:
+    """One picture, its slots, and the other scenes that parts are taken from.
+
+    Args:
+        pipe: The pipeline.
+        picture: The picture.
+        seed: Of slot noise, for the picture and all others, and of the noise that is painted from.
+        slots: The picture's slots as they were saved; found anew when absent.
+    """
+
+    def __init__(
+        self,
+        pipe: LatentSlotDiffusionPipeline,
+        picture: Picture,
+        *,
+        seed: int = 0,
+        slots: str | Path = "",
+    ) -> None:
+        self.pipe, self.picture, self.seed = pipe, picture, seed
+        self.fingerprint = pipe.fingerprint()
+        self.pixel_values = pipe.preprocess(picture.image)
+        if slots:
+            self.scene = load_scene(slots, self.fingerprint)
+        else:
+            (self.scene,) = find_scenes(pipe, [picture], seed=seed)
+        self._others: dict[str, Scene] = {}
+
+    def slots_at(self, at: Sequence[str]) -> list[int]:
+        """The slots under pixels `X,Y` of the picture."""
+        masks = self.picture.masks(self.scene.masks)[None]
+        found = []
+        for text in at:
+            match = re.fullmatch(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*", text)
+            if match is None:
+                raise ValueError(f"a pixel is X,Y, such as 120,64, got {text!r}")
+            x, y = self.picture.to_square(int(match[1]), int(match[2]))
+            found.append(int(editing.select(masks, at=(x, y))))
+        return found
+
+    def apply(self, edits: Edits) -> Edited:
+        """Edit the slots; the picture's own numbers hold until all is done.
+
+        Raises:
+            ValueError: If a word is not understood, or there is no such slot, pixel or scene.
+        """
+        named = self.slots_at(edits.at)
+        whole, ground = _join(self.scene), int(editing.background(self.scene.masks[None]))
+        changed = torch.zeros_like(self._owned(self.scene, 0))
+        if edits.swap_background:
+            other = self._other(edits.swap_background)
+            theirs = int(editing.background(other.masks[None]))
+            whole = editing.replace(whole, ground, _join(other)[:, theirs])
+            changed |= self._owned(self.scene, ground) | self._owned(other, theirs)
+        for text in edits.replace:
+            mine, equals, source = text.partition("=")
+            if not equals:
+                raise ValueError(
+                    f"--replace takes SLOT=OTHER:SLOT, such as 2=b.png:5, got {text!r}"
+                )
+            slot = self._number(mine, self.scene, named)
+            other, theirs = self._part(source)
+            whole = editing.replace(whole, slot, _join(other)[:, theirs])
+            changed |= self._owned(self.scene, slot) | self._owned(other, theirs)
+        for text in edits.insert:
+            other, theirs = self._part(text)
+            whole = editing.insert(whole, _join(other)[:, theirs])
+            changed |= self._owned(other, theirs)
+        gone = [self._number(text, self.scene, named) for text in edits.remove]
+        for slot in gone:
+            changed |= self._owned(self.scene, slot)
+        return Edited(_split(editing.remove(whole, gone), self.scene), changed)
+
+    def paint(self, edited: Edited, **options: Any) -> Image.Image:
+        """The picture after an edit; see `paint_edit` for the options."""
+        (image,) = paint_edit(
+            self.pipe,
+            self.pixel_values,
+            self.scene.slots,
+            edited.scene.slots,
+            edited.changed,
+            generator=[Generator().manual_seed(self.seed)],
+            **options,
+        )
+        assert isinstance(image, Image.Image)
+        return image
+
+    def strip(self, after: Image.Image) -> Image.Image:
+        """The picture, its slots by number, and the picture after the edit."""
+        before = to_pil(self.pixel_values[0])
+        size = (before.height, before.width)
+        masks = upsample_masks(self.scene.masks[None], size)[0]
+        tinted = overlay(before, masks.argmax(dim=0))
+        seen = slot_strip(before, masks, with_image=False)
+        return grid([[before, tinted, after], [seen]], captions=["before, slots, after", "slots"])
+
+    def _owned(self, scene: Scene, slot: int) -> Tensor:
+        """The pixels of a slot, `[1, H, W]`."""
+        height, width = self.pixel_values.shape[-2:]
+        masks = upsample_masks(scene.masks[None], (height, width))
+        return masks.argmax(dim=1) == slot
+
+    def _other(self, name: str) -> Scene:
+        if name not in self._others:
+            if name.endswith(".safetensors"):
+                self._others[name] = load_scene(name, self.fingerprint)
+            else:
+                (scene,) = find_scenes(self.pipe, [open_picture(name)], seed=self.seed)
+                self._others[name] = scene
+        return self._others[name]
+
+    def _part(self, text: str) -> tuple[Scene, int]:
+        """Another scene, and the number of one of its slots."""
+        name, colon, number = text.rpartition(":")
+        if not colon or not name:
+            raise ValueError(f"a slot of another scene is FILE:SLOT, such as b.png:5, got {text!r}")
+        scene = self._other(name)
+        return scene, self._number(number, scene, [])
+
+    def _number(self, text: str, scene: Scene, named: list[int]) -> int:
+        count = scene.slots.shape[1]
+        match = AT.fullmatch(text.strip())
+        if match is not None:
+            place = int(match[1] or 1)
+            if not 1 <= place <= len(named):
+                raise ValueError(f"{text!r} means pixel {place} of --at, which has {len(named)}")
+            return named[place - 1]
+        if not text.strip().isdigit() or int(text) >= count:
+            raise ValueError(f"there is no slot {text!r}: the scene has slots 0 to {count - 1}")
+        return int(text)
+
+
+def write_edit(editor: Editor, edited: Edited, after: Image.Image, folder: Path) -> None:
+    """Write `edited.png`, `strip.png` and `slots.safetensors` (the slots after the edit)."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    after.save(partial / "edited.png")
+    editor.strip(after).save(partial / "strip.png")
+    save_scene(edited.scene, partial / SLOTS_FILE, editor.fingerprint, seed=editor.seed)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+
+def _join(scene: Scene) -> Tensor:
+    """Slots with their masks behind them, so that an edit moves both: `[1, K, D + h w]`."""
+    return torch.cat([scene.slots, scene.masks.flatten(1)[None]], dim=2)
+
+
+def _split(whole: Tensor, like: Scene) -> Scene:
+    """The other way; the masks sum to 1 again."""
+    width = like.slots.shape[2]
+    masks = whole[0, :, width:].unflatten(1, like.masks.shape[1:])
+    return Scene(whole[:, :, :width], masks / masks.sum(dim=0).clamp_min(1e-6))

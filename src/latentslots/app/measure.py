@@ -1,0 +1,90 @@
+"""Measure scenes that were painted into files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from latentslots.app.compose import Scenes
+from latentslots.concepts import ConceptLibrary
+from latentslots.data.transforms import to_pixel_values
+from latentslots.evaluation.generation import (
+    GenerationReport,
+    Sampling,
+    compare_with_real,
+    compositional_consistency,
+)
+from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+
+
+def measure(
+    pipe: LatentSlotDiffusionPipeline,
+    scenes: Scenes,
+    folder: Path,
+    dataset: Dataset,
+    features: Any,
+    *,
+    name: str,
+    library: ConceptLibrary | None,
+    sampling: Sampling,
+) -> GenerationReport:
+    """Write `report.json` and `report.md` beside the pictures of scenes.
+
+    Args:
+        pipe: What painted them.
+        scenes: What they were painted from.
+        folder: Where NAME.png of each lies, painted once.
+        dataset: Real images: the first ones are the reference, the next as many the floor.
+        features: From images in [0, 1] to features, see `load_features`.
+        name: What the features are called.
+        library: What the scenes were composed of, for their consistency.
+        sampling: How they were painted.
+
+    Raises:
+        ValueError: If there are fewer real images than scenes.
+    """
+    count = len(scenes.names)
+    if len(dataset) < count:
+        raise ValueError(
+            f"{count} scenes need as many real images, but the data set has {len(dataset)}"
+        )
+    images = torch.stack([_read(folder / f"{scene}.png") for scene in scenes.names])
+
+    def real(start: int) -> Tensor:
+        rows = dataset.select(range(start, start + count))
+        return torch.cat([(pipe.preprocess(row["image"]) + 1) / 2 for row in rows])
+
+    consistency = None
+    if library is not None:
+        consistency = compositional_consistency(
+            pipe,
+            scenes.slots,
+            images,
+            library.slots,
+            slots_mask=scenes.slots_mask,
+            seed=sampling.seed,
+        )
+    report = compare_with_real(
+        features,
+        images,
+        real(0),
+        real(count) if len(dataset) >= 2 * count else None,
+        name=name,
+        sampler=type(pipe.scheduler).__name__,
+        sampling=sampling,
+        consistency=consistency,
+    )
+    text = json.dumps(report.to_dict(), indent=2) + "\n"
+    (folder / "report.json").write_text(text, encoding="utf-8")
+    (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    return report
+
+
+def _read(path: Path) -> Float[Tensor, "3 H W"]:
+    with Image.open(path) as picture:
+        return (to_pixel_values(picture) + 1) / 2

@@ -1,0 +1,129 @@
+"""Segment picture files: a folder of results for each."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from latentslots import editing
+from latentslots.app.images import OUTSIDE, Picture, batches
+from latentslots.app.scenes import SLOTS_FILE, Scene, bounding_box, find_scenes, save_scene
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.visualize import overlay
+
+FACTS_FILE = "segments.json"
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a batch of files.
+
+    Attributes:
+        done: Names of the files that were written now.
+        skipped: Names of those that were there already.
+        problems: A sentence for each file that could not be read.
+    """
+
+    done: list[str]
+    skipped: list[str]
+    problems: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return asdict(self)
+
+
+def segment_files(
+    pipe: SlotPipeline, paths: list[Path], output_dir: Path, *, seed: int = 0, progress: bool = True
+) -> Outcome:
+    """Write, for each picture, what the model finds in it.
+
+    `output_dir/NAME` gets `overlay.png`, `ids.png` (the slot of every pixel, 255 where the model
+    does not look), `slot_00.png` and so on (what each slot sees, the background's left out, the
+    rest transparent), `slots.safetensors` for `latentslots edit`, and `segments.json`. A picture
+    whose results are there, by the same pipeline from the same seed, is skipped.
+
+    Args:
+        pipe: Finds the slots.
+        paths: Picture files of different names.
+        output_dir: Where the folders go.
+        seed: Of every picture's slot noise.
+        progress: Whether to show a progress bar on stderr.
+    """
+    made_by = {
+        "pipeline": pipe.fingerprint(),
+        "seed": seed,
+        "num_slots": pipe.num_slots,
+        "merge_overlap": pipe.config.merge_overlap,
+    }
+    waiting = [path for path in paths if not _is_done(output_dir / path.stem, made_by)]
+    outcome = Outcome([], [path.stem for path in paths if path not in waiting], [])
+    with tqdm(total=len(waiting), disable=not progress, unit="image") as bar:
+        for pictures, problems in batches(waiting, BATCH_SIZE):
+            for picture, scene in zip(
+                pictures, find_scenes(pipe, pictures, seed=seed), strict=True
+            ):
+                _write(picture, scene, output_dir / picture.name, made_by)
+                outcome.done.append(picture.name)
+            outcome.problems.extend(problems)
+            bar.update(len(pictures) + len(problems))
+    return outcome
+
+
+def _is_done(folder: Path, made_by: dict[str, Any]) -> bool:
+    facts = folder / FACTS_FILE
+    if not facts.is_file():
+        return False
+    try:
+        known = json.loads(facts.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return False
+    return {key: known.get(key) for key in made_by} == made_by
+
+
+def _write(picture: Picture, scene: Scene, folder: Path, made_by: dict[str, Any]) -> None:
+    """Write a folder under another name, so that it is there whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    ids = picture.segmentation(scene.masks)
+    ground = int(editing.background(scene.masks[None]))
+    seen = ids != OUTSIDE
+    overlaid = np.asarray(picture.image).copy()
+    overlaid[seen.numpy()] = np.asarray(overlay(picture.image, ids))[seen.numpy()]
+    Image.fromarray(overlaid).save(partial / "overlay.png")
+    Image.fromarray(ids.numpy()).save(partial / "ids.png")
+    slots = []
+    for slot in range(len(scene.masks)):
+        owned = ids == slot
+        pixels = int(owned.sum())
+        facts: dict[str, Any] = {"slot": slot, "pixels": pixels}
+        facts["share"] = round(pixels / int(seen.sum()), 4)
+        facts |= {"box": bounding_box(owned), "is_background": slot == ground}
+        if pixels and slot != ground:
+            facts["file"] = f"slot_{slot:02d}.png"
+            cut = picture.image.convert("RGBA")
+            cut.putalpha(Image.fromarray((owned.numpy() * 255).astype(np.uint8)))
+            cut.save(partial / facts["file"])
+        slots.append(facts)
+    save_scene(scene, partial / SLOTS_FILE, made_by["pipeline"], seed=made_by["seed"])
+    content = {
+        "image": picture.path.name,
+        "size": list(picture.image.size),
+        "seen": list(picture.square),
+        **made_by,
+        "background": ground,
+        "slots": slots,
+    }
+    (partial / FACTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)

@@ -1,0 +1,109 @@
+"""`latentslots concepts fit|show`."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import tyro
+
+from latentslots.cli.options import InferenceOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Collect the slots of many pictures, and cluster them into concepts."""
+
+    run: tyro.conf.Positional[str]
+    """A run folder, a pipeline folder, or a hub id."""
+    data: str
+    """A data set; masks are not needed."""
+    output_dir: str
+    """Where the library goes; one that is there already is replaced."""
+    split: str = "train"
+    """Which part of the data."""
+    num_images: int | None = 2000
+    """Only so many images, from the start; `None` for all."""
+    num_concepts: int | Literal["auto"] = 32
+    """How many concepts; `auto` takes the number with the best silhouette."""
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    """Distance of slots."""
+    min_area: float = 0.005
+    """Slots that own less than this share of their image are left out."""
+    inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
+    """How slots are found."""
+    json: bool = False
+    """Print what was found as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Say what a library holds, and draw it: one row of crops for each concept."""
+
+    library: tyro.conf.Positional[str]
+    """The folder of a library."""
+    output: str = ""
+    """A picture file to draw it in."""
+    json: bool = False
+    """Print the numbers as JSON."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse, and fit or show."""
+    options = tyro.extras.subcommand_cli_from_dict(
+        {"fit": Fit, "show": Show}, prog="latentslots concepts", args=arguments
+    )
+    if isinstance(options, Fit):
+        _fit(options)
+    else:
+        _show(options)
+
+
+def _fit(options: Fit) -> None:
+    from latentslots.cli.model import load_pipeline
+    from latentslots.concepts import ConceptLibrary
+    from latentslots.data.store import load_dataset
+
+    dataset = load_dataset(options.data, split=options.split)
+    if options.num_images is not None:
+        if options.num_images < 1:
+            raise ValueError(f"--num-images must be at least 1, got {options.num_images}")
+        dataset = dataset.select(range(min(options.num_images, len(dataset))))
+    pipe = load_pipeline(options.run, options.inference)
+    library = ConceptLibrary.fit(
+        pipe,
+        dataset,
+        options.num_concepts,
+        metric=options.metric,
+        min_area=options.min_area,
+        seed=options.inference.seed,
+    )
+    library.save(options.output_dir)
+    if options.num_concepts == "auto" and not options.json:
+        scores = ", ".join(f"{n}: {score:.3f}" for n, score in library.info.silhouettes.items())
+        print(f"silhouette by number of concepts: {scores}")
+    _print(library, as_json=options.json)
+
+
+def _show(options: Show) -> None:
+    from latentslots.concepts import ConceptLibrary
+
+    library = ConceptLibrary.load(options.library)
+    if options.output:
+        library.show().save(options.output)
+    _print(library, as_json=options.json)
+
+
+def _print(library: "object", *, as_json: bool) -> None:
+    from latentslots.concepts import ConceptLibrary
+
+    assert isinstance(library, ConceptLibrary)
+    shares = library.shares.tolist()
+    if as_json:
+        content = {"concepts": library.num_concepts, "slots": len(library.slots), "shares": shares}
+        print(json.dumps(content | {"silhouettes": library.info.silhouettes}))
+        return
+    print(
+        f"{library.num_concepts} concepts of {len(library.slots):,} slots from "
+        f"{library.info.num_images:,} images; shares: "
+        + ", ".join(f"{share:.1%}" for share in shares)
+    )

@@ -1,0 +1,35 @@
+"""What the commands that use a model share: loading it."""
+
+from typing import Any
+
+from latentslots.cli.options import InferenceOptions, PaintOptions
+
+
+def load_pipeline(
+    name: str, inference: InferenceOptions, painting: PaintOptions | None = None
+) -> Any:
+    """Load a pipeline where it runs fastest, and set how it finds slots and how it paints.
+
+    Args:
+        name: A run folder, a pipeline folder, or a hub id.
+        inference: How it finds slots.
+        painting: How it paints.
+
+    Raises:
+        ValueError: If there is no such pipeline or sampler, or a number is out of its range.
+    """
+    import torch
+
+    from latentslots.evaluation.generation import set_sampler
+    from latentslots.pipelines import LatentSlotDiffusionPipeline
+
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(name)
+    pipe.set_inference(num_slots=inference.num_slots, merge_overlap=inference.merge_overlap)
+    pipe.set_progress_bar_config(disable=True)
+    if painting is not None:
+        if painting.num_inference_steps < 1:
+            raise ValueError(
+                f"--num-inference-steps must be at least 1, got {painting.num_inference_steps}"
+            )
+        set_sampler(pipe, painting.sampler)
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,81 @@
+"""Paint an edited image so that what was not edited stays.
+
+Dimensions: B batch, K L slots, D slot channels, C latent channels, h w latents, H W pixels.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+
+NUM_INVERSION_STEPS = 50
+
+
+@torch.no_grad()
+def paint_edit(
+    pipe: LatentSlotDiffusionPipeline,
+    pixel_values: Float[Tensor, "B 3 H W"],
+    before: Float[Tensor, "B K D"],
+    after: Float[Tensor, "B L D"],
+    changed: Bool[Tensor, "B H W"],
+    *,
+    before_mask: Bool[Tensor, "B K"] | None = None,
+    after_mask: Bool[Tensor, "B L"] | None = None,
+    inversion: bool = False,
+    blending: bool = True,
+    margin: int = 3,
+    generator: Generator | list[Generator] | None = None,
+    **options: Any,
+) -> Any:
+    """Paint images again after an edit of their slots.
+
+    Args:
+        pipe: The pipeline that found the slots.
+        pixel_values: The images, in [-1, 1].
+        before: Their slots.
+        after: The slots after the edit.
+        changed: Where something was or shall be: the masks of slots taken out and put in.
+        before_mask: True for the slots that exist before, by default all.
+        after_mask: True for the slots that exist after, by default all.
+        inversion: Start from the noise that the images themselves come from, by DDIM inversion,
+            instead of noise that is drawn.
+        blending: Outside of what changed, keep the images' latents.
+        margin: Pixels around what changed that may change with it, such as a shadow's edge.
+        generator: Of the starting noise, where it is drawn: one, or a list with one per image.
+        **options: For painting, such as `guidance_scale` and `output_type`.
+
+    Returns:
+        The images, as `output_type` says.
+    """
+    latents = pipe.encode_latents(pixel_values)
+    if inversion:
+        options["latents"] = pipe.invert(
+            latents, before, slots_mask=before_mask, num_inference_steps=NUM_INVERSION_STEPS
+        )
+    if blending:
+        options["image_latents"] = latents
+        options["edit_mask"] = edit_mask(changed, latents.shape[-2:], margin=margin)
+    (images,) = pipe(
+        after, slots_mask=after_mask, generator=generator, return_dict=False, **options
+    )
+    return images
+
+
+def edit_mask(
+    changed: Bool[Tensor, "B H W"], size: tuple[int, int] | torch.Size, *, margin: int
+) -> Float[Tensor, "B 1 h w"]:
+    """The latents that a change of pixels may touch: 1 where one of their pixels changes.
+
+    Args:
+        changed: The pixels.
+        size: Height and width of the latents.
+        margin: Pixels around those that count as well.
+    """
+    mask = changed[:, None].float()
+    if margin:
+        mask = F.max_pool2d(mask, 2 * margin + 1, stride=1, padding=margin)
+    return F.adaptive_max_pool2d(mask, (size[0], size[1]))

@@ -1,0 +1,158 @@
+"""concepts and generate: from a data set to scenes that never were."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentslots.cli.main import main
+from latentslots.concepts import ConceptLibrary
+from tests import tiny
+
+STEPS = ["--num-inference-steps", "2"]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture, dtype=int)
+
+
+@pytest.fixture(scope="module")
+def library(
+    tiny_pipeline_dir: Path, scenes_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    folder = tmp_path_factory.mktemp("concepts") / "library"
+    command = ["concepts", "fit", str(tiny_pipeline_dir), "--data", str(scenes_store)]
+    words = ["--num-concepts", "6", "--num-images", "20", "--output-dir", str(folder)]
+    assert main([*command, *words]) == 0
+    return str(folder)
+
+
+def test_a_library_is_shown(
+    library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["concepts", "show", library, "--output", str(tmp_path / "library.png")]) == 0
+    assert capsys.readouterr().out.startswith("6 concepts of ")
+    assert len(pixels(tmp_path / "library.png")) > 6 * 48
+    assert main(["concepts", "show", library, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["concepts"] == len(facts["shares"]) == 6
+    assert ConceptLibrary.load(library).info.num_images == 20
+
+
+def test_the_number_of_concepts_can_be_found(
+    tiny_pipeline_dir: Path,
+    scenes_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["concepts", "fit", str(tiny_pipeline_dir), "--data", str(scenes_store)]
+    words = ["--num-concepts", "auto", "--num-images", "6", "--output-dir", str(tmp_path / "x")]
+    assert main([*command, *words]) == 0
+    assert "silhouette by number of concepts: 4: " in capsys.readouterr().out
+
+
+def test_composed_scenes_are_painted_and_measured(
+    tiny_pipeline_dir: Path,
+    library: str,
+    scenes_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    command = ["generate", str(tiny_pipeline_dir), "--concepts", library, "--num", "5", *STEPS]
+    words = ["--slots-per-scene", "3", "--reference", str(scenes_store)]
+    assert main([*command, *words, "--output-dir", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "5 scenes painted" in printed
+    assert "Fréchet distance (bundled-autoencoder)" in printed
+    report = json.loads((out / "report.json").read_text())
+    assert report["num_images"] == 5
+    assert 0 <= report["consistency"] <= 1
+    assert report["floor"] is not None
+    names = [f"scene_{i:04d}" for i in range(5)]
+    assert {p.stem for p in out.glob("scene_*.png")} == set(names)
+    again = tmp_path / "again"
+    files = [str(out / f"{name}.safetensors") for name in names]
+    assert main([*command[:2], "--slots", *files, *STEPS, "--output-dir", str(again)]) == 0
+    for name in names:
+        difference = pixels(out / f"{name}.png") - pixels(again / f"out_{name}.png")
+        assert abs(difference).max() <= 1, "the slots beside a picture paint it again"
+
+
+def test_an_interrupted_run_goes_on(
+    tiny_pipeline_dir: Path, library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["generate", str(tiny_pipeline_dir), "--concepts", library, "--num", "5", *STEPS]
+    command += ["--slots-per-scene", "3", "--output-dir", str(out)]
+    assert main(command) == 0
+    before = {path.name: pixels(path) for path in out.glob("scene_*.png")}
+    for name in ("scene_0001", "scene_0004"):
+        (out / f"{name}.png").unlink()
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "2 scenes painted" in capsys.readouterr().out
+    for name, picture in before.items():
+        assert abs(pixels(out / name) - picture).max() <= 1
+    assert main([*command, "--seed", "4"]) == 2
+    assert "made with another seed: name another" in capsys.readouterr().err
+
+
+def test_pictures_are_painted_over_scales_and_seeds(
+    tiny_pipeline_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, _ = tiny.squares(2, seed=5)
+    (tmp_path / "pictures").mkdir()
+    for i in range(2):
+        Image.fromarray(images[i]).save(tmp_path / "pictures" / f"p{i}.png")
+    (tmp_path / "pictures" / "x.png").write_bytes(b"no picture")
+    words = ["--from-images", str(tmp_path / "pictures"), "--guidance-scale", "1", "1.5", "2"]
+    command = ["generate", str(tiny_pipeline_dir), *words, "--num-seeds", "2", *STEPS]
+    assert main([*command, "--output-dir", str(tmp_path / "out")]) == 2, "a file is not read"
+    assert "x.png cannot be decoded" in capsys.readouterr().err
+    assert pixels(tmp_path / "out" / "p1.png").shape == (3 * 32 + 4, 2 * 32 + 2, 3)
+    assert (tmp_path / "out" / "p1.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give one of --concepts, --slots and --from-images"),
+        (["--concepts", "nowhere"], "nowhere holds no concept library"),
+        (["--concepts", "LIBRARY", "--slots-per-scene", "9"], "num_slots must be 1 to 4"),
+        (["--concepts", "LIBRARY", "--num", "0"], "num_scenes must be at least 1, got 0"),
+        (["--concepts", "LIBRARY", "--num-seeds", "0"], "must be at least one, got"),
+        (["--concepts", "LIBRARY", "--guidance-scale", "-1"], "guidance must be 0 or above"),
+        (["--concepts", "LIBRARY", "--slots", "x"], "give one of"),
+        (["--slots", "x.safetensors"], "there is no file x.safetensors"),
+        (
+            ["--concepts", "LIBRARY", "--num-seeds", "2", "--reference", "x"],
+            "--reference measures one picture of each scene",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    tiny_pipeline_dir: Path,
+    library: str,
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [library if word == "LIBRARY" else word for word in words]
+    out = tmp_path / "out"
+    assert main(["generate", str(tiny_pipeline_dir), *words, "--output-dir", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_library_of_another_model_is_refused(
+    library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.tiny_lsd(seed=1).save_pipeline(tmp_path / "other")
+    command = ["generate", str(tmp_path / "other"), "--concepts", library]
+    assert main([*command, "--output-dir", str(tmp_path / "out")]) == 2
+    assert "made by another pipeline" in capsys.readouterr().err

@@ -1,0 +1,283 @@
+"""segment, edit, reconstruct: from picture files to files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latentslots.app.scenes import load_scene
+from latentslots.cli.main import main
+from latentslots.pipelines import LatentSlotDiffusionPipeline
+from tests import tiny
+
+STEPS = ["--num-inference-steps", "2"]
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.copy()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two squares of the model's size, and a wide one that is larger."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    images, _ = tiny.squares(3, seed=5)
+    for i in range(2):
+        Image.fromarray(images[i]).save(folder / f"p{i}.png")
+    Image.fromarray(images[2]).resize((96, 64)).save(folder / "wide.jpg")
+    return folder
+
+
+@pytest.fixture
+def model(tiny_pipeline_dir: Path) -> str:
+    return str(tiny_pipeline_dir)
+
+
+class TestSegment:
+    def test_every_picture_gets_a_folder(
+        self, model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        assert main(["segment", model, str(pictures), "--output-dir", str(out)]) == 0
+        assert "3 pictures segmented" in capsys.readouterr().out
+        assert {folder.name for folder in out.iterdir()} == {"p0", "p1", "wide"}
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(model)
+        image = opened(pictures / "p1.png")
+        expected = pipe.encode(image, generator=torch.Generator().manual_seed(0))
+        scene = load_scene(out / "p1" / "slots.safetensors", pipe.fingerprint())
+        torch.testing.assert_close(scene.slots, expected.slots, atol=1e-4, rtol=0)
+        ids = np.asarray(opened(out / "p1" / "ids.png"))
+        same = ids == expected.segmentation(32)[0].numpy()
+        assert same.mean() > 0.99
+        facts = json.loads((out / "p1" / "segments.json").read_text())
+        counts = np.bincount(ids.ravel(), minlength=4).tolist()
+        assert [slot["pixels"] for slot in facts["slots"]] == counts
+        assert facts["background"] == int(np.argmax(counts))
+        for slot in facts["slots"]:
+            if "file" not in slot:
+                assert slot["is_background"] or slot["pixels"] == 0
+                continue
+            cut = opened(out / "p1" / slot["file"])
+            alpha = np.asarray(cut.getchannel("A"))
+            assert ((alpha == 255) == (ids == slot["slot"])).all()
+            assert cut.getchannel("A").getbbox() == tuple(slot["box"])
+            own = np.asarray(cut)[..., :3][alpha == 255]
+            assert (own == np.asarray(image.convert("RGB"))[alpha == 255]).all()
+
+    def test_a_wide_picture_keeps_its_size(
+        self, model: str, pictures: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        assert main(["segment", model, str(pictures / "wide.jpg"), "--output-dir", str(out)]) == 0
+        ids = np.asarray(opened(out / "wide" / "ids.png"))
+        assert ids.shape == (64, 96)
+        assert (ids[:, :16] == 255).all()
+        assert (ids[:, 80:] == 255).all()
+        assert (ids[:, 16:80] < 4).all()
+        before, after = (
+            np.asarray(opened(path).convert("RGB"))
+            for path in (pictures / "wide.jpg", out / "wide" / "overlay.png")
+        )
+        assert (before[:, :16] == after[:, :16]).all()
+        assert (before[:, 16:80] != after[:, 16:80]).any()
+
+    def test_what_is_there_is_skipped_unless_it_was_made_otherwise(
+        self, model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = ["segment", model, str(pictures), "--output-dir", str(tmp_path / "out"), "--json"]
+        done = []
+        for words in ([], [], ["--seed", "1"], ["--num-slots", "3", "--seed", "1"]):
+            assert main([*command, *words]) == 0
+            done.append(json.loads(capsys.readouterr().out))
+        assert [len(d["done"]) for d in done] == [3, 0, 3, 3]
+        assert done[1]["skipped"] == ["p0", "p1", "wide"]
+        (tmp_path / "out" / "p0" / "segments.json").write_text("{half of")
+        assert main([*command, "--num-slots", "3", "--seed", "1"]) == 0
+        assert json.loads(capsys.readouterr().out)["done"] == ["p0"]
+
+    def test_an_unreadable_picture_is_named_and_the_rest_is_done(
+        self, model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (pictures / "broken.png").write_bytes((pictures / "p0.png").read_bytes()[:60])
+        out = tmp_path / "out"
+        assert main(["segment", model, str(pictures), "--output-dir", str(out)]) == 2
+        assert f"{pictures / 'broken.png'} cannot be decoded" in capsys.readouterr().err
+        assert {folder.name for folder in out.iterdir()} == {"p0", "p1", "wide"}
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["nowhere.png"], "there is no file or folder nowhere.png"),
+            (["."], "there is no image in the folder ."),
+            (["pictures", "other"], "would write to the same place"),
+            (["pictures", "--merge-overlap", "2"], "below 1, got 2"),
+            (["pictures", "--num-slots", "-3"], "must be 0 or above, got -3"),
+        ],
+    )
+    def test_mistakes_are_one_sentence(
+        self,
+        model: str,
+        pictures: Path,
+        tmp_path: Path,
+        words: list[str],
+        message: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "p0.jpg").write_bytes((pictures / "p0.png").read_bytes())
+        assert main(["segment", model, *words, "--output-dir", "out"]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+class TestEdit:
+    def edit(self, model: str, picture: Path, out: Path, *words: str) -> dict[str, torch.Tensor]:
+        """Slots before and after."""
+        command = ["edit", model, str(picture), "--output-dir", str(out), *STEPS, *words]
+        assert main(command) == 0
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(model)
+        image = opened(picture)
+        before = pipe.encode(image, generator=torch.Generator().manual_seed(0)).slots
+        folder = out / picture.stem
+        after = load_scene(folder / "slots.safetensors", pipe.fingerprint()).slots
+        assert opened(folder / "edited.png").size == (32, 32)
+        assert opened(folder / "strip.png").width > 96
+        return {"before": before, "after": after}
+
+    def test_a_slot_is_taken_out(self, model: str, pictures: Path, tmp_path: Path) -> None:
+        found = self.edit(model, pictures / "p0.png", tmp_path / "out", "--remove", "2")
+        torch.testing.assert_close(found["after"], found["before"][:, [0, 1, 3]])
+
+    def test_several_edits_go_by_the_numbers_of_before(
+        self, model: str, pictures: Path, tmp_path: Path
+    ) -> None:
+        other = pictures / "p1.png"
+        words = ["--remove", "0", "--replace", f"3={other}:1", "--insert", f"{other}:2"]
+        found = self.edit(model, pictures / "p0.png", tmp_path / "out", *words)
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(model)
+        theirs = pipe.encode(opened(other), generator=torch.Generator().manual_seed(0)).slots
+        expected = torch.cat([found["before"][:, 1:3], theirs[:, [1, 2]]], dim=1)
+        torch.testing.assert_close(found["after"], expected)
+
+    def test_a_pixel_names_a_slot(
+        self, model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        assert main(["segment", model, str(pictures), "--output-dir", str(out)]) == 0
+        ids = np.asarray(opened(out / "wide" / "ids.png"))
+        expected = int(ids[40, 50])
+        capsys.readouterr()
+        assert (
+            main(
+                [
+                    "edit",
+                    model,
+                    str(pictures / "wide.jpg"),
+                    "--output-dir",
+                    str(out),
+                    "--at",
+                    "50,40",
+                ]
+            )
+            == 0
+        )
+        assert f"under 50,40: slot {expected}" in capsys.readouterr().out
+        words = ["--at", "50,40", "--remove", "at"]
+        found = self.edit(model, pictures / "wide.jpg", tmp_path / "edited", *words)
+        kept = [k for k in range(4) if k != expected]
+        torch.testing.assert_close(found["after"], found["before"][:, kept])
+
+    def test_kept_slots_and_their_masks_are_used(
+        self, model: str, pictures: Path, tmp_path: Path
+    ) -> None:
+        out, again = tmp_path / "out", tmp_path / "again"
+        self.edit(model, pictures / "p0.png", out, "--remove", "1")
+        kept = str(out / "p0" / "slots.safetensors")
+        command = ["edit", model, str(pictures / "p0.png"), "--output-dir", str(again), *STEPS]
+        assert main([*command, "--slots", kept, "--remove", "1"]) == 0
+        fingerprint = LatentSlotDiffusionPipeline.from_pretrained(model).fingerprint()
+        one = load_scene(kept, fingerprint)
+        two = load_scene(again / "p0" / "slots.safetensors", fingerprint)
+        assert torch.equal(two.slots, one.slots[:, [0, 2]])
+        torch.testing.assert_close(
+            one.masks.sum(dim=0), torch.ones_like(one.masks[0]), atol=2e-3, rtol=0
+        )
+
+    def test_the_background_is_exchanged(self, model: str, pictures: Path, tmp_path: Path) -> None:
+        words = ["--swap-background", str(pictures / "p1.png"), "--no-blend", "--invert"]
+        found = self.edit(model, pictures / "p0.png", tmp_path / "out", *words)
+        changed = (found["after"] != found["before"]).any(dim=2)[0]
+        assert changed.sum() == 1
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ([], "there is nothing to do: give --remove"),
+            (["--remove", "4"], "there is no slot '4': the scene has slots 0 to 3"),
+            (["--remove", "x"], "there is no slot 'x'"),
+            (["--remove", "at"], "'at' means pixel 1 of --at, which has 0"),
+            (["--at", "32,0"], "pixel 32,0 lies outside of"),
+            (["--at", "3;4"], "a pixel is X,Y, such as 120,64, got '3;4'"),
+            (["--replace", "2"], "--replace takes SLOT=OTHER:SLOT"),
+            (["--insert", "p1.png"], "a slot of another scene is FILE:SLOT"),
+            (["--insert", "none.png:1"], "there is no image file none.png"),
+            (["--remove", "0", "1", "2", "3"], "all 4 slots would be removed"),
+            (["--remove", "1", "--sampler", "magic"], "there is no sampler 'magic'"),
+            (["--remove", "1", "--num-inference-steps", "0"], "must be at least 1, got 0"),
+        ],
+    )
+    def test_mistakes_are_one_sentence(
+        self,
+        model: str,
+        pictures: Path,
+        words: list[str],
+        message: str,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        out = tmp_path / "out"
+        command = ["edit", model, str(pictures / "p0.png"), "--output-dir", str(out)]
+        assert main([*command, *words]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+
+    def test_slots_of_another_model_are_refused(
+        self, model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tiny.tiny_lsd(seed=1).save_pipeline(tmp_path / "other")
+        out = tmp_path / "out"
+        assert (
+            main(["segment", str(tmp_path / "other"), str(pictures), "--output-dir", str(out)]) == 0
+        )
+        kept = str(out / "p0" / "slots.safetensors")
+        command = ["edit", model, str(pictures / "p0.png"), "--output-dir", str(tmp_path / "x")]
+        assert main([*command, "--slots", kept, "--remove", "1"]) == 2
+        assert "were found by another pipeline" in capsys.readouterr().err
+
+
+def test_pictures_are_painted_again(
+    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["reconstruct", model, str(pictures), "--output-dir", str(out), *STEPS]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "3 pictures painted" in printed
+    assert "from slots: PSNR" in printed
+    assert "by the autoencoder: PSNR" in printed
+    scores = []
+    for size in ("1", "32"):
+        assert main([*command, "--json", "--batch-size", size]) == 0
+        scores.append(json.loads(capsys.readouterr().out)["pictures"])
+    for one, two in zip(*scores, strict=True):
+        assert one["picture"] == two["picture"]
+        assert one["psnr_slots"] == pytest.approx(two["psnr_slots"], abs=1e-2)
+    assert opened(out / "p0.png").size == (3 * 32 + 4, 32)
