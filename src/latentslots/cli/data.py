@@ -45,6 +45,9 @@ class Make:
     """Number of the first scene; the same number gives the same scene everywhere."""
     video: bool = False
     """Make videos of 24 frames, of objects thrown together, instead of images."""
+    edit_pairs: bool = False
+    """Make pairs: every scene again with one object removed, moved, replaced or recolored, or
+    another ground."""
     workers: int | None = None
     """Processes; by default one per core."""
 

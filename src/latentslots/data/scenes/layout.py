@@ -182,19 +182,28 @@ def sample_scene(seed: int, kind: Kind, *, num_objects: tuple[int, int] = (3, 6)
         if objects is not None:
             break
     angle, slope = random.uniform(0, 2 * np.pi), random.uniform(0.25, 0.75)
+    light, ambient = float(random.uniform(0.45, 0.65)), float(random.uniform(0.35, 0.5))
+    ground_color, ground_texture = sample_ground(random, kind)
     return Scene(
         seed=seed,
         kind=kind,
         objects=objects,
         camera=camera,
         light_direction=(slope * math.cos(angle), slope * math.sin(angle), -1.0),
-        light=float(random.uniform(0.45, 0.65)),
-        ambient=float(random.uniform(0.35, 0.5)),
-        ground_color=_shade(
-            (1.0, 1.0, 1.0), random.uniform(0.45, 0.75) if kind == "scenes" else 1.0
-        ),
-        ground_texture=-1 if kind == "scenes" else _sample_texture(random),
+        light=light,
+        ambient=ambient,
+        ground_color=ground_color,
+        ground_texture=ground_texture,
     )
+
+
+def sample_ground(
+    random: np.random.Generator, kind: Kind
+) -> tuple[tuple[float, float, float], int]:
+    """Color and texture of a ground."""
+    if kind == "scenes":
+        return _shade((1.0, 1.0, 1.0), random.uniform(0.45, 0.75)), -1
+    return (1.0, 1.0, 1.0), _sample_texture(random)
 
 
 def silhouettes(
@@ -241,20 +250,24 @@ def _sample_objects(
     """Draw objects; None where they do not fit, or one of them is hardly seen."""
     objects: list[SceneObject] = []
     for _ in range(_MAX_TRIES):
-        candidate = _sample_object(random, kind, camera)
-        if candidate is not None and not any(_touch(candidate, other) for other in objects):
+        candidate = sample_object(random, kind, camera)
+        if candidate is not None and not any(touch(candidate, other) for other in objects):
             objects.append(candidate)
         if len(objects) == count:
             break
     else:
         return None
+    return tuple(objects) if is_seen(camera, objects) else None
+
+
+def is_seen(camera: Camera, objects: Sequence[SceneObject]) -> bool:
+    """Whether enough of every object is in sight."""
     masks, areas = silhouettes(camera, objects, _GRID)
     seen = visible_ids(camera, objects, masks)
-    for index in range(count):
-        area = np.mean(seen == index + 1)
-        if area < max(_MIN_AREA, _MIN_SEEN * areas[index]):
-            return None
-    return tuple(objects)
+    return all(
+        np.mean(seen == index + 1) >= max(_MIN_AREA, _MIN_SEEN * areas[index])
+        for index in range(len(objects))
+    )
 
 
 def visible_ids(
@@ -268,7 +281,7 @@ def visible_ids(
     return ids
 
 
-def _sample_object(random: np.random.Generator, kind: Kind, camera: Camera) -> SceneObject | None:
+def sample_object(random: np.random.Generator, kind: Kind, camera: Camera) -> SceneObject | None:
     """One object somewhere in the picture; None if it would look too small or too large."""
     shape = SHAPES[random.integers(len(SHAPES))]
     radius = random.uniform(*_RADIUS)
@@ -280,12 +293,7 @@ def _sample_object(random: np.random.Generator, kind: Kind, camera: Camera) -> S
     if ray[2] > -0.1:
         return None
     position = camera.position + ray * ((camera.position[2] - height) / -ray[2])
-    color, color_label, texture = (1.0, 1.0, 1.0), "", -1
-    if kind == "scenes":
-        color_label = list(COLORS)[random.integers(len(COLORS))]
-        color = _shade(COLORS[color_label], random.uniform(0.85, 1.15))
-    else:
-        texture = _sample_texture(random)
+    color, color_label, texture = sample_look(random, kind)
     thing = SceneObject(
         shape=shape,
         half_size=half_size,
@@ -298,6 +306,16 @@ def _sample_object(random: np.random.Generator, kind: Kind, camera: Camera) -> S
     )
     narrowest, widest = APPARENT_WIDTH
     return thing if narrowest <= apparent_width(camera, thing) <= widest else None
+
+
+def sample_look(
+    random: np.random.Generator, kind: Kind
+) -> tuple[tuple[float, float, float], str, int]:
+    """Color, its label, and texture of an object."""
+    if kind == "scenes":
+        color_label = list(COLORS)[random.integers(len(COLORS))]
+        return _shade(COLORS[color_label], random.uniform(0.85, 1.15)), color_label, -1
+    return (1.0, 1.0, 1.0), "", _sample_texture(random)
 
 
 def _sample_size(
@@ -329,7 +347,7 @@ def _sample_rotation(
     return (w * tilt, w * tilt, z * tilt, z * tilt)
 
 
-def _touch(one: SceneObject, other: SceneObject) -> bool:
+def touch(one: SceneObject, other: SceneObject) -> bool:
     """Whether circles around the two overlap on the ground."""
     apart = math.dist(one.position[:2], other.position[:2])
     return apart < _reach(one) + _reach(other) + 0.03

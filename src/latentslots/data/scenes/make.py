@@ -13,11 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import ClassLabel, Value
 from tqdm import tqdm
 
 from latentslots.data.encoding import encode_ids, encode_image
 from latentslots.data.errors import DataError
 from latentslots.data.manifest import has_manifest, read_manifest
+from latentslots.data.scenes.edits import EDITS, edit_scene
 from latentslots.data.scenes.labels import (
     CAMERA_COLUMNS,
     attribute_features,
@@ -31,6 +33,8 @@ from latentslots.data.writer import StoreWriter
 
 FIRST_SEEDS = {"train": 0, "validation": 8_000_000, "test": 9_000_000}
 """Scenes of a split have the seeds from here on, so that splits never share one."""
+EDIT_COLUMNS = {"edit": ClassLabel(names=list(EDITS)), "edited_object": Value("int32")}
+"""Of pairs: what was done, and to which object of the first image (0: the ground)."""
 _MOST = 1_000_000
 _BLOCK = 240
 _SPEC_FILE = "made_by.json"
@@ -46,6 +50,12 @@ class SceneOptions:
     max_objects: int = 6
     seed: int = 0
     video: bool = False
+    edit_pairs: bool = False
+
+    @property
+    def num_frames(self) -> int:
+        """Images of one scene."""
+        return NUM_FRAMES if self.video else 2 if self.edit_pairs else 1
 
 
 def make_scenes(
@@ -112,9 +122,9 @@ def _writer(out: Path, split: str, options: SceneOptions) -> StoreWriter:
         kind=options.kind,
         license="CC0-1.0",
         segmentation=True,
-        video=options.video,
+        video=options.num_frames > 1,
         attributes=attribute_features(options.kind),
-        columns=CAMERA_COLUMNS,
+        columns=CAMERA_COLUMNS | (EDIT_COLUMNS if options.edit_pairs else {}),
         made_by=_made_by(options),
     )
 
@@ -128,7 +138,7 @@ def _make_blocks(
     bar: Any,
 ) -> list[Path]:
     """Make what is missing of a split, and name all its parts in order."""
-    frames = NUM_FRAMES if options.video else 1
+    frames = options.num_frames
     block = _BLOCK // frames
     files, waiting = [], []
     for first in range(0, count, block):
@@ -175,16 +185,21 @@ def _make_block(first_seed: int, num: int) -> list[dict[str, Any]]:
 def make_rows(
     seed: int, options: SceneOptions, renderer: SceneRenderer
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one scene: one, or one per frame of a video."""
+    """The rows of one scene: one, one per frame of a video, or one before and one after an edit."""
     scene = sample_scene(seed, options.kind, num_objects=(options.min_objects, options.max_objects))
-    for number, frame in enumerate(throw(scene) if options.video else [scene]):
+    frames, edit = throw(scene) if options.video else [scene], {}
+    if options.edit_pairs:
+        edited, name, number = edit_scene(scene)
+        frames, edit = [scene, edited], {"edit": EDITS.index(name), "edited_object": number}
+    for number, frame in enumerate(frames):
         image, ids = renderer.render(frame)
         yield {
             "image": encode_image(image),
             "segmentation": encode_ids(ids),
             "attributes": attributes(frame, ids),
             **camera_columns(frame),
-            **({"video": f"{seed:07d}", "frame": number} if options.video else {}),
+            **({"video": f"{seed:07d}", "frame": number} if options.num_frames > 1 else {}),
+            **edit,
         }
 
 
@@ -198,6 +213,8 @@ def _check(options: SceneOptions, counts: dict[str, int], workers: int) -> None:
             f"a scene has 1 to {MAX_OBJECTS} objects, got {options.min_objects} to "
             f"{options.max_objects}"
         )
+    if options.video and options.edit_pairs:
+        raise DataError("a pair of images cannot be a video: choose one of video and edit_pairs")
     if workers < 1:
         raise DataError(f"workers must be at least 1, got {workers}")
     if not 0 <= options.seed < _MOST:
@@ -210,7 +227,10 @@ def _check(options: SceneOptions, counts: dict[str, int], workers: int) -> None:
 
 
 def _made_by(options: SceneOptions) -> dict[str, Any]:
-    return {"program": "latentslots data make", **asdict(options)}
+    made_by = {"program": "latentslots data make", **asdict(options)}
+    if not options.edit_pairs:  # data sets that are older than these do not know the word
+        del made_by["edit_pairs"]
+    return made_by
 
 
 def _missing_splits(out: Path, options: SceneOptions, counts: dict[str, int]) -> list[str]:
@@ -222,7 +242,7 @@ def _missing_splits(out: Path, options: SceneOptions, counts: dict[str, int]) ->
     if manifest.made_by != _made_by(options):
         there = json.dumps(manifest.made_by) if manifest.made_by else f"kind {manifest.kind!r}"
         raise DataError(f"{out} holds other data ({there}): choose another folder")
-    frames = NUM_FRAMES if options.video else 1
+    frames = options.num_frames
     for split in asked:
         if split in manifest.splits and manifest.splits[split].num_rows != counts[split] * frames:
             raise DataError(

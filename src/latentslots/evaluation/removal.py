@@ -1,0 +1,229 @@
+"""How well an object can be taken out of a picture, held against the picture without it.
+
+Dimensions: B pairs, K slots, H W pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from datasets import Dataset
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from latentslots import editing
+from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
+from latentslots.metrics.reconstruction import ssim
+from latentslots.models.autoencoder import decode_latents
+from latentslots.pipelines.base import upsample_masks
+from latentslots.pipelines.edit import paint_edit
+
+METHODS = {
+    "plain": {"inversion": False, "blending": False},
+    "inversion": {"inversion": True, "blending": False},
+    "blending": {"inversion": False, "blending": True},
+    "both": {"inversion": True, "blending": True},
+}
+FOUND = 0.5
+STILL_THERE = 0.3
+MARGIN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovalReport:
+    """Scores of one way to paint after an object's slot was taken out.
+
+    Attributes:
+        num_pairs: Pairs of a scene with and without an object.
+        num_found: Objects among them that a slot covered before, with an IoU of 0.5 or more; only
+            these are taken out and counted.
+        psnr: Against the true picture without the object, outside of the object's mask and 3 px
+            around it, in dB; mean over images.
+        psnr_ceiling: The same for what the autoencoder makes of that true picture.
+        ssim: As `psnr`: mean of the local similarity there.
+        ssim_ceiling: As `psnr_ceiling`.
+        success: Share of the objects found that no slot covers with an IoU of 0.3 or more after.
+    """
+
+    num_pairs: int
+    num_found: int
+    psnr: float
+    psnr_ceiling: float
+    ssim: float
+    ssim_ceiling: float
+    success: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Scenes whose object a slot covers: before and after, and what is asked for."""
+
+    before: Float[Tensor, "B 3 H W"]
+    after: Float[Tensor, "B 3 H W"]
+    mask: Bool[Tensor, "B H W"]
+    rows: list[int]
+
+    def __getitem__(self, keep: Tensor) -> "_Pairs":
+        rows = [row for row, kept in zip(self.rows, keep.tolist(), strict=True) if kept]
+        return _Pairs(self.before[keep], self.after[keep], self.mask[keep], rows)
+
+
+@torch.no_grad()
+def evaluate_removal(
+    pipe: Any,
+    dataset: Dataset,
+    *,
+    num_pairs: int = 200,
+    seed: int = 0,
+    num_inference_steps: int = 25,
+    batch_size: int = 32,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, RemovalReport]:
+    """Take objects out of scenes in four ways, and score each.
+
+    Args:
+        pipe: Finds, and paints.
+        dataset: Pairs as `latentslots data make --edit-pairs` makes them; those where an object is
+            removed count.
+        num_pairs: At most so many of them, from the start.
+        seed: Of slot noise and of the noise that is painted from, pair i of seed + i.
+        num_inference_steps: Denoising steps.
+        batch_size: Pairs at once.
+        progress: Called with the number of pairs that were done.
+
+    Returns:
+        A report for `plain` sampling, `inversion`, `blending`, and `both`.
+
+    Raises:
+        ValueError: If the data set has no such pairs, or no slot covers any object.
+    """
+    rows = _removals(dataset)[:num_pairs]
+    if not rows:
+        raise ValueError("the data set has no pairs with a removed object: make --edit-pairs")
+    sums: dict[str, list[Tensor]] = {name: [] for name in METHODS}
+    for start in range(0, len(rows), batch_size):
+        pairs = _load(dataset, rows[start : start + batch_size], start, pipe.resolution)
+        found = pipe.encode_pixel_values(pairs.before, generator=_generators(pairs, seed))
+        slot, overlap = _covering(found.masks, pairs.mask)
+        keep = overlap >= FOUND
+        if keep.any():
+            exist = found.slots_mask
+            exist = (
+                torch.ones_like(found.slots[..., 0], dtype=torch.bool) if exist is None else exist
+            )
+            parts = (found.slots[keep], exist[keep], found.masks[keep], slot[keep])
+            for name, scores in _score(pipe, pairs[keep], parts, seed, num_inference_steps):
+                sums[name].append(scores)
+        progress(len(pairs.rows))
+    if not sums["plain"]:
+        raise ValueError(f"no slot covers any of the {len(rows)} objects: nothing was removed")
+    reports = {}
+    for name, parts_of in sums.items():
+        scores = torch.cat(parts_of)
+        means = scores.mean(dim=0).tolist()
+        names = [field.name for field in fields(RemovalReport)][2:]
+        reports[name] = RemovalReport(
+            num_pairs=len(rows), num_found=len(scores), **dict(zip(names, means, strict=True))
+        )
+    return reports
+
+
+def _score(
+    pipe: Any, pairs: _Pairs, parts: tuple[Tensor, ...], seed: int, num_inference_steps: int
+) -> Iterator[tuple[str, Tensor]]:
+    """For each method the scores of every pair, in the order of the report."""
+    slots, exist, masks, slot = parts
+    size = (pairs.mask.shape[1], pairs.mask.shape[2])
+    owned = upsample_masks(masks, size).argmax(dim=1) == slot[:, None, None]
+    outside = F.max_pool2d(pairs.mask[:, None].float(), 2 * MARGIN + 1, 1, MARGIN) == 0
+    truth = (pairs.after + 1) / 2
+    kept = (decode_latents(pipe.vae, pipe.encode_latents(pairs.after)).float() + 1) / 2
+    ceiling = _outside(kept.clamp(0, 1).cpu(), truth, outside)
+    after_mask = editing.remove(exist[..., None].float(), slot)[..., 0] > 0
+    for name, method in METHODS.items():
+        painted = paint_edit(
+            pipe,
+            pairs.before,
+            slots,
+            editing.remove(slots, slot),
+            owned,
+            before_mask=exist,
+            after_mask=after_mask,
+            generator=_generators(pairs, seed),
+            num_inference_steps=num_inference_steps,
+            output_type="pt",
+            **method,
+        )
+        again = pipe.encode_pixel_values(painted * 2 - 1, generator=_generators(pairs, seed))
+        _, overlap = _covering(again.masks, pairs.mask)
+        psnr, similarity = _outside(painted.float().cpu(), truth, outside)
+        gone = (overlap < STILL_THERE).float()
+        columns = [psnr, ceiling[0], similarity, ceiling[1], gone]
+        yield name, torch.stack([column.cpu() for column in columns], dim=1)
+
+
+def _outside(
+    images: Float[Tensor, "B 3 H W"],
+    truth: Float[Tensor, "B 3 H W"],
+    outside: Bool[Tensor, "B 1 H W"],
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """PSNR and SSIM over the pixels outside of an object."""
+    weight = outside.float()
+    error = ((images - truth).square() * weight).sum(dim=(1, 2, 3)) / (
+        3 * weight.sum(dim=(1, 2, 3))
+    )
+    # What is inside is made equal, so that it adds nothing but what the window's rim sees.
+    same = torch.where(outside, images, truth)
+    whole, share = ssim(same, truth), weight.mean(dim=(1, 2, 3))
+    return -10 * error.clamp(min=1e-12).log10(), 1 - (1 - whole) / share
+
+
+def _covering(
+    masks: Float[Tensor, "B K h w"], target: Bool[Tensor, "B H W"]
+) -> tuple[Tensor, Tensor]:
+    """The slot that overlaps most with a region, and its IoU."""
+    size = (target.shape[1], target.shape[2])
+    ids = upsample_masks(masks, size).argmax(dim=1)
+    owned = F.one_hot(ids, masks.shape[1]).movedim(-1, 1).bool()
+    wanted = target[:, None].to(owned.device)
+    shared, union = (owned & wanted).sum(dim=(2, 3)), (owned | wanted).sum(dim=(2, 3))
+    overlap, slot = (shared / union.clamp(min=1)).max(dim=1)
+    return slot, overlap
+
+
+def _removals(dataset: Dataset) -> list[int]:
+    """Rows of the scenes before, of the pairs where an object is removed."""
+    columns = {"edit", "edited_object", "frame"}
+    if not columns <= set(dataset.column_names):
+        return []
+    table = dataset.select_columns(sorted(columns))
+    removed = dataset.features["edit"].str2int("removed")
+    return [
+        row
+        for row, facts in enumerate(table)
+        if facts["edit"] == removed and facts["frame"] == 0 and row + 1 < len(dataset)
+    ]
+
+
+def _load(dataset: Dataset, rows: list[int], first: int, resolution: int) -> _Pairs:
+    crop = ResizeCenterCrop(resolution)
+    before, after, masks = [], [], []
+    for row in rows:
+        with_it, without = dataset[row], dataset[row + 1]
+        picture, ids = crop(with_it["image"], with_it["segmentation"])
+        assert ids is not None
+        before.append(to_pixel_values(picture))
+        after.append(to_pixel_values(crop(without["image"])[0]))
+        masks.append(to_ids(ids) == with_it["edited_object"])
+    numbers = list(range(first, first + len(rows)))
+    return _Pairs(torch.stack(before), torch.stack(after), torch.stack(masks), numbers)
+
+
+def _generators(pairs: _Pairs, seed: int) -> list[Generator]:
+    return [Generator().manual_seed(seed + row) for row in pairs.rows]

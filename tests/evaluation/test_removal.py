@@ -1,0 +1,107 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from latentslots.data import SceneOptions, load_dataset, make_scenes
+from latentslots.evaluation import removal
+from latentslots.evaluation.removal import METHODS, evaluate_removal
+from latentslots.metrics.reconstruction import psnr, ssim
+from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    out = tmp_path_factory.mktemp("pairs") / "scenes"
+    options = SceneOptions(kind="scenes", size=32, edit_pairs=True)
+    make_scenes(out, options, num_train=0, num_validation=24, workers=1)
+    return load_dataset(out, split="validation")
+
+
+class Oracle(LatentSlotDiffusionPipeline):
+    """Sees in a scene what the truth says, and nothing in what was painted."""
+
+    truth: dict[bytes, Tensor]
+
+    def encode_pixel_values(self, pixel_values: Tensor, **options: Any) -> SlotOutput:
+        found = super().encode_pixel_values(pixel_values, **options)
+        masks = torch.zeros(len(pixel_values), found.slots.shape[1], 32, 32)
+        masks[:, 0] = 1
+        for i, image in enumerate(pixel_values):
+            owned = self.truth.get(image.numpy().tobytes())
+            if owned is not None:
+                masks[i, 0], masks[i, 1] = (~owned).float(), owned.float()
+        return SlotOutput(slots=found.slots, masks=masks)
+
+
+@pytest.fixture
+def oracle(tiny_pipeline_dir: Path, pairs: Dataset) -> Oracle:
+    pipe = Oracle.from_pretrained(tiny_pipeline_dir)
+    pipe.set_progress_bar_config(disable=True)
+    rows = removal._removals(pairs)
+    loaded = removal._load(pairs, rows, 0, 32)
+    scenes = zip(loaded.before, loaded.mask, strict=True)
+    pipe.truth = {image.numpy().tobytes(): mask for image, mask in scenes}
+    return pipe
+
+
+def test_each_way_is_scored_on_the_objects_that_were_found(oracle: Oracle, pairs: Dataset) -> None:
+    done: list[int] = []
+    reports = evaluate_removal(
+        oracle, pairs, num_inference_steps=2, batch_size=2, progress=done.append
+    )
+    assert list(reports) == list(METHODS)
+    removed = pairs.features["edit"].str2int("removed")
+    count = sum(edit == removed for edit in pairs["edit"]) // 2
+    assert count >= 2
+    assert sum(done) == count
+    for report in reports.values():
+        assert (report.num_pairs, report.num_found) == (count, count)
+        assert report.success == 1, "the oracle sees nothing in what was painted"
+        assert report.psnr_ceiling == reports["plain"].psnr_ceiling
+    assert reports["blending"].psnr > reports["plain"].psnr + 1
+    assert reports["both"].ssim > reports["plain"].ssim
+
+
+def test_batches_change_no_number(oracle: Oracle, pairs: Dataset) -> None:
+    one, two = (
+        evaluate_removal(oracle, pairs, num_pairs=3, num_inference_steps=2, batch_size=size)
+        for size in (1, 3)
+    )
+    for name in METHODS:
+        assert one[name].psnr == pytest.approx(two[name].psnr, abs=1e-2)
+
+
+def test_only_what_is_outside_counts() -> None:
+    truth = torch.rand(2, 3, 32, 32)
+    outside = torch.ones(2, 1, 32, 32, dtype=torch.bool)
+    outside[:, :, 8:20, 8:20] = False
+    images = torch.where(outside, truth, torch.rand(2, 3, 32, 32))
+    error, similarity = removal._outside(images, truth, outside)
+    assert (error > 100).all()
+    torch.testing.assert_close(similarity, torch.ones(2))
+    everywhere = torch.ones_like(outside)
+    noisy = (truth + 0.1 * torch.randn_like(truth)).clamp(0, 1)
+    error, similarity = removal._outside(noisy, truth, everywhere)
+    torch.testing.assert_close(error, psnr(noisy, truth))
+    torch.testing.assert_close(similarity, ssim(noisy, truth))
+
+
+def test_the_slot_that_covers_a_region_is_found() -> None:
+    masks = torch.zeros(1, 3, 8, 8)
+    masks[0, 0], masks[0, 2, 2:6, 2:6] = 0.1, 1
+    target = torch.zeros(1, 8, 8, dtype=torch.bool)
+    target[0, 2:6, 2:4] = True
+    slot, overlap = removal._covering(masks, target)
+    assert (slot.item(), overlap.item()) == (2, 0.5)
+
+
+def test_data_without_pairs_is_one_sentence(
+    tiny_pipeline: LatentSlotDiffusionPipeline, scenes_store: Path
+) -> None:
+    dataset = load_dataset(scenes_store, split="validation")
+    with pytest.raises(ValueError, match="no pairs with a removed object: make --edit-pairs"):
+        evaluate_removal(tiny_pipeline, dataset)
