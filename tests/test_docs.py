@@ -47,6 +47,8 @@ def shrink(command: str) -> list[str] | None:
         return [*words, *FEW.split()]
     if words[:2] == ["data", "cache-latents"]:
         return [word if word != "64" else "32" for word in words]
+    if words[0] in ("edit", "generate", "reconstruct"):
+        return [*words, "--num-inference-steps", "2"]
     if words[0] == "train" and "--resume" not in words:
         small = "--method.block-out-channels 8 8 --method.norm-num-groups 4 --data.resolution 32"
         words += TINY.split() + (small.split() if words[1] == "autoencoder-small" else [])
@@ -69,6 +71,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             suffix = "jpg" if where == "photos" else "png"
             Image.new(mode, (40, 32), number).save(folder / where / f"{number}.{suffix}")
     Image.new("RGB", (48, 32), "red").save(folder / "picture.png")
+    Image.new("RGB", (32, 32), "blue").save(folder / "other.png")
     return folder
 
 
@@ -85,7 +88,7 @@ def test_every_command_that_a_page_names_exists() -> None:
 def test_commands_and_python_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     ran = []
-    for page in ("data", "train", "evaluate"):
+    for page in ("data", "train", "evaluate", "edit"):
         for number, command in enumerate(commands(ROOT / "docs" / f"{page}.md")):
             words = shrink(command)
             if words is None:
@@ -100,7 +103,7 @@ def test_commands_and_python_run(workplace: Path, monkeypatch: pytest.MonkeyPatc
             assert main(words) == 0, command
             ran.append(words[0])
     assert ran.count("train") >= 4
-    for page in ("data", "evaluate", "python"):
+    for page in ("data", "evaluate", "python", "edit"):
         names: dict[str, object] = {}
         for block in blocks(ROOT / "docs" / f"{page}.md"):
             if re.search(r"\bls\.", block):
