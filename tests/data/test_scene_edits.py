@@ -5,6 +5,7 @@ import pytest
 
 from latentslots.cli.main import main
 from latentslots.data import SceneOptions, load_dataset, make_scenes
+from latentslots.data.scenes import make
 from latentslots.data.scenes.edits import EDITS, edit_scene
 from latentslots.data.scenes.layout import KINDS, is_seen, sample_scene, touch
 
@@ -86,9 +87,10 @@ def test_pairs_are_made_from_the_command_line(
     assert "a pair of images cannot be a video" in capsys.readouterr().err
 
 
-def test_data_that_knows_nothing_of_pairs_is_continued(tmp_path: Path) -> None:
-    options = SceneOptions(kind="scenes", size=32)
-    out = make_scenes(tmp_path / "plain", options, num_train=0, num_validation=2, workers=1)
-    assert "edit_pairs" not in (out / "dataset_info.json").read_text()
-    make_scenes(out, options, num_train=2, num_validation=2, workers=1)
-    assert len(load_dataset(out, split="train")) == 2
+def test_data_that_is_older_than_pairs_is_known_again() -> None:
+    plain = make._made_by(SceneOptions(kind="scenes"))
+    assert set(plain) == {"program", "kind", "size", "min_objects", "max_objects", "seed", "video"}
+    assert make._made_by(SceneOptions(kind="scenes", edit_pairs=True)) == {
+        **plain,
+        "edit_pairs": True,
+    }

@@ -37,6 +37,11 @@ class Oracle(LatentSlotDiffusionPipeline):
         return SlotOutput(slots=found.slots, masks=masks)
 
 
+@pytest.fixture(autouse=True)
+def _short_inversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentslots.pipelines.edit.NUM_INVERSION_STEPS", 4)
+
+
 @pytest.fixture
 def oracle(tiny_pipeline_dir: Path, pairs: Dataset) -> Oracle:
     pipe = Oracle.from_pretrained(tiny_pipeline_dir)
