@@ -9,6 +9,7 @@ import pytest
 import latentslots
 
 EXPECTED = {
+    "ConceptLibrary",
     "LatentSlotDiffusionPipeline",
     "SegmentationReport",
     "SlotOutput",

@@ -16,6 +16,7 @@ from latentslots.visualize import (
     palette,
     png_bytes,
     rgb_to_lab,
+    slot_crop,
     slot_strip,
     to_pil,
     to_uint8,
@@ -168,3 +169,14 @@ def test_lab_of_well_known_colors() -> None:
     }
     lab = rgb_to_lab(np.array(list(expected), dtype=np.uint8))
     np.testing.assert_allclose(lab, list(expected.values()), atol=0.02)
+
+
+def test_a_crop_is_the_square_around_what_a_slot_sees() -> None:
+    picture = Image.new("RGB", (32, 24), "blue")
+    mask = torch.zeros(24, 32)
+    mask[0:10, 20:30] = 1  # at the edge, so that the square reaches beyond the picture
+    crop = slot_crop(picture, mask, 12)
+    assert crop.size == (12, 12)
+    pixels = np.asarray(crop, dtype=int)
+    assert abs(pixels[6, 6] - [0, 0, 255]).max() < 3
+    assert pixels[0, 0].min() > 250, "a tenth of its side around it, white"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentslots import editing
+    from latentslots.concepts import ConceptLibrary
     from latentslots.data.store import load_dataset
     from latentslots.evaluation.segmentation import SegmentationReport, evaluate
     from latentslots.official import load_official
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from latentslots.training.run import train
 
 _MODULES = {
+    "ConceptLibrary": "latentslots.concepts",
     "LatentSlotDiffusionPipeline": "latentslots.pipelines.latent_slot_diffusion",
     "SegmentationReport": "latentslots.evaluation.segmentation",
     "SlotOutput": "latentslots.pipelines.base",
@@ -29,6 +31,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "ConceptLibrary",
     "LatentSlotDiffusionPipeline",
     "SegmentationReport",
     "SlotOutput",

@@ -77,25 +77,13 @@ def build_latent_slot_diffusion(
         num_registers=method.num_registers,
         null_condition=method.condition_dropout > 0 and method.num_registers == 0,
     )
-    unet = SlotUNet(
-        in_channels=vae.config.latent_channels,
-        out_channels=vae.config.latent_channels,
-        sample_size=resolution // factor,
-        block_out_channels=method.unet.block_out_channels,
-        attention_levels=method.unet.attention_levels,
-        layers_per_block=method.unet.layers_per_block,
-        cross_attention_dim=method.slot_dim,
-        num_attention_heads=method.unet.num_attention_heads,
-        norm_num_groups=method.unet.norm_num_groups,
-        position=method.unet.position,
-    )
     patch_decoder = None
     if method.patch_decoder_weight:
         patch_decoder = PatchDecoder(slot_dim=method.slot_dim, mlp_dim=2 * method.slot_dim)
     return LatentSlotDiffusionObjective(
         encoder=encoder,
         slot_encoder=slot_encoder,
-        unet=unet,
+        unet=_build_unet(method, resolution // factor, vae),
         noise_schedule=official_schedule(method.prediction_type),
         vae=vae,
         resolution=resolution,
@@ -108,6 +96,21 @@ def build_latent_slot_diffusion(
         mask_distillation_weight=method.mask_distillation_weight,
         num_inference_slots=method.num_inference_slots,
         merge_overlap=method.merge_overlap,
+    )
+
+
+def _build_unet(method: LSDConfig, sample_size: int, vae: AutoencoderKL) -> SlotUNet:
+    return SlotUNet(
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        sample_size=sample_size,
+        block_out_channels=method.unet.block_out_channels,
+        attention_levels=method.unet.attention_levels,
+        layers_per_block=method.unet.layers_per_block,
+        cross_attention_dim=method.slot_dim,
+        num_attention_heads=method.unet.num_attention_heads,
+        norm_num_groups=method.unet.norm_num_groups,
+        position=method.unet.position,
     )
 
 

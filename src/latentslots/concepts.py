@@ -8,7 +8,6 @@ scenes, K slots per scene.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,8 +23,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from latentslots.data.output import whole_folder
 from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
-from latentslots.visualize import grid, slot_strip, to_pil
+from latentslots.visualize import grid, slot_crop
 
 Metric = Literal["cosine", "euclidean"]
 Layout = Literal["layout", "independent", "per-image"]
@@ -263,19 +263,21 @@ class ConceptLibrary:
         return grid(rows, captions=captions, gap=4)
 
     def save(self, folder: str | Path) -> None:
-        """Write the library: tensors, what it is, and the crops as pictures."""
-        folder = Path(folder)
-        if (folder / CROPS_DIR).is_dir():
-            shutil.rmtree(folder / CROPS_DIR)
-        (folder / CROPS_DIR).mkdir(parents=True)
-        tensors = {name: getattr(self, name) for name in ("slots", "masks", "concept", "image")}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / TENSORS_NAME)
-        for number, crops in enumerate(self.crops):
-            for rank, crop in enumerate(crops):
-                crop.save(folder / CROPS_DIR / f"concept_{number:03d}_{rank}.png")
-        content = {"concepts": self.num_concepts, "shares": self.shares.tolist()}
-        text = json.dumps({**asdict(self.info), **content}, indent=2)
-        (folder / INFO_NAME).write_text(text + "\n", encoding="utf-8")
+        """Write the library: tensors, what it is, and the crops as pictures.
+
+        Raises:
+            ValueError: If the folder holds something other than a library.
+        """
+        with whole_folder(Path(folder), mark=INFO_NAME) as partial:
+            tensors = {name: getattr(self, name) for name in ("slots", "masks", "concept", "image")}
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial / TENSORS_NAME)
+            (partial / CROPS_DIR).mkdir()
+            for number, crops in enumerate(self.crops):
+                for rank, crop in enumerate(crops):
+                    crop.save(partial / CROPS_DIR / f"concept_{number:03d}_{rank}.png")
+            content = {"concepts": self.num_concepts, "shares": self.shares.tolist()}
+            text = json.dumps({**asdict(self.info), **content}, indent=2)
+            (partial / INFO_NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> "ConceptLibrary":
@@ -319,7 +321,10 @@ class ConceptLibrary:
             masks = upsample_masks(scenes.masks, (size[0], size[1])).cpu()
             slot = index[best]
             found.append(
-                tuple(_crop(pixel_values[i], masks[i], int(slot[i])) for i in range(len(best)))
+                tuple(
+                    slot_crop(pixel_values[i], masks[i, slot[i]], CROP_SIZE)
+                    for i in range(len(best))
+                )
             )
         return tuple(found)
 
@@ -330,7 +335,8 @@ def _collect(
     """Slots, small masks, row and number in their scene of all slots that own enough pixels."""
     parts: list[tuple[Tensor, ...]] = []
     with tqdm(total=len(dataset), disable=not progress, unit="image") as bar:
-        for rows in _batches(len(dataset)):
+        for start in range(0, len(dataset), BATCH_SIZE):
+            rows = range(start, min(start + BATCH_SIZE, len(dataset)))
             _, scenes = _encode(pipe, dataset, rows, seed)
             masks = scenes.masks.float().cpu()
             owned = F.one_hot(masks.argmax(dim=1), masks.shape[1]).float().mean(dim=(1, 2))
@@ -344,11 +350,6 @@ def _collect(
         raise ValueError("there is no image to take slots from: the data set is empty")
     slots, small, image, index = (torch.cat(column) for column in zip(*parts, strict=True))
     return slots, small, image, index
-
-
-def _batches(total: int) -> Iterator[list[int]]:
-    for start in range(0, total, BATCH_SIZE):
-        yield list(range(start, min(start + BATCH_SIZE, total)))
 
 
 def _encode(
@@ -390,19 +391,6 @@ def _draw(allowed: Tensor, generator: Generator | None) -> Tensor:
     """One of the places that are True."""
     places = allowed.nonzero()[:, 0]
     return places[torch.randint(len(places), (), generator=generator)]
-
-
-def _crop(pixels: Tensor, masks: Tensor, slot: int) -> Image.Image:
-    """A square around what a slot sees, white where it sees nothing."""
-    owned = (masks[slot] >= masks[slot].max() / 2).nonzero()
-    seen = slot_strip(to_pil(pixels), masks[[slot]].numpy(), with_image=False)
-    (top, left), (bottom, right) = owned.amin(dim=0).tolist(), owned.amax(dim=0).tolist()
-    half = (max(bottom - top, right - left) + 1) * 0.6
-    y, x = (top + bottom + 1) / 2, (left + right + 1) / 2
-    box = tuple(round(edge) for edge in (x - half, y - half, x + half, y + half))
-    page = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), "white")
-    page.paste(seen, (-box[0], -box[1]))
-    return page.resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BICUBIC)
 
 
 def _read_crops(folder: Path, concept: int) -> Iterator[Image.Image]:

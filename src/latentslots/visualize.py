@@ -100,6 +100,25 @@ def slot_strip(
     return grid([tiles], gap=gap)
 
 
+def slot_crop(image: Picture, mask: Float[Tensor, "H W"], size: int) -> Image.Image:
+    """Cut out the square around what a slot sees, white where it sees nothing.
+
+    Args:
+        image: The picture, see the head of this module.
+        mask: The slot's soft mask, of the size of the picture.
+        size: Side of the result, in pixels.
+    """
+    places = (mask >= mask.max() / 2).nonzero()
+    (top, left), (bottom, right) = places.amin(dim=0).tolist(), places.amax(dim=0).tolist()
+    half = (max(bottom - top, right - left) + 1) * 0.6
+    y, x = (top + bottom + 1) / 2, (left + right + 1) / 2
+    corners = [round(edge) for edge in (x - half, y - half, x + half, y + half)]
+    page = Image.new("RGB", (corners[2] - corners[0], corners[3] - corners[1]), _WHITE)
+    seen = slot_strip(image, mask[None].numpy(), with_image=False)
+    page.paste(seen, (-corners[0], -corners[1]))
+    return page.resize((size, size), Image.Resampling.BICUBIC)
+
+
 def grid(
     rows: Sequence[Sequence[Picture]], *, captions: Sequence[str] | None = None, gap: int = 2
 ) -> Image.Image:

@@ -5,13 +5,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from latentslots.app.scenes import load_scene, place
 from latentslots.cli.main import main
 from latentslots.concepts import ConceptLibrary
+from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests import tiny
 
 STEPS = ["--num-inference-steps", "2"]
+
+
+def test_a_patch_decoder_tells_where_composed_slots_are() -> None:
+    pipe = tiny.tiny_lsd(patch_decoder_weight=1.0).to_pipeline()
+    slots, image = torch.randn(1, 3, tiny.SLOT_DIM), torch.rand(1, 3, 32, 32)
+    scene = place(pipe, slots, image, seed=0)
+    expected = pipe.patch_decoder.segment(slots, image * 2 - 1)[0]
+    torch.testing.assert_close(scene.masks, expected)
+
+
+def test_somebody_s_folder_is_no_place_for_a_library(
+    tiny_pipeline_dir: Path,
+    scenes_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "crops" / "wheat.txt").write_text("a year of work")
+    command = ["concepts", "fit", str(tiny_pipeline_dir), "--data", str(scenes_store)]
+    assert main([*command, "--output-dir", str(tmp_path)]) == 2
+    assert "holds something else, without a library.json" in capsys.readouterr().err
+    assert (tmp_path / "crops" / "wheat.txt").read_text() == "a year of work"
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -74,6 +99,10 @@ def test_composed_scenes_are_painted_and_measured(
     assert report["floor"] is not None
     names = [f"scene_{i:04d}" for i in range(5)]
     assert {p.stem for p in out.glob("scene_*.png")} == set(names)
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    scene = load_scene(out / "scene_0000.safetensors", pipe.fingerprint())
+    assert scene.masks.shape[0] == 3
+    assert scene.masks.sum(dim=0).max() > 0.9, "it can be edited further: its slots have places"
     again = tmp_path / "again"
     files = [str(out / f"{name}.safetensors") for name in names]
     assert main([*command[:2], "--slots", *files, *STEPS, "--output-dir", str(again)]) == 0

@@ -138,6 +138,21 @@ class TestSegment:
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["segment", "edit"])
+def test_somebody_s_folder_is_not_replaced(
+    command: str, model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "out" / "p1"
+    mine.mkdir(parents=True)
+    (mine / "thesis.tex").write_text("years of work")
+    words = [] if command == "segment" else ["--remove", "1"]
+    out = ["--output-dir", str(tmp_path / "out")]
+    assert main([command, model, str(pictures), *words, *out]) == 2
+    assert "p1 exists and holds something else" in capsys.readouterr().err
+    assert (mine / "thesis.tex").read_text() == "years of work"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p1"], "nothing is half done"
+
+
 class TestEdit:
     def edit(self, model: str, picture: Path, out: Path, *words: str) -> dict[str, torch.Tensor]:
         """Slots before and after."""

@@ -595,6 +595,14 @@ class TestEdit:
         with pytest.raises(ValueError, match="image_latents and edit_mask go together"):
             paint(tiny_pipeline, slots, edit_mask=torch.ones(3, 1, 16, 16))
 
+    @pytest.mark.usefixtures("unchecked")
+    def test_an_edit_of_another_size_is_named(self, tiny_pipeline: Any, slots: Tensor) -> None:
+        image, mask = torch.zeros(3, 4, 16, 16), torch.ones(3, 1, 32, 32)
+        with pytest.raises(ValueError, match=r"edit_mask must have shape \[3, 1, 16, 16\], got"):
+            paint(tiny_pipeline, slots, image_latents=image, edit_mask=mask)
+        with pytest.raises(ValueError, match=r"image_latents must have shape \[3, 4, 16, 16\]"):
+            paint(tiny_pipeline, slots, image_latents=image[:2], edit_mask=mask)
+
 
 class TestPatchDecoder:
     def test_masks_say_which_slot_made_a_pixel(self, images: list[Image.Image]) -> None:

@@ -190,7 +190,7 @@ def test_kill_while_saving(config: TrainConfig, finished: Path, tmp_path: Path) 
     for _ in range(3):
         process = start(*command, "--max-train-steps", "100000")
         first = names(run_dir)
-        wait_for(lambda: names(run_dir)[-1:] > first, process)  # noqa: B023
+        wait_for(lambda first=first: names(run_dir)[-1:] > first, process)
         wait_for(lambda: any(run_dir.glob("state/.partial_*")), process)
         process.kill()
         process.communicate()

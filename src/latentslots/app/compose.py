@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import Picture, batches
-from latentslots.app.scenes import Scene, find_scenes, load_scene, save_scene
+from latentslots.app.scenes import Scene, find_scenes, load_scene, place, save_scene
 from latentslots.concepts import ConceptLibrary, Layout
 from latentslots.evaluation.generation import Sampling, paint
 from latentslots.metrics.reconstruction import psnr, ssim
@@ -165,7 +165,8 @@ def generate(
             painted = _paint(pipe, scenes, rows, grid_options)
             for row, pictures in zip(rows, painted, strict=True):
                 slots = scenes.slots[row][scenes.slots_mask[row]][None]
-                _save(slots, pictures, output_dir / scenes.names[row], fingerprint)
+                scene = place(pipe, slots, pictures[0, :1], seed=grid_options.seed)
+                _save(scene, pictures, output_dir / scenes.names[row], fingerprint)
             bar.update(len(rows))
     _contact_sheet(output_dir, scenes.names)
     return [scenes.names[row] for row in waiting]
@@ -189,10 +190,9 @@ def _paint(
     return pictures.reshape(shape)
 
 
-def _save(slots: Tensor, pictures: Tensor, path: Path, fingerprint: str) -> None:
+def _save(scene: Scene, pictures: Tensor, path: Path, fingerprint: str) -> None:
     """The slots first: a picture that is there has its slots."""
-    masks = torch.zeros(slots.shape[1], 1, 1)  # nobody knows them before the picture is encoded
-    save_scene(Scene(slots, masks), path.with_suffix(".safetensors"), fingerprint)
+    save_scene(scene, path.with_suffix(".safetensors"), fingerprint)
     page = grid([[to_pil(picture * 2 - 1) for picture in row] for row in pictures])
     partial = path.with_suffix(".partial")
     page.save(partial, format="PNG")

@@ -1,8 +1,6 @@
 """Edit picture files object by object."""
 
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,13 @@ from torch import Generator, Tensor
 from latentslots import editing
 from latentslots.app.images import Picture, open_picture
 from latentslots.app.scenes import SLOTS_FILE, Scene, find_scenes, load_scene, save_scene
+from latentslots.data.output import whole_folder
 from latentslots.pipelines.base import upsample_masks
 from latentslots.pipelines.edit import paint_edit
 from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 
+EDITED_FILE = "edited.png"
 AT = re.compile(r"at(\d*)")
 
 
@@ -194,16 +194,10 @@ class Editor:
 
 def write_edit(editor: Editor, edited: Edited, after: Image.Image, folder: Path) -> None:
     """Write `edited.png`, `strip.png` and `slots.safetensors` (the slots after the edit)."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    after.save(partial / "edited.png")
-    editor.strip(after).save(partial / "strip.png")
-    save_scene(edited.scene, partial / SLOTS_FILE, editor.fingerprint, seed=editor.seed)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    with whole_folder(folder, mark=EDITED_FILE) as partial:
+        after.save(partial / EDITED_FILE)
+        editor.strip(after).save(partial / "strip.png")
+        save_scene(edited.scene, partial / SLOTS_FILE, editor.fingerprint, seed=editor.seed)
 
 
 def _join(scene: Scene) -> Tensor:

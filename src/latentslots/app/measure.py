@@ -55,10 +55,6 @@ def measure(
         )
     images = torch.stack([_read(folder / f"{scene}.png") for scene in scenes.names])
 
-    def real(start: int) -> Tensor:
-        rows = dataset.select(range(start, start + count))
-        return torch.cat([(pipe.preprocess(row["image"]) + 1) / 2 for row in rows])
-
     consistency = None
     if library is not None:
         consistency = compositional_consistency(
@@ -72,8 +68,8 @@ def measure(
     report = compare_with_real(
         features,
         images,
-        real(0),
-        real(count) if len(dataset) >= 2 * count else None,
+        _real(pipe, dataset, 0, count),
+        _real(pipe, dataset, count, 2 * count) if len(dataset) >= 2 * count else None,
         name=name,
         sampler=type(pipe.scheduler).__name__,
         sampling=sampling,
@@ -88,3 +84,10 @@ def measure(
 def _read(path: Path) -> Float[Tensor, "3 H W"]:
     with Image.open(path) as picture:
         return (to_pixel_values(picture) + 1) / 2
+
+
+def _real(
+    pipe: LatentSlotDiffusionPipeline, dataset: Dataset, start: int, stop: int
+) -> Float[Tensor, "B 3 H W"]:
+    rows = dataset.select(range(start, stop))
+    return torch.cat([(pipe.preprocess(row["image"]) + 1) / 2 for row in rows])

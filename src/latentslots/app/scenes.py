@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
+from latentslots import editing
 from latentslots.app.images import Picture
 from latentslots.pipelines.base import SlotPipeline
 
@@ -44,6 +46,30 @@ def find_scenes(pipe: SlotPipeline, pictures: list[Picture], *, seed: int) -> li
         slots, masks = found.slots[i][exist], found.masks[i][exist]
         scenes.append(Scene(slots[None].float().cpu(), masks.float().cpu()))
     return scenes
+
+
+@torch.no_grad()
+def place(
+    pipe: Any, slots: Float[Tensor, "1 K D"], image: Float[Tensor, "1 3 H W"], *, seed: int
+) -> Scene:
+    """Where slots are in a picture that was painted from them.
+
+    The patch decoder tells; without one, the picture's own slots are found and matched to these.
+
+    Args:
+        pipe: The pipeline that painted it.
+        slots: What it was painted from.
+        image: What was painted, in [0, 1].
+        seed: Of the start of the picture's own slots.
+    """
+    pixel_values = image.to(pipe.device) * 2 - 1
+    if pipe.patch_decoder is not None:
+        masks = pipe.patch_decoder.segment(slots.to(pipe.device), pixel_values)[0].cpu()
+        return Scene(slots.cpu(), masks)
+    found = pipe.encode_pixel_values(pixel_values, generator=Generator().manual_seed(seed))
+    partner = editing.match(slots, found.slots.cpu())[0]
+    masks = found.masks[0].float().cpu()[partner.clamp(min=0)] * (partner >= 0)[:, None, None]
+    return Scene(slots.cpu(), masks / masks.sum(dim=0).clamp_min(1e-6))
 
 
 def save_scene(scene: Scene, path: Path, fingerprint: str, **facts: Any) -> None:

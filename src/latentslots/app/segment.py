@@ -1,8 +1,6 @@
 """Segment picture files: a folder of results for each."""
 
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from tqdm.auto import tqdm
 from latentslots import editing
 from latentslots.app.images import OUTSIDE, Picture, batches
 from latentslots.app.scenes import SLOTS_FILE, Scene, bounding_box, find_scenes, save_scene
+from latentslots.data.output import check_place, whole_folder
 from latentslots.pipelines.base import SlotPipeline
 from latentslots.visualize import overlay
 
@@ -64,13 +63,16 @@ def segment_files(
         "merge_overlap": pipe.config.merge_overlap,
     }
     waiting = [path for path in paths if not _is_done(output_dir / path.stem, made_by)]
+    for path in waiting:
+        check_place(output_dir / path.stem, mark=FACTS_FILE)
     outcome = Outcome([], [path.stem for path in paths if path not in waiting], [])
     with tqdm(total=len(waiting), disable=not progress, unit="image") as bar:
         for pictures, problems in batches(waiting, BATCH_SIZE):
             for picture, scene in zip(
                 pictures, find_scenes(pipe, pictures, seed=seed), strict=True
             ):
-                _write(picture, scene, output_dir / picture.name, made_by)
+                with whole_folder(output_dir / picture.name, mark=FACTS_FILE) as folder:
+                    _write(picture, scene, folder, made_by)
                 outcome.done.append(picture.name)
             outcome.problems.extend(problems)
             bar.update(len(pictures) + len(problems))
@@ -89,18 +91,14 @@ def _is_done(folder: Path, made_by: dict[str, Any]) -> bool:
 
 
 def _write(picture: Picture, scene: Scene, folder: Path, made_by: dict[str, Any]) -> None:
-    """Write a folder under another name, so that it is there whole or not at all."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    """Write what is known of a picture into a folder."""
     ids = picture.segmentation(scene.masks)
     ground = int(editing.background(scene.masks[None]))
     seen = ids != OUTSIDE
     overlaid = np.asarray(picture.image).copy()
     overlaid[seen.numpy()] = np.asarray(overlay(picture.image, ids))[seen.numpy()]
-    Image.fromarray(overlaid).save(partial / "overlay.png")
-    Image.fromarray(ids.numpy()).save(partial / "ids.png")
+    Image.fromarray(overlaid).save(folder / "overlay.png")
+    Image.fromarray(ids.numpy()).save(folder / "ids.png")
     slots = []
     for slot in range(len(scene.masks)):
         owned = ids == slot
@@ -112,9 +110,9 @@ def _write(picture: Picture, scene: Scene, folder: Path, made_by: dict[str, Any]
             facts["file"] = f"slot_{slot:02d}.png"
             cut = picture.image.convert("RGBA")
             cut.putalpha(Image.fromarray((owned.numpy() * 255).astype(np.uint8)))
-            cut.save(partial / facts["file"])
+            cut.save(folder / facts["file"])
         slots.append(facts)
-    save_scene(scene, partial / SLOTS_FILE, made_by["pipeline"], seed=made_by["seed"])
+    save_scene(scene, folder / SLOTS_FILE, made_by["pipeline"], seed=made_by["seed"])
     content = {
         "image": picture.path.name,
         "size": list(picture.image.size),
@@ -123,7 +121,4 @@ def _write(picture: Picture, scene: Scene, folder: Path, made_by: dict[str, Any]
         "background": ground,
         "slots": slots,
     }
-    (partial / FACTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    (folder / FACTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -60,9 +61,11 @@ def run(arguments: list[str]) -> None:
 
 def _fit(options: Fit) -> None:
     from latentslots.cli.model import load_pipeline
-    from latentslots.concepts import ConceptLibrary
+    from latentslots.concepts import INFO_NAME, ConceptLibrary
+    from latentslots.data.output import check_place
     from latentslots.data.store import load_dataset
 
+    check_place(Path(options.output_dir), mark=INFO_NAME)
     dataset = load_dataset(options.data, split=options.split)
     if options.num_images is not None:
         if options.num_images < 1:

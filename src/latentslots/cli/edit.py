@@ -55,9 +55,10 @@ def run(arguments: list[str]) -> int:
 
     from pathlib import Path
 
-    from latentslots.app.edit import Editor, Edits, write_edit
+    from latentslots.app.edit import EDITED_FILE, Editor, Edits, write_edit
     from latentslots.app.images import find_pictures, open_picture
     from latentslots.cli.model import load_pipeline
+    from latentslots.data.output import check_place
 
     edits = Edits(
         remove=options.remove,
@@ -74,6 +75,8 @@ def run(arguments: list[str]) -> int:
     paths = find_pictures(options.images)
     if options.slots and len(paths) > 1:
         raise ValueError(f"--slots are those of one picture, but there are {len(paths)}")
+    for path in paths if changes else []:
+        check_place(Path(options.output_dir) / path.stem, mark=EDITED_FILE)
     pipe = load_pipeline(options.run, options.inference, options.painting)
     done: dict[str, Any] = {}
     problems = []

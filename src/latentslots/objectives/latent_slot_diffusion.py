@@ -102,26 +102,10 @@ class LatentSlotDiffusionObjective(Objective):
             raise ValueError(f"condition_dropout must be in [0, 1), got {condition_dropout}")
         if timestep_shift <= 0:
             raise ValueError(f"timestep_shift must be more than 0, got {timestep_shift}")
-        weights = {
-            "patch_decoder_weight": patch_decoder_weight,
-            "mask_distillation_weight": mask_distillation_weight,
-        }
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name} must be 0 or above, got {weight:g}")
-        if mask_distillation_weight and patch_decoder is None:
-            raise ValueError(
-                "mask_distillation_weight needs a patch decoder, whose masks teach: set "
-                "patch_decoder_weight above 0, or both to 0"
-            )
-        if patch_decoder is not None and (patch_size < 1 or resolution % patch_size):
-            raise ValueError(
-                f"patch_size must divide the resolution of {resolution} pixels, got {patch_size}"
-            )
-        if (patch_decoder is None) != (patch_decoder_weight == 0):
-            raise ValueError(
-                "patch_decoder and patch_decoder_weight are given together, or neither"
-            )
+        _check_patch_decoder(
+            patch_decoder, patch_decoder_weight, mask_distillation_weight, patch_size, resolution
+        )
+        check_inference(slot_encoder, num_inference_slots, merge_overlap)
         self.encoder = encoder
         self.slot_encoder = slot_encoder
         self.unet = unet
@@ -135,7 +119,6 @@ class LatentSlotDiffusionObjective(Objective):
         self.snr_gamma = snr_gamma
         self.timestep_shift = timestep_shift
         self.condition_dropout = condition_dropout
-        check_inference(slot_encoder, num_inference_slots, merge_overlap)
         self.num_inference_slots = num_inference_slots
         self.merge_overlap = merge_overlap
         self.freeze(vae)
@@ -293,3 +276,30 @@ class LatentSlotDiffusionObjective(Objective):
     def save_pipeline(self, folder: Path) -> None:
         """Write a pipeline folder."""
         self.to_pipeline().save_pretrained(folder)
+
+
+def _check_patch_decoder(
+    patch_decoder: PatchDecoder | None,
+    patch_decoder_weight: float,
+    mask_distillation_weight: float,
+    patch_size: int,
+    resolution: int,
+) -> None:
+    weights = {
+        "patch_decoder_weight": patch_decoder_weight,
+        "mask_distillation_weight": mask_distillation_weight,
+    }
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{name} must be 0 or above, got {weight:g}")
+    if mask_distillation_weight and patch_decoder is None:
+        raise ValueError(
+            "mask_distillation_weight needs a patch decoder, whose masks teach: set "
+            "patch_decoder_weight above 0, or both to 0"
+        )
+    if patch_decoder is not None and (patch_size < 1 or resolution % patch_size):
+        raise ValueError(
+            f"patch_size must divide the resolution of {resolution} pixels, got {patch_size}"
+        )
+    if (patch_decoder is None) != (patch_decoder_weight == 0):
+        raise ValueError("patch_decoder and patch_decoder_weight are given together, or neither")

@@ -5,6 +5,8 @@ Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent siz
 
 import inspect
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -132,8 +134,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             ValueError: If shapes do not fit, or pixels are wanted from a pipeline without a VAE.
         """
         self._check_inputs(slots, slots_mask, output_type, generator, latents)
-        if (image_latents is None) != (edit_mask is None):
-            raise ValueError("image_latents and edit_mask go together")
+        kept = self._kept(image_latents, edit_mask, len(slots), height, width)
         batch_size = slots.shape[0]
         slots = slots.to(self.device, self.slot_encoder.dtype)
         slots_mask = None if slots_mask is None else slots_mask.to(self.device)
@@ -147,21 +148,12 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             latents = randn_tensor(
                 shape, generator=generator, device=self.device, dtype=self.unet.dtype
             )
-        noise = latents.to(self.device, self.unet.dtype)
-        latents = noise * self.scheduler.init_noise_sigma
-        extra = self._step_kwargs(generator)
-        timesteps = self.scheduler.timesteps
-        for timestep, following in zip(
-            self.progress_bar(timesteps), [*timesteps[1:, None], None], strict=True
-        ):
-            model_input = self.scheduler.scale_model_input(latents, timestep)
-            prediction = self._predict(model_input, timestep, states, mask, guidance_scale)
-            latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
-            if image_latents is not None and edit_mask is not None:
-                kept = image_latents.to(latents)
-                if following is not None:
-                    kept = self.scheduler.add_noise(kept, noise, following)
-                latents = torch.lerp(kept, latents, edit_mask.to(latents))
+        latents = self._denoise(
+            latents.to(self.device, self.unet.dtype),
+            partial(self._predict, states=states, mask=mask, guidance_scale=guidance_scale),
+            generator,
+            kept=kept,
+        )
         images = self._decode(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -200,13 +192,34 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             self.scheduler.config, timestep_spacing="trailing", clip_sample=False
         )
         inverse.set_timesteps(num_inference_steps, device=self.device)
-        states, mask = self.slot_encoder.condition(
-            slots.to(self.device, self.slot_encoder.dtype), slots_mask
-        )
+        slots = slots.to(self.device, self.slot_encoder.dtype)
+        slots_mask = None if slots_mask is None else slots_mask.to(self.device)
+        states, mask = self.slot_encoder.condition(slots, slots_mask)
         latents = image_latents.to(self.device, self.unet.dtype)
         for timestep in self.progress_bar(inverse.timesteps):
             prediction = self._predict(latents, timestep, states, mask, guidance_scale=1.0)
             latents = inverse.step(prediction, timestep, latents).prev_sample
+        return latents
+
+    def _denoise(
+        self,
+        noise: Float[Tensor, "B C h w"],
+        predict: Callable[[Tensor, Tensor], Tensor],
+        generator: list[Generator] | None,
+        *,
+        kept: tuple[Tensor, Tensor] | None,
+    ) -> Float[Tensor, "B C h w"]:
+        """From noise to latents; what is kept (an image, and where it may change) stays."""
+        latents, extra = noise * self.scheduler.init_noise_sigma, self._step_kwargs(generator)
+        timesteps = self.scheduler.timesteps
+        following = [*timesteps[1:, None], None]
+        for timestep, after in zip(self.progress_bar(timesteps), following, strict=True):
+            prediction = predict(self.scheduler.scale_model_input(latents, timestep), timestep)
+            latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
+            if kept is not None:
+                image, mask = (part.to(latents) for part in kept)
+                image = image if after is None else self.scheduler.add_noise(image, noise, after)
+                latents = torch.lerp(image, latents, mask)
         return latents
 
     def _predict(
@@ -265,6 +278,26 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
                 raise ValueError(f"{name} must be a multiple of {factor} pixels, got {pixels}")
         rows, columns = (size if pixels is None else pixels // factor for pixels in (height, width))
         return (batch_size, self.unet.config.in_channels, rows, columns)
+
+    def _kept(
+        self,
+        image_latents: Tensor | None,
+        edit_mask: Tensor | None,
+        batch_size: int,
+        height: int | None,
+        width: int | None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """What an edit keeps, where the shapes fit."""
+        if image_latents is None and edit_mask is None:
+            return None
+        if image_latents is None or edit_mask is None:
+            raise ValueError("image_latents and edit_mask go together")
+        shape = self._latents_shape(batch_size, height, width)
+        wanted = {"image_latents": shape, "edit_mask": (batch_size, 1, *shape[2:])}
+        for (name, size), given in zip(wanted.items(), (image_latents, edit_mask), strict=True):
+            if tuple(given.shape) != size:
+                raise ValueError(f"{name} must have shape {list(size)}, got {list(given.shape)}")
+        return image_latents, edit_mask
 
     def _step_kwargs(self, generator: list[Generator] | None) -> dict[str, Any]:
         """Only samplers that draw noise on the way take a generator."""

@@ -77,8 +77,8 @@ def lsd_scenes_128() -> TrainConfig:
 def lsd_scenes_64() -> TrainConfig:
     """LSD on plain scenes at 64 px, for two CPU cores.
 
-    Cost: about two hours on one core. After half of its steps, on 256 validation scenes: FG-ARI
-    0.82 and mIoU 0.63 before slots are merged (docs/lab-notes.md). `latentslots data make scenes
+    Cost: about two hours on one core. As it was at commit e6b22fb, with half of its steps, on 256
+    validation scenes: FG-ARI 0.90 and mIoU 0.71 (docs/lab-notes.md). `latentslots data make scenes
     data/scenes` makes its images.
     """
     return _small("data/scenes", num_slots=7, num_inference_slots=11)

@@ -102,8 +102,7 @@ def train(
         progress=progress,
     )
     if newest is None:
-        rows = range(0, len(dataset), max(1, len(dataset) // NUM_MEASURED))
-        objective.measure(torch.stack([dataset[row]["pixel_values"] for row in rows]))
+        _measure(objective, dataset)
     set_seed(config.seed, device_specific=True)
     if accelerator.is_main_process:
         _write_run_files(run_dir, config)
@@ -134,6 +133,13 @@ def train(
     finally:
         records.close()
     return run_dir
+
+
+def _measure(objective: Objective, dataset: ImageDataset) -> None:
+    """Let the objective measure what it does not learn on images from all over the data set."""
+    count = min(NUM_MEASURED, len(dataset))
+    rows = [i * len(dataset) // count for i in range(count)]
+    objective.measure(torch.stack([dataset[row]["pixel_values"] for row in rows]))
 
 
 def _build_trainer(
