@@ -34,6 +34,13 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_file_is_no_place_for_folders(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("years of work")
+    with pytest.raises(DataError, match=r"file is a file, not a folder that results could go"):
+        write(tmp_path / "file" / "out", "new")
+    assert (tmp_path / "file").read_text() == "years of work"
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_somebody_s_work_is_not_replaced(kind: str, tmp_path: Path) -> None:
     mine = tmp_path / "out"

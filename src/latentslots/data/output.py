@@ -15,6 +15,9 @@ def check_place(folder: Path, *, mark: str) -> None:
     Raises:
         DataError: If something is there that is no earlier folder of the same kind.
     """
+    for parent in folder.parents:
+        if parent.exists() and not parent.is_dir():
+            raise DataError(f"{parent} is a file, not a folder that results could go into")
     if not folder.exists() or (folder / mark).is_file():
         return
     if not folder.is_dir() or any(folder.iterdir()):
