@@ -79,7 +79,9 @@ def build_latent_slot_diffusion(
     )
     patch_decoder = None
     if method.patch_decoder_weight:
-        patch_decoder = PatchDecoder(slot_dim=method.slot_dim, mlp_dim=2 * method.slot_dim)
+        patch_decoder = PatchDecoder(
+            slot_dim=method.slot_dim, colors=method.patch_colors, mlp_dim=2 * method.slot_dim
+        )
     return LatentSlotDiffusionObjective(
         encoder=encoder,
         slot_encoder=slot_encoder,

@@ -111,6 +111,8 @@ class LSDConfig:
     patch_decoder_weight: float = 0.0
     """Weight of a second, much simpler decoder's loss: an MLP that paints every patch of the image
     as a mixture of slots. It makes slots bind early; 0 for none, as in the paper."""
+    patch_colors: Literal["slot", "cell"] = "slot"
+    """Whether the second decoder paints each slot in one color, or in another at each place."""
     patch_size: int = 2
     """Pixels per side of the patches that the second decoder paints."""
     mask_distillation_weight: float = 0.0

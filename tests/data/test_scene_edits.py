@@ -7,10 +7,10 @@ from latentslots.cli.main import main
 from latentslots.data import SceneOptions, load_dataset, make_scenes
 from latentslots.data.scenes import make
 from latentslots.data.scenes.edits import EDITS, edit_scene
-from latentslots.data.scenes.layout import KINDS, is_seen, sample_scene, touch
+from latentslots.data.scenes.layout import SCENE_KINDS, is_seen, sample_scene, touch
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENE_KINDS)
 def test_one_thing_changes_and_all_can_happen(kind: str) -> None:
     edits = set()
     for seed in range(60):

@@ -21,8 +21,8 @@ from latentslots.data.scenes import make
 from latentslots.data.scenes.labels import attributes
 from latentslots.data.scenes.layout import (
     APPARENT_WIDTH,
-    KINDS,
     NUM_VARIANTS,
+    SCENE_KINDS,
     SHAPES,
     TEXTURES,
     Kind,
@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.parquet")}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENE_KINDS)
 def test_scenes_are_as_specified(kind: Kind) -> None:
     scenes = [sample_scene(seed, kind) for seed in range(200)]
     assert {len(scene.objects) for scene in scenes} == {3, 4, 5, 6}
@@ -65,7 +65,7 @@ def test_scenes_are_as_specified(kind: Kind) -> None:
     assert len({scene.light_direction for scene in scenes}) == 200
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENE_KINDS)
 def test_what_is_drawn_is_what_was_laid_out(kind: Kind, renderer: SceneRenderer) -> None:
     """The picture's own geometry against ours: camera, sizes, rotations and shapes at once."""
     for seed in SEEDS:

@@ -1,4 +1,4 @@
-"""Scenes that show what a model does: its slots, an object taken away, objects exchanged."""
+"""Pictures that show what a model does: its slots, edits, concepts, composed scenes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,12 +9,17 @@ from PIL import Image
 from torch import Tensor
 
 from latentslots import editing
+from latentslots.concepts import ConceptLibrary
+from latentslots.evaluation.generation import Sampling, paint
 from latentslots.evaluation.page import Page
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.pipelines.base import SlotOutput, upsample_masks
+from latentslots.pipelines.edit import paint_edit
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 
 NUM_SHOWN = 6
+NUM_CONCEPTS = 12
+NUM_COMPOSED = 8
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,7 @@ class Gallery:
         """Add what was found and what can be done with it to a page."""
         page.heading("What it sees")
         self.show_found(page)
-        self._show_removed(page)
-        self._show_swapped(page)
+        self._show_edits(page)
 
     def show_found(self, page: Page) -> None:
         """Add what every slot sees, and what is painted from all of them."""
@@ -109,40 +113,101 @@ class Gallery:
             pixels=True,
         )
 
-    def _show_removed(self, page: Page) -> None:
-        images, chosen = self.images(), self.objects()
-        edited = [
-            editing.remove(slots, slot) if slots.shape[1] > 1 else slots
-            for slots, slot in zip(self.scenes, chosen, strict=True)
+    def _show_edits(self, page: Page) -> None:
+        images, masks, objects = self.images(), self.masks(), self.objects()
+        seen = [
+            slot_strip(image, mask[0, [slot]], with_image=False)
+            for image, mask, slot in zip(images, masks, objects, strict=True)
         ]
-        gone = self.paint(edited)
-        tiles = []
-        for i, slot in enumerate(chosen):
-            seen = slot_strip(images[i], self.masks()[i][0, [slot]], with_image=False)
-            tiles.append([images[i], seen, self.painted[i], gone[i]])
-        page.heading("Take an object away")
+        columns = [images, seen, self.without_object(), self.with_object(), self.elsewhere()]
+        page.heading("Edit a picture, object by object")
         page.picture(
-            grid([tiles[i] + tiles[i + 1] for i in range(0, NUM_SHOWN, 2)], gap=4),
-            "Two scenes a row, four pictures each: the picture; one of its slots; painted from all "
-            "slots; painted without that slot, from the same noise.",
+            grid(list(zip(*columns, strict=True)), gap=4),
+            "Each row: a picture; one of its slots; the picture without it; with an object of the "
+            "next row in its place; and on the ground of the next row. An edit changes the "
+            "set of slots, and only what it touches is painted anew.",
             pixels=True,
         )
 
-    def _show_swapped(self, page: Page) -> None:
-        half = NUM_SHOWN // 2
-        objects, backgrounds = self.objects(), self.backgrounds()
-        pairs = [(i, i + half) for i in range(half)]
-        exchanged, moved = self.scenes, self.scenes
-        for i, j in pairs:
-            one, two = self.scenes[i], self.scenes[j]
-            exchanged[i], exchanged[j] = editing.swap(one, objects[i], two, objects[j])
-            moved[i], moved[j] = editing.swap(one, backgrounds[i], two, backgrounds[j])
-        columns = [self.painted, self.paint(exchanged), self.paint(moved)]
-        rows = [[pictures[k] for pictures in columns for k in pair] for pair in pairs]
-        page.heading("Exchange objects and backgrounds")
-        page.picture(
-            grid(rows, gap=4),
-            "Each row: two scenes; the same two after they exchanged one object; and after they "
-            "exchanged their backgrounds.",
-            pixels=True,
+    def without_object(self) -> list[Image.Image]:
+        """Each scene after its object was taken away."""
+        objects, owned = self.objects(), self._owned()
+        edited = [
+            editing.remove(slots, slot) if slots.shape[1] > 1 else slots
+            for slots, slot in zip(self.scenes, objects, strict=True)
+        ]
+        return self.edit(edited, [mask == slot for mask, slot in zip(owned, objects, strict=True)])
+
+    def with_object(self) -> list[Image.Image]:
+        """Each scene with the next one's object in the place of its own."""
+        return self._exchange(self.objects())
+
+    def elsewhere(self) -> list[Image.Image]:
+        """Each scene on the next one's background."""
+        return self._exchange(self.backgrounds())
+
+    def edit(self, scenes: list[Tensor], changed: list[Tensor]) -> list[Image.Image]:
+        """Paint the scenes after an edit; what did not change stays.
+
+        Args:
+            scenes: Their slots after the edit.
+            changed: For each `[1, H, W]`, where something was or shall be.
+        """
+        before, before_mask = editing.pad(self.scenes)
+        after, after_mask = editing.pad(scenes)
+        images = paint_edit(
+            self.pipe,
+            self.pixel_values,
+            before,
+            after,
+            torch.cat(changed),
+            before_mask=before_mask,
+            after_mask=after_mask,
+            generator=[torch.Generator().manual_seed(self.seed + i) for i in range(len(before))],
         )
+        return list(images)
+
+    def _exchange(self, chosen: list[int]) -> list[Image.Image]:
+        """Each scene with the chosen slot of the next one in the place of its own."""
+        owned, count = self._owned(), len(chosen)
+        edited, changed = [], []
+        for i, slot in enumerate(chosen):
+            j = (i + 1) % count
+            new = self.scenes[j][:, chosen[j]]
+            edited.append(editing.replace(self.scenes[i], slot, new))
+            changed.append((owned[i] == slot) | (owned[j] == chosen[j]))
+        return self.edit(edited, changed)
+
+    def _owned(self) -> list[Tensor]:
+        """For each scene the slot that owns each pixel, `[1, H, W]`."""
+        return [masks.argmax(dim=1) for masks in self.masks()]
+
+
+def show_concepts(
+    page: Page, pipe: LatentSlotDiffusionPipeline, dataset: Dataset, *, seed: int
+) -> None:
+    """Cluster the slots of a data set, and paint scenes composed of them.
+
+    Args:
+        page: Gets two sections.
+        pipe: Finds slots, and paints.
+        dataset: Scenes to take slots from.
+        seed: Of everything drawn.
+    """
+    library = ConceptLibrary.fit(pipe, dataset, NUM_CONCEPTS, seed=seed, progress=False)
+    page.heading("A library of concepts")
+    page.picture(
+        library.show(),
+        f"The slots of {len(dataset)} scenes, clustered: for each cluster its mean mask, and the "
+        "objects that show it best.",
+    )
+    slots = library.sample(NUM_COMPOSED, generator=torch.Generator().manual_seed(seed))
+    painted = paint(pipe, slots, sampling=Sampling(seed=seed), progress=False)
+    pictures = [to_pil(image * 2 - 1) for image in painted]
+    page.heading("Scenes that never were")
+    page.picture(
+        grid([pictures[: NUM_COMPOSED // 2], pictures[NUM_COMPOSED // 2 :]], gap=4),
+        "Each is composed of slots out of the library, every one from another picture, in the "
+        "places that a real scene's objects have, and painted by the diffusion model.",
+        pixels=True,
+    )

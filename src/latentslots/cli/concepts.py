@@ -15,7 +15,7 @@ class Fit:
     """Collect the slots of many pictures, and cluster them into concepts."""
 
     run: tyro.conf.Positional[str]
-    """A run folder, a pipeline folder, or a hub id."""
+    """`bundled`, a run folder, a pipeline folder, or a hub id."""
     data: str
     """A data set; masks are not needed."""
     output_dir: str

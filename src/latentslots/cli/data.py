@@ -11,9 +11,14 @@ import tyro
 
 PROG = "latentslots data"
 Kind = TypeVar("Kind", bound=str)
-_SCENES: tuple[Literal["scenes", "scenes-textured"], ...] = ("scenes", "scenes-textured")
+_MADE: tuple[Literal["scenes", "scenes-textured", "parts"], ...] = (
+    "scenes",
+    "scenes-textured",
+    "parts",
+)
 USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, drawn by MuJoCo
        {PROG} make scenes-textured OUT     the same with textures
+       {PROG} make parts OUT               figures of exchangeable parts
        {PROG} import arrays SOURCE.npz OUT   images (and masks) from NumPy arrays
        {PROG} import folder SOURCE OUT       a folder of images (and a twin folder of masks)
        {PROG} merge SOURCE SOURCE ... --out OUT   several data sets become one
@@ -24,32 +29,38 @@ USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Make:
-    """Make a data set of scenes, with exact masks and labels; a half-made one is continued."""
+class MakeParts:
+    """Make a data set of figures, with exact masks of their parts; a half-made one is continued."""
 
     out: tyro.conf.Positional[str]
     """Folder of the data set."""
     num_train: int = 16_000
-    """Images (or videos) of the split `train`."""
+    """Images of the split `train`."""
     num_validation: int = 1_000
     """The same for `validation`."""
     num_test: int = 0
     """The same for `test`: to be scored once, at the end."""
     size: int = 64
     """Pixels per side."""
+    seed: int = 0
+    """Number of the first scene; the same number gives the same scene everywhere."""
+    edit_pairs: bool = False
+    """Make pairs: everything again with one thing removed, replaced or recolored, objects of scenes
+    also moved, or another ground."""
+    workers: int | None = None
+    """Processes; by default one per core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeScenes(MakeParts):
+    """Make a data set of scenes, with exact masks and labels; a half-made one is continued."""
+
     min_objects: int = 3
     """Fewest objects of a scene."""
     max_objects: int = 6
     """Most objects of a scene."""
-    seed: int = 0
-    """Number of the first scene; the same number gives the same scene everywhere."""
     video: bool = False
     """Make videos of 24 frames, of objects thrown together, instead of images."""
-    edit_pairs: bool = False
-    """Make pairs: every scene again with one object removed, moved, replaced or recolored, or
-    another ground."""
-    workers: int | None = None
-    """Processes; by default one per core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +183,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _make(arguments: list[str]) -> int:
-    kind, rest = _first("make", _SCENES, arguments)
-    given = asdict(tyro.cli(Make, prog=f"{PROG} make {kind}", args=rest))
+    kind, rest = _first("make", _MADE, arguments)
+    wanted = MakeParts if kind == "parts" else MakeScenes
+    given = asdict(tyro.cli(wanted, prog=f"{PROG} make {kind}", args=rest))
 
     from latentslots.data.scenes.make import SceneOptions, make_scenes
 
-    looks = {field.name: given.pop(field.name) for field in fields(SceneOptions)[1:]}
+    names = [field.name for field in fields(SceneOptions) if field.name in given]
+    looks = {name: given.pop(name) for name in names}
     print(make_scenes(given.pop("out"), SceneOptions(kind=kind, **looks), **given, progress=True))
     return 0
 

@@ -8,14 +8,14 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Train a small model from nothing, and write a page that shows what it learned."""
+    """Show what the bundled model finds in scenes, and what can be done with it, as a page."""
 
     output_dir: str = "demo"
-    """Where the page and the run go; a demo that is there already is replaced."""
-    minutes: float = 3.0
-    """How long to train."""
+    """Where the page goes; a demo that is there already is replaced."""
+    train: float | None = None
+    """Also train a fresh model, on other pictures, for so many minutes."""
     seed: int = 0
-    """Seed of the weights and of everything drawn in training."""
+    """Seed of all that is drawn at random."""
 
 
 def run(arguments: list[str]) -> None:
@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> None:
     from latentslots.app.demo import COLUMNS, run_demo
 
     output_dir = Path(options.output_dir)
-    scores = run_demo(output_dir, minutes=options.minutes, seed=options.seed)
+    scores = run_demo(output_dir, train_minutes=options.train, seed=options.seed)
     width = max(map(len, scores))
     print(" ".join([" " * width, *(f"{column:>7}" for column in COLUMNS[1:])]))
     for name, values in scores.items():

@@ -19,7 +19,7 @@ class Edit:
     """
 
     run: tyro.conf.Positional[str]
-    """A run folder, a pipeline folder, or a hub id."""
+    """`bundled`, a run folder, a pipeline folder, or a hub id."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Picture files, and folders of them; all are edited alike."""
     output_dir: str

@@ -13,7 +13,7 @@ class Evaluate:
     """Score how well a model's slots find the objects of a data set with masks."""
 
     run: tyro.conf.Positional[str]
-    """A run folder, a pipeline folder, or a hub id."""
+    """`bundled`, a run folder, a pipeline folder, or a hub id."""
     data: str
     """A data set with segmentations."""
     split: str = "validation"

@@ -15,7 +15,7 @@ class Generate:
     """Paint new scenes: composed of concepts, kept in files, or found in pictures."""
 
     run: tyro.conf.Positional[str]
-    """A run folder, a pipeline folder, or a hub id."""
+    """`bundled`, a run folder, a pipeline folder, or a hub id."""
     output_dir: str
     """Gets a picture and a file of slots for each scene, and a contact sheet. A run that was
     interrupted goes on."""

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 COMMANDS = {
-    "demo": ("latentslots.cli.demo", "train a small model now, and write a page that shows it"),
+    "demo": ("latentslots.cli.demo", "a page that shows what the bundled model finds and can do"),
     "recipes": ("latentslots.cli.recipes", "list the training recipes, or print one as JSON"),
     "data": ("latentslots.cli.data", "import, inspect and prepare data sets"),
     "train": ("latentslots.cli.train", "train a model by a recipe"),

@@ -11,7 +11,7 @@ def load_pipeline(
     """Load a pipeline where it runs fastest, and set how it finds slots and how it paints.
 
     Args:
-        name: A run folder, a pipeline folder, or a hub id.
+        name: `bundled`, a run folder, a pipeline folder, or a hub id.
         inference: How it finds slots.
         painting: How it paints.
 

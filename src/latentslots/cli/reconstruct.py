@@ -15,7 +15,7 @@ class Reconstruct:
     """Paint pictures again from their slots alone, and say how close it comes."""
 
     run: tyro.conf.Positional[str]
-    """A run folder, a pipeline folder, or a hub id."""
+    """`bundled`, a run folder, a pipeline folder, or a hub id."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Picture files, and folders of them."""
     output_dir: str

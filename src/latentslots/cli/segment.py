@@ -14,7 +14,7 @@ class Segment:
     """Find the objects in pictures, and write masks, cut-outs and slots."""
 
     run: tyro.conf.Positional[str]
-    """A run folder, a pipeline folder, or a hub id."""
+    """`bundled`, a run folder, a pipeline folder, or a hub id."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Picture files, and folders of them."""
     output_dir: str

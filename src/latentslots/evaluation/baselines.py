@@ -106,7 +106,11 @@ def tune_position_weight(
 
 
 def untrained(pipe: Any, *, seed: int = 0) -> Any:
-    """The same pipeline with all that finds slots and their masks fresh."""
+    """The same pipeline with all that finds slots and their masks fresh.
+
+    Slots are not merged, and as many as in training: untrained ones see the same, and all would
+    become one.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = {
@@ -114,8 +118,7 @@ def untrained(pipe: Any, *, seed: int = 0) -> Any:
             for name, part in pipe.components.items()
             if name in ("encoder", "slot_encoder", "patch_decoder") and part is not None
         }
-    words = ("resolution", "num_inference_slots", "merge_overlap")
-    return type(pipe)(**{**pipe.components, **fresh}, **{w: pipe.config[w] for w in words})
+    return type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
 
 
 def cluster_pixels(

@@ -1,15 +1,16 @@
 """A simple decoder that explains every patch of an image as the work of one slot.
 
-An MLP sees one slot and one position and says which color the slot would paint there and how likely
-the place is its own: the spatial broadcast decoder (Watters et al., 2019,
-https://arxiv.org/abs/1901.07017) without convolutions, as DINOSAUR has it (Seitzer et al., 2023,
-https://arxiv.org/abs/2209.14860, Sec. 3.1), on colors instead of features.
+An MLP sees one slot and one position and says how likely the place is the slot's own: the spatial
+broadcast decoder (Watters et al., 2019, https://arxiv.org/abs/1901.07017) without convolutions, as
+DINOSAUR has it (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860, Sec. 3.1), on colors
+instead of features. What a slot paints is one color or, as in both, another at each place.
 
 Dimensions: B batch, K slots, D slot channels, M width of the MLP, N cells of a grid, h w its rows
 and columns.
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from diffusers import ModelMixin
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
+
+Colors = Literal["slot", "cell"]
 
 CELLS_AT_ONCE = 8192
 
@@ -57,6 +60,10 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
 
     Args:
         slot_dim: Channels of a slot.
+        colors: `slot`: each slot has one color. An image of several colors then needs several
+            slots from the first step on, and the one that has the ground's color has the ground.
+            `cell`: each has another color at each place. Any slot can then paint the whole image a
+            little, so that all do, for long (docs/lab-notes.md).
         mlp_dim: Width of the hidden layers.
         num_layers: Linear layers, the last included.
         color_scale: What the MLP's answers are multiplied with, before `color_mean` is added, to
@@ -77,6 +84,7 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         self,
         *,
         slot_dim: int = 192,
+        colors: Colors = "slot",
         mlp_dim: int = 384,
         num_layers: int = 4,
         color_scale: float = 0.3,
@@ -84,6 +92,8 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         learned_position_size: int = 32,
     ) -> None:
         super().__init__()
+        if colors not in get_args(Colors):
+            raise ValueError(f"colors must be 'slot' or 'cell', got {colors!r}")
         if num_layers < 2:
             raise ValueError(f"num_layers must be at least 2, got {num_layers}")
         if not color_scale > 0:
@@ -96,7 +106,13 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         hidden: list[nn.Module] = []
         for _ in range(num_layers - 2):
             hidden += [nn.ReLU(), nn.Linear(mlp_dim, mlp_dim)]
-        self.mlp = nn.Sequential(*hidden, nn.ReLU(), nn.Linear(mlp_dim, 3 + 1))
+        num_said = 1 if colors == "slot" else 3 + 1
+        self.mlp = nn.Sequential(*hidden, nn.ReLU(), nn.Linear(mlp_dim, num_said))
+        self.color_mlp = None
+        if colors == "slot":
+            self.color_mlp = nn.Sequential(
+                nn.Linear(slot_dim, mlp_dim), nn.ReLU(), nn.Linear(mlp_dim, 3)
+            )
 
     def forward(
         self,
@@ -123,9 +139,15 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
     def _paint(
         self, slots: Float[Tensor, "B K D"], position: Float[Tensor, "N M"]
     ) -> PatchDecoderOutput:
-        made = self.mlp(self.slot_in(slots)[:, :, None] + position).float()
-        colors = made[..., :3] * self.config.color_scale + self.color_mean
-        return PatchDecoderOutput(colors=colors, masks=made[..., 3].softmax(dim=1))
+        said = self.mlp(self.slot_in(slots)[:, :, None] + position).float()
+        if self.color_mlp is None:
+            colors = said[..., :-1]
+        else:
+            colors = self.color_mlp(slots).float()[:, :, None].expand(-1, -1, len(position), -1)
+        return PatchDecoderOutput(
+            colors=colors * self.config.color_scale + self.color_mean,
+            masks=said[..., -1].softmax(dim=1),
+        )
 
     @torch.no_grad()
     def segment(

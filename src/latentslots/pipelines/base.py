@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from latentslots.bundled import bundled_folder
 from latentslots.data.latent_cache import model_fingerprint
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
 from latentslots.pipelines.merging import check_inference, merge_slots
@@ -24,6 +25,7 @@ from latentslots.pipelines.merging import check_inference, merge_slots
 ImageInput = Image.Image | np.ndarray | Tensor | list[Image.Image] | list[np.ndarray] | list[Tensor]
 PipelineT = TypeVar("PipelineT", bound="SlotPipeline")
 PIPELINE_FILE = "model_index.json"
+BUNDLED_MODEL = "lsd-scenes-64"
 
 
 def upsample_masks(
@@ -86,17 +88,20 @@ class SlotPipeline(DiffusionPipeline):
     def from_pretrained(
         cls: type[PipelineT], pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> PipelineT:
-        """Load a pipeline folder, a run folder, or the hub repository of a pipeline.
+        """Load a pipeline folder, a run folder, the bundled model, or a pipeline's hub repository.
 
         Args:
-            pretrained_model_name_or_path: The folder or the hub id.
+            pretrained_model_name_or_path: The folder, `bundled` (ours: `lsd-scenes-64`), or the hub
+                id.
             **kwargs: diffusers' own: `dtype`, `variant`, `local_files_only`, `revision`, ...
 
         Raises:
-            ValueError: If there is no such folder or repository, or a folder holds neither a
-                pipeline nor a run that saved one.
+            ValueError: If there is no such folder or repository, a folder holds neither a pipeline
+                nor a run that saved one, or the bundled model is missing or damaged.
         """
         folder = Path(pretrained_model_name_or_path)
+        if pretrained_model_name_or_path == "bundled":
+            folder = bundled_folder(BUNDLED_MODEL)
         if not folder.is_dir():
             if len(folder.parts) != 2 or folder.is_absolute() or folder.parts[0] in (".", ".."):
                 raise ValueError(f"there is no folder {folder}")

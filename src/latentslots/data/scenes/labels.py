@@ -13,6 +13,7 @@ import numpy as np
 from datasets import ClassLabel, List, Value
 from jaxtyping import Int
 
+from latentslots.data.scenes.figures import PARTS, Figure, Part
 from latentslots.data.scenes.layout import (
     COLORS,
     MATERIALS,
@@ -37,6 +38,18 @@ CAMERA_COLUMNS = {
 def attribute_features(kind: Kind) -> dict[str, Any]:
     """The HF feature behind every attribute of an object."""
     number, point = Value("float32"), List(Value("float32"), length=3)
+    if kind == "parts":
+        return {
+            "category": ClassLabel(names=list(PARTS)),
+            "shape_label": ClassLabel(names=list(SHAPES)),
+            "color_label": ClassLabel(names=list(COLORS)),
+            "texture_label": ClassLabel(names=["plain", *TEXTURES]),
+            "color": point,
+            "scale": number,
+            "pose": number,
+            "bboxes": List(Value("float32"), length=4),
+            "visibility": Value("int32"),
+        }
     appearance = (
         {"color_label": ClassLabel(names=list(COLORS))}
         if kind == "scenes"
@@ -94,6 +107,37 @@ def attributes(scene: Scene, ids: Int[np.ndarray, "H W"]) -> dict[str, list[Any]
             }
         )
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def part_attributes(figure: Figure, ids: Int[np.ndarray, "H W"]) -> dict[str, list[Any]]:
+    """Describe the parts of a figure, also one that is missing, given who is seen where.
+
+    `scale` goes from 0, the smallest of its kind, to 1; `color_label` is the nearest of a texture.
+    """
+    rows = []
+    for number, (name, part) in enumerate(zip(PARTS, figure.parts, strict=True), start=1):
+        color = _mean_color(part)
+        apart = {label: np.abs(np.subtract(color, named)).sum() for label, named in COLORS.items()}
+        textured = part.texture >= 0
+        mine = ids == number
+        rows.append(
+            {
+                "category": name,
+                "shape_label": part.shape,
+                "color_label": min(apart, key=apart.__getitem__),
+                "texture_label": TEXTURES[part.texture // NUM_VARIANTS] if textured else "plain",
+                "color": list(color),
+                "scale": part.size,
+                "pose": part.pose,
+                "bboxes": _box(mine),
+                "visibility": int(mine.sum()),
+            }
+        )
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _mean_color(part: Part) -> tuple[float, float, float]:
+    return part.color if part.texture < 0 else mean_color(part.texture)
 
 
 def camera_columns(scene: Scene) -> dict[str, Any]:

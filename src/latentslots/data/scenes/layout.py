@@ -7,7 +7,7 @@ x to the right and y down.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -16,8 +16,9 @@ from scipy.spatial.transform import Rotation
 
 from latentslots.data.errors import DataError
 
-Kind = Literal["scenes", "scenes-textured"]
-KINDS: tuple[Kind, ...] = ("scenes", "scenes-textured")
+Kind = Literal["scenes", "scenes-textured", "parts"]
+SCENE_KINDS: tuple[Kind, ...] = ("scenes", "scenes-textured")
+KINDS: tuple[Kind, ...] = (*SCENE_KINDS, "parts")
 SHAPES = ("box", "sphere", "cylinder", "ellipsoid", "capsule")
 MATERIALS = ("rubber", "metal")
 SIZES = ("small", "medium", "large")
@@ -169,8 +170,8 @@ def sample_scene(seed: int, kind: Kind, *, num_objects: tuple[int, int] = (3, 6)
         kind: `scenes` (plain colors) or `scenes-textured`.
         num_objects: Fewest and most objects.
     """
-    if kind not in KINDS:
-        raise DataError(f"there are no scenes of kind {kind!r}, only {' and '.join(KINDS)}")
+    if kind not in SCENE_KINDS:
+        raise DataError(f"there are no scenes of kind {kind!r}, only {' and '.join(SCENE_KINDS)}")
     fewest, most = num_objects
     if not 1 <= fewest <= most <= 10:
         raise DataError(f"a scene has 1 to 10 objects, got {fewest} to {most}")
@@ -181,20 +182,25 @@ def sample_scene(seed: int, kind: Kind, *, num_objects: tuple[int, int] = (3, 6)
         objects = _sample_objects(random, kind, camera, count)
         if objects is not None:
             break
-    angle, slope = random.uniform(0, 2 * np.pi), random.uniform(0.25, 0.75)
-    light, ambient = float(random.uniform(0.45, 0.65)), float(random.uniform(0.35, 0.5))
+    lights = sample_lights(random)
     ground_color, ground_texture = sample_ground(random, kind)
     return Scene(
         seed=seed,
         kind=kind,
         objects=objects,
         camera=camera,
-        light_direction=(slope * math.cos(angle), slope * math.sin(angle), -1.0),
-        light=light,
-        ambient=ambient,
+        **lights,
         ground_color=ground_color,
         ground_texture=ground_texture,
     )
+
+
+def sample_lights(random: np.random.Generator) -> dict[str, Any]:
+    """Direction and strength of the lights of a `Scene`, by name."""
+    angle, slope = random.uniform(0, 2 * np.pi), random.uniform(0.25, 0.75)
+    light, ambient = float(random.uniform(0.45, 0.65)), float(random.uniform(0.35, 0.5))
+    direction = (slope * math.cos(angle), slope * math.sin(angle), -1.0)
+    return {"light_direction": direction, "light": light, "ambient": ambient}
 
 
 def sample_ground(

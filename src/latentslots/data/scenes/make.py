@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Value
@@ -20,11 +21,13 @@ from latentslots.data.encoding import encode_ids, encode_image
 from latentslots.data.errors import DataError
 from latentslots.data.manifest import has_manifest, read_manifest
 from latentslots.data.scenes.edits import EDITS, edit_scene
+from latentslots.data.scenes.figures import Figure, edit_figure, sample_figure
 from latentslots.data.scenes.labels import (
     CAMERA_COLUMNS,
     attribute_features,
     attributes,
     camera_columns,
+    part_attributes,
 )
 from latentslots.data.scenes.layout import KINDS, Kind, sample_scene
 from latentslots.data.scenes.physics import NUM_FRAMES, throw
@@ -42,7 +45,10 @@ _SPEC_FILE = "made_by.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOptions:
-    """What decides how scenes look; a data set holds scenes of one kind."""
+    """What decides how scenes look; a data set holds scenes of one kind.
+
+    Figures (`parts`) have five parts each: numbers of objects, and videos, are of scenes.
+    """
 
     kind: Kind
     size: int = 64
@@ -186,6 +192,9 @@ def make_rows(
     seed: int, options: SceneOptions, renderer: SceneRenderer
 ) -> Iterator[dict[str, Any]]:
     """The rows of one scene: one, one per frame of a video, or one before and one after an edit."""
+    if options.kind == "parts":
+        yield from _figure_rows(seed, options, renderer)
+        return
     scene = sample_scene(seed, options.kind, num_objects=(options.min_objects, options.max_objects))
     frames, edit = throw(scene) if options.video else [scene], {}
     if options.edit_pairs:
@@ -203,9 +212,31 @@ def make_rows(
         }
 
 
+def _figure_rows(
+    seed: int, options: SceneOptions, renderer: SceneRenderer
+) -> Iterator[dict[str, Any]]:
+    frames: list[Figure] = [sample_figure(seed)]
+    edit: dict[str, Any] = {}
+    if options.edit_pairs:
+        edited, name, number = edit_figure(frames[0])
+        frames, edit = [*frames, edited], {"edit": EDITS.index(name), "edited_object": number}
+    for number, figure in enumerate(frames):
+        scene, owners = figure.build()
+        image, pieces = renderer.render(scene)
+        ids = np.array([0, *owners])[pieces]
+        yield {
+            "image": encode_image(image),
+            "segmentation": encode_ids(ids),
+            "attributes": part_attributes(figure, ids),
+            **camera_columns(scene),
+            **({"video": f"{seed:07d}", "frame": number} if options.edit_pairs else {}),
+            **edit,
+        }
+
+
 def _check(options: SceneOptions, counts: dict[str, int], workers: int) -> None:
     if options.kind not in KINDS:
-        raise DataError(f"there are no scenes of kind {options.kind!r}, only {' and '.join(KINDS)}")
+        raise DataError(f"there are no scenes of kind {options.kind!r}, only {', '.join(KINDS)}")
     if not 16 <= options.size <= 2048:
         raise DataError(f"size must be 16 to 2048 pixels, got {options.size}")
     if not 1 <= options.min_objects <= options.max_objects <= MAX_OBJECTS:
@@ -213,6 +244,8 @@ def _check(options: SceneOptions, counts: dict[str, int], workers: int) -> None:
             f"a scene has 1 to {MAX_OBJECTS} objects, got {options.min_objects} to "
             f"{options.max_objects}"
         )
+    if options.video and options.kind == "parts":
+        raise DataError("figures are single images: video is for scenes")
     if options.video and options.edit_pairs:
         raise DataError("a pair of images cannot be a video: choose one of video and edit_pairs")
     if workers < 1:
@@ -230,6 +263,9 @@ def _made_by(options: SceneOptions) -> dict[str, Any]:
     made_by = {"program": "latentslots data make", **asdict(options)}
     if not options.edit_pairs:  # data sets that are older than these do not know the word
         del made_by["edit_pairs"]
+    if options.kind == "parts":
+        for word in ("min_objects", "max_objects", "video"):
+            del made_by[word]
     return made_by
 
 
