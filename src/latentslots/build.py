@@ -79,9 +79,7 @@ def build_latent_slot_diffusion(
     )
     patch_decoder = None
     if method.patch_decoder_weight:
-        patch_decoder = PatchDecoder(
-            slot_dim=method.slot_dim, colors=method.patch_colors, mlp_dim=2 * method.slot_dim
-        )
+        patch_decoder = PatchDecoder(slot_dim=method.slot_dim, mlp_dim=2 * method.slot_dim)
     return LatentSlotDiffusionObjective(
         encoder=encoder,
         slot_encoder=slot_encoder,
@@ -95,6 +93,7 @@ def build_latent_slot_diffusion(
         patch_decoder=patch_decoder,
         patch_decoder_weight=method.patch_decoder_weight,
         patch_size=method.patch_size,
+        patch_plain_steps=method.patch_plain_steps,
         mask_distillation_weight=method.mask_distillation_weight,
         num_inference_slots=method.num_inference_slots,
         merge_overlap=method.merge_overlap,
@@ -113,6 +112,7 @@ def _build_unet(method: LSDConfig, sample_size: int, vae: AutoencoderKL) -> Slot
         num_attention_heads=method.unet.num_attention_heads,
         norm_num_groups=method.unet.norm_num_groups,
         position=method.unet.position,
+        map_channels=method.unet.map_channels,
     )
 
 

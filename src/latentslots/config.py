@@ -67,6 +67,9 @@ class SlotUNetConfig:
     """Groups of the group normalizations."""
     position: Position = "cartesian"
     """What attention layers are told about where their tokens are."""
+    map_channels: int = 0
+    """Channels of a map that shows every slot at its place, as the second decoder sees it, read
+    beside the latents; needs `patch_decoder_weight`. 0 for none, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +114,9 @@ class LSDConfig:
     patch_decoder_weight: float = 0.0
     """Weight of a second, much simpler decoder's loss: an MLP that paints every patch of the image
     as a mixture of slots. It makes slots bind early; 0 for none, as in the paper."""
-    patch_colors: Literal["slot", "cell"] = "slot"
-    """Whether the second decoder paints each slot in one color, or in another at each place."""
+    patch_plain_steps: int = 0
+    """Steps for which the second decoder has one color for each slot; over as many again it comes
+    to have another one at each place. 0: it has from the start."""
     patch_size: int = 2
     """Pixels per side of the patches that the second decoder paints."""
     mask_distillation_weight: float = 0.0

@@ -3,26 +3,23 @@
 An MLP sees one slot and one position and says how likely the place is the slot's own: the spatial
 broadcast decoder (Watters et al., 2019, https://arxiv.org/abs/1901.07017) without convolutions, as
 DINOSAUR has it (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860, Sec. 3.1), on colors
-instead of features. What a slot paints is one color or, as in both, another at each place.
+instead of features.
 
 Dimensions: B batch, K slots, D slot channels, M width of the MLP, N cells of a grid, h w its rows
 and columns.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
-
-Colors = Literal["slot", "cell"]
 
 CELLS_AT_ONCE = 8192
 
@@ -60,10 +57,6 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
 
     Args:
         slot_dim: Channels of a slot.
-        colors: `slot`: each slot has one color. An image of several colors then needs several
-            slots from the first step on, and the one that has the ground's color has the ground.
-            `cell`: each has another color at each place. Any slot can then paint the whole image a
-            little, so that all do, for long (docs/lab-notes.md).
         mlp_dim: Width of the hidden layers.
         num_layers: Linear layers, the last included.
         color_scale: What the MLP's answers are multiplied with, before `color_mean` is added, to
@@ -75,16 +68,20 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
     Attributes:
         color_mean: The mean color of the images, which is measured. Where it has to be learned,
             slots are long copies of one another (docs/lab-notes.md).
+        freedom: How far the color of a slot may differ from place to place, which training sets.
+            At 0 each slot has one color: an image of several colors needs several slots from the
+            first step on. At 1 shades are painted as well; but where slots begin with it, each of
+            them learns to paint a little of the whole image (docs/lab-notes.md).
     """
 
     color_mean: Float[Tensor, " 3"]
+    freedom: Float[Tensor, ""]
 
     @register_to_config
     def __init__(
         self,
         *,
         slot_dim: int = 192,
-        colors: Colors = "slot",
         mlp_dim: int = 384,
         num_layers: int = 4,
         color_scale: float = 0.3,
@@ -92,13 +89,12 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         learned_position_size: int = 32,
     ) -> None:
         super().__init__()
-        if colors not in get_args(Colors):
-            raise ValueError(f"colors must be 'slot' or 'cell', got {colors!r}")
         if num_layers < 2:
             raise ValueError(f"num_layers must be at least 2, got {num_layers}")
         if not color_scale > 0:
             raise ValueError(f"color_scale must be more than 0, got {color_scale}")
         self.register_buffer("color_mean", torch.zeros(3))
+        self.register_buffer("freedom", torch.ones(()))
         self.slot_in = nn.Linear(slot_dim, mlp_dim)
         self.position_embedding = PositionEmbedding(
             mlp_dim, position, learned_size=learned_position_size
@@ -106,13 +102,10 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         hidden: list[nn.Module] = []
         for _ in range(num_layers - 2):
             hidden += [nn.ReLU(), nn.Linear(mlp_dim, mlp_dim)]
-        num_said = 1 if colors == "slot" else 3 + 1
-        self.mlp = nn.Sequential(*hidden, nn.ReLU(), nn.Linear(mlp_dim, num_said))
-        self.color_mlp = None
-        if colors == "slot":
-            self.color_mlp = nn.Sequential(
-                nn.Linear(slot_dim, mlp_dim), nn.ReLU(), nn.Linear(mlp_dim, 3)
-            )
+        self.mlp = nn.Sequential(*hidden, nn.ReLU(), nn.Linear(mlp_dim, 3 + 1))
+        self.color_mlp = nn.Sequential(
+            nn.Linear(slot_dim, mlp_dim), nn.ReLU(), nn.Linear(mlp_dim, 3)
+        )
 
     def forward(
         self,
@@ -140,14 +133,37 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         self, slots: Float[Tensor, "B K D"], position: Float[Tensor, "N M"]
     ) -> PatchDecoderOutput:
         said = self.mlp(self.slot_in(slots)[:, :, None] + position).float()
-        if self.color_mlp is None:
-            colors = said[..., :-1]
-        else:
-            colors = self.color_mlp(slots).float()[:, :, None].expand(-1, -1, len(position), -1)
+        colors = self.color_mlp(slots).float()[:, :, None] + self.freedom * said[..., :3]
         return PatchDecoderOutput(
             colors=colors * self.config.color_scale + self.color_mean,
-            masks=said[..., -1].softmax(dim=1),
+            masks=said[..., 3].softmax(dim=1),
         )
+
+    @torch.no_grad()
+    def places(
+        self,
+        slots: Float[Tensor, "B K D"],
+        *,
+        height: int,
+        width: int,
+        slots_mask: Bool[Tensor, "B K"] | None = None,
+    ) -> Float[Tensor, "B K h w"]:
+        """Where each slot would be in an image, without looking at one.
+
+        Args:
+            slots: The scenes.
+            height: Rows of the grid.
+            width: Its columns.
+            slots_mask: True for the slots that exist; the others are nowhere.
+
+        Returns:
+            Masks that sum to 1 over K.
+        """
+        masks = self(slots, height=height, width=width).masks
+        if slots_mask is not None:
+            masks = masks * slots_mask[..., None]
+            masks = masks / masks.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        return masks.unflatten(2, (height, width))
 
     @torch.no_grad()
     def segment(

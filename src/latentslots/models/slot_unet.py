@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
@@ -64,6 +65,9 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             `attention_head_dim` in this class).
         norm_num_groups: Groups of the group normalizations.
         position: `cartesian`, `sinusoidal`, `learned` or `none`.
+        map_channels: Channels of a map of the conditioning vectors, each at its place, that is
+            read beside the latents. 0 for none, as in the paper: then cross-attention alone has
+            to find out which vector is where.
     """
 
     @register_to_config
@@ -80,7 +84,10 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         num_attention_heads: int = 24,
         norm_num_groups: int = 24,
         position: PositionKind = "cartesian",
+        map_channels: int = 0,
     ) -> None:
+        if map_channels < 0:
+            raise ValueError(f"map_channels must be 0 or more, got {map_channels}")
         if len(attention_levels) != len(block_out_channels):
             raise ValueError(
                 "attention_levels needs one entry per level: "
@@ -105,6 +112,10 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         )
         # diffusers has registered a key of the same name, which it never fills.
         self.register_to_config(num_attention_heads=num_attention_heads)
+        if map_channels:
+            read = in_channels + map_channels
+            self.conv_in: nn.Module = nn.Conv2d(read, block_out_channels[0], 3, padding=1)
+            self.map_in = nn.Linear(cross_attention_dim, map_channels)
         if position != "none":
             self._add_positions(position)
 
@@ -149,6 +160,7 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         timestep: Num[Tensor, "..."] | int | float,
         encoder_hidden_states: Float[Tensor, "B S X"],
         encoder_attention_mask: Bool[Tensor, "B S"] | None = None,
+        places: Float[Tensor, "B P h w"] | None = None,
         return_dict: bool = True,
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """Predict noise (or velocity) from noisy latents and conditioning vectors.
@@ -158,8 +170,22 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             timestep: One for all, or one per sample; 0 is almost clean.
             encoder_hidden_states: What `SlotEncoder.condition` returned.
             encoder_attention_mask: True for the vectors that count.
+            places: Where the first of the vectors are (`PatchDecoder.places`); the others, which
+                are registers, are nowhere. With `map_channels` only.
             return_dict: Whether to wrap the prediction as diffusers does.
+
+        Raises:
+            ValueError: If places are given and there are no `map_channels`, or the other way.
         """
+        if (places is None) != (self.config.map_channels == 0):
+            raise ValueError("places and map_channels go together")
+        if places is not None:
+            vectors = encoder_hidden_states[:, : places.shape[1]]
+            if encoder_attention_mask is not None:
+                places = places * encoder_attention_mask[:, : places.shape[1], None, None]
+            vectors = self.map_in(vectors)
+            made = torch.einsum("bphw,bpc->bchw", places.to(vectors.dtype), vectors)
+            sample = torch.cat([sample, made.to(sample.dtype)], dim=1)
         return super().forward(
             sample,
             timestep,

@@ -32,6 +32,13 @@ class Objective(nn.Module, ABC):
             pixel_values: Some training images, `[B, 3, H, W]` in [-1, 1].
         """
 
+    def begin_step(self, step: int) -> None:
+        """Set what changes in the course of training.
+
+        Args:
+            step: Steps taken so far.
+        """
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """All parameters that learn, in a fixed order."""
         return [p for part in self.trained().values() for p in part.parameters()]

@@ -21,6 +21,7 @@ from latentslots.objectives.base import Batch, Logs, Objective, collapse_alarms
 from latentslots.pipelines.latent_slot_diffusion import (
     LatentSlotDiffusionPipeline,
     default_sampler,
+    slot_places,
 )
 from latentslots.pipelines.merging import check_inference
 
@@ -68,6 +69,8 @@ class LatentSlotDiffusionObjective(Objective):
             which slot made which pixel; may be absent.
         patch_decoder_weight: Weight of the mean squared error of what it paints.
         patch_size: Pixels per side of the patches whose mean color it paints.
+        patch_plain_steps: Steps for which it has one color for each slot; over as many again it
+            becomes free to have another one at each place.
         mask_distillation_weight: Weight of the cross-entropy from the patch decoder's
             responsibilities, which are held fixed, to the attention.
         num_inference_slots: For the pipeline: slots to look for; 0 for as many as in training.
@@ -93,6 +96,7 @@ class LatentSlotDiffusionObjective(Objective):
         patch_decoder: PatchDecoder | None = None,
         patch_decoder_weight: float = 0.0,
         patch_size: int = 2,
+        patch_plain_steps: int = 0,
         mask_distillation_weight: float = 0.0,
         num_inference_slots: int = 0,
         merge_overlap: float = 0.0,
@@ -112,6 +116,7 @@ class LatentSlotDiffusionObjective(Objective):
         self.patch_decoder = patch_decoder
         self.patch_decoder_weight = patch_decoder_weight
         self.patch_size = patch_size
+        self.patch_plain_steps = patch_plain_steps
         self.mask_distillation_weight = mask_distillation_weight
         self.vae = vae
         self.noise_schedule = noise_schedule
@@ -138,6 +143,13 @@ class LatentSlotDiffusionObjective(Objective):
         """The mean color, around which the patch decoder paints."""
         if self.patch_decoder is not None:
             self.patch_decoder.color_mean.copy_(pixel_values.float().mean(dim=(0, 2, 3)))
+
+    def begin_step(self, step: int) -> None:
+        """Free the patch decoder's colors, once slots have had time to part."""
+        if self.patch_decoder is not None:
+            plain = self.patch_plain_steps
+            freedom = 1.0 if plain == 0 else min(1.0, max(0.0, step / plain - 1))
+            self.patch_decoder.freedom.fill_(freedom)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
         """The loss of one batch (Eq. 5).
@@ -169,7 +181,8 @@ class LatentSlotDiffusionObjective(Objective):
         if batch.get("average_slots"):
             slots = slots.mean(dim=1, keepdim=True)
         states, mask = self.slot_encoder.condition(slots, dropped=self._dropped(batch))
-        prediction = self.unet(noisy_latents, timesteps, states, mask).sample
+        places = slot_places(self.unet, self.patch_decoder, slots, None, latents.shape[2:])
+        prediction = self.unet(noisy_latents, timesteps, states, mask, places).sample
 
         target = noise
         if self.noise_schedule.config.prediction_type == "v_prediction":

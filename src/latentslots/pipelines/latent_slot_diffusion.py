@@ -5,9 +5,9 @@ Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent siz
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import (
@@ -39,6 +39,40 @@ def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler.from_config(
         noise_schedule.config, timestep_spacing="trailing"
     )
+
+
+class Condition(NamedTuple):
+    """What the denoiser is told of a batch, the unconditional branch behind where it is guided."""
+
+    states: Float[Tensor, "G S X"]
+    mask: Bool[Tensor, "G S"] | None
+    places: Float[Tensor, "B K h w"] | None
+
+
+def slot_places(
+    unet: SlotUNet,
+    patch_decoder: PatchDecoder | None,
+    slots: Float[Tensor, "B K D"],
+    slots_mask: Bool[Tensor, "B K"] | None,
+    size: Sequence[int],
+) -> Float[Tensor, "B K h w"] | None:
+    """Where slots are, for a denoiser that asks.
+
+    Args:
+        unet: The denoiser.
+        patch_decoder: Who knows.
+        slots: The scenes.
+        slots_mask: True for the slots that exist; by default all.
+        size: Rows and columns of the latents.
+
+    Raises:
+        ValueError: If it asks, and nobody knows.
+    """
+    if not unet.config.map_channels:
+        return None
+    if patch_decoder is None:
+        raise ValueError("a denoiser with map_channels needs a patch decoder")
+    return patch_decoder.places(slots, height=size[0], width=size[1], slots_mask=slots_mask)
 
 
 class LatentSlotDiffusionPipeline(SlotPipeline):
@@ -148,9 +182,11 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             latents = randn_tensor(
                 shape, generator=generator, device=self.device, dtype=self.unet.dtype
             )
+        places = slot_places(self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:])
+        condition = Condition(states, mask, places)
         latents = self._denoise(
             latents.to(self.device, self.unet.dtype),
-            partial(self._predict, states=states, mask=mask, guidance_scale=guidance_scale),
+            partial(self._predict, condition=condition, guidance_scale=guidance_scale),
             generator,
             kept=kept,
         )
@@ -194,10 +230,12 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         inverse.set_timesteps(num_inference_steps, device=self.device)
         slots = slots.to(self.device, self.slot_encoder.dtype)
         slots_mask = None if slots_mask is None else slots_mask.to(self.device)
-        states, mask = self.slot_encoder.condition(slots, slots_mask)
         latents = image_latents.to(self.device, self.unet.dtype)
+        places = slot_places(self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:])
+        states, mask = self.slot_encoder.condition(slots, slots_mask)
+        condition = Condition(states, mask, places)
         for timestep in self.progress_bar(inverse.timesteps):
-            prediction = self._predict(latents, timestep, states, mask, guidance_scale=1.0)
+            prediction = self._predict(latents, timestep, condition, guidance_scale=1.0)
             latents = inverse.step(prediction, timestep, latents).prev_sample
         return latents
 
@@ -226,15 +264,16 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         self,
         model_input: Float[Tensor, "B C h w"],
         timestep: Tensor,
-        states: Float[Tensor, "G S X"],
-        mask: Bool[Tensor, "G S"] | None,
+        condition: Condition,
         guidance_scale: float,
     ) -> Float[Tensor, "B C h w"]:
-        """The denoiser's answer; guided where `states` hold the unconditional branch, too."""
+        """The denoiser's answer; guided where the states hold the unconditional branch, too."""
+        states, mask, places = condition
         guided = states.shape[0] != model_input.shape[0]
         if guided:
             model_input = torch.cat([model_input, model_input])
-        prediction = self.unet(model_input, timestep, states, encoder_attention_mask=mask).sample
+            places = None if places is None else torch.cat([places, places])
+        prediction = self.unet(model_input, timestep, states, mask, places).sample
         if guided:
             conditional, unconditional = prediction.chunk(2)
             prediction = unconditional + guidance_scale * (conditional - unconditional)

@@ -107,6 +107,7 @@ class Trainer:
         with self.signals:
             for batch in self.batches():  # endless, and resumes where the checkpoint left it
                 with self.accelerator.accumulate(self.model):
+                    self.objective.begin_step(self.step)
                     loss, logs = self.model(batch)
                     self.accelerator.backward(loss)
                     self._add({"loss": loss.detach(), **logs})
