@@ -104,6 +104,8 @@ def tiny_lsd(
     num_registers: int = 0,
     patch_decoder_weight: float = 0.0,
     patch_size: int = 2,
+    patch_plain_steps: int = 0,
+    map_channels: int = 0,
     mask_distillation_weight: float = 0.0,
     num_inference_slots: int = 0,
     merge_overlap: float = 0.0,
@@ -116,7 +118,7 @@ def tiny_lsd(
         slot_encoder=tiny_slot_encoder(
             seed, num_registers=num_registers, null_condition=null_condition, **slots
         ),
-        unet=tiny_unet(seed),
+        unet=tiny_unet(seed, map_channels=map_channels),
         noise_schedule=official_schedule(prediction_type),
         vae=tiny_autoencoder(seed),
         resolution=RESOLUTION,
@@ -125,6 +127,7 @@ def tiny_lsd(
         patch_decoder=tiny_patch_decoder(seed) if patch_decoder_weight else None,
         patch_decoder_weight=patch_decoder_weight,
         patch_size=patch_size,
+        patch_plain_steps=patch_plain_steps,
         mask_distillation_weight=mask_distillation_weight,
         num_inference_slots=num_inference_slots,
         merge_overlap=merge_overlap,

@@ -31,6 +31,9 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     ),
     "lsd-null": lambda: tiny_lsd(condition_dropout=0.3, slot_init="learned", bi_level=True),
     "lsd-patch-decoder": lambda: tiny_lsd(patch_decoder_weight=2.0),
+    "lsd-map": lambda: tiny_lsd(
+        patch_decoder_weight=2.0, map_channels=3, condition_dropout=0.3, num_registers=1
+    ),
     "lsd-mask-distillation": lambda: tiny_lsd(
         patch_decoder_weight=2.0, mask_distillation_weight=1.0
     ),
@@ -340,6 +343,42 @@ class TestLatentSlotDiffusion:
         mean = objective.trained_state()["patch_decoder.color_mean"]
         torch.testing.assert_close(mean, pixel_values.mean(dim=(0, 2, 3)))
         tiny_lsd().measure(pixel_values)  # nothing to measure
+
+    def test_colors_become_free_once_slots_had_time_to_part(self) -> None:
+        objective = tiny_lsd(patch_decoder_weight=1.0, patch_plain_steps=100)
+        freedom = []
+        for step in (0, 100, 150, 200, 5_000):
+            objective.begin_step(step)
+            freedom.append(objective.patch_decoder.freedom.item())
+        assert freedom == [0, 0, 0.5, 1, 1]
+        assert "patch_decoder.freedom" in objective.trained_state()
+        free = tiny_lsd(patch_decoder_weight=1.0)
+        free.begin_step(0)
+        assert free.patch_decoder.freedom == 1
+        tiny_lsd().begin_step(0)
+        with pytest.raises(ValueError, match="patch_plain_steps must be 0 or more, got -1"):
+            tiny_lsd(patch_decoder_weight=1.0, patch_plain_steps=-1)
+
+    def test_the_denoiser_sees_slots_where_the_patch_decoder_says(
+        self, batch: dict[str, Tensor]
+    ) -> None:
+        objective = tiny_lsd(patch_decoder_weight=1.0, map_channels=3)
+        batch["latents"] = torch.randn(4, 4, 16, 16)
+        _, logs = objective(batch)
+        slots = objective.slot_encoder(
+            objective.encoder(batch["pixel_values"]), noise=batch["slot_noise"]
+        ).slots
+        places = objective.patch_decoder(slots, height=16, width=16).masks.unflatten(2, (16, 16))
+        alpha, sigma = (c[:, None, None, None] for c in schedule(batch["timesteps"]))
+        noisy = alpha * batch["latents"] + sigma * batch["noise"]
+        states = objective.slot_encoder.project(slots)
+        said = objective.unet(noisy, batch["timesteps"], states, None, places).sample
+        expected = F.mse_loss(said, batch["noise"])
+        torch.testing.assert_close(logs["denoising_loss"], expected.detach())
+
+    def test_a_map_needs_a_patch_decoder(self, pixel_values: Tensor) -> None:
+        with pytest.raises(ValueError, match="map_channels needs a patch decoder"):
+            tiny_lsd(map_channels=3)
 
     def test_other_cells_are_painted_at_every_step(self, pixel_values: Tensor) -> None:
         objective = tiny_lsd(patch_decoder_weight=2.0, patch_size=1)  # 1,024 cells, 256 a step

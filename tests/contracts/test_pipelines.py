@@ -27,6 +27,7 @@ from torch import Generator, Tensor
 import latentslots.pipelines.base
 from latentslots.models import SlotEncoder
 from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
+from latentslots.pipelines.latent_slot_diffusion import slot_places
 from tests.tiny import squares, tiny_autoencoder, tiny_lsd
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -35,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "null": {"condition_dropout": 0.1},
     "learned": {"slot_init": "learned", "num_heads": 2},
     "patch-decoder": {"patch_decoder_weight": 1.0},
+    "map": {"patch_decoder_weight": 1.0, "map_channels": 5, "condition_dropout": 0.1},
+    "map-registers": {"patch_decoder_weight": 1.0, "map_channels": 5, "num_registers": 2},
 }
 
 
@@ -477,8 +480,24 @@ class TestPaint:
             paint(tiny_pipeline, **{"slots": slots, **change})
 
 
+class TestMap:
+    def test_what_is_painted_follows_the_places(self, slots: Tensor) -> None:
+        pipe = build(**VARIANTS["map"])
+        before = paint(pipe, slots, generator=seeds(1, 2, 3))
+        with torch.no_grad():
+            pipe.patch_decoder.mlp[-1].weight[3].neg_()
+        after = paint(pipe, slots, generator=seeds(1, 2, 3))
+        assert (before - after).abs().max() > 1e-3
+
+    def test_needs_to_know_the_places(self, slots: Tensor) -> None:
+        pipe = build(**VARIANTS["map"])
+        pipe.patch_decoder = None
+        with pytest.raises(ValueError, match="map_channels needs a patch decoder"):
+            paint(pipe, slots)
+
+
 class TestGuidance:
-    @pytest.mark.parametrize("variant", ["null", "registers"])
+    @pytest.mark.parametrize("variant", ["null", "registers", "map"])
     def test_goes_from_the_unconditional_prediction_through_the_conditional_one(
         self, variant: str, slots: Tensor
     ) -> None:
@@ -489,8 +508,10 @@ class TestGuidance:
         with torch.no_grad():
             states, _ = encoder.condition(slots)
             nothing = encoder.condition(None)[0].expand(3, -1, -1)
-            conditional = pipe.unet(latents, timestep, states).sample
-            unconditional = pipe.unet(latents, timestep, nothing).sample
+            places = slot_places(pipe.unet, pipe.patch_decoder, slots, None, (16, 16))
+            nowhere = None if places is None else torch.ones(3, 1, 16, 16)
+            conditional = pipe.unet(latents, timestep, states, None, places).sample
+            unconditional = pipe.unet(latents, timestep, nothing, None, nowhere).sample
         guided = 3 * conditional - 2 * unconditional
         pipe.scheduler.set_timesteps(1)
         expected = pipe.scheduler.step(guided, timestep, latents).prev_sample
@@ -524,7 +545,7 @@ class TestGuidance:
         assert caplog.records == []
         paint(pipe, slots, num_inference_steps=1, guidance_scale=1.5)
         warnings = [record.getMessage() for record in caplog.records]
-        if variant in ("null", "registers"):
+        if variant in ("null", "registers", "map", "map-registers"):
             assert warnings == []
         else:
             (warning,) = warnings

@@ -11,31 +11,51 @@ def slots() -> torch.Tensor:
     return torch.randn(2, 4, 16)
 
 
-@pytest.mark.parametrize("colors", ["slot", "cell"])
+@pytest.mark.parametrize("freedom", [0.0, 0.5, 1.0])
 @torch.no_grad()
-def test_every_cell_is_a_mixture_of_what_each_slot_says(slots: torch.Tensor, colors: str) -> None:
+def test_every_cell_is_a_mixture_of_what_each_slot_says(
+    slots: torch.Tensor, freedom: float
+) -> None:
     """Seitzer et al. (2023), Sec. 3.1, one cell and one slot at a time."""
-    decoder = tiny_patch_decoder(colors=colors)
+    decoder = tiny_patch_decoder()
+    decoder.freedom.fill_(freedom)
     out = decoder(slots, height=3, width=5)
     for cell in range(15):
         row, column = divmod(cell, 5)
         y, x = (row + 0.5) / 3, (column + 0.5) / 5
         place = decoder.position_embedding.projection(torch.tensor([y, x, 1 - y, 1 - x]))
         said = torch.stack([decoder.mlp(decoder.slot_in(slot) + place) for slot in slots[1]])
-        weights = said[:, -1].softmax(dim=0)
+        weights = said[:, 3].softmax(dim=0)
         torch.testing.assert_close(out.masks[1, :, cell], weights)
-        own = said[:, :-1] if colors == "cell" else decoder.color_mlp(slots[1])
-        torch.testing.assert_close(out.colors[1, :, cell], 0.3 * own)
-        expected = sum(weight * color for weight, color in zip(weights, 0.3 * own, strict=True))
+        colors = 0.3 * (decoder.color_mlp(slots[1]) + freedom * said[:, :3])
+        torch.testing.assert_close(out.colors[1, :, cell], colors)
+        expected = sum(weight * color for weight, color in zip(weights, colors, strict=True))
         torch.testing.assert_close(out.mixture()[1, cell], expected)
 
 
 @torch.no_grad()
-def test_a_slot_has_one_color_or_many(slots: torch.Tensor) -> None:
-    for colors, many in (("slot", False), ("cell", True)):
-        out = tiny_patch_decoder(colors=colors)(slots, height=3, width=5)
-        assert bool((out.colors.std(dim=2) > 1e-4).all()) == many
-        assert (out.colors.std(dim=1) > 1e-4).all()
+def test_without_freedom_a_slot_has_one_color(slots: torch.Tensor) -> None:
+    decoder = tiny_patch_decoder()
+    free = decoder(slots, height=3, width=5).colors
+    decoder.freedom.zero_()
+    plain = decoder(slots, height=3, width=5).colors
+    assert (free.std(dim=2) > 1e-4).all()
+    assert (plain.std(dim=2) < 1e-6).all()
+    assert (plain.std(dim=1) > 1e-4).all()
+
+
+def test_places_are_masks_of_the_slots_that_exist(slots: torch.Tensor) -> None:
+    decoder = tiny_patch_decoder()
+    masks = decoder(slots, height=3, width=5).masks
+    places = decoder.places(slots, height=3, width=5)
+    assert not places.requires_grad
+    torch.testing.assert_close(places.flatten(2), masks.detach())
+    exist = torch.tensor([[True] * 4, [True, False, True, False]])
+    fewer = decoder.places(slots, height=3, width=5, slots_mask=exist)
+    torch.testing.assert_close(fewer[0], places[0])
+    alone = decoder.places(slots[1:, [0, 2]], height=3, width=5)
+    torch.testing.assert_close(fewer[1, [0, 2]], alone[0])
+    assert (fewer[1, [1, 3]] == 0).all()
 
 
 @torch.no_grad()

@@ -126,6 +126,7 @@ def test_the_saved_config_holds_exactly_the_honored_keys(tmp_path: Path) -> None
         "num_attention_heads",
         "norm_num_groups",
         "position",
+        "map_channels",
     }
     assert saved["num_attention_heads"] == 2
     assert saved["_class_name"] == "SlotUNet"
@@ -172,6 +173,46 @@ def test_a_mask_is_as_good_as_dropping_the_vectors() -> None:
         everything = unet(latents, timestep, states).sample
     torch.testing.assert_close(masked, dropped, atol=1e-5, rtol=0)
     assert not torch.allclose(masked, everything, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_map_shows_every_vector_at_its_place() -> None:
+    unet, latents = tiny_unet(map_channels=3), torch.randn(2, 4, 16, 16)
+    states, timestep = torch.randn(2, 5, 16), torch.tensor([500, 20])
+    places = torch.rand(2, 4, 16, 16).softmax(dim=1)  # the last vector is a register
+    read = []
+    unet.conv_in.register_forward_hook(lambda _, given, __: read.append(given[0]))
+    out = unet(latents, timestep, states, places=places).sample
+    assert out.shape == latents.shape
+    torch.testing.assert_close(read[0][:, :4], latents)
+    shown = unet.map_in(states)
+    for row, column in ((0, 0), (3, 7), (15, 15)):
+        expected = sum(places[:, k, row, column, None] * shown[:, k] for k in range(4))
+        torch.testing.assert_close(read[0][:, 4:, row, column], expected)
+    order = torch.tensor([2, 0, 3, 1])
+    whole = torch.cat([order, torch.tensor([4])])
+    other = unet(latents, timestep, states[:, whole], places=places[:, order]).sample
+    torch.testing.assert_close(other, out, atol=1e-5, rtol=1e-5)
+    keep = torch.tensor([[True, True, False, True, True]]).expand(2, -1)
+    unet(latents, timestep, states, keep, places)
+    expected = torch.einsum("bkhw,bkc->bchw", places[:, keep[0, :4]], shown[:, [0, 1, 3]])
+    torch.testing.assert_close(read[-1][:, 4:], expected)
+
+
+def test_a_map_and_places_go_together() -> None:
+    latents, states, places = torch.ones(1, 4, 8, 8), torch.ones(1, 2, 16), torch.ones(1, 2, 8, 8)
+    for unet, given in ((tiny_unet(), places), (tiny_unet(map_channels=2), None)):
+        with pytest.raises(ValueError, match="places and map_channels go together"):
+            unet(latents, 3, states, places=given)
+    with pytest.raises(ValueError, match="map_channels must be 0 or more, got -1"):
+        tiny_unet(map_channels=-1)
+
+
+def test_a_map_survives_saving(tmp_path: Path) -> None:
+    unet = trained(map_channels=2)
+    unet.save_pretrained(tmp_path)
+    loaded = SlotUNet.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.state_dict(), unet.state_dict())
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:

@@ -109,6 +109,10 @@ class LatentSlotDiffusionObjective(Objective):
         _check_patch_decoder(
             patch_decoder, patch_decoder_weight, mask_distillation_weight, patch_size, resolution
         )
+        if patch_plain_steps < 0:
+            raise ValueError(f"patch_plain_steps must be 0 or more, got {patch_plain_steps}")
+        if unet.config.map_channels and patch_decoder is None:
+            raise ValueError("a denoiser with map_channels needs a patch decoder")
         check_inference(slot_encoder, num_inference_slots, merge_overlap)
         self.encoder = encoder
         self.slot_encoder = slot_encoder
