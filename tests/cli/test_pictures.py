@@ -226,6 +226,32 @@ class TestEdit:
             one.masks.sum(dim=0), torch.ones_like(one.masks[0]), atol=2e-3, rtol=0
         )
 
+    def test_what_is_there_is_skipped_unless_it_was_made_otherwise(
+        self, model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        command = ["edit", model, str(pictures), "--output-dir", str(out), "--json", *STEPS]
+        done = []
+        for words in (["--remove", "1"], ["--remove", "1"], ["--remove", "2"]):
+            assert main([*command, *words]) == 0
+            done.append(json.loads(capsys.readouterr().out))
+        assert [len(d["done"]) for d in done] == [3, 0, 3]
+        assert done[1]["skipped"] == ["p0", "p1", "wide"]
+        facts = json.loads((out / "p0" / "edited.json").read_text())
+        assert (facts["image"], facts["remove"], facts["blending"]) == ("p0.png", ["2"], True)
+
+    def test_what_one_picture_lacks_is_named_and_the_rest_is_done(
+        self, model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        command = ["edit", model, str(pictures), "--output-dir", str(out), *STEPS]
+        assert main([*command, "--at", "40,40", "--remove", "at"]) == 2
+        printed = capsys.readouterr()
+        assert "1 pictures edited" in printed.out
+        for name in ("p0", "p1"):
+            assert f"pixel 40,40 lies outside of {pictures / name}.png" in printed.err
+        assert [folder.name for folder in out.iterdir()] == ["wide"]
+
     def test_the_background_is_exchanged(self, model: str, pictures: Path, tmp_path: Path) -> None:
         words = ["--swap-background", str(pictures / "p1.png"), "--no-blend", "--invert"]
         found = self.edit(model, pictures / "p0.png", tmp_path / "out", *words)
@@ -282,17 +308,26 @@ def test_pictures_are_painted_again(
     model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    command = ["reconstruct", model, str(pictures), "--output-dir", str(out), *STEPS]
-    assert main(command) == 0
-    printed = capsys.readouterr().out
-    assert "3 pictures painted" in printed
-    assert "from slots: PSNR" in printed
-    assert "by the autoencoder: PSNR" in printed
+    command = ["reconstruct", model, str(pictures), *STEPS]
+    printed = []
+    for words in ([], [], ["--guidance-scale", "1.5"]):
+        assert main([*command, "--output-dir", str(out), *words]) == 0
+        printed.append(capsys.readouterr().out)
+    assert "3 pictures painted" in printed[0]
+    assert "from slots: PSNR" in printed[0]
+    assert "by the autoencoder: PSNR" in printed[0]
+    assert "0 pictures painted" in printed[1]
+    assert "3 skipped" in printed[1]
+    assert printed[1].splitlines()[1:] == printed[0].splitlines()[1:]
+    assert "3 pictures painted" in printed[2]
     scores = []
     for size in ("1", "32"):
-        assert main([*command, "--json", "--batch-size", size]) == 0
-        scores.append(json.loads(capsys.readouterr().out)["pictures"])
-    for one, two in zip(*scores, strict=True):
+        words = ["--output-dir", str(tmp_path / size), "--json", "--batch-size", size]
+        for _ in range(2):
+            assert main([*command, *words]) == 0
+            scores.append(json.loads(capsys.readouterr().out)["pictures"])
+    assert scores[0] == scores[1]
+    for one, two in zip(scores[0], scores[2], strict=True):
         assert one["picture"] == two["picture"]
         assert one["psnr_slots"] == pytest.approx(two["psnr_slots"], abs=1e-2)
     assert opened(out / "p0.png").size == (3 * 32 + 4, 32)

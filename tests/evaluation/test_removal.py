@@ -85,12 +85,12 @@ def test_only_what_is_outside_counts() -> None:
     outside = torch.ones(2, 1, 32, 32, dtype=torch.bool)
     outside[:, :, 8:20, 8:20] = False
     images = torch.where(outside, truth, torch.rand(2, 3, 32, 32))
-    error, similarity = removal._outside(images, truth, outside)
+    error, similarity = removal.outside_scores(images, truth, outside)
     assert (error > 100).all()
     torch.testing.assert_close(similarity, torch.ones(2))
     everywhere = torch.ones_like(outside)
     noisy = (truth + 0.1 * torch.randn_like(truth)).clamp(0, 1)
-    error, similarity = removal._outside(noisy, truth, everywhere)
+    error, similarity = removal.outside_scores(noisy, truth, everywhere)
     torch.testing.assert_close(error, psnr(noisy, truth))
     torch.testing.assert_close(similarity, ssim(noisy, truth))
 
@@ -100,7 +100,7 @@ def test_the_slot_that_covers_a_region_is_found() -> None:
     masks[0, 0], masks[0, 2, 2:6, 2:6] = 0.1, 1
     target = torch.zeros(1, 8, 8, dtype=torch.bool)
     target[0, 2:6, 2:4] = True
-    slot, overlap = removal._covering(masks, target)
+    slot, overlap = removal.covering_slot(masks, target)
     assert (slot.item(), overlap.item()) == (2, 0.5)
 
 

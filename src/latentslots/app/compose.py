@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import Picture, batches
+from latentslots.app.outcome import write_facts
 from latentslots.app.scenes import Scene, find_scenes, load_scene, place, save_scene
 from latentslots.concepts import ConceptLibrary, Layout
 from latentslots.evaluation.generation import Sampling, paint
@@ -236,11 +237,13 @@ def reconstruct(
     """Paint pictures again from their slots alone, and say how close it comes.
 
     Writes NAME.png for each: the picture as the model sees it, what its autoencoder makes of it,
-    and what is painted from its slots. Each starts from the noise of the seed itself.
+    and what is painted from its slots; and NAME.json, how close both come and how it was made. Each
+    starts from the noise of the seed itself.
 
     Returns:
         For each picture PSNR and SSIM of both.
     """
+    made_by = reconstructed_by(pipe, sampling)
     found = scenes_of(
         find_scenes(pipe, pictures, seed=sampling.seed), [picture.name for picture in pictures]
     )
@@ -265,5 +268,17 @@ def reconstruct(
         for kind, images in (("slots", painted), ("autoencoder", kept)):
             pair = (images[i : i + 1], original[i : i + 1])
             numbers |= {f"psnr_{kind}": float(psnr(*pair)), f"ssim_{kind}": float(ssim(*pair))}
+        write_facts(output_dir / f"{name}.json", {**numbers, **made_by})
         scores.append(numbers)
     return scores
+
+
+def reconstructed_by(pipe: LatentSlotDiffusionPipeline, sampling: Sampling) -> dict[str, Any]:
+    """How reconstructions are made: pictures that were made alike need not be made again."""
+    return {
+        "pipeline": pipe.fingerprint(),
+        "num_slots": pipe.num_slots,
+        "merge_overlap": pipe.config.merge_overlap,
+        "sampler": type(pipe.scheduler).__name__,
+        **asdict(sampling),
+    }

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,20 @@ import torch
 from jaxtyping import Bool
 from PIL import Image
 from torch import Generator, Tensor
+from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import Picture, open_picture
+from latentslots.app.outcome import Outcome, facts_made_alike, write_facts
 from latentslots.app.scenes import SLOTS_FILE, Scene, find_scenes, load_scene, save_scene
-from latentslots.data.output import whole_folder
+from latentslots.data.output import check_place, whole_folder
 from latentslots.pipelines.base import upsample_masks
 from latentslots.pipelines.edit import paint_edit
 from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 
 EDITED_FILE = "edited.png"
+FACTS_FILE = "edited.json"
 AT = re.compile(r"at(\d*)")
 
 
@@ -192,12 +195,115 @@ class Editor:
         return int(text)
 
 
-def write_edit(editor: Editor, edited: Edited, after: Image.Image, folder: Path) -> None:
-    """Write `edited.png`, `strip.png` and `slots.safetensors` (the slots after the edit)."""
-    with whole_folder(folder, mark=EDITED_FILE) as partial:
-        after.save(partial / EDITED_FILE)
-        editor.strip(after).save(partial / "strip.png")
-        save_scene(edited.scene, partial / SLOTS_FILE, editor.fingerprint, seed=editor.seed)
+@dataclass(frozen=True, kw_only=True)
+class Painting:
+    """How edited pictures are painted; see `paint_edit`.
+
+    Attributes:
+        inversion: Start from the picture's own noise.
+        blending: Keep what was not edited.
+        guidance_scale: Above 1, the slots are followed more closely.
+        num_inference_steps: Denoising steps.
+    """
+
+    inversion: bool = False
+    blending: bool = True
+    guidance_scale: float = 1.0
+    num_inference_steps: int = 25
+
+
+def edit_files(
+    pipe: LatentSlotDiffusionPipeline,
+    paths: list[Path],
+    output_dir: Path,
+    edits: Edits,
+    painting: Painting,
+    *,
+    seed: int = 0,
+    slots: str = "",
+    progress: bool = True,
+) -> Outcome:
+    """Edit pictures alike, each into a folder of its own.
+
+    `output_dir/NAME` gets `edited.png`, `strip.png` (before, slots, after), `slots.safetensors`
+    (the slots after the edit), and `edited.json`, which says how it was made. What is there already
+    and was made in the same way is skipped.
+
+    Args:
+        pipe: Finds the slots, and paints.
+        paths: Picture files of different names.
+        output_dir: Where the folders go.
+        edits: What is done to each.
+        painting: How it is painted.
+        seed: Of slot noise, and of the noise that is painted from.
+        slots: The slots of the one picture as they were saved; found anew when absent.
+        progress: Whether to show a progress bar on stderr.
+    """
+    made_by = {
+        "pipeline": pipe.fingerprint(),
+        "num_slots": pipe.num_slots,
+        "merge_overlap": pipe.config.merge_overlap,
+        "sampler": type(pipe.scheduler).__name__,
+        "seed": seed,
+        "slots": slots,
+        **{name: _plain(value) for name, value in asdict(edits).items()},
+        **asdict(painting),
+    }
+    outcome = Outcome()
+    waiting = []
+    for path in paths:
+        if facts_made_alike(output_dir / path.stem / FACTS_FILE, made_by) is None:
+            check_place(output_dir / path.stem, mark=EDITED_FILE)
+            waiting.append(path)
+        else:
+            outcome.skipped.append(path.stem)
+    for path in tqdm(waiting, disable=not progress, unit="image"):
+        try:
+            editor = Editor(pipe, open_picture(path), seed=seed, slots=slots)
+            edited = editor.apply(edits)
+        except ValueError as error:
+            text = str(error)
+            outcome.problems.append(text if str(path) in text else f"{path}: {text}")
+            continue
+        after = editor.paint(edited, **asdict(painting))
+        with whole_folder(output_dir / path.stem, mark=EDITED_FILE) as folder:
+            after.save(folder / EDITED_FILE)
+            editor.strip(after).save(folder / "strip.png")
+            save_scene(edited.scene, folder / SLOTS_FILE, editor.fingerprint, seed=seed)
+            write_facts(folder / FACTS_FILE, {"image": path.name, **made_by})
+        outcome.done.append(path.stem)
+    return outcome
+
+
+def slots_under(
+    pipe: LatentSlotDiffusionPipeline,
+    paths: list[Path],
+    at: Sequence[str],
+    *,
+    seed: int = 0,
+    slots: str = "",
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The slots under pixels of pictures, and a sentence for each that cannot be read.
+
+    Returns:
+        For each picture's name the number of its `slots`, and those under the pixels (`at`).
+    """
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    for path in paths:
+        try:
+            editor = Editor(pipe, open_picture(path), seed=seed, slots=slots)
+            under = editor.slots_at(at)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        found[path.stem] = {"slots": editor.scene.slots.shape[1], "at": under}
+    return found, problems
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _join(scene: Scene) -> Tensor:

@@ -1,7 +1,5 @@
 """Segment picture files: a folder of results for each."""
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import OUTSIDE, Picture, batches
+from latentslots.app.outcome import Outcome, facts_made_alike, write_facts
 from latentslots.app.scenes import SLOTS_FILE, Scene, bounding_box, find_scenes, save_scene
 from latentslots.data.output import check_place, whole_folder
 from latentslots.pipelines.base import SlotPipeline
@@ -18,25 +17,6 @@ from latentslots.visualize import overlay
 
 FACTS_FILE = "segments.json"
 BATCH_SIZE = 32
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a batch of files.
-
-    Attributes:
-        done: Names of the files that were written now.
-        skipped: Names of those that were there already.
-        problems: A sentence for each file that could not be read.
-    """
-
-    done: list[str]
-    skipped: list[str]
-    problems: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        return asdict(self)
 
 
 def segment_files(
@@ -62,10 +42,14 @@ def segment_files(
         "num_slots": pipe.num_slots,
         "merge_overlap": pipe.config.merge_overlap,
     }
-    waiting = [path for path in paths if not _is_done(output_dir / path.stem, made_by)]
+    waiting = [
+        path
+        for path in paths
+        if facts_made_alike(output_dir / path.stem / FACTS_FILE, made_by) is None
+    ]
     for path in waiting:
         check_place(output_dir / path.stem, mark=FACTS_FILE)
-    outcome = Outcome([], [path.stem for path in paths if path not in waiting], [])
+    outcome = Outcome(skipped=[path.stem for path in paths if path not in waiting])
     with tqdm(total=len(waiting), disable=not progress, unit="image") as bar:
         for pictures, problems in batches(waiting, BATCH_SIZE):
             for picture, scene in zip(
@@ -77,17 +61,6 @@ def segment_files(
             outcome.problems.extend(problems)
             bar.update(len(pictures) + len(problems))
     return outcome
-
-
-def _is_done(folder: Path, made_by: dict[str, Any]) -> bool:
-    facts = folder / FACTS_FILE
-    if not facts.is_file():
-        return False
-    try:
-        known = json.loads(facts.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return False
-    return {key: known.get(key) for key in made_by} == made_by
 
 
 def _write(picture: Picture, scene: Scene, folder: Path, made_by: dict[str, Any]) -> None:
@@ -121,4 +94,4 @@ def _write(picture: Picture, scene: Scene, folder: Path, made_by: dict[str, Any]
         "background": ground,
         "slots": slots,
     }
-    (folder / FACTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_facts(folder / FACTS_FILE, content)

@@ -23,8 +23,8 @@ class Edit:
     images: tyro.conf.Positional[tuple[str, ...]]
     """Picture files, and folders of them; all are edited alike."""
     output_dir: str
-    """Gets a folder for each picture: edited.png, strip.png (before, slots, after) and
-    slots.safetensors; those that are there already are made again."""
+    """Gets a folder for each picture: edited.png, strip.png (before, slots, after),
+    slots.safetensors and edited.json; those that are there already, made alike, are skipped."""
     remove: tuple[str, ...] = ()
     """SLOT: take it away."""
     replace: tuple[str, ...] = ()
@@ -55,10 +55,9 @@ def run(arguments: list[str]) -> int:
 
     from pathlib import Path
 
-    from latentslots.app.edit import EDITED_FILE, Editor, Edits, write_edit
-    from latentslots.app.images import find_pictures, open_picture
+    from latentslots.app.edit import Edits, Painting, edit_files, slots_under
+    from latentslots.app.images import find_pictures
     from latentslots.cli.model import load_pipeline
-    from latentslots.data.output import check_place
 
     edits = Edits(
         remove=options.remove,
@@ -75,40 +74,30 @@ def run(arguments: list[str]) -> int:
     paths = find_pictures(options.images)
     if options.slots and len(paths) > 1:
         raise ValueError(f"--slots are those of one picture, but there are {len(paths)}")
-    for path in paths if changes else []:
-        check_place(Path(options.output_dir) / path.stem, mark=EDITED_FILE)
     pipe = load_pipeline(options.run, options.inference, options.painting)
-    done: dict[str, Any] = {}
-    problems = []
-    for path in paths:
-        try:
-            picture = open_picture(path)
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        editor = Editor(pipe, picture, seed=options.inference.seed, slots=options.slots)
-        found = editor.slots_at(options.at)
-        done[picture.name] = {"slots": editor.scene.slots.shape[1], "at": found}
-        if changes:
-            edited = editor.apply(edits)
-            after = editor.paint(
-                edited,
-                inversion=options.invert,
-                blending=options.blend,
-                guidance_scale=options.painting.guidance_scale,
-                num_inference_steps=options.painting.num_inference_steps,
-            )
-            write_edit(editor, edited, after, Path(options.output_dir) / picture.name)
-    for problem in problems:
-        print(f"latentslots edit: {problem}", file=sys.stderr)
-    if options.json:
-        print(json.dumps({"pictures": done, "problems": problems}))
-    else:
-        for name, facts in done.items():
-            under = "".join(
+    seed = options.inference.seed
+    if not changes:
+        found, problems = slots_under(pipe, paths, options.at, seed=seed, slots=options.slots)
+        result: dict[str, Any] = {"pictures": found, "problems": problems}
+        lines = [
+            f"{name}: {facts['slots']} slots"
+            + "".join(
                 f"; under {p}: slot {s}" for p, s in zip(options.at, facts["at"], strict=True)
             )
-            print(f"{name}: {facts['slots']} slots{under}")
-        if changes:
-            print(f"{len(done)} pictures edited into {options.output_dir}")
+            for name, facts in found.items()
+        ]
+    else:
+        painting = Painting(
+            inversion=options.invert,
+            blending=options.blend,
+            guidance_scale=options.painting.guidance_scale,
+            num_inference_steps=options.painting.num_inference_steps,
+        )
+        out = Path(options.output_dir)
+        outcome = edit_files(pipe, paths, out, edits, painting, seed=seed, slots=options.slots)
+        result, problems = outcome.to_dict(), outcome.problems
+        lines = [f"{len(outcome.done)} pictures edited into {out}, {len(outcome.skipped)} skipped"]
+    for problem in problems:
+        print(f"latentslots edit: {problem}", file=sys.stderr)
+    print(json.dumps(result) if options.json else "\n".join(lines))
     return 2 if problems else 0

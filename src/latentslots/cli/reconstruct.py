@@ -19,7 +19,8 @@ class Reconstruct:
     images: tyro.conf.Positional[tuple[str, ...]]
     """Picture files, and folders of them."""
     output_dir: str
-    """Gets a strip for each picture: the picture, its autoencoder's, and that from its slots."""
+    """Gets a strip for each picture (the picture, its autoencoder's, and that from its slots) and
+    its numbers as JSON; those that are there already, made alike, are skipped."""
     batch_size: int = 32
     """Pictures at once; changes no number."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
@@ -38,8 +39,9 @@ def run(arguments: list[str]) -> int:
 
     from tqdm.auto import tqdm
 
-    from latentslots.app.compose import reconstruct
+    from latentslots.app.compose import reconstruct, reconstructed_by
     from latentslots.app.images import batches, find_pictures
+    from latentslots.app.outcome import facts_made_alike
     from latentslots.cli.model import load_pipeline
     from latentslots.evaluation.generation import Sampling
 
@@ -52,12 +54,18 @@ def run(arguments: list[str]) -> int:
         num_inference_steps=options.painting.num_inference_steps,
         seed=options.inference.seed,
     )
-    scores: list[dict[str, Any]] = []
+    out, made_by = Path(options.output_dir), reconstructed_by(pipe, sampling)
+    known = {path: facts_made_alike(out / f"{path.stem}.json", made_by) for path in paths}
+    scores: list[dict[str, Any]] = [
+        {name: value for name, value in facts.items() if name not in made_by}
+        for facts in known.values()
+        if facts is not None
+    ]
+    waiting = [path for path in paths if known[path] is None]
     problems: list[str] = []
-    with tqdm(total=len(paths), unit="image") as bar:
-        for pictures, unread in batches(paths, options.batch_size):
+    with tqdm(total=len(waiting), unit="image") as bar:
+        for pictures, unread in batches(waiting, options.batch_size):
             if pictures:
-                out = Path(options.output_dir)
                 scores += reconstruct(pipe, pictures, out, sampling=sampling)
             problems += unread
             bar.update(len(pictures) + len(unread))
@@ -66,7 +74,8 @@ def run(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps({"pictures": scores, "problems": problems}))
         return 2 if problems else 0
-    print(f"{len(scores)} pictures painted into {options.output_dir}")
+    skipped = len(paths) - len(waiting)
+    print(f"{len(scores) - skipped} pictures painted into {out}, {skipped} skipped")
     for kind, name in (("slots", "from slots"), ("autoencoder", "by the autoencoder")):
         if scores:
             mean = {

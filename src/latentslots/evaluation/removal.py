@@ -110,7 +110,7 @@ def evaluate_removal(
     for start in range(0, len(rows), batch_size):
         pairs = _load(dataset, rows[start : start + batch_size], start, pipe.resolution)
         found = pipe.encode_pixel_values(pairs.before, generator=_generators(pairs, seed))
-        slot, overlap = _covering(found.masks, pairs.mask)
+        slot, overlap = covering_slot(found.masks, pairs.mask)
         keep = overlap >= FOUND
         if keep.any():
             exist = found.slots_mask
@@ -141,10 +141,10 @@ def _score(
     slots, exist, masks, slot = parts
     size = (pairs.mask.shape[1], pairs.mask.shape[2])
     owned = upsample_masks(masks, size).argmax(dim=1) == slot[:, None, None]
-    outside = F.max_pool2d(pairs.mask[:, None].float(), 2 * MARGIN + 1, 1, MARGIN) == 0
+    outside = away_from(pairs.mask)
     truth = (pairs.after + 1) / 2
     kept = (decode_latents(pipe.vae, pipe.encode_latents(pairs.after)).float() + 1) / 2
-    ceiling = _outside(kept.clamp(0, 1).cpu(), truth, outside)
+    ceiling = outside_scores(kept.clamp(0, 1).cpu(), truth, outside)
     after_mask = editing.remove(exist[..., None].float(), slot)[..., 0] > 0
     for name, method in METHODS.items():
         painted = paint_edit(
@@ -161,14 +161,14 @@ def _score(
             **method,
         )
         again = pipe.encode_pixel_values(painted * 2 - 1, generator=_generators(pairs, seed))
-        _, overlap = _covering(again.masks, pairs.mask)
-        psnr, similarity = _outside(painted.float().cpu(), truth, outside)
+        _, overlap = covering_slot(again.masks, pairs.mask)
+        psnr, similarity = outside_scores(painted.float().cpu(), truth, outside)
         gone = (overlap < STILL_THERE).float()
         columns = [psnr, ceiling[0], similarity, ceiling[1], gone]
         yield name, torch.stack([column.cpu() for column in columns], dim=1)
 
 
-def _outside(
+def outside_scores(
     images: Float[Tensor, "B 3 H W"],
     truth: Float[Tensor, "B 3 H W"],
     outside: Bool[Tensor, "B 1 H W"],
@@ -184,7 +184,12 @@ def _outside(
     return -10 * error.clamp(min=1e-12).log10(), 1 - (1 - whole) / share
 
 
-def _covering(
+def away_from(mask: Bool[Tensor, "B H W"]) -> Bool[Tensor, "B 1 H W"]:
+    """Where neither a region is nor the 3 px around it."""
+    return F.max_pool2d(mask[:, None].float(), 2 * MARGIN + 1, 1, MARGIN) == 0
+
+
+def covering_slot(
     masks: Float[Tensor, "B K h w"], target: Bool[Tensor, "B H W"]
 ) -> tuple[Tensor, Tensor]:
     """The slot that overlaps most with a region, and its IoU."""

@@ -8,6 +8,7 @@ from latentslots.recipes.autoencoder import autoencoder, autoencoder_small
 from latentslots.recipes.lsd import (
     lsd_movi_e,
     lsd_nlvr_64,
+    lsd_parts_64,
     lsd_scenes_64,
     lsd_scenes_128,
     lsd_scenes_textured_64,
@@ -21,6 +22,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "autoencoder-small": autoencoder_small,
     "lsd-movi-e": lsd_movi_e,
     "lsd-nlvr-64": lsd_nlvr_64,
+    "lsd-parts-64": lsd_parts_64,
     "lsd-scenes-128": lsd_scenes_128,
     "lsd-scenes-64": lsd_scenes_64,
     "lsd-scenes-textured-64": lsd_scenes_textured_64,

@@ -39,6 +39,15 @@ def lsd_nlvr_64() -> TrainConfig:
     return _small("data/nlvr", num_slots=9, num_inference_slots=13)
 
 
+def lsd_parts_64() -> TrainConfig:
+    """LSD on figures of five parts at 64 px, for two CPU cores: slots for parts, not for things.
+
+    Cost: about two hours on one core; not trained by us yet. `latentslots data make parts
+    data/parts` makes its images.
+    """
+    return _small("data/parts", num_slots=7, num_inference_slots=0)
+
+
 def lsd_scenes_128() -> TrainConfig:
     """LSD on plain scenes at 128 px, for one GPU; on textured ones with `--data.path`.
 
