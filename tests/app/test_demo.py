@@ -8,6 +8,7 @@ from latentslots import bundled
 from latentslots.app import demo, demo_training
 from latentslots.cli.main import main
 from latentslots.data.info import info
+from latentslots.data.store import BUNDLED_SCENES
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.pipelines.base import BUNDLED_MODEL
 
@@ -18,7 +19,7 @@ def shipped(
 ) -> Path:
     """A tiny model and tiny scenes in the place of what ships with the package."""
     folder = tmp_path / "assets"
-    for source, name in ((tiny_pipeline_dir, BUNDLED_MODEL), (scenes_store, demo.SCENES)):
+    for source, name in ((tiny_pipeline_dir, BUNDLED_MODEL), (scenes_store, BUNDLED_SCENES)):
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("latents"))
         bundled.seal(folder / name)
     monkeypatch.setattr(bundled, "ASSETS", folder)
@@ -26,7 +27,7 @@ def shipped(
 
 
 def test_what_ships_is_small_and_whole() -> None:
-    for name in (BUNDLED_MODEL, demo.SCENES):
+    for name in (BUNDLED_MODEL, BUNDLED_SCENES):
         assert bundled.bundled_folder(name).is_dir()
     files = [path for path in bundled.ASSETS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 25e6
@@ -34,7 +35,7 @@ def test_what_ships_is_small_and_whole() -> None:
 
 
 def test_the_bundled_scenes_are_of_the_validation_split() -> None:
-    found = info(bundled.bundled_folder(demo.SCENES))
+    found = info(bundled.bundled_folder(BUNDLED_SCENES))
     assert {name: split.num_images for name, split in found.splits.items()} == {"validation": 128}
     assert found.license == "CC0-1.0"
 
@@ -104,7 +105,7 @@ def test_damaged_assets_are_named_and_nothing_is_written(
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert main(["demo", "--output-dir", str(tmp_path / "demo")]) == 2
     assert f"{weights}, which ships with latentslots, is damaged" in capsys.readouterr().err
-    shutil.rmtree(shipped / demo.SCENES)
+    shutil.rmtree(shipped / BUNDLED_SCENES)
     assert main(["demo", "--output-dir", str(tmp_path / "demo")]) == 2
     assert not (tmp_path / "demo").exists()
 

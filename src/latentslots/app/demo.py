@@ -8,14 +8,12 @@ import torch
 
 from latentslots.app.demo_training import CREDIT, train_fresh_model
 from latentslots.app.gallery import Gallery, show_concepts
-from latentslots.bundled import bundled_folder
 from latentslots.data.store import load_dataset
 from latentslots.evaluation.baselines import cluster_pixels, untrained
 from latentslots.evaluation.page import Page
 from latentslots.evaluation.segmentation import SegmentationReport, evaluate, evaluate_baseline
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 
-SCENES = "scenes"
 POSITION_WEIGHT = 25.0
 """Of k-means: what `latentslots evaluate bundled --data data/scenes --baselines --tune-split
 train` finds."""
@@ -45,7 +43,7 @@ def run_demo(
     pipe = LatentSlotDiffusionPipeline.from_pretrained("bundled")
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
-    scenes = load_dataset(bundled_folder(SCENES), split="validation")
+    scenes = load_dataset("bundled", split="validation")
     _clear(output_dir)
 
     num_slots = pipe.slot_encoder.config.num_slots

@@ -116,7 +116,7 @@ class Editor:
             other = self._other(edits.swap_background)
             theirs = int(editing.background(other.masks[None]))
             whole = editing.replace(whole, ground, _join(other)[:, theirs])
-            changed |= self._owned(self.scene, ground) | self._owned(other, theirs)
+            changed |= self._owned(self.scene, ground)  # what stands before it stays
         for text in edits.replace:
             mine, equals, source = text.partition("=")
             if not equals:

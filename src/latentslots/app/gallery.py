@@ -140,11 +140,16 @@ class Gallery:
 
     def with_object(self) -> list[Image.Image]:
         """Each scene with the next one's object in the place of its own."""
-        return self._exchange(self.objects())
+        objects = self.objects()
+        old = [mask == slot for mask, slot in zip(self._owned(), objects, strict=True)]
+        changed = [one | other for one, other in zip(old, [*old[1:], old[0]], strict=True)]
+        return self.edit(self._exchange(objects), changed)
 
     def elsewhere(self) -> list[Image.Image]:
-        """Each scene on the next one's background."""
-        return self._exchange(self.backgrounds())
+        """Each scene on the next one's background; what stands before it stays."""
+        owned, grounds = self._owned(), self.backgrounds()
+        changed = [mask == ground for mask, ground in zip(owned, grounds, strict=True)]
+        return self.edit(self._exchange(grounds), changed)
 
     def edit(self, scenes: list[Tensor], changed: list[Tensor]) -> list[Image.Image]:
         """Paint the scenes after an edit; what did not change stays.
@@ -167,16 +172,14 @@ class Gallery:
         )
         return list(images)
 
-    def _exchange(self, chosen: list[int]) -> list[Image.Image]:
-        """Each scene with the chosen slot of the next one in the place of its own."""
-        owned, count = self._owned(), len(chosen)
-        edited, changed = [], []
-        for i, slot in enumerate(chosen):
-            j = (i + 1) % count
-            new = self.scenes[j][:, chosen[j]]
-            edited.append(editing.replace(self.scenes[i], slot, new))
-            changed.append((owned[i] == slot) | (owned[j] == chosen[j]))
-        return self.edit(edited, changed)
+    def _exchange(self, chosen: list[int]) -> list[Tensor]:
+        """The slots of each scene, with the next one's chosen slot in the place of its own."""
+        scenes, count = self.scenes, len(chosen)
+        given = [(i + 1) % count for i in range(count)]
+        return [
+            editing.replace(scenes[i], chosen[i], scenes[j][:, chosen[j]])
+            for i, j in enumerate(given)
+        ]
 
     def _owned(self) -> list[Tensor]:
         """For each scene the slot that owns each pixel, `[1, H, W]`."""

@@ -15,7 +15,7 @@ class Evaluate:
     run: tyro.conf.Positional[str]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
     data: str
-    """A data set with segmentations."""
+    """A data set with segmentations; `bundled` for the scenes that ship with the package."""
     split: str = "validation"
     """Which part of it."""
     convention: Literal["iou", "lsd", "with-background"] = "iou"

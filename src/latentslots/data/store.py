@@ -20,10 +20,12 @@ from typing import Literal, overload
 from datasets import Dataset, IterableDataset
 from datasets.splits import NamedSplit
 
+from latentslots.bundled import bundled_folder
 from latentslots.data.errors import DataError, UnknownSplitError
 from latentslots.data.folder import folder_splits, load_folder
 from latentslots.data.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
 
+BUNDLED_SCENES = "scenes"
 _HINTS = {"data/scenes": "`latentslots data make scenes data/scenes` makes it"}
 
 
@@ -65,8 +67,9 @@ def load_dataset(
     """Open one split of a store, or of a plain folder of images, without reading it into memory.
 
     Args:
-        path: A store, on this machine or at an fsspec address (`gs://...`, `hf://...`); or a
-            folder that holds images at any depth.
+        path: A store, on this machine or at an fsspec address (`gs://...`, `hf://...`); a
+            folder that holds images at any depth; or `bundled`, 128 scenes that ship with the
+            package (split `validation`).
         split: `train`, `validation`, or another that the store has.
         glob: Of a folder, only the images that match, such as `**/*_rgb.png`.
         validation_fraction: Of a folder, the share that is held out as `validation`.
@@ -81,6 +84,8 @@ def load_dataset(
         Rows of a store as the head of this module lists them; of a folder, `image` and `video`.
     """
     path = os.fspath(path)
+    if path == "bundled":
+        path = str(bundled_folder(BUNDLED_SCENES))
     if glob is None and _is_store(path):
         if validation_fraction is not None:
             raise DataError(
