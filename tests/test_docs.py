@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from latentslots.cli.main import COMMANDS, main
+from latentslots.data import load_dataset
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,7 @@ def shrink(command: str) -> list[str] | None:
     if "--help" in command or "stabilityai/" in command:
         return None
     words = shlex.split(command)[1:]
-    words = [re.sub(r"^lsd-(nlvr|scenes)-64$", "lsd-smoke", word) for word in words]
+    words = [re.sub(r"^lsd-(nlvr|scenes|parts)-(64|128)$", "lsd-smoke", word) for word in words]
     if words[0] == "recipes":
         return words
     if words[:2] == ["data", "make"]:
@@ -70,8 +71,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / where).mkdir(exist_ok=True)
             suffix = "jpg" if where == "photos" else "png"
             Image.new(mode, (40, 32), number).save(folder / where / f"{number}.{suffix}")
-    Image.new("RGB", (48, 32), "red").save(folder / "picture.png")
-    Image.new("RGB", (32, 32), "blue").save(folder / "other.png")
+    scenes = load_dataset("bundled", split="validation")
+    faces = folder / "thumbnails128x128" / "00000"
+    faces.mkdir(parents=True)
+    for number in range(10):
+        scenes[number]["image"].resize((128, 128)).save(faces / f"{number:05d}.png")
+    scenes[0]["image"].save(folder / "picture.png")
+    scenes[1]["image"].save(folder / "other.png")
     return folder
 
 
