@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from latentslots import bundled
-from latentslots.app import demo, demo_training
+from latentslots.app import demo, demo_training, gallery
 from latentslots.cli.main import main
 from latentslots.data.info import info
 from latentslots.data.store import BUNDLED_SCENES
@@ -23,6 +23,8 @@ def shipped(
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("latents"))
         bundled.seal(folder / name)
     monkeypatch.setattr(bundled, "ASSETS", folder)
+    for number in ("NUM_SHOWN", "NUM_COMPOSED"):
+        monkeypatch.setattr(gallery, number, 2)
     return folder
 
 

@@ -27,7 +27,7 @@ def paint_edit(
     after_mask: Bool[Tensor, "B L"] | None = None,
     inversion: bool = False,
     blending: bool = True,
-    margin: int = 3,
+    margin: int = 1,
     generator: Generator | list[Generator] | None = None,
     **options: Any,
 ) -> Any:
