@@ -48,6 +48,8 @@ def main() -> None:
         name: environment[name] for name in ("python", "device", "num_threads", "packages")
     }
     rows = map(json.loads, (options.run / "metrics.jsonl").read_text().splitlines())
+    last = max(int(path.name.removeprefix("step_")) for path in (options.run / "state").iterdir())
+    rows = (row for row in rows if row["step"] <= last)  # what came after it is not in the model
     kept = [json.dumps(made_with) + "\n"]
     kept += [json.dumps(row) + "\n" for row in rows if "validation/loss" in row or is_round(row)]
     (LOGS / "lsd-scenes-64.jsonl").write_text("".join(kept))

@@ -304,6 +304,15 @@ class TestEdit:
         assert "were found by another pipeline" in capsys.readouterr().err
 
 
+def test_originals_are_not_painted_over(
+    model: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    assert main(["reconstruct", model, str(pictures), "--output-dir", str(pictures), *STEPS]) == 2
+    assert f"{pictures / 'p0.png'} exists and is no earlier result" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
+
+
 def test_pictures_are_painted_again(
     model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

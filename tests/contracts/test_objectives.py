@@ -376,9 +376,10 @@ class TestLatentSlotDiffusion:
         expected = F.mse_loss(said, batch["noise"])
         torch.testing.assert_close(logs["denoising_loss"], expected.detach())
 
-    def test_a_map_needs_a_patch_decoder(self, pixel_values: Tensor) -> None:
-        with pytest.raises(ValueError, match="map_channels needs a patch decoder"):
-            tiny_lsd(map_channels=3)
+    @pytest.mark.parametrize("name", ["map_channels", "patch_plain_steps"])
+    def test_what_needs_a_patch_decoder_says_so(self, name: str) -> None:
+        with pytest.raises(ValueError, match=f"{name} needs a patch decoder: set patch_decoder"):
+            tiny_lsd(**{name: 3})
 
     def test_other_cells_are_painted_at_every_step(self, pixel_values: Tensor) -> None:
         objective = tiny_lsd(patch_decoder_weight=2.0, patch_size=1)  # 1,024 cells, 256 a step

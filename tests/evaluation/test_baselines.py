@@ -125,6 +125,9 @@ def test_an_untrained_pipeline_has_other_weights_and_leaves_the_trained_one_alon
             getattr(fresh, part).state_dict(), getattr(again, part).state_dict()
         )
     torch.testing.assert_close(pipe.encoder.state_dict(), before)
+    pipe.set_inference(num_slots=6, merge_overlap=0.1)
+    unmerged = untrained(pipe, seed=3)
+    assert (unmerged.num_slots, unmerged.config.merge_overlap) == (4, 0)
 
 
 def test_the_weight_of_place_is_the_one_that_scores_best() -> None:

@@ -1,16 +1,16 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
-from torch import Tensor
 
 from latentslots.data import SceneOptions, load_dataset, make_scenes
 from latentslots.evaluation import removal
-from latentslots.evaluation.removal import METHODS, evaluate_removal
+from latentslots.evaluation.pairs import METHODS, covering_slot, outside_scores, rows_before
+from latentslots.evaluation.removal import evaluate_removal
 from latentslots.metrics.reconstruction import psnr, ssim
-from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
+from latentslots.pipelines import LatentSlotDiffusionPipeline
+from tests.evaluation.oracle import Oracle, key
 
 
 @pytest.fixture(scope="module")
@@ -19,22 +19,6 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     options = SceneOptions(kind="scenes", size=32, edit_pairs=True)
     make_scenes(out, options, num_train=0, num_validation=24, workers=1)
     return load_dataset(out, split="validation")
-
-
-class Oracle(LatentSlotDiffusionPipeline):
-    """Sees in a scene what the truth says, and nothing in what was painted."""
-
-    truth: dict[bytes, Tensor]
-
-    def encode_pixel_values(self, pixel_values: Tensor, **options: Any) -> SlotOutput:
-        found = super().encode_pixel_values(pixel_values, **options)
-        masks = torch.zeros(len(pixel_values), found.slots.shape[1], 32, 32)
-        masks[:, 0] = 1
-        for i, image in enumerate(pixel_values):
-            owned = self.truth.get(image.numpy().tobytes())
-            if owned is not None:
-                masks[i, 0], masks[i, 1] = (~owned).float(), owned.float()
-        return SlotOutput(slots=found.slots, masks=masks)
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +30,10 @@ def _short_inversion(monkeypatch: pytest.MonkeyPatch) -> None:
 def oracle(tiny_pipeline_dir: Path, pairs: Dataset) -> Oracle:
     pipe = Oracle.from_pretrained(tiny_pipeline_dir)
     pipe.set_progress_bar_config(disable=True)
-    rows = removal._removals(pairs)
+    rows = rows_before(pairs, "removed", following=1)
     loaded = removal._load(pairs, rows, 0, 32)
     scenes = zip(loaded.before, loaded.mask, strict=True)
-    pipe.truth = {image.numpy().tobytes(): mask for image, mask in scenes}
+    pipe.truth = {key(image): mask for image, mask in scenes}
     return pipe
 
 
@@ -85,12 +69,12 @@ def test_only_what_is_outside_counts() -> None:
     outside = torch.ones(2, 1, 32, 32, dtype=torch.bool)
     outside[:, :, 8:20, 8:20] = False
     images = torch.where(outside, truth, torch.rand(2, 3, 32, 32))
-    error, similarity = removal.outside_scores(images, truth, outside)
+    error, similarity = outside_scores(images, truth, outside)
     assert (error > 100).all()
     torch.testing.assert_close(similarity, torch.ones(2))
     everywhere = torch.ones_like(outside)
     noisy = (truth + 0.1 * torch.randn_like(truth)).clamp(0, 1)
-    error, similarity = removal.outside_scores(noisy, truth, everywhere)
+    error, similarity = outside_scores(noisy, truth, everywhere)
     torch.testing.assert_close(error, psnr(noisy, truth))
     torch.testing.assert_close(similarity, ssim(noisy, truth))
 
@@ -100,7 +84,7 @@ def test_the_slot_that_covers_a_region_is_found() -> None:
     masks[0, 0], masks[0, 2, 2:6, 2:6] = 0.1, 1
     target = torch.zeros(1, 8, 8, dtype=torch.bool)
     target[0, 2:6, 2:4] = True
-    slot, overlap = removal.covering_slot(masks, target)
+    slot, overlap = covering_slot(masks, target)
     assert (slot.item(), overlap.item()) == (2, 0.5)
 
 

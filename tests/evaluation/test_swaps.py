@@ -8,9 +8,10 @@ from torch import Tensor
 
 from latentslots.data import SceneOptions, load_dataset, make_scenes
 from latentslots.evaluation import swaps
-from latentslots.evaluation.removal import METHODS
+from latentslots.evaluation.pairs import METHODS, rows_before
 from latentslots.evaluation.swaps import evaluate_swaps
-from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
+from latentslots.pipelines import LatentSlotDiffusionPipeline
+from tests.evaluation.oracle import Oracle, key
 
 
 @pytest.fixture(scope="module")
@@ -19,26 +20,6 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     options = SceneOptions(kind="parts", size=32, edit_pairs=True)
     make_scenes(out, options, num_train=0, num_validation=16, workers=1)
     return load_dataset(out, split="validation")
-
-
-class Oracle(LatentSlotDiffusionPipeline):
-    """Sees in a figure what the truth says: slot 1 is the part in question."""
-
-    truth: dict[bytes, Tensor]
-
-    def encode_pixel_values(self, pixel_values: Tensor, **options: Any) -> SlotOutput:
-        found = super().encode_pixel_values(pixel_values, **options)
-        masks = torch.zeros(len(pixel_values), found.slots.shape[1], 32, 32)
-        masks[:, 0] = 1
-        for i, image in enumerate(pixel_values):
-            owned = self.truth.get(key(image))
-            if owned is not None:
-                masks[i, 0], masks[i, 1] = (~owned).float(), owned.float()
-        return SlotOutput(slots=found.slots, masks=masks)
-
-
-def key(image: Tensor) -> bytes:
-    return (image * 127).round().to(torch.int8).numpy().tobytes()
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +31,7 @@ def _short_inversion(monkeypatch: pytest.MonkeyPatch) -> None:
 def oracle(tiny_pipeline_dir: Path, pairs: Dataset) -> Oracle:
     pipe = Oracle.from_pretrained(tiny_pipeline_dir)
     pipe.set_progress_bar_config(disable=True)
-    loaded = swaps._load(pairs, swaps._replacements(pairs), 32)
+    loaded = swaps._load(pairs, rows_before(pairs, "replaced", following=2), 32)
     pipe.truth = {}
     for images, parts in (
         (loaded.after, loaded.new_part),
@@ -62,7 +43,7 @@ def oracle(tiny_pipeline_dir: Path, pairs: Dataset) -> Oracle:
 
 
 def test_the_next_figure_gives_the_part(pairs: Dataset) -> None:
-    rows = swaps._replacements(pairs)
+    rows = rows_before(pairs, "replaced", following=2)
     assert len(rows) >= 2
     loaded = swaps._load(pairs, rows, 32)
     for i, row in enumerate(rows):
@@ -81,7 +62,7 @@ def test_each_way_is_scored_on_the_parts_that_were_found(oracle: Oracle, pairs: 
         oracle, pairs, num_inference_steps=2, batch_size=2, progress=done.append
     )
     assert list(reports) == list(METHODS)
-    count = len(swaps._replacements(pairs))
+    count = len(rows_before(pairs, "replaced", following=2))
     assert sum(done) == count
     for report in reports.values():
         assert 2 <= report.num_found <= report.num_pairs == count
@@ -99,7 +80,7 @@ def test_who_paints_the_truth_succeeds(
     success: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loaded = swaps._load(pairs, swaps._replacements(pairs), 32)
+    loaded = swaps._load(pairs, rows_before(pairs, "replaced", following=2), 32)
     known = {key(b): getattr(loaded, painter)[i] for i, b in enumerate(loaded.before)}
 
     def paint(pipe: Any, pixel_values: Tensor, *others: Any, **options: Any) -> Tensor:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import Picture, batches
-from latentslots.app.outcome import write_facts
+from latentslots.app.outcome import facts_made_alike, found_by, write_facts
 from latentslots.app.scenes import Scene, find_scenes, load_scene, place, save_scene
 from latentslots.concepts import ConceptLibrary, Layout
 from latentslots.evaluation.generation import Sampling, paint
@@ -273,12 +273,18 @@ def reconstruct(
     return scores
 
 
+def check_strip(output_dir: Path, name: str) -> None:
+    """Refuse to write over a picture that is no earlier strip, such as the original itself.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    facts = facts_made_alike(output_dir / f"{name}.json", {})
+    picture = output_dir / f"{name}.png"
+    if picture.exists() and "psnr_slots" not in (facts or {}):
+        raise ValueError(f"{picture} exists and is no earlier result: name another --output-dir")
+
+
 def reconstructed_by(pipe: LatentSlotDiffusionPipeline, sampling: Sampling) -> dict[str, Any]:
     """How reconstructions are made: pictures that were made alike need not be made again."""
-    return {
-        "pipeline": pipe.fingerprint(),
-        "num_slots": pipe.num_slots,
-        "merge_overlap": pipe.config.merge_overlap,
-        "sampler": type(pipe.scheduler).__name__,
-        **asdict(sampling),
-    }
+    return {**found_by(pipe), "sampler": type(pipe.scheduler).__name__, **asdict(sampling)}

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import Picture, open_picture
-from latentslots.app.outcome import Outcome, facts_made_alike, write_facts
+from latentslots.app.outcome import Outcome, facts_made_alike, found_by, write_facts
 from latentslots.app.scenes import SLOTS_FILE, Scene, find_scenes, load_scene, save_scene
 from latentslots.data.output import check_place, whole_folder
 from latentslots.pipelines.base import upsample_masks
@@ -239,16 +239,9 @@ def edit_files(
         slots: The slots of the one picture as they were saved; found anew when absent.
         progress: Whether to show a progress bar on stderr.
     """
-    made_by = {
-        "pipeline": pipe.fingerprint(),
-        "num_slots": pipe.num_slots,
-        "merge_overlap": pipe.config.merge_overlap,
-        "sampler": type(pipe.scheduler).__name__,
-        "seed": seed,
-        "slots": slots,
-        **{name: _plain(value) for name, value in asdict(edits).items()},
-        **asdict(painting),
-    }
+    sampler = type(pipe.scheduler).__name__
+    how = {"sampler": sampler, **asdict(edits), **asdict(painting), "seed": seed, "slots": slots}
+    made_by = {**found_by(pipe), **{name: _plain(value) for name, value in how.items()}}
     outcome = Outcome()
     waiting = []
     for path in paths:

@@ -25,6 +25,15 @@ class Outcome:
         return asdict(self)
 
 
+def found_by(pipe: Any) -> dict[str, Any]:
+    """How a pipeline finds slots."""
+    return {
+        "pipeline": pipe.fingerprint(),
+        "num_slots": pipe.num_slots,
+        "merge_overlap": pipe.config.merge_overlap,
+    }
+
+
 def facts_made_alike(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
     """What a file of facts says, where it is there and was made in the same way."""
     if not path.is_file():

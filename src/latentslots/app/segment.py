@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import OUTSIDE, Picture, batches
-from latentslots.app.outcome import Outcome, facts_made_alike, write_facts
+from latentslots.app.outcome import Outcome, facts_made_alike, found_by, write_facts
 from latentslots.app.scenes import SLOTS_FILE, Scene, bounding_box, find_scenes, save_scene
 from latentslots.data.output import check_place, whole_folder
 from latentslots.pipelines.base import SlotPipeline
@@ -36,12 +36,7 @@ def segment_files(
         seed: Of every picture's slot noise.
         progress: Whether to show a progress bar on stderr.
     """
-    made_by = {
-        "pipeline": pipe.fingerprint(),
-        "seed": seed,
-        "num_slots": pipe.num_slots,
-        "merge_overlap": pipe.config.merge_overlap,
-    }
+    made_by = {**found_by(pipe), "seed": seed}
     waiting = [
         path
         for path in paths

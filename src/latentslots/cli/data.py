@@ -126,7 +126,7 @@ class Info:
     """Say what a data set holds."""
 
     path: tyro.conf.Positional[str]
-    """A data set, or a folder of images."""
+    """A data set, a folder of images, or `bundled` for the scenes that ship with the package."""
     contact_sheet: str = ""
     """Also draw images with their masks, into this PNG."""
     split: str = "train"

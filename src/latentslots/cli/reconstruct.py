@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
 
     from tqdm.auto import tqdm
 
-    from latentslots.app.compose import reconstruct, reconstructed_by
+    from latentslots.app.compose import check_strip, reconstruct, reconstructed_by
     from latentslots.app.images import batches, find_pictures
     from latentslots.app.outcome import facts_made_alike
     from latentslots.cli.model import load_pipeline
@@ -62,6 +62,8 @@ def run(arguments: list[str]) -> int:
         if facts is not None
     ]
     waiting = [path for path in paths if known[path] is None]
+    for path in waiting:
+        check_strip(out, path.stem)
     problems: list[str] = []
     with tqdm(total=len(waiting), unit="image") as bar:
         for pictures, unread in batches(waiting, options.batch_size):

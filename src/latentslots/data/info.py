@@ -16,7 +16,7 @@ from PIL import Image
 from latentslots.data.encoding import decode
 from latentslots.data.errors import DataError
 from latentslots.data.manifest import Manifest, has_manifest, read_manifest
-from latentslots.data.store import find_shards, load_dataset, split_names
+from latentslots.data.store import dataset_path, find_shards, load_dataset, split_names
 from latentslots.data.transforms import ResizeCenterCrop, to_ids
 
 _PICTURES = ("image", "segmentation")
@@ -114,7 +114,7 @@ def info(path: str | os.PathLike[str]) -> DatasetInfo:
 
     Sizes and objects are counted on at most a thousand images per split.
     """
-    path = os.fspath(path)
+    path = dataset_path(path)
     names = split_names(path)
     stored = has_manifest(path)
     manifest = read_manifest(path) if stored else Manifest(name=Path(path).name, kind="folder")
@@ -150,7 +150,7 @@ def contact_sheet(
         raise DataError(f"num must be at least 1, got {num}")
     crop = ResizeCenterCrop(tile)
     cells = []
-    for row in _sample(os.fspath(path), split, num):
+    for row in _sample(dataset_path(path), split, num):
         image, ids = crop(**{name: decode(cell, where=name) for name, cell in row.items()})
         pixels = np.asarray(image)
         gap = np.full((tile, _GAP, 3), 255, np.uint8)

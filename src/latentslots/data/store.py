@@ -83,9 +83,7 @@ def load_dataset(
     Returns:
         Rows of a store as the head of this module lists them; of a folder, `image` and `video`.
     """
-    path = os.fspath(path)
-    if path == "bundled":
-        path = str(bundled_folder(BUNDLED_SCENES))
+    path = dataset_path(path)
     if glob is None and _is_store(path):
         if validation_fraction is not None:
             raise DataError(
@@ -103,6 +101,11 @@ def load_dataset(
         seed=seed,
     )
     return folder.to_iterable_dataset() if streaming else folder
+
+
+def dataset_path(path: str | os.PathLike[str]) -> str:
+    """Where a data set lies: `bundled` is a name, and all else a place."""
+    return str(bundled_folder(BUNDLED_SCENES)) if path == "bundled" else os.fspath(path)
 
 
 def split_names(path: str | os.PathLike[str]) -> list[str]:

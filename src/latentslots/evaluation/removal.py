@@ -10,25 +10,25 @@ from typing import Any
 import torch
 from datasets import Dataset
 from jaxtyping import Bool, Float
-from torch import Generator, Tensor
-from torch.nn import functional as F
+from torch import Tensor
 
 from latentslots import editing
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
-from latentslots.metrics.reconstruction import ssim
-from latentslots.models.autoencoder import decode_latents
+from latentslots.evaluation.pairs import (
+    FOUND,
+    METHODS,
+    away_from,
+    covering_slot,
+    existing,
+    generators,
+    outside_scores,
+    rows_before,
+    through_autoencoder,
+)
 from latentslots.pipelines.base import upsample_masks
 from latentslots.pipelines.edit import paint_edit
 
-METHODS = {
-    "plain": {"inversion": False, "blending": False},
-    "inversion": {"inversion": True, "blending": False},
-    "blending": {"inversion": False, "blending": True},
-    "both": {"inversion": True, "blending": True},
-}
-FOUND = 0.5
 STILL_THERE = 0.3
-MARGIN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,11 @@ class _Pairs:
     before: Float[Tensor, "B 3 H W"]
     after: Float[Tensor, "B 3 H W"]
     mask: Bool[Tensor, "B H W"]
-    rows: list[int]
+    seeds: list[int]
 
     def __getitem__(self, keep: Tensor) -> "_Pairs":
-        rows = [row for row, kept in zip(self.rows, keep.tolist(), strict=True) if kept]
-        return _Pairs(self.before[keep], self.after[keep], self.mask[keep], rows)
+        seeds = [seed for seed, kept in zip(self.seeds, keep.tolist(), strict=True) if kept]
+        return _Pairs(self.before[keep], self.after[keep], self.mask[keep], seeds)
 
 
 @torch.no_grad()
@@ -103,24 +103,20 @@ def evaluate_removal(
     Raises:
         ValueError: If the data set has no such pairs, or no slot covers any object.
     """
-    rows = _removals(dataset)[:num_pairs]
+    rows = rows_before(dataset, "removed", following=1)[:num_pairs]
     if not rows:
         raise ValueError("the data set has no pairs with a removed object: make --edit-pairs")
     sums: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     for start in range(0, len(rows), batch_size):
-        pairs = _load(dataset, rows[start : start + batch_size], start, pipe.resolution)
-        found = pipe.encode_pixel_values(pairs.before, generator=_generators(pairs, seed))
+        pairs = _load(dataset, rows[start : start + batch_size], seed + start, pipe.resolution)
+        found = pipe.encode_pixel_values(pairs.before, generator=generators(pairs.seeds))
         slot, overlap = covering_slot(found.masks, pairs.mask)
         keep = overlap >= FOUND
         if keep.any():
-            exist = found.slots_mask
-            exist = (
-                torch.ones_like(found.slots[..., 0], dtype=torch.bool) if exist is None else exist
-            )
-            parts = (found.slots[keep], exist[keep], found.masks[keep], slot[keep])
-            for name, scores in _score(pipe, pairs[keep], parts, seed, num_inference_steps):
+            parts = (found.slots[keep], existing(found)[keep], found.masks[keep], slot[keep])
+            for name, scores in _score(pipe, pairs[keep], parts, num_inference_steps):
                 sums[name].append(scores)
-        progress(len(pairs.rows))
+        progress(len(pairs.seeds))
     if not sums["plain"]:
         raise ValueError(f"no slot covers any of the {len(rows)} objects: nothing was removed")
     reports = {}
@@ -135,7 +131,7 @@ def evaluate_removal(
 
 
 def _score(
-    pipe: Any, pairs: _Pairs, parts: tuple[Tensor, ...], seed: int, num_inference_steps: int
+    pipe: Any, pairs: _Pairs, parts: tuple[Tensor, ...], num_inference_steps: int
 ) -> Iterator[tuple[str, Tensor]]:
     """For each method the scores of every pair, in the order of the report."""
     slots, exist, masks, slot = parts
@@ -143,8 +139,7 @@ def _score(
     owned = upsample_masks(masks, size).argmax(dim=1) == slot[:, None, None]
     outside = away_from(pairs.mask)
     truth = (pairs.after + 1) / 2
-    kept = (decode_latents(pipe.vae, pipe.encode_latents(pairs.after)).float() + 1) / 2
-    ceiling = outside_scores(kept.clamp(0, 1).cpu(), truth, outside)
+    ceiling = outside_scores(through_autoencoder(pipe, pairs.after), truth, outside)
     after_mask = editing.remove(exist[..., None].float(), slot)[..., 0] > 0
     for name, method in METHODS.items():
         painted = paint_edit(
@@ -155,12 +150,12 @@ def _score(
             owned,
             before_mask=exist,
             after_mask=after_mask,
-            generator=_generators(pairs, seed),
+            generator=generators(pairs.seeds),
             num_inference_steps=num_inference_steps,
             output_type="pt",
             **method,
         )
-        again = pipe.encode_pixel_values(painted * 2 - 1, generator=_generators(pairs, seed))
+        again = pipe.encode_pixel_values(painted * 2 - 1, generator=generators(pairs.seeds))
         _, overlap = covering_slot(again.masks, pairs.mask)
         psnr, similarity = outside_scores(painted.float().cpu(), truth, outside)
         gone = (overlap < STILL_THERE).float()
@@ -168,55 +163,7 @@ def _score(
         yield name, torch.stack([column.cpu() for column in columns], dim=1)
 
 
-def outside_scores(
-    images: Float[Tensor, "B 3 H W"],
-    truth: Float[Tensor, "B 3 H W"],
-    outside: Bool[Tensor, "B 1 H W"],
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """PSNR and SSIM over the pixels outside of an object."""
-    weight = outside.float()
-    error = ((images - truth).square() * weight).sum(dim=(1, 2, 3)) / (
-        3 * weight.sum(dim=(1, 2, 3))
-    )
-    # What is inside is made equal, so that it adds nothing but what the window's rim sees.
-    same = torch.where(outside, images, truth)
-    whole, share = ssim(same, truth), weight.mean(dim=(1, 2, 3))
-    return -10 * error.clamp(min=1e-12).log10(), 1 - (1 - whole) / share
-
-
-def away_from(mask: Bool[Tensor, "B H W"]) -> Bool[Tensor, "B 1 H W"]:
-    """Where neither a region is nor the 3 px around it."""
-    return F.max_pool2d(mask[:, None].float(), 2 * MARGIN + 1, 1, MARGIN) == 0
-
-
-def covering_slot(
-    masks: Float[Tensor, "B K h w"], target: Bool[Tensor, "B H W"]
-) -> tuple[Tensor, Tensor]:
-    """The slot that overlaps most with a region, and its IoU."""
-    size = (target.shape[1], target.shape[2])
-    ids = upsample_masks(masks, size).argmax(dim=1)
-    owned = F.one_hot(ids, masks.shape[1]).movedim(-1, 1).bool()
-    wanted = target[:, None].to(owned.device)
-    shared, union = (owned & wanted).sum(dim=(2, 3)), (owned | wanted).sum(dim=(2, 3))
-    overlap, slot = (shared / union.clamp(min=1)).max(dim=1)
-    return slot, overlap
-
-
-def _removals(dataset: Dataset) -> list[int]:
-    """Rows of the scenes before, of the pairs where an object is removed."""
-    columns = {"edit", "edited_object", "frame"}
-    if not columns <= set(dataset.column_names):
-        return []
-    table = dataset.select_columns(sorted(columns))
-    removed = dataset.features["edit"].str2int("removed")
-    return [
-        row
-        for row, facts in enumerate(table)
-        if facts["edit"] == removed and facts["frame"] == 0 and row + 1 < len(dataset)
-    ]
-
-
-def _load(dataset: Dataset, rows: list[int], first: int, resolution: int) -> _Pairs:
+def _load(dataset: Dataset, rows: list[int], first_seed: int, resolution: int) -> _Pairs:
     crop = ResizeCenterCrop(resolution)
     before, after, masks = [], [], []
     for row in rows:
@@ -226,9 +173,5 @@ def _load(dataset: Dataset, rows: list[int], first: int, resolution: int) -> _Pa
         before.append(to_pixel_values(picture))
         after.append(to_pixel_values(crop(without["image"])[0]))
         masks.append(to_ids(ids) == with_it["edited_object"])
-    numbers = list(range(first, first + len(rows)))
-    return _Pairs(torch.stack(before), torch.stack(after), torch.stack(masks), numbers)
-
-
-def _generators(pairs: _Pairs, seed: int) -> list[Generator]:
-    return [Generator().manual_seed(seed + row) for row in pairs.rows]
+    seeds = list(range(first_seed, first_seed + len(rows)))
+    return _Pairs(torch.stack(before), torch.stack(after), torch.stack(masks), seeds)

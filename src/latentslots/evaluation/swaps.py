@@ -9,19 +9,22 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from latentslots import editing
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
-from latentslots.evaluation.removal import (
+from latentslots.evaluation.pairs import (
     FOUND,
     METHODS,
     away_from,
     covering_slot,
+    existing,
+    generators,
     outside_scores,
+    rows_before,
+    through_autoencoder,
 )
-from latentslots.models.autoencoder import decode_latents
 from latentslots.pipelines.base import upsample_masks
 from latentslots.pipelines.edit import paint_edit
 
@@ -100,14 +103,14 @@ def evaluate_swaps(
     Raises:
         ValueError: If the data set has no such pairs, or slots cover no part.
     """
-    rows = _replacements(dataset)[:num_pairs]
+    rows = rows_before(dataset, "replaced", following=2)[:num_pairs]
     if not rows:
         raise ValueError("the data set has no pairs with a replaced part: make parts --edit-pairs")
     sums: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         swaps = _load(dataset, part, pipe.resolution)
-        seeds = torch.arange(seed + start, seed + start + len(part))
+        seeds = list(range(seed + start, seed + start + len(part)))
         found = _Found.of(pipe, swaps, seeds)
         if found.keep.any():
             for name, scores in _score(pipe, swaps, found, seeds, num_inference_steps).items():
@@ -150,10 +153,10 @@ class _Found:
     changed: Bool[Tensor, "B H W"]
 
     @classmethod
-    def of(cls, pipe: Any, swaps: _Swaps, seeds: Int[Tensor, " P"]) -> "_Found":
+    def of(cls, pipe: Any, swaps: _Swaps, seeds: list[int]) -> "_Found":
         """Encode figures and givers, and swap."""
-        mine = pipe.encode_pixel_values(swaps.before, generator=_generators(seeds))
-        theirs = pipe.encode_pixel_values(swaps.giver, generator=_generators(seeds))
+        mine = pipe.encode_pixel_values(swaps.before, generator=generators(seeds))
+        theirs = pipe.encode_pixel_values(swaps.giver, generator=generators(seeds))
         old, overlap = covering_slot(mine.masks, swaps.old_part)
         new, other_overlap = covering_slot(theirs.masks, swaps.given_part)
         keep = (overlap >= FOUND) & (other_overlap >= FOUND)
@@ -161,22 +164,20 @@ class _Found:
         owned = upsample_masks(mine.masks, size).argmax(dim=1) == old[:, None, None]
         owned |= upsample_masks(theirs.masks, size).argmax(dim=1) == new[:, None, None]
         given = editing.take(theirs.slots, new[:, None])
-        exist = mine.slots_mask
-        if exist is None:
-            exist = torch.ones_like(mine.slots[..., 0], dtype=torch.bool)
         swapped = editing.replace(mine.slots, old[:, None], given)
-        return cls(keep, mine.slots[keep], exist[keep], swapped[keep], owned[keep])
+        return cls(keep, mine.slots[keep], existing(mine)[keep], swapped[keep], owned[keep])
 
 
 def _score(
-    pipe: Any, swaps: _Swaps, found: _Found, seeds: Int[Tensor, " P"], num_inference_steps: int
+    pipe: Any, swaps: _Swaps, found: _Found, seeds: list[int], num_inference_steps: int
 ) -> dict[str, Float[Tensor, "B 5"]]:
     """For each method the scores of every pair, in the order of the report."""
-    swaps, seeds = swaps[found.keep.cpu()], seeds[found.keep.cpu()]
+    kept = found.keep.cpu()
+    swaps = swaps[kept]
+    seeds = [seed for seed, keep in zip(seeds, kept.tolist(), strict=True) if keep]
     outside = away_from(swaps.old_part | swaps.new_part)
     truth = (swaps.after + 1) / 2
-    kept = (decode_latents(pipe.vae, pipe.encode_latents(swaps.after)).float() + 1) / 2
-    ceiling, _ = outside_scores(kept.clamp(0, 1).cpu(), truth, outside)
+    ceiling, _ = outside_scores(through_autoencoder(pipe, swaps.after), truth, outside)
     wanted = _mean_color(truth, swaps.new_part)
     unwanted = _mean_color((swaps.before + 1) / 2, swaps.old_part)
     scores = {}
@@ -189,12 +190,12 @@ def _score(
             found.changed,
             before_mask=found.exist,
             after_mask=found.exist,
-            generator=_generators(seeds),
+            generator=generators(seeds),
             num_inference_steps=num_inference_steps,
             output_type="pt",
             **method,
         )
-        again = pipe.encode_pixel_values(painted * 2 - 1, generator=_generators(seeds))
+        again = pipe.encode_pixel_values(painted * 2 - 1, generator=generators(seeds))
         _, overlap = covering_slot(again.masks, swaps.new_part)
         painted = painted.float().cpu()
         psnr, _ = outside_scores(painted, truth, outside)
@@ -213,20 +214,6 @@ def _mean_color(
     return (images * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1)
 
 
-def _replacements(dataset: Dataset) -> list[int]:
-    """Rows of the figures before, of the pairs whose part is replaced by the next figure's."""
-    columns = {"edit", "edited_object", "frame"}
-    if not columns <= set(dataset.column_names):
-        return []
-    table = dataset.select_columns(sorted(columns))
-    replaced = dataset.features["edit"].str2int("replaced")
-    return [
-        row
-        for row, facts in enumerate(table)
-        if facts["edit"] == replaced and facts["frame"] == 0 and row + 2 < len(dataset)
-    ]
-
-
 def _load(dataset: Dataset, rows: list[int], resolution: int) -> _Swaps:
     crop = ResizeCenterCrop(resolution)
     columns: list[list[Tensor]] = [[], [], [], [], [], []]
@@ -239,7 +226,3 @@ def _load(dataset: Dataset, rows: list[int], resolution: int) -> _Swaps:
             columns[i].append(to_pixel_values(picture))
             columns[3 + i].append(to_ids(ids) == number)
     return _Swaps(*(torch.stack(column) for column in columns))
-
-
-def _generators(seeds: Int[Tensor, " B"]) -> list[Generator]:
-    return [Generator().manual_seed(int(seed)) for seed in seeds]

@@ -111,8 +111,14 @@ class LatentSlotDiffusionObjective(Objective):
         )
         if patch_plain_steps < 0:
             raise ValueError(f"patch_plain_steps must be 0 or more, got {patch_plain_steps}")
-        if unet.config.map_channels and patch_decoder is None:
-            raise ValueError("a denoiser with map_channels needs a patch decoder")
+        for name, number in (
+            ("patch_plain_steps", patch_plain_steps),
+            ("unet.map_channels", unet.config.map_channels),
+        ):
+            if number and patch_decoder is None:
+                raise ValueError(
+                    f"{name} needs a patch decoder: set patch_decoder_weight above 0, or both to 0"
+                )
         check_inference(slot_encoder, num_inference_slots, merge_overlap)
         self.encoder = encoder
         self.slot_encoder = slot_encoder

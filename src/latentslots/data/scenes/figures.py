@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from latentslots.data.scenes.edits import EDITS
 from latentslots.data.scenes.layout import (
     Camera,
     Scene,
@@ -159,12 +158,11 @@ def edit_figure(figure: Figure) -> tuple[Figure, str, int]:
     so that a model can be asked to do the same.
 
     Returns:
-        The figure after the edit, its name (one of `EDITS`), and the id of the part that was
+        The figure after the edit, its name (one of `edits.EDITS`), and the id of the part that was
         edited; 0 for the ground.
     """
     random = np.random.default_rng(_OFFSET + figure.scene.seed)
     edit = _PART_EDITS[random.integers(len(_PART_EDITS))]
-    assert edit in EDITS
     index = int(random.integers(len(PARTS)))
     if edit == "ground":
         ground = figure.scene.ground_color
