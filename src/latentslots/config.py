@@ -193,6 +193,8 @@ class OptimConfig:
     """Peak learning rate."""
     encoder_lr_scale: float = 1.0
     """Factor on the learning rate of the image backbone."""
+    decoder_lr_scale: float = 1.0
+    """Factor on the learning rate of the denoiser."""
     lr_scheduler: Literal["constant", "cosine", "linear_decay"] = "constant"
     """After the warm-up: constant, cosine to zero, or constant and then linear to zero."""
     lr_warmup_steps: int = 0

@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from latentslots.models import SlotUNet
-from latentslots.models.slot_unet import PositionedAttnProcessor
+from latentslots.models.slot_unet import FEW_SOURCES, PositionedAttnProcessor
 from tests.tiny import tiny_unet
 
 POSITIONS = ("cartesian", "sinusoidal", "learned")
@@ -50,6 +50,21 @@ def test_positions_are_added_to_what_an_attention_layer_reads(position: str) -> 
     expected = AttnProcessor2_0()(layer, tokens + processor.position(3, 5), states)
     out = processor(layer, tokens, states, grids={15: (3, 5)})
     torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("sources", [3, FEW_SOURCES, FEW_SOURCES + 1])
+def test_attention_under_autocast_is_the_same_to_few_sources_and_to_many(sources: int) -> None:
+    processor = next(iter(trained(position="cartesian").attn_processors.values()))
+    layer = Attention(query_dim=8, cross_attention_dim=16, heads=2, dim_head=4)
+    tokens, states = torch.randn(2, 15, 8), torch.randn(2, sources, 16)
+    bias = torch.zeros(2, 1, sources).masked_fill(torch.arange(sources) % 2 == 1, -10_000.0)
+    exact = processor(layer, tokens, states, bias, grids={15: (3, 5)})
+    other = processor(layer, tokens, states, grids={15: (3, 5)})
+    with torch.autocast("cpu", torch.bfloat16):
+        out = processor(layer, tokens, states, bias, grids={15: (3, 5)})
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), exact, rtol=0.02, atol=0.02)
+    assert (exact - other).abs().max() > 0.04  # the bias matters, so it must have been heeded
 
 
 def test_without_positions_it_is_diffusers_own_unet() -> None:

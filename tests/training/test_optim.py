@@ -64,8 +64,8 @@ def test_weight_decay_pulls_on_what_it_should(config: TrainConfig, tmp_path: Pat
     assert torch.equal(plain[norm], decayed[norm])
 
 
-def test_the_encoder_has_its_own_learning_rate(config: TrainConfig) -> None:
-    config = with_changes(config, {"optim.encoder_lr_scale": 0.25})
+def test_encoder_and_denoiser_have_their_own_learning_rates(config: TrainConfig) -> None:
+    config = with_changes(config, {"optim.encoder_lr_scale": 0.25, "optim.decoder_lr_scale": 2.0})
     objective = build_objective(config)
     rates = {
         id(parameter): group["lr"]
@@ -73,7 +73,7 @@ def test_the_encoder_has_its_own_learning_rate(config: TrainConfig) -> None:
         for parameter in group["params"]
     }
     for part, module in objective.trained().items():
-        expected = 1e-3 * (0.25 if part == "encoder" else 1)
+        expected = 1e-3 * {"encoder": 0.25, "unet": 2.0}.get(part, 1)
         assert {rates[id(p)] for p in module.parameters()} == {expected}
 
 

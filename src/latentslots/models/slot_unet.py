@@ -11,13 +11,17 @@ from typing import Any
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
+
+FEW_SOURCES = 64
+"""To so few vectors torch's fused attention is the slower one, under bf16 autocast on a CPU
+(`benchmarks/attention.py`)."""
 
 
 class PositionedAttnProcessor(nn.Module):
@@ -30,7 +34,8 @@ class PositionedAttnProcessor(nn.Module):
     def __init__(self, position: PositionEmbedding) -> None:
         super().__init__()
         self.position = position
-        self.attend = AttnProcessor2_0()
+        self.fused = AttnProcessor2_0()
+        self.plain = AttnProcessor()
 
     def __call__(
         self,
@@ -45,7 +50,10 @@ class PositionedAttnProcessor(nn.Module):
         """Attend, knowing that `N` tokens are the rows of the grid `grids[N]`."""
         height, width = grids[hidden_states.shape[1]]
         hidden_states = hidden_states + self.position(height, width).to(hidden_states.dtype)
-        return self.attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        sources = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        on_cpu = hidden_states.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        attend = self.plain if on_cpu and sources.shape[1] <= FEW_SOURCES else self.fused
+        return attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
 # diffusers loads a component by the loading classes that it finds in the component's own module:

@@ -74,7 +74,13 @@ def lsd_scenes_128() -> TrainConfig:
             ),
         ),
         data=replace(config.data, path="data/scenes-128", resolution=128, num_workers=8),
-        optim=replace(config.optim, learning_rate=2e-4, lr_warmup_steps=2_000, ema_decay=0.9995),
+        optim=replace(
+            config.optim,
+            learning_rate=2e-4,
+            decoder_lr_scale=1.0,
+            lr_warmup_steps=2_000,
+            ema_decay=0.9995,
+        ),
         max_train_steps=100_000,
         train_batch_size=64,
         channels_last=True,
@@ -120,7 +126,7 @@ def _small(path: str, *, num_slots: int, num_inference_slots: int) -> TrainConfi
             slot_mlp_dim=128,
             encoder=ResidualEncoderConfig(out_channels=64),
             unet=SlotUNetConfig(
-                block_out_channels=(48, 96),
+                block_out_channels=(64, 128),
                 attention_levels=(False, True),
                 layers_per_block=1,
                 num_attention_heads=4,
@@ -136,6 +142,7 @@ def _small(path: str, *, num_slots: int, num_inference_slots: int) -> TrainConfi
         data=DataConfig(path=path, resolution=64, num_workers=1),
         optim=OptimConfig(
             learning_rate=4e-4,
+            decoder_lr_scale=3.0,
             lr_scheduler="linear_decay",
             lr_warmup_steps=200,
             ema_decay=0.999,

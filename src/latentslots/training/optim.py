@@ -17,12 +17,13 @@ _NO_DECAY = ("slot_mean", "slot_log_std", "registers", "null", "table", "gain")
 def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
     """AdamW over what an objective trains.
 
-    Groups differ in learning rate (the encoder has its own factor) and in weight decay (none on
-    norms, biases and the slots' start).
+    Groups differ in learning rate (encoder and denoiser have factors of their own) and in weight
+    decay (none on norms, biases and the slots' start).
     """
+    factors = {"encoder": config.encoder_lr_scale, "unet": config.decoder_lr_scale}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for part, module in objective.trained().items():
-        lr = config.learning_rate * (config.encoder_lr_scale if part == "encoder" else 1.0)
+        lr = config.learning_rate * factors.get(part, 1.0)
         for name, parameter in module.named_parameters():
             decays = parameter.ndim > 1 and name.split(".")[-1] not in _NO_DECAY
             decay = config.adam_weight_decay if decays else 0.0
