@@ -5,19 +5,29 @@ from latentslots.evaluation.baselines import (
     connected_components,
     evaluate_baselines,
 )
+from latentslots.evaluation.comparison import Difference, compare_means
+from latentslots.evaluation.findings import Findings, find
+from latentslots.evaluation.image_scores import ImageScores
 from latentslots.evaluation.segmentation import (
     SegmentationReport,
     evaluate,
     evaluate_baseline,
     evaluate_predictions,
+    score,
 )
 
 __all__ = [
+    "Difference",
+    "Findings",
+    "ImageScores",
     "SegmentationReport",
     "cluster_pixels",
+    "compare_means",
     "connected_components",
     "evaluate",
     "evaluate_baseline",
     "evaluate_baselines",
     "evaluate_predictions",
+    "find",
+    "score",
 ]

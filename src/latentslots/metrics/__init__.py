@@ -2,7 +2,14 @@
 
 from latentslots.metrics.ari import AdjustedRandIndex, adjusted_rand_index
 from latentslots.metrics.contingency import PixelTable, contingency, tabulate
-from latentslots.metrics.overlap import CONVENTIONS, Convention, MeanOverlap, Overlap, overlap
+from latentslots.metrics.overlap import (
+    CONVENTIONS,
+    Convention,
+    MeanOverlap,
+    Overlap,
+    overlap,
+    overlap_of_table,
+)
 from latentslots.metrics.segmentation import SegmentationMetrics
 
 __all__ = [
@@ -16,5 +23,6 @@ __all__ = [
     "adjusted_rand_index",
     "contingency",
     "overlap",
+    "overlap_of_table",
     "tabulate",
 ]

@@ -1,0 +1,314 @@
+"""What a method finds in the images of a data set, beside what is there.
+
+A small table for each image, and its slots: every score is a function of them, so that a data set
+is looked at once for all conventions, for probes and for intervals.
+
+Dimensions: I images, N rows of a table (row 0 is the background), K slots, D slot channels,
+H W pixels.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from datasets import Dataset
+from jaxtyping import Bool, Float, Int, Int64, Integer
+from PIL import Image
+from torch import Tensor, distributed
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
+from latentslots.metrics import PixelTable, tabulate
+
+ScoringSize = int | Literal["native"]
+
+
+@runtime_checkable
+class SegmentedSlots(Protocol):
+    """What `find` reads of a `SlotOutput`."""
+
+    @property
+    def slots(self) -> Tensor:
+        """Slots, `[B, K, D]`."""
+
+    def segmentation(self, size: tuple[int, int]) -> Tensor:
+        """Slot index of every pixel, `[B, H, W]`, at a height and width."""
+
+
+@runtime_checkable
+class SegmentationPipeline(Protocol):
+    """What `find` uses of a pipeline."""
+
+    @property
+    def resolution(self) -> int:
+        """Side, in pixels, of the images that the model was trained on."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+
+    def encode_pixel_values(
+        self, pixel_values: Tensor, *, generator: list[torch.Generator]
+    ) -> SegmentedSlots:
+        """Find the slots of images in [-1, 1], with one generator of slot noise per image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Pixels that objects and slots share, image by image, and the slots.
+
+    Attributes:
+        table: The pixels; images in the order of the data set.
+        slots: Every image's slots; `None` where the method has none.
+        use_empty_slots: Whether a slot without pixels exists all the same.
+        resolution: Side of the images that the model saw, in pixels; `None` without a model.
+        scoring_resolution: Shortest side of the segmentations, in pixels; `None` where they had
+            several sizes.
+        seed: Image i drew its slot noise with seed + i; `None` where nothing was drawn.
+    """
+
+    table: PixelTable
+    slots: Float[Tensor, "I K D"] | None = None
+    use_empty_slots: bool = False
+    resolution: int | None = None
+    scoring_resolution: int | None = None
+    seed: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.table.counts)
+
+
+def find(
+    pipe: SegmentationPipeline,
+    dataset: Dataset,
+    *,
+    resolution: int | None = None,
+    scoring_resolution: ScoringSize | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    num_images: int | None = None,
+    progress: bool = True,
+) -> Findings:
+    """Segment a data set with a pipeline, and count what its slots share with the objects.
+
+    Arguments are those of `latentslots.evaluation.evaluate`. Where `torch.distributed` runs, every
+    process must call this; they share the images, and all get the findings of all images.
+    """
+    dataset = labeled(dataset)
+    resolution = pipe.resolution if resolution is None else resolution
+    size: ScoringSize = resolution if scoring_resolution is None else scoring_resolution
+    total = count_images(dataset, num_images)
+    rank, num_processes = _process()
+    indices = range(rank, total, num_processes)
+    tables: list[PixelTable] = []
+    slots: list[Tensor] = []
+    sides: set[int] = set()
+    with tqdm(total=len(indices), disable=not progress or rank > 0, unit="image") as bar:
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start : start + batch_size]
+            examples = [_load(dataset, i, resolution, size) for i in batch]
+            generators = [torch.Generator().manual_seed(seed + i) for i in batch]
+            pixel_values = torch.stack([example.pixel_values for example in examples])
+            with torch.no_grad():
+                output = pipe.encode_pixel_values(pixel_values, generator=generators)
+            tables += _tabulate(output, examples)
+            slots.append(output.slots.float().cpu())
+            sides |= {min(example.segmentation.shape) for example in examples}
+            bar.update(len(batch))
+    if num_processes > 1:
+        tables, slots, sides = _gather(tables, slots, sides)
+    return Findings(
+        table=_join(tables),
+        slots=torch.cat(slots),
+        use_empty_slots=True,
+        resolution=resolution,
+        scoring_resolution=sides.pop() if len(sides) == 1 else None,
+        seed=seed,
+    )
+
+
+def find_with(
+    segment: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    *,
+    resolution: int,
+    num_images: int | None = None,
+    progress: bool = True,
+) -> Findings:
+    """Segment a data set with a method that has no slots.
+
+    Args:
+        segment: Maps an image, `[3, H, W]` in [-1, 1], to the id of every pixel's segment,
+            `[H, W]` from 0.
+        dataset: As in `find`.
+        resolution: Side of the images and of the masks that are compared, in pixels.
+        num_images: At most so many images, from the start of the data set. By default all.
+        progress: Whether to show a progress bar on stderr.
+    """
+    dataset = labeled(dataset)
+    tables = []
+    for index in tqdm(range(count_images(dataset, num_images)), disable=not progress, unit="image"):
+        example = _load(dataset, index, resolution, resolution)
+        pred = segment(example.pixel_values)
+        tables.append(tabulate(pred[None], example.segmentation[None], valid=example.valid[None]))
+    return Findings(table=_join(tables), resolution=resolution, scoring_resolution=resolution)
+
+
+def findings_of(
+    segmentations: Iterable[Integer[Tensor, "_ _"]],
+    targets: Iterable[Integer[Tensor, "_ _"]],
+    valid: Iterable[Bool[Tensor, "_ _"] | None] | None = None,
+) -> Findings:
+    """Take segmentations that something made elsewhere.
+
+    Args:
+        segmentations: Segment of every pixel, one image after the other. Batched tensors
+            `[I, H, W]` will do.
+        targets: Object id of every pixel, 0 for the background, each of the size of its prediction.
+        valid: Pixels to count in each image. By default all.
+    """
+    tables, sides = [], set()
+    pairs = zip(segmentations, targets, strict=True)
+    masks = iter(valid) if valid is not None else None
+    for pred, target in pairs:
+        mask = None if masks is None else next(masks)
+        tables.append(
+            tabulate(pred[None], target[None], valid=None if mask is None else mask[None])
+        )
+        sides.add(min(target.shape))
+    if not tables:
+        raise ValueError("there is no image to score: segmentations is empty")
+    return Findings(
+        table=_join(tables), scoring_resolution=sides.pop() if len(sides) == 1 else None
+    )
+
+
+def labeled(dataset: Dataset) -> Dataset:
+    """Keep the columns that are scored, so that nothing else is decoded."""
+    columns = set(dataset.column_names)
+    if not columns >= {"image", "segmentation"}:
+        raise ValueError(
+            "a data set without masks has no segmentation metrics: the columns 'image' and "
+            f"'segmentation' are needed, but there are only {sorted(columns)}"
+        )
+    return dataset.select_columns(sorted(columns & {"image", "segmentation", "ignore"}))
+
+
+def count_images(dataset: Dataset, num_images: int | None) -> int:
+    """How many images are scored.
+
+    Raises:
+        ValueError: If there would be none.
+    """
+    total = len(dataset) if num_images is None else min(num_images, len(dataset))
+    if total < 1:
+        raise ValueError(
+            f"there is no image to score: the data set has {len(dataset)}, and num_images is "
+            f"{num_images}; both must be at least 1"
+        )
+    return total
+
+
+@dataclass(frozen=True)
+class _Example:
+    pixel_values: Float[Tensor, "3 H W"]
+    segmentation: Int[Tensor, "h w"]
+    valid: Bool[Tensor, "h w"]
+
+
+def _load(dataset: Dataset, index: int, resolution: int, size: ScoringSize) -> _Example:
+    row = dataset[index]
+    picture, truth = row["image"], row["segmentation"]
+    if truth is None:
+        raise ValueError(
+            "a data set without masks has no segmentation metrics: the column 'segmentation' is "
+            f"empty at image {index}"
+        )
+    image, _ = ResizeCenterCrop(resolution)(picture)
+    side = min(truth.size) if size == "native" else size
+    segmentation = _crop_ids(picture, truth, side)
+    valid = torch.ones_like(segmentation, dtype=torch.bool)
+    if row.get("ignore") is not None:
+        valid = _crop_ids(picture, row["ignore"], side) == 0
+    return _Example(to_pixel_values(image), segmentation, valid)
+
+
+def _crop_ids(picture: Image.Image, ids: Image.Image, side: int) -> Int[Tensor, "h w"]:
+    _, cropped = ResizeCenterCrop(side)(picture, ids)
+    assert cropped is not None
+    return to_ids(cropped)
+
+
+def _tabulate(output: SegmentedSlots, examples: list[_Example]) -> list[PixelTable]:
+    """The tables of a batch, whose truths may differ in size."""
+    num_slots = output.slots.shape[1]
+    shapes = [example.segmentation.shape for example in examples]
+    sizes = {(height, width) for height, width in shapes}
+    found = {size: output.segmentation(size).cpu() for size in sizes}
+    if len(sizes) == 1:
+        return [
+            tabulate(
+                found.popitem()[1],
+                torch.stack([example.segmentation for example in examples]),
+                num_slots=num_slots,
+                valid=torch.stack([example.valid for example in examples]),
+            )
+        ]
+    return [
+        tabulate(
+            found[tuple(example.segmentation.shape)][i : i + 1],
+            example.segmentation[None],
+            num_slots=num_slots,
+            valid=example.valid[None],
+        )
+        for i, example in enumerate(examples)
+    ]
+
+
+def _join(tables: list[PixelTable]) -> PixelTable:
+    """One table for all images, padded where some have fewer objects or slots."""
+    rows = max(table.counts.shape[1] for table in tables)
+    columns = max(table.counts.shape[2] for table in tables)
+
+    def grow(values: Tensor, size: int, fill: int) -> Int64[Tensor, "_ _"]:
+        return F.pad(values, (0, size - values.shape[1]), value=fill)
+
+    counts = [
+        F.pad(
+            table.counts, (0, columns - table.counts.shape[2], 0, rows - table.counts.shape[1])
+        ).int()
+        for table in tables
+    ]
+    return PixelTable(
+        torch.cat(counts).cpu(),
+        torch.cat([grow(table.object_ids, rows, -1) for table in tables]).cpu(),
+        torch.cat([grow(table.slot_ids, columns, -1) for table in tables]).cpu(),
+    )
+
+
+def _process() -> tuple[int, int]:
+    """Rank of this process, and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def _gather(
+    tables: list[PixelTable], slots: list[Tensor], sides: set[int]
+) -> tuple[list[PixelTable], list[Tensor], set[int]]:
+    """The findings of all processes, image by image in the order of the data set."""
+    mine = (_join(tables), torch.cat(slots), sides) if tables else None
+    shares: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(shares, mine)
+    shares = [share for share in shares if share is not None]
+    all_tables, all_slots, all_sides = zip(*shares, strict=True)
+    # Process r has seen the images r, r + processes, ...: dealing them out restores the order.
+    total = sum(len(part) for part in all_slots)
+    order = [(i % len(shares), i // len(shares)) for i in range(total)]
+    one_by_one = [
+        PixelTable(*(values[i : i + 1] for values in all_tables[share])) for share, i in order
+    ]
+    ordered = [all_slots[share][i : i + 1] for share, i in order]
+    return one_by_one, ordered, set().union(*all_sides)

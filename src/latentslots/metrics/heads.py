@@ -1,0 +1,219 @@
+"""Many small prediction heads on the same inputs, trained as one computation.
+
+Each head is as it would be if it were trained alone: heads share no weight, and AdamW treats every
+weight by itself.
+
+Dimensions: A attributes, S seeds, N objects, D input channels, F hidden units, O outputs of all
+heads of one seed together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTarget:
+    """What one head shall predict, and for which objects.
+
+    Attributes:
+        values: For each seed, the class of every object (int64), or its numbers.
+        weights: How much each object counts; 0 for one that is not seen.
+        num_classes: 0 for numbers.
+    """
+
+    values: Int[Tensor, "S N"] | Float[Tensor, "S N C"]
+    weights: Float[Tensor, "S N"]
+    num_classes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Outputs of the head."""
+        return self.num_classes or self.values.shape[2]
+
+
+class HeadBank(nn.Module):
+    """One head per attribute and seed: linear, or with one hidden layer of ReLU.
+
+    The start of each head depends on its own seed and size alone.
+
+    Args:
+        dim: Channels of the inputs.
+        sizes: Outputs for each attribute.
+        seeds: One head of each kind for every seed.
+        hidden_dim: Width of the hidden layer; 0 for linear heads.
+    """
+
+    owner: Int[Tensor, " O"]
+
+    def __init__(
+        self, dim: int, sizes: Sequence[int], *, seeds: Sequence[int], hidden_dim: int = 0
+    ) -> None:
+        super().__init__()
+        self.sizes, self.hidden_dim = tuple(sizes), hidden_dim
+        owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(self.sizes))
+        self.register_buffer("owner", owner)
+        generators = [[torch.Generator().manual_seed(seed) for seed in seeds] for _ in sizes]
+        width = hidden_dim or dim
+        if hidden_dim:
+            first = [[_uniform(g, dim, dim, hidden_dim) for g in row] for row in generators]
+            bias = [[_uniform(g, dim, 1, hidden_dim) for g in row] for row in generators]
+            self.weight_in = nn.Parameter(_stack(first))  # [A, S, D, F]
+            self.bias_in = nn.Parameter(_stack(bias))
+        last, last_bias = [], []
+        for row, size in zip(generators, self.sizes, strict=True):
+            last.append([_uniform(g, width, width, size) for g in row])
+            last_bias.append([_uniform(g, width, 1, size) for g in row])
+        if hidden_dim:
+            self.weight_out = nn.Parameter(_stack(_padded(last, max(self.sizes))))
+            self.bias_out = nn.Parameter(_stack(_padded(last_bias, max(self.sizes))))
+        else:  # [S, D, O]: one matrix product for all attributes
+            self.weight_out = nn.Parameter(torch.cat([torch.stack(row) for row in last], dim=2))
+            self.bias_out = nn.Parameter(torch.cat([torch.stack(row) for row in last_bias], dim=2))
+
+    def forward(self, inputs: Float[Tensor, "S N D"]) -> Float[Tensor, "S N O"]:
+        """What the heads say, one attribute after the other."""
+        if not self.hidden_dim:
+            return torch.baddbmm(self.bias_out, inputs, self.weight_out)
+        count, seeds = self.weight_in.shape[:2]
+        many = inputs.expand(count, *inputs.shape).flatten(0, 1)
+        hidden = torch.baddbmm(self.bias_in.flatten(0, 1), many, self.weight_in.flatten(0, 1))
+        out = torch.baddbmm(
+            self.bias_out.flatten(0, 1), hidden.relu(), self.weight_out.flatten(0, 1)
+        ).view(count, seeds, inputs.shape[1], -1)
+        return torch.cat([part[..., :size] for part, size in zip(out, self.sizes, strict=True)], 2)
+
+    def keep(self, chosen: Bool[Tensor, "A S"], kept: dict[str, Tensor]) -> None:
+        """Copy the weights of the chosen heads into a set of weights of all heads."""
+        columns = chosen[self.owner].T[:, None]  # [S, 1, O]
+        for name, parameter in self.named_parameters():
+            where = chosen[..., None, None] if self.hidden_dim else columns
+            kept[name] = torch.where(where, parameter.detach(), kept[name])
+
+
+class HeadLosses:
+    """The mean loss of each head over the objects that it sees: cross-entropy or squared error.
+
+    Args:
+        targets: One for each attribute, in the order of the bank.
+    """
+
+    def __init__(self, targets: Sequence[HeadTarget]) -> None:
+        self.targets = list(targets)
+        self.weights = [
+            target.weights / target.weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+            for target in targets
+        ]
+        self.numbers = [a for a, target in enumerate(targets) if not target.num_classes]
+        if not self.numbers:
+            return
+        # All numbers together: one subtraction instead of one for each attribute.
+        numbers = [self.targets[a] for a in self.numbers]
+        self.number_values = torch.cat([target.values for target in numbers], dim=2)
+        each = [self.weights[a][..., None] / self.targets[a].size for a in self.numbers]
+        sizes = torch.tensor([target.size for target in numbers])
+        self.number_weights = torch.cat(each, dim=2).repeat_interleave(sizes, dim=2)
+        self.number_owner = torch.repeat_interleave(torch.arange(len(numbers)), sizes)
+
+    def __call__(self, outputs: Float[Tensor, "S N O"]) -> Float[Tensor, "A S"]:
+        """The loss of every head; 0 for a head that sees no object."""
+        parts = torch.split(outputs, [target.size for target in self.targets], dim=2)
+        losses: dict[int, Tensor] = {}
+        if self.numbers:
+            said = torch.cat([parts[a] for a in self.numbers], dim=2)
+            squares = (said - self.number_values).square() * self.number_weights
+            sums = squares.new_zeros(len(squares), len(self.numbers))
+            sums = sums.index_add(1, self.number_owner, squares.sum(dim=1))
+            losses.update(zip(self.numbers, sums.T, strict=True))
+        for a, (target, weights) in enumerate(zip(self.targets, self.weights, strict=True)):
+            if target.num_classes:
+                logits = parts[a].transpose(1, 2)
+                each = F.cross_entropy(logits, target.values, reduction="none")
+                losses[a] = (each * weights).sum(dim=1)
+        return torch.stack([losses[a] for a in range(len(self.targets))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTraining:
+    """How heads are trained: full-batch AdamW.
+
+    Attributes:
+        learning_rate: Constant.
+        max_steps: At most so many.
+        check_every: Steps between two looks at the validation loss.
+        patience: Looks without a better validation loss after which a head stops.
+        loss_scale: What the loss is multiplied with, which matters where gradients come near
+            AdamW's epsilon.
+    """
+
+    learning_rate: float = 1e-2
+    max_steps: int = 2_000
+    check_every: int = 10
+    patience: int = 10
+    loss_scale: float = 1.0
+
+
+def train_heads(
+    bank: HeadBank,
+    inputs: Float[Tensor, "S N D"],
+    losses: HeadLosses,
+    *,
+    training: HeadTraining,
+    validation: tuple[Float[Tensor, "S M D"], HeadLosses] | None = None,
+) -> Int[Tensor, "A S"]:
+    """Train all heads of a bank at once; each ends with the weights that validated best.
+
+    Args:
+        bank: The heads.
+        inputs: What they see, for each seed.
+        losses: What they shall say of it.
+        training: How.
+        validation: Inputs and losses that say when a head stops; by default none does.
+
+    Returns:
+        The step whose weights each head kept.
+    """
+    optimizer = torch.optim.AdamW(bank.parameters(), lr=training.learning_rate, fused=True)
+    shape = (len(bank.sizes), inputs.shape[0])
+    best = torch.full(shape, torch.inf)
+    best_step = torch.zeros(shape, dtype=torch.int64)
+    kept = {name: parameter.detach().clone() for name, parameter in bank.named_parameters()}
+    running = torch.ones(shape, dtype=torch.bool)
+    for step in range(1, training.max_steps + 1):
+        optimizer.zero_grad()
+        torch.autograd.backward(losses(bank(inputs)).sum() * training.loss_scale)
+        optimizer.step()
+        if validation is None or step % training.check_every:
+            continue
+        with torch.no_grad():
+            found = validation[1](bank(validation[0]))
+        better = running & (found < best)
+        best = torch.where(better, found, best)
+        best_step = torch.where(better, step, best_step)
+        bank.keep(better, kept)
+        running &= step - best_step < training.patience * training.check_every
+        if not running.any():
+            break
+    if validation is None:
+        return torch.full(shape, training.max_steps)
+    bank.load_state_dict({**bank.state_dict(), **kept})
+    return best_step
+
+
+def _uniform(generator: torch.Generator, fan_in: int, *shape: int) -> Tensor:
+    """The start of `nn.Linear`."""
+    bound = fan_in**-0.5
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _stack(rows: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def _padded(rows: list[list[Tensor]], size: int) -> list[list[Tensor]]:
+    """Weights for outputs that do not exist are 0; nothing reads them."""
+    return [[F.pad(one, (0, size - one.shape[-1])) for one in row] for row in rows]
