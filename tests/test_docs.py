@@ -71,6 +71,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / where).mkdir(exist_ok=True)
             suffix = "jpg" if where == "photos" else "png"
             Image.new(mode, (40, 32), number).save(folder / where / f"{number}.{suffix}")
+    for where in ("found", "truth"):
+        (folder / where).mkdir()
+        for number in range(3):
+            ids = Image.fromarray(draws.integers(0, 3, (16, 16), dtype=np.uint8))
+            ids.save(folder / where / f"{number}.png")
     scenes = load_dataset("bundled", split="validation")
     faces = folder / "thumbnails128x128" / "00000"
     faces.mkdir(parents=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import ClassLabel, Value
 from diffusers import AutoencoderKL
 
 from latentslots.data.writer import StoreWriter
@@ -20,6 +21,7 @@ NUM_SLOTS = 4
 SLOT_DIM = 16
 
 GRAY = (128, 128, 128)
+COLOR_NAMES = ["red", "green", "blue", "yellow"]
 COLORS = ((230, 40, 40), (40, 200, 60), (50, 80, 240), (240, 220, 30))
 
 
@@ -155,11 +157,19 @@ def squares(num_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_squares(path: str | os.PathLike[str], *, num_train: int, num_validation: int) -> Path:
-    """A store of `squares` with the splits `train` and `validation`."""
+    """A store of `squares`, and what they are, with the splits `train` and `validation`."""
     for seed, (split, count) in enumerate(
         {"train": num_train, "validation": num_validation}.items()
     ):
-        with StoreWriter(path, split, name="squares", segmentation=True) as writer:
+        known = {"color_label": ClassLabel(names=COLOR_NAMES), "side": Value("float32")}
+        with StoreWriter(
+            path, split, name="squares", segmentation=True, attributes=known
+        ) as writer:
             for image, mask in zip(*squares(count, seed=seed), strict=True):
-                writer.add(image, segmentation=mask)
+                own = [image[mask == object_id] for object_id in range(1, mask.max() + 1)]
+                attributes = {
+                    "color_label": [COLORS.index(tuple(pixels[0].tolist())) for pixels in own],
+                    "side": [len(pixels) ** 0.5 for pixels in own],
+                }
+                writer.add(image, segmentation=mask, attributes=attributes)
     return Path(path)

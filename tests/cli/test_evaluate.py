@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -18,16 +19,21 @@ def test_report_is_printed_and_written(
     common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store)]
     assert main([*common, "--json", "--convention", "lsd"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["convention"] == "lsd"
-    assert report["num_images"] == 16
-    assert report["resolution"] == 32
+    assert list(report["segmentation"]) == ["lsd"]
+    assert report["segmentation"]["lsd"]["num_images"] == 16
+    assert report["segmentation"]["lsd"]["resolution"] == 32
+    assert report["command"].startswith(f"latentslots evaluate {tiny_pipeline_dir} --data")
 
     out = tmp_path / "report"
     assert main([*common, "--output-dir", str(out), "--batch-size", "5"]) == 0
     table = capsys.readouterr().out
     written = json.loads((out / "report.json").read_text())
     assert written["conditions"]["model"] == str(tiny_pipeline_dir)
-    assert f"{written['segmentation']['fg_ari']:.4f}" in table
+    assert f"{written['segmentation']['iou']['fg_ari']:.4f}" in table
+    assert len(pq.read_table(out / "images.parquet")) == 16
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png;base64") == 3  # the first, the worst, the best
+    assert "http" not in page.replace("https://arxiv.org", "")
     assert table.strip() in (out / "report.md").read_text()
     with Image.open(out / "examples.png") as picture:
         assert picture.height > 8 * 32
@@ -38,16 +44,73 @@ def test_masks_may_be_those_of_the_paper(
 ) -> None:
     tiny_lsd(patch_decoder_weight=1.0).save_pipeline(tmp_path / "model")
     scores = []
-    for name, words in (("patch decoder", []), ("attention", ["--attention-masks"])):
+    for name, words in (("patch decoder", []), ("attention", ["--masks", "attention"])):
         out = tmp_path / name
         common = ["evaluate", str(tmp_path / "model"), "--data", str(scenes_store), "--json"]
         assert main([*common, "--output-dir", str(out), *words]) == 0
-        scores.append(json.loads(capsys.readouterr().out)["ari"])
+        scores.append(json.loads(capsys.readouterr().out)["segmentation"]["iou"]["ari"])
         written = json.loads((out / "report.json").read_text())
         assert written["conditions"]["masks"] == name
     pipe = tiny_lsd().to_pipeline()  # the same weights, without the patch decoder
     expected = evaluate(pipe, load_dataset(scenes_store, split="validation"), progress=False)
     assert scores[0] != scores[1] == expected.ari
+
+
+def test_masks_may_be_those_of_the_denoiser(
+    tiny_pipeline_dir: Path, scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--json"]
+    words = ["--masks", "cross-attention", "--output-dir", str(tmp_path)]
+    assert main([*common, *words]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["conditions"]["masks"] == "cross-attention"
+    assert main([*common]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert report["segmentation"]["iou"]["ari"] != other["segmentation"]["iou"]["ari"]
+
+
+def test_what_was_found_is_kept_and_used_again(
+    tiny_pipeline_dir: Path, scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--json"]
+    kept = ["--output-dir", str(tmp_path)]
+
+    def scores(*words: str) -> tuple[dict[str, float], bool]:
+        assert main([*common, *words]) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out)["segmentation"]["lsd"], "image/s" in err
+
+    first, looked = scores(*kept, "--convention", "iou", "lsd")
+    assert looked
+    again, looked = scores(*kept, "--convention", "lsd")
+    assert not looked
+    assert again == first == scores("--convention", "lsd")[0]
+    for other in (["--seed", "3"], ["--num-images", "5"], ["--num-slots", "6"]):
+        found, looked = scores(*kept, "--convention", "lsd", *other)
+        assert looked
+        assert found == scores("--convention", "lsd", *other)[0]
+    path = tmp_path / "findings.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])  # cut off
+    assert scores(*kept, "--convention", "lsd") == (first, True)
+
+
+def test_attributes_are_read_off_slots(
+    tiny_pipeline_dir: Path, scenes_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--probes"]
+    words = ["--attributes", "color_label", "side", "--class-attribute", "color_label"]
+    assert main([*common, *words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["segmentation"]["iou"]["mbo_classes"] > 0
+    scores = report["probes"]["iou"]["scores"]
+    assert [(one["attribute"], one["head"]) for one in scores] == [
+        ("color_label", "linear"),
+        ("color_label", "mlp"),
+        ("side", "linear"),
+        ("side", "mlp"),
+    ]
+    assert main([*common, *words]) == 0
+    assert "| side | linear | r2 " in capsys.readouterr().out
 
 
 def test_how_slots_are_found_may_be_changed(
@@ -59,7 +122,7 @@ def test_how_slots_are_found_may_be_changed(
     common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--json"]
     words = ["--num-slots", "6", "--merge-overlap", "0.9", "--output-dir", str(tmp_path)]
     assert main([*common, *words]) == 0
-    score = json.loads(capsys.readouterr().out)["ari"]
+    score = json.loads(capsys.readouterr().out)["segmentation"]["iou"]["ari"]
     conditions = json.loads((tmp_path / "report.json").read_text())["conditions"]
     assert (conditions["slots"], conditions["merge_overlap"]) == (6, 0.9)
     pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
@@ -77,6 +140,7 @@ def test_baselines_stand_beside_the_model(
     assert main([*common, "--json", "--num-colors", "5", "--num-images", "4"]) == 0
     baselines = json.loads(capsys.readouterr().out)["baselines"]
     assert list(baselines) == ["untrained", "k-means, 5 colors", "connected, 5 colors"]
+    baselines = {name: reports["iou"] for name, reports in baselines.items()}
     assert {report["num_images"] for report in baselines.values()} == {4}
     assert baselines["connected, 5 colors"]["fg_ari"] > baselines["untrained"]["fg_ari"]
 
@@ -84,9 +148,9 @@ def test_baselines_stand_beside_the_model(
     assert main([*common, "--output-dir", str(out)]) == 0
     table = capsys.readouterr().out
     written = json.loads((out / "report.json").read_text())
-    for name, report in written["baselines"].items():
+    for name, reports in written["baselines"].items():
         assert name in table
-        assert f"{report['fg_ari']:.4f}" in table
+        assert f"{reports['iou']['fg_ari']:.4f}" in table
     assert table.strip() in (out / "report.md").read_text()
 
 
@@ -105,6 +169,13 @@ def test_the_weight_of_place_is_tuned_on_another_split(
     [
         (["--num-colors", "5"], "add --baselines"),
         (["--num-colors", "0", "--baselines"], "--num-colors must be at least 1, got 0"),
+        (["--attributes", "color"], "--attributes is for the probes: add --probes"),
+        (["--scoring-resolution", "0"], "--scoring-resolution must be at least 1, got 0"),
+        (
+            ["--probes", "--attributes", "colour"],
+            "there is no attribute 'colour', only color_label, side",
+        ),
+        (["--class-attribute", "side"], "the attribute 'side' has numbers, not classes"),
         (["--tune-split", "train"], "--tune-split is for the baselines: add --baselines"),
         (["--baselines", "--tune-split", "validation"], "another split than the one to be scored"),
     ],
@@ -127,7 +198,7 @@ def test_batch_size_changes_no_number_and_the_seed_does(
     def fg_ari(*flags: str) -> float:
         common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--json"]
         assert main([*common, *flags]) == 0
-        return json.loads(capsys.readouterr().out)["fg_ari"]
+        return json.loads(capsys.readouterr().out)["segmentation"]["iou"]["fg_ari"]
 
     assert fg_ari("--batch-size", "1") == pytest.approx(fg_ari("--batch-size", "16"), abs=1e-6)
     assert fg_ari("--seed", "1") != fg_ari()
@@ -138,7 +209,7 @@ def test_only_images_with_enough_objects(
 ) -> None:
     common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--json"]
     assert main([*common, "--min-objects", "2"]) == 0
-    assert json.loads(capsys.readouterr().out)["num_images"] <= 16
+    assert json.loads(capsys.readouterr().out)["conditions"]["num_images"] <= 16
     assert main([*common, "--min-objects", "99"]) == 2
     assert "no image has 99 objects or more" in capsys.readouterr().err
 

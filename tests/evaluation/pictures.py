@@ -36,6 +36,7 @@ def png(pixels: np.ndarray) -> dict[str, bytes]:
 class Scene:
     slots: Tensor
     masks: Tensor
+    slots_mask: Tensor | None = None
 
     def segmentation(self, size: tuple[int, int]) -> Tensor:
         return F.interpolate(self.masks, size=size, mode="bilinear").argmax(dim=1)

@@ -1,11 +1,14 @@
 """`latentslots evaluate RUN --data PATH`."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+
+Convention = Literal["iou", "lsd", "with-background"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +21,15 @@ class Evaluate:
     """A data set with segmentations; `bundled` for the scenes that ship with the package."""
     split: str = "validation"
     """Which part of it."""
-    convention: Literal["iou", "lsd", "with-background"] = "iou"
-    """How mIoU and mBO are computed: `iou` matches by overlap and scores a missed object 0; `lsd`
-    is that of the official code; `with-background` counts the background as an object."""
+    convention: tuple[Convention, ...] = ("iou",)
+    """How mIoU and mBO are computed, one or several: `iou` matches by overlap and scores a missed
+    object 0; `lsd` is that of the official code; `with-background` counts the background as an
+    object."""
     resolution: int | None = None
     """Pixels per side; the trained resolution when absent."""
+    scoring_resolution: int | Literal["native"] | None = None
+    """Pixels per side at which masks are compared: a number, or `native` for the size of each
+    truth; that of the images when absent. DINOSAUR and SPOT use 320, SlotDiffusion 128."""
     num_images: int | None = None
     """Only so many images, from the start."""
     min_objects: int = 0
@@ -36,9 +43,16 @@ class Evaluate:
     merge_overlap: float | None = None
     """Slots of an image whose masks overlap more than this become one, 0 for never; what the
     pipeline says when absent."""
-    attention_masks: bool = False
-    """Take the slots' attention for masks, as the paper does, also where the model has a patch
-    decoder."""
+    masks: Literal["model", "attention", "cross-attention"] = "model"
+    """`model`: those of the patch decoder, where there is one, else `attention`: the slots' own, as
+    in the paper. `cross-attention`: where the denoiser looks for each slot."""
+    probes: bool = False
+    """Also read attributes of objects off their slots; under `lsd` as the official code does."""
+    attributes: tuple[str, ...] = ()
+    """With --probes: which attributes; all when absent."""
+    class_attribute: str = ""
+    """Also score objects of one class as one region: the attribute with the classes, such as
+    `category`."""
     baselines: bool = False
     """Also score the same model untrained, k-means on color, and connected pieces of one color."""
     num_colors: int | None = None
@@ -47,28 +61,32 @@ class Evaluate:
     """With --baselines: score k-means on color and place as well, the weight of place chosen on
     this split of the data, such as `train`."""
     output_dir: str = ""
-    """Also write report.json, report.md and pictures here."""
+    """Also write report.json, report.md, index.html, images.parquet and pictures here; what was
+    found is kept there, too, and used again when only what is asked about it changes."""
     json: bool = False
-    """Print the report as JSON instead of a table; baselines stand under `baselines`."""
+    """Print report.json instead of tables."""
 
 
 def run(arguments: list[str]) -> None:
     """Parse, evaluate, and print the report to stdout."""
     options = tyro.cli(Evaluate, prog="latentslots evaluate", args=arguments)
+    _check(options)
 
     import torch
 
+    from latentslots.app.evaluate import EvaluationOptions, run_evaluation, write_evaluation
     from latentslots.data.store import load_dataset
-    from latentslots.evaluation.baselines import evaluate_baselines
-    from latentslots.evaluation.report import with_objects, write_report
-    from latentslots.evaluation.segmentation import evaluate
+    from latentslots.evaluation.findings import with_objects
     from latentslots.pipelines import LatentSlotDiffusionPipeline
+    from latentslots.pipelines.cross_attention import CrossAttentionPipeline
 
-    _check(options)
-    pipe = LatentSlotDiffusionPipeline.from_pretrained(options.run)
-    if options.attention_masks:
-        pipe.patch_decoder = None
+    pipe: Any = LatentSlotDiffusionPipeline.from_pretrained(options.run)
+    masks = "attention" if pipe.patch_decoder is None else "patch decoder"
+    if options.masks == "attention":
+        pipe.patch_decoder, masks = None, "attention"
     pipe.set_inference(num_slots=options.num_slots, merge_overlap=options.merge_overlap)
+    if options.masks == "cross-attention":
+        pipe, masks = CrossAttentionPipeline.of(pipe), "cross-attention"
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(options.data, split=options.split)
     if options.min_objects:
@@ -76,37 +94,37 @@ def run(arguments: list[str]) -> None:
     tuning = None
     if options.tune_split:  # first of all, so that a name that is not there costs no minutes
         tuning = load_dataset(options.data, split=options.tune_split)
-    common: dict[str, Any] = {
-        "convention": options.convention,
-        "resolution": options.resolution,
-        "seed": options.seed,
-        "num_images": options.num_images,
-    }
-    report = evaluate(pipe, dataset, batch_size=options.batch_size, **common)
-    baselines = None
-    if options.baselines:
-        baselines = evaluate_baselines(
-            pipe, dataset, tuning=tuning, num_colors=options.num_colors, **common
-        )
-    if options.output_dir:
-        conditions = {
+    out = Path(options.output_dir) if options.output_dir else None
+    report = run_evaluation(
+        pipe,
+        dataset,
+        EvaluationOptions(
+            conventions=options.convention,
+            resolution=options.resolution,
+            scoring_resolution=options.scoring_resolution,
+            num_images=options.num_images,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            class_attribute=options.class_attribute,
+            probes=options.probes,
+            attributes=options.attributes,
+            baselines=options.baselines,
+            num_colors=options.num_colors,
+        ),
+        about={
             "model": options.run,
             "data": options.data,
             "split": options.split,
             "min_objects": options.min_objects,
-            "slots": pipe.num_slots,
-            "merge_overlap": pipe.config.merge_overlap,
-            "masks": "attention" if pipe.patch_decoder is None else "patch decoder",
-        }
-        out = Path(options.output_dir)
-        write_report(report, pipe, dataset, out, conditions=conditions, baselines=baselines)
-    if not options.json:
-        print(report.to_markdown(baselines))
-        return
-    content = report.to_dict()
-    if baselines is not None:
-        content["baselines"] = {name: other.to_dict() for name, other in baselines.items()}
-    print(json.dumps(content))
+            "masks": masks,
+        },
+        tuning=tuning,
+        cache=out,
+        command=shlex.join(["latentslots", "evaluate", *arguments]),
+    )
+    if out is not None:
+        write_evaluation(report, pipe, dataset, out, run_folder=Path(options.run))
+    print(json.dumps(report.to_dict()) if options.json else report.to_markdown())
 
 
 def _check(options: Evaluate) -> None:
@@ -121,3 +139,11 @@ def _check(options: Evaluate) -> None:
         )
     if options.num_colors is not None and options.num_colors < 1:
         raise ValueError(f"--num-colors must be at least 1, got {options.num_colors}")
+    if options.attributes and not options.probes:
+        raise ValueError("--attributes is for the probes: add --probes")
+    if not options.convention:
+        raise ValueError("--convention needs at least one of iou, lsd and with-background")
+    for name in ("resolution", "scoring_resolution", "batch_size"):
+        value = getattr(options, name)
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

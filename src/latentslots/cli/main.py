@@ -18,6 +18,8 @@ COMMANDS = {
     "generate": ("latentslots.cli.generate", "paint new scenes, composed of concepts or kept"),
     "edit": ("latentslots.cli.edit", "take objects out of pictures, put others in"),
     "evaluate": ("latentslots.cli.evaluate", "score how well a model's slots find objects"),
+    "evaluate-masks": ("latentslots.cli.evaluate_masks", "score masks that any method made"),
+    "compare": ("latentslots.cli.compare", "say whether two reports differ by more than noise"),
     "import-official": (
         "latentslots.cli.import_official",
         "turn a checkpoint of the official code into a pipeline folder",

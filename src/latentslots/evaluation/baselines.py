@@ -14,36 +14,35 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from latentslots.evaluation.segmentation import SegmentationReport, evaluate, evaluate_baseline
+from latentslots.evaluation.findings import Findings, find, find_with
+from latentslots.evaluation.segmentation import SegmentationReport, evaluate_baseline, score
 from latentslots.metrics import Convention
 from latentslots.visualize import rgb_to_lab, to_uint8
 
 POSITION_WEIGHTS = (0.0, 12.5, 25.0, 50.0, 100.0, 200.0)
 
 
-def evaluate_baselines(
+def find_baselines(
     pipe: Any,
     dataset: Dataset,
     *,
     tuning: Dataset | None = None,
     num_colors: int | None = None,
-    convention: Convention = "iou",
     resolution: int | None = None,
     seed: int = 0,
     num_images: int | None = None,
     progress: bool = True,
-) -> dict[str, SegmentationReport]:
-    """Score the same model untrained, k-means on color, and connected pieces of one color.
+) -> dict[str, Findings]:
+    """Segment with the same model untrained, k-means on color, and connected pieces of one color.
 
     Args:
         pipe: The pipeline to be compared.
-        dataset: As in `evaluate`, like `convention`, `resolution`, `num_images` and `progress`.
+        dataset: As in `evaluate`, like `resolution`, `num_images` and `progress`.
         tuning: Other images with masks. When given, k-means on color and place is scored too, with
             as many clusters as slots (as in training and, where that is another number, as are
             looked for) and the weight that `tune_position_weight` finds on them.
         num_colors: Colors to tell apart, see `cluster_pixels`. By default as many as the pipeline
             had slots in training.
-        convention: How mIoU and mBO are computed.
         resolution: Side of the images, in pixels. By default the one the model was trained at.
         seed: Of the untrained weights and their slot noise, and of the first guess at the colors.
         num_images: At most so many images, from the start of the data set.
@@ -52,12 +51,11 @@ def evaluate_baselines(
     resolution = pipe.resolution if resolution is None else resolution
     num_colors = pipe.slot_encoder.config.num_slots if num_colors is None else num_colors
     common: dict[str, Any] = {
-        "convention": convention,
         "resolution": resolution,
         "num_images": num_images,
         "progress": progress,
     }
-    reports = {"untrained": evaluate(untrained(pipe, seed=seed), dataset, seed=seed, **common)}
+    found = {"untrained": find(untrained(pipe, seed=seed), dataset, seed=seed, **common)}
     groupings: dict[str, Any] = {
         f"k-means, {num_colors} colors": partial(cluster_pixels, num_clusters=num_colors),
         f"connected, {num_colors} colors": partial(connected_components, num_clusters=num_colors),
@@ -69,8 +67,23 @@ def evaluate_baselines(
                 cluster_pixels, num_clusters=number, position_weight=weight
             )
     for name, group in groupings.items():
-        reports[name] = evaluate_baseline(partial(group, seed=seed), dataset, **common)
-    return reports
+        found[name] = find_with(partial(group, seed=seed), dataset, **common)
+    return found
+
+
+def evaluate_baselines(
+    pipe: Any, dataset: Dataset, *, convention: Convention = "iou", **options: Any
+) -> dict[str, SegmentationReport]:
+    """Score what `find_baselines` finds.
+
+    Args:
+        pipe: The pipeline to be compared.
+        dataset: As in `evaluate`.
+        convention: How mIoU and mBO are computed.
+        **options: Those of `find_baselines`.
+    """
+    found = find_baselines(pipe, dataset, **options)
+    return {name: score(one, convention=convention) for name, one in found.items()}
 
 
 def tune_position_weight(
@@ -93,7 +106,7 @@ def tune_position_weight(
         seed: See `cluster_pixels`.
     """
 
-    def score(weight: float) -> float:
+    def sum_of_scores(weight: float) -> float:
         segment = partial(
             cluster_pixels, num_clusters=num_clusters, position_weight=weight, seed=seed
         )
@@ -102,7 +115,7 @@ def tune_position_weight(
         )
         return report.fg_ari + report.miou_objects
 
-    return max(POSITION_WEIGHTS, key=score)
+    return max(POSITION_WEIGHTS, key=sum_of_scores)
 
 
 def untrained(pipe: Any, *, seed: int = 0) -> Any:

@@ -3,7 +3,10 @@
 Dimensions: I images, M metrics.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -11,11 +14,17 @@ from jaxtyping import Float64, Int64
 from latentslots.evaluation.image_scores import (
     AT_ONCE,
     LEVEL,
+    METRICS,
     NUM_RESAMPLES,
     ImageScores,
     percentile_interval,
     ratio,
 )
+from latentslots.evaluation.report import IMAGES_FILE, read_image_scores, read_report
+from latentslots.metrics import Convention
+
+SAME = ("data_hash", "split", "min_objects", "num_images", "scoring_resolution")
+"""Conditions that two reports must share to be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +113,52 @@ def _columns(
 ) -> tuple[Float64[np.ndarray, "I M"], Int64[np.ndarray, "I M"]]:
     columns = [scores.names.index(name) for name in names]
     return scores.sums[:, columns], scores.counts[:, columns]
+
+
+def compare_reports(
+    first: Path, second: Path, *, convention: Convention = "iou", seed: int = 0
+) -> dict[str, Difference]:
+    """Compare two reports on the same images.
+
+    Args:
+        first: `report.json`, or its folder; `images.parquet` lies beside it.
+        second: Another one.
+        convention: Which of their conventions.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If a report or its images cannot be read, is of another format, lacks the
+            convention, or was measured on other images: the message names the field that differs.
+    """
+    paths = (first, second)
+    contents = [read_report(path) for path in paths]
+    conditions: list[Mapping[str, Any]] = [content["conditions"] for content in contents]
+    for name in SAME:
+        values = [one.get(name) for one in conditions]
+        if values[0] != values[1]:
+            raise ValueError(
+                f"reports of different images cannot be compared: {name} is {values[0]!r} in "
+                f"{first} and {values[1]!r} in {second}"
+            )
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    scores = [read_image_scores(folder / IMAGES_FILE, convention) for folder in folders]
+    return compare_means(*scores, seed=seed)
+
+
+def to_markdown(differences: Mapping[str, Difference]) -> str:
+    """One row for each metric, and below it how they were compared."""
+    rows = [
+        f"| {METRICS[name]} | {one.first:.4f} | {one.second:.4f} | {one.first - one.second:+.4f} | "
+        f"{one.low:+.4f} to {one.high:+.4f} | {one.p_value:.4f} | "
+        f"{'yes' if one.is_more_than_noise else 'no'} |"
+        for name, one in differences.items()
+    ]
+    head = [
+        "| metric | first | second | difference | 95 % interval | p | more than noise |",
+        "|---" * 7 + "|",
+    ]
+    note = (
+        f"Interval: paired bootstrap over images; p: permutation test; {NUM_RESAMPLES} resamples "
+        "each. The images are the only source of chance here: another training may differ more."
+    )
+    return "\n".join([*head, *rows, "", note, ""])

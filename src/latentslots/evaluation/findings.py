@@ -7,10 +7,11 @@ Dimensions: I images, N rows of a table (row 0 is the background), K slots, D sl
 H W pixels.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from datasets import Dataset
 from jaxtyping import Bool, Float, Int, Int64, Integer
@@ -32,6 +33,10 @@ class SegmentedSlots(Protocol):
     @property
     def slots(self) -> Tensor:
         """Slots, `[B, K, D]`."""
+
+    @property
+    def slots_mask(self) -> Tensor | None:
+        """True for the slots that exist, `[B, K]`; `None` where all do."""
 
     def segmentation(self, size: tuple[int, int]) -> Tensor:
         """Slot index of every pixel, `[B, H, W]`, at a height and width."""
@@ -62,7 +67,7 @@ class Findings:
     Attributes:
         table: The pixels; images in the order of the data set.
         slots: Every image's slots; `None` where the method has none.
-        use_empty_slots: Whether a slot without pixels exists all the same.
+        use_empty_slots: Whether a slot without pixels exists all the same (its id is not -1 then).
         resolution: Side of the images that the model saw, in pixels; `None` without a model.
         scoring_resolution: Shortest side of the segmentations, in pixels; `None` where they had
             several sizes.
@@ -121,7 +126,7 @@ def find(
         tables, slots, sides = _gather(tables, slots, sides)
     return Findings(
         table=_join(tables),
-        slots=torch.cat(slots),
+        slots=torch.cat(_same_number(slots)),
         use_empty_slots=True,
         resolution=resolution,
         scoring_resolution=sides.pop() if len(sides) == 1 else None,
@@ -157,26 +162,18 @@ def find_with(
 
 
 def findings_of(
-    segmentations: Iterable[Integer[Tensor, "_ _"]],
-    targets: Iterable[Integer[Tensor, "_ _"]],
-    valid: Iterable[Bool[Tensor, "_ _"] | None] | None = None,
+    images: Iterator[tuple[Integer[Tensor, "_ _"], Integer[Tensor, "_ _"], Tensor | None]],
 ) -> Findings:
     """Take segmentations that something made elsewhere.
 
     Args:
-        segmentations: Segment of every pixel, one image after the other. Batched tensors
-            `[I, H, W]` will do.
-        targets: Object id of every pixel, 0 for the background, each of the size of its prediction.
-        valid: Pixels to count in each image. By default all.
+        images: For each, the segment of every pixel, the object id of every pixel (0 for the
+            background, of the same size), and the pixels that count; `None` for all.
     """
     tables, sides = [], set()
-    pairs = zip(segmentations, targets, strict=True)
-    masks = iter(valid) if valid is not None else None
-    for pred, target in pairs:
-        mask = None if masks is None else next(masks)
-        tables.append(
-            tabulate(pred[None], target[None], valid=None if mask is None else mask[None])
-        )
+    for pred, target, valid in images:
+        counted = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
+        tables.append(tabulate(pred[None], target[None], valid=counted[None]))
         sides.add(min(target.shape))
     if not tables:
         raise ValueError("there is no image to score: segmentations is empty")
@@ -194,6 +191,28 @@ def labeled(dataset: Dataset) -> Dataset:
             f"'segmentation' are needed, but there are only {sorted(columns)}"
         )
     return dataset.select_columns(sorted(columns & {"image", "segmentation", "ignore"}))
+
+
+def with_objects(dataset: Dataset, min_objects: int) -> Dataset:
+    """The images that show at least so many objects; ids other than 0 are counted.
+
+    Raises:
+        ValueError: If the data set has no segmentations, or no image shows as many.
+    """
+    if "segmentation" not in dataset.column_names:
+        raise ValueError(
+            f"counting objects needs a column 'segmentation', there is {dataset.column_names}"
+        )
+    masks = dataset.select_columns(["segmentation"])
+
+    def count(row: dict[str, Any]) -> int:
+        ids = np.unique(to_ids(row["segmentation"]).numpy())
+        return int((ids != 0).sum())
+
+    keep = [index for index, row in enumerate(masks) if count(row) >= min_objects]
+    if not keep:
+        raise ValueError(f"no image has {min_objects} objects or more")
+    return dataset.select(keep)
 
 
 def count_images(dataset: Dataset, num_images: int | None) -> int:
@@ -244,27 +263,31 @@ def _crop_ids(picture: Image.Image, ids: Image.Image, side: int) -> Int[Tensor, 
 def _tabulate(output: SegmentedSlots, examples: list[_Example]) -> list[PixelTable]:
     """The tables of a batch, whose truths may differ in size."""
     num_slots = output.slots.shape[1]
-    shapes = [example.segmentation.shape for example in examples]
-    sizes = {(height, width) for height, width in shapes}
-    found = {size: output.segmentation(size).cpu() for size in sizes}
-    if len(sizes) == 1:
-        return [
-            tabulate(
-                found.popitem()[1],
-                torch.stack([example.segmentation for example in examples]),
-                num_slots=num_slots,
-                valid=torch.stack([example.valid for example in examples]),
-            )
-        ]
-    return [
-        tabulate(
-            found[tuple(example.segmentation.shape)][i : i + 1],
-            example.segmentation[None],
+    sizes = [(len(e.segmentation), e.segmentation.shape[1]) for e in examples]
+    found = {size: output.segmentation(size).cpu() for size in set(sizes)}
+    tables = []
+    for size in found:  # one of them, but for images that are scored at their own size
+        images = [i for i, other in enumerate(sizes) if other == size]
+        table = tabulate(
+            found[size][images],
+            torch.stack([examples[i].segmentation for i in images]),
             num_slots=num_slots,
-            valid=example.valid[None],
+            valid=torch.stack([examples[i].valid for i in images]),
         )
-        for i, example in enumerate(examples)
-    ]
+        if output.slots_mask is not None:
+            exists = output.slots_mask[images].cpu()
+            table = table._replace(slot_ids=torch.where(exists, table.slot_ids, -1))
+        tables += [
+            (i, PixelTable(*(values[row : row + 1] for values in table)))
+            for row, i in enumerate(images)
+        ]
+    return [table for _, table in sorted(tables, key=lambda entry: entry[0])]
+
+
+def _same_number(slots: list[Tensor]) -> list[Tensor]:
+    """Slots of several batches, padded with slots that do not exist."""
+    most = max(part.shape[1] for part in slots)
+    return [F.pad(part, (0, 0, 0, most - part.shape[1])) for part in slots]
 
 
 def _join(tables: list[PixelTable]) -> PixelTable:
@@ -299,7 +322,7 @@ def _gather(
     tables: list[PixelTable], slots: list[Tensor], sides: set[int]
 ) -> tuple[list[PixelTable], list[Tensor], set[int]]:
     """The findings of all processes, image by image in the order of the data set."""
-    mine = (_join(tables), torch.cat(slots), sides) if tables else None
+    mine = (_join(tables), torch.cat(_same_number(slots)), sides) if tables else None
     shares: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(shares, mine)
     shares = [share for share in shares if share is not None]
@@ -307,8 +330,7 @@ def _gather(
     # Process r has seen the images r, r + processes, ...: dealing them out restores the order.
     total = sum(len(part) for part in all_slots)
     order = [(i % len(shares), i // len(shares)) for i in range(total)]
-    one_by_one = [
+    ordered = [
         PixelTable(*(values[i : i + 1] for values in all_tables[share])) for share, i in order
     ]
-    ordered = [all_slots[share][i : i + 1] for share, i in order]
-    return one_by_one, ordered, set().union(*all_sides)
+    return ordered, [all_slots[share][i : i + 1] for share, i in order], set().union(*all_sides)

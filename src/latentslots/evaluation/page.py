@@ -22,6 +22,7 @@ th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); t
 th:first-child, td:first-child { text-align: left; }
 tr.best td { font-weight: 600; }
 code { background: var(--soft); padding: .1em .3em; border-radius: 4px; }
+pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .85rem; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; }
 """
 
@@ -48,6 +49,10 @@ class Page:
         for index in range(1, len(pieces), 2):
             pieces[index] = f"<code>{pieces[index]}</code>"
         self.parts.append(f"<p>{''.join(pieces)}</p>")
+
+    def preformatted(self, text: str) -> None:
+        """Text in lines as they are."""
+        self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
     def picture(self, image: Picture, caption: str, *, pixels: bool = False) -> None:
         """A picture, stored inside the page.

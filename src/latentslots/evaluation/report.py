@@ -1,106 +1,146 @@
-"""Reports as files: numbers for programs, a table and pictures for people."""
+"""Reports as files: numbers for programs, tables and pictures for people."""
 
 import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import Dataset
-from PIL import Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
+from latentslots.evaluation.image_scores import ImageScores, scores_from_columns
+from latentslots.evaluation.probing import ProbeReport
 from latentslots.evaluation.segmentation import SegmentationReport
-from latentslots.visualize import grid, overlay, slot_strip, to_pil
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
+"""Of `report.json`; 1 had one convention, no intervals and no single images."""
+
+REPORT_FILE, MARKDOWN_FILE, IMAGES_FILE = "report.json", "report.md", "images.parquet"
+PACKAGES = ("latentslots", "torch", "diffusers", "numpy", "scikit-learn")
+_COUNTED = {"miou_objects": "objects_in_miou", "mbo_objects": "objects_in_mbo"}
+
+Reports = Mapping[str, SegmentationReport]
+"""Scores of one method by convention."""
 
 
-def with_objects(dataset: Dataset, min_objects: int) -> Dataset:
-    """The images that show at least so many objects; ids other than 0 are counted.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """All that was measured, and all that is needed to measure it again.
+
+    Attributes:
+        conditions: What the numbers depend on: model, data, their hashes, sizes, seeds.
+        segmentation: Scores by convention.
+        baselines: Scores of other methods on the same images: by name, then by convention.
+        probes: By convention.
+        command: What was typed.
+    """
+
+    conditions: Mapping[str, Any]
+    segmentation: Reports
+    baselines: Mapping[str, Reports] = field(default_factory=dict)
+    probes: Mapping[str, ProbeReport] = field(default_factory=dict)
+    command: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `report.json`."""
+
+        def scores(reports: Reports) -> dict[str, Any]:
+            return {convention: report.to_dict() for convention, report in reports.items()}
+
+        return {
+            "format": REPORT_FORMAT,
+            "command": self.command,
+            "conditions": dict(self.conditions),
+            "packages": {name: version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "segmentation": scores(self.segmentation),
+            "baselines": {name: scores(reports) for name, reports in self.baselines.items()},
+            "probes": {name: report.to_dict() for name, report in self.probes.items()},
+        }
+
+    def to_markdown(self) -> str:
+        """A table for each convention, and one for each kind of probe."""
+        parts = []
+        for convention, report in self.segmentation.items():
+            others = {
+                name: reports[convention]
+                for name, reports in self.baselines.items()
+                if convention in reports
+            }
+            parts.append(report.to_markdown(others))
+        parts += [report.to_markdown() for report in self.probes.values()]
+        return "\n".join(parts)
+
+    def write(self, folder: Path) -> None:
+        """Write `report.json`, `report.md` and `images.parquet`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        about = [f"- {name}: {value}" for name, value in self.conditions.items()]
+        about += [f"- command: `{self.command}`"] if self.command else []
+        markdown = "\n".join(["# Evaluation", "", *about, "", self.to_markdown()])
+        (folder / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
+        write_image_scores(
+            {name: report.images for name, report in self.segmentation.items()},
+            folder / IMAGES_FILE,
+        )
+
+
+def write_image_scores(scores: Mapping[str, ImageScores], path: Path) -> None:
+    """Write the scores of single images, one row for each image and convention."""
+    tables = []
+    for convention, images in scores.items():
+        columns: dict[str, Any] = {
+            "image": np.arange(len(images)),
+            "convention": [convention] * len(images),
+        }
+        values = images.values()
+        for i, name in enumerate(images.names):
+            columns[name] = pa.array(values[:, i], from_pandas=True)  # NaN becomes null
+            if name in _COUNTED:
+                columns[_COUNTED[name]] = images.counts[:, i]
+        tables.append(pa.table(columns))
+    pq.write_table(pa.concat_tables(tables), path)
+
+
+def read_image_scores(path: Path, convention: str) -> ImageScores:
+    """Read what `write_image_scores` has written.
 
     Raises:
-        ValueError: If the data set has no segmentations, or no image shows as many.
+        ValueError: If there is no such file, or nothing of this convention in it.
     """
-    if "segmentation" not in dataset.column_names:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: it holds the scores of the single images")
+    table = pq.read_table(path, filters=[("convention", "=", convention)])
+    if not table.num_rows:
+        raise ValueError(f"{path} holds no scores of the convention {convention!r}")
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    counts = {name: columns[counted] for name, counted in _COUNTED.items() if counted in columns}
+    return scores_from_columns(columns, counts)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read `report.json`, or the folder that holds it.
+
+    Raises:
+        ValueError: If it is missing, is no report, or is one of another format.
+    """
+    path = path / REPORT_FILE if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"there is no report {path}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise ValueError(f"{path} is no report: the field 'format' is missing")
+    if content["format"] != REPORT_FORMAT:
         raise ValueError(
-            f"counting objects needs a column 'segmentation', there is {dataset.column_names}"
+            f"{path} has format {content['format']}, and only format {REPORT_FORMAT} can be read: "
+            "evaluate again"
         )
-    masks = dataset.select_columns(["segmentation"])
-
-    def count(row: dict[str, Any]) -> int:
-        ids = np.unique(to_ids(row["segmentation"]).numpy())
-        return int((ids != 0).sum())
-
-    keep = [index for index, row in enumerate(masks) if count(row) >= min_objects]
-    if not keep:
-        raise ValueError(f"no image has {min_objects} objects or more")
-    return dataset.select(keep)
-
-
-def draw_examples(
-    pipe: Any, dataset: Dataset, *, num_images: int = 8, seed: int = 0
-) -> Image.Image:
-    """Rows of image, true segmentation, found segmentation, and what every slot sees.
-
-    Args:
-        pipe: Finds slots and their masks.
-        dataset: Has the columns `image` and, for the truth, `segmentation`.
-        num_images: Rows, from the start of the data set.
-        seed: Image i draws its slots' start from seed + i.
-    """
-    crop = ResizeCenterCrop(pipe.resolution)
-    rows = []
-    for index in range(min(num_images, len(dataset))):
-        row = dataset[index]
-        picture, truth = crop(row["image"], row.get("segmentation"))
-        pixels = to_pixel_values(picture)
-        generator = [torch.Generator().manual_seed(seed + index)]
-        scene = pipe.encode_pixel_values(pixels[None], generator=generator)
-        found = scene.segmentation(tuple(pixels.shape[-2:]))[0].cpu()
-        strip = slot_strip(picture, scene.masks[0].float().cpu(), with_image=False)
-        pictures = [overlay(picture, found), strip]
-        if truth is not None:
-            pictures.insert(0, overlay(picture, to_ids(truth)))
-        rows.append([to_pil(picture), *pictures])
-    first = "image, truth, found, slots" if len(rows[0]) == 4 else "image, found, slots"
-    return grid(rows, captions=[first] + [""] * (len(rows) - 1))
-
-
-def write_report(
-    report: SegmentationReport,
-    pipe: Any,
-    dataset: Dataset,
-    output_dir: Path,
-    *,
-    conditions: dict[str, Any],
-    baselines: dict[str, SegmentationReport] | None = None,
-) -> None:
-    """Write `report.json`, `report.md` and `examples.png`.
-
-    Args:
-        report: The scores.
-        pipe: The pipeline that was scored, to draw examples.
-        dataset: What it was scored on.
-        output_dir: Where the files go.
-        conditions: What else one must know to repeat it, such as the model and the data set.
-        baselines: Scores of other methods on the same images.
-    """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    packages = {name: version(name) for name in ("latentslots", "torch", "diffusers")}
-    content = {
-        "format": REPORT_FORMAT,
-        "conditions": conditions,
-        "packages": packages,
-        "segmentation": report.to_dict(),
-    }
-    if baselines:
-        content["baselines"] = {name: other.to_dict() for name, other in baselines.items()}
-    text = json.dumps(content, indent=2) + "\n"
-    (output_dir / "report.json").write_text(text, encoding="utf-8")
-    about = "\n".join(f"- {name}: {value}" for name, value in conditions.items())
-    markdown = f"# Segmentation\n\n{about}\n\n{report.to_markdown(baselines)}"
-    (output_dir / "report.md").write_text(markdown, encoding="utf-8")
-    seed = report.seed or 0
-    draw_examples(pipe, dataset, seed=seed).save(output_dir / "examples.png")
+    return content

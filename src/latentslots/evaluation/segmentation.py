@@ -231,4 +231,6 @@ def evaluate_predictions(
         >>> evaluate_predictions(2 - target, target).fg_ari
         1.0
     """
-    return score(findings_of(segmentations, targets), convention=convention)
+    pairs = zip(segmentations, targets, strict=True)
+    findings = findings_of((pred, target, None) for pred, target in pairs)
+    return score(findings, convention=convention)

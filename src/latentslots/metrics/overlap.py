@@ -124,7 +124,8 @@ def overlap_of_table(
         table: From `tabulate`.
         convention: As in `overlap`.
         visible: As in `overlap`.
-        use_empty_slots: Whether a column without pixels is a slot that can be matched.
+        use_empty_slots: Whether a column without pixels is a slot that can be matched; one with the
+            id -1 never is.
     """
     check_convention(convention)
     table = PixelTable(*(tensor.cpu() for tensor in table))
@@ -143,8 +144,8 @@ def overlap_of_table(
 
     # The cosine similarity of two binary masks is |A and B| / sqrt(|A| |B|).
     score = counts / (areas * slot_areas).sqrt().clamp(min=1) if convention == "lsd" else iou
-    usable = torch.ones_like(slot_areas) if use_empty_slots else slot_areas
-    column = _match(score, regions, usable.squeeze(1) > 0)
+    usable = table.slot_ids >= 0 if use_empty_slots else slot_areas.squeeze(1) > 0
+    column = _match(score, regions, usable)
 
     matched = column >= 0
     column = column.clamp(min=0)

@@ -5,7 +5,8 @@ h w rows and columns of the latent.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
+
+LayerAttention = tuple[Tensor, tuple[int, int]]
+"""Attention of one layer, `[B, N, S]`, and the rows and columns of its N tokens."""
 
 FEW_SOURCES = 64
 """To so few vectors torch's fused attention is the slower one, under bf16 autocast on a CPU
@@ -36,6 +40,7 @@ class PositionedAttnProcessor(nn.Module):
         self.position = position
         self.fused = AttnProcessor2_0()
         self.plain = AttnProcessor()
+        self.recorded: list[LayerAttention] | None = None
 
     def __call__(
         self,
@@ -50,10 +55,56 @@ class PositionedAttnProcessor(nn.Module):
         """Attend, knowing that `N` tokens are the rows of the grid `grids[N]`."""
         height, width = grids[hidden_states.shape[1]]
         hidden_states = hidden_states + self.position(height, width).to(hidden_states.dtype)
+        if self.recorded is not None and encoder_hidden_states is not None:
+            attention = _attention(attn, hidden_states, encoder_hidden_states, attention_mask)
+            self.recorded.append((attention, (height, width)))
         sources = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         on_cpu = hidden_states.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         attend = self.plain if on_cpu and sources.shape[1] <= FEW_SOURCES else self.fused
         return attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+def _attention(
+    attn: Attention,
+    hidden_states: Float[Tensor, "B N C"],
+    encoder_hidden_states: Float[Tensor, "B S X"],
+    attention_mask: Tensor | None,
+) -> Float[Tensor, "B N S"]:
+    """How much every token looks at every conditioning vector, the mean over heads."""
+    query = attn.head_to_batch_dim(attn.to_q(hidden_states))
+    key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
+    if attention_mask is not None:
+        batch, sources = len(hidden_states), encoder_hidden_states.shape[1]
+        attention_mask = attn.prepare_attention_mask(attention_mask, sources, batch)
+    scores = attn.get_attention_scores(query, key, attention_mask)
+    return scores.unflatten(0, (len(hidden_states), attn.heads)).mean(dim=1)
+
+
+@contextmanager
+def record_cross_attention(unet: "SlotUNet") -> Iterator[list[LayerAttention]]:
+    """Collect how much every token looks at every conditioning vector, layer by layer.
+
+    Args:
+        unet: One with positions.
+
+    Yields:
+        A list that every call of the U-Net inside the block appends to: `[B, N, S]`, which sums to
+        1 over S, and the rows and columns of the tokens.
+
+    Raises:
+        ValueError: If the U-Net has no positions, and with them none of our attention.
+    """
+    layers = [one for one in unet.modules() if isinstance(one, PositionedAttnProcessor)]
+    if not layers:
+        raise ValueError("cross-attention can only be recorded in a U-Net with positions")
+    found: list[LayerAttention] = []
+    for layer in layers:
+        layer.recorded = found
+    try:
+        yield found
+    finally:
+        for layer in layers:
+            layer.recorded = None
 
 
 # diffusers loads a component by the loading classes that it finds in the component's own module:

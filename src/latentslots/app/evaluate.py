@@ -1,0 +1,239 @@
+"""One look at a data set, and all that is asked about it."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from latentslots.data.attributes import read_attributes
+from latentslots.data.latent_cache import model_fingerprint
+from latentslots.data.store import dataset_fingerprint
+from latentslots.evaluation.baselines import find_baselines
+from latentslots.evaluation.drawing import draw_examples, extremes
+from latentslots.evaluation.findings import Findings, ScoringSize, find, findings_of
+from latentslots.evaluation.findings_cache import load_findings, save_findings
+from latentslots.evaluation.mask_files import open_masks, paired_segmentations
+from latentslots.evaluation.probing import ProbeReport, check_classes, object_classes, probe_slots
+from latentslots.evaluation.report import EvaluationReport
+from latentslots.evaluation.report_page import PAGE_FILE, report_page
+from latentslots.evaluation.segmentation import score
+from latentslots.metrics import Convention
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What to measure.
+
+    Attributes:
+        conventions: See `latentslots.metrics.overlap`.
+        resolution: Side of the images; the trained one when absent.
+        scoring_resolution: Side at which masks are compared, or `native`; `resolution` when absent.
+        num_images: At most so many, from the start.
+        seed: Image i draws its slots' start from seed + i.
+        batch_size: Images at once.
+        class_attribute: Attribute whose classes make one region of several objects; empty for none.
+        probes: Whether to read attributes off slots.
+        attributes: Which; all when empty.
+        baselines: Whether to score the baselines.
+        num_colors: Colors that they tell apart.
+    """
+
+    conventions: Sequence[Convention] = ("iou",)
+    resolution: int | None = None
+    scoring_resolution: ScoringSize | None = None
+    num_images: int | None = None
+    seed: int = 0
+    batch_size: int = 32
+    class_attribute: str = ""
+    probes: bool = False
+    attributes: Sequence[str] = ()
+    baselines: bool = False
+    num_colors: int | None = None
+
+
+def run_evaluation(
+    pipe: Any,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    *,
+    about: dict[str, Any],
+    tuning: Dataset | None = None,
+    cache: Path | None = None,
+    command: str = "",
+) -> EvaluationReport:
+    """Score a pipeline on a data set.
+
+    Args:
+        pipe: The pipeline.
+        dataset: Images with segmentations.
+        options: What to measure.
+        about: Conditions that only the caller knows: names of model and data, kind of masks.
+        tuning: See `find_baselines`.
+        cache: Folder where findings are kept, and taken from where nothing has changed.
+        command: What was typed.
+
+    Raises:
+        ValueError: If the data set lacks what is asked for.
+    """
+    # What cannot be is said before the minutes that follow.
+    if options.probes:
+        read_attributes(dataset, list(options.attributes) or None, num_images=1)
+    if options.class_attribute:
+        check_classes(dataset, options.class_attribute)
+    conditions = {**about, **_conditions(pipe, dataset, options)}
+    key = {**conditions, "latentslots": version("latentslots")}
+    findings = None if cache is None else load_findings(cache, key=key)
+    if findings is None:
+        findings = find(
+            pipe,
+            dataset,
+            resolution=options.resolution,
+            scoring_resolution=options.scoring_resolution,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            num_images=options.num_images,
+        )
+        if cache is not None:
+            save_findings(findings, cache, key=key)
+    classes = None
+    if options.class_attribute:
+        classes = object_classes(findings, dataset, options.class_attribute)
+    baselines: dict[str, Findings] = {}
+    if options.baselines:
+        baselines = find_baselines(
+            pipe,
+            dataset,
+            tuning=tuning,
+            num_colors=options.num_colors,
+            resolution=options.resolution,
+            seed=options.seed,
+            num_images=options.num_images,
+        )
+    probes: dict[str, ProbeReport] = {}
+    if options.probes:
+        probes = {
+            convention: probe_slots(
+                findings, dataset, convention=convention, attributes=options.attributes
+            )
+            for convention in options.conventions
+        }
+    return EvaluationReport(
+        conditions={**conditions, "num_images": len(findings)},
+        segmentation={
+            convention: score(findings, convention=convention, classes=classes)
+            for convention in options.conventions
+        },
+        baselines={
+            name: {
+                convention: score(found, convention=convention)
+                for convention in options.conventions
+            }
+            for name, found in baselines.items()
+        },
+        probes=probes,
+        command=command,
+    )
+
+
+def score_masks(
+    predictions: str | Path,
+    targets: str | Path,
+    *,
+    conventions: Sequence[Convention] = ("iou",),
+    ignore_id: int | None = None,
+    command: str = "",
+) -> EvaluationReport:
+    """Score segmentations in files against true ones.
+
+    Args:
+        predictions: See `open_masks`.
+        targets: See `open_masks`; ids.
+        conventions: See `latentslots.metrics.overlap`.
+        ignore_id: True id of pixels that do not count.
+        command: What was typed.
+
+    Raises:
+        ValueError: If a file is missing or is not what it must be.
+    """
+    found, truth = open_masks(predictions), open_masks(targets)
+    digest = hashlib.sha256()
+
+    def tables() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        for pred, target, valid in paired_segmentations(found, truth, ignore_id=ignore_id):
+            digest.update(str(tuple(target.shape)).encode() + target.numpy().tobytes())
+            yield pred, target, valid
+
+    findings = findings_of(iter(tqdm(tables(), total=len(truth), unit="image")))
+    return EvaluationReport(
+        conditions={
+            "model": str(predictions),
+            "data": str(targets),
+            "data_hash": digest.hexdigest()[:16],
+            "num_images": len(findings),
+            "scoring_resolution": findings.scoring_resolution or "native",
+            "ignore_id": ignore_id,
+        },
+        segmentation={
+            convention: score(findings, convention=convention) for convention in conventions
+        },
+        command=command,
+    )
+
+
+def write_evaluation(
+    report: EvaluationReport, pipe: Any, dataset: Dataset, folder: Path, *, run_folder: Path
+) -> None:
+    """Write the report as files, with pictures of the first, the worst and the best images.
+
+    Args:
+        report: From `run_evaluation`.
+        pipe: What was scored.
+        dataset: What it was scored on.
+        folder: Where the files go.
+        run_folder: Of the model; its log of training, where there is one, is drawn, too.
+    """
+    report.write(folder)
+    first = next(iter(report.segmentation.values()))
+    seed = first.seed or 0
+    worst, best = extremes(first.images)
+    captions = {
+        "examples": ("the first images", None),
+        "worst": ("the images with the lowest mIoU, the worst first", worst),
+        "best": ("the images with the highest mIoU, the best first", best),
+    }
+    pictures = {}
+    for name, (caption, images) in captions.items():
+        if images == []:
+            continue
+        pictures[caption] = draw_examples(pipe, dataset, images=images, seed=seed)
+        pictures[caption].save(folder / f"{name}.png")
+    page = report_page(report, pictures, metrics_path=run_folder / "metrics.jsonl")
+    page.save(folder / PAGE_FILE)
+
+
+def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict[str, Any]:
+    """What findings depend on."""
+    resolution = pipe.resolution if options.resolution is None else options.resolution
+    scoring = options.scoring_resolution
+    parts = [pipe.components[name] for name in sorted(pipe.components)]
+    return {
+        "model_hash": "-".join(
+            model_fingerprint(part)[:12]
+            for part in parts
+            if isinstance(part, torch.nn.Module) and part is not pipe.components.get("vae")
+        ),
+        "data_hash": dataset_fingerprint(dataset),
+        "num_images": options.num_images,
+        "resolution": resolution,
+        "scoring_resolution": resolution if scoring is None else scoring,
+        "seed": options.seed,
+        "slots": pipe.num_slots,
+        "merge_overlap": pipe.config.merge_overlap,
+    }

@@ -1,0 +1,49 @@
+"""`latentslots compare A B`."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Say whether two reports on the same images differ by more than noise."""
+
+    first: tyro.conf.Positional[str]
+    """A report.json, or the folder that holds it; images.parquet lies beside it."""
+    second: tyro.conf.Positional[str]
+    """Another one."""
+    convention: Literal["iou", "lsd", "with-background"] = "iou"
+    """Which of their conventions."""
+    seed: int = 0
+    """Of the resampling."""
+    json: bool = False
+    """Print the differences as JSON instead of a table."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse, compare, and print a table to stdout."""
+    options = tyro.cli(Compare, prog="latentslots compare", args=arguments)
+
+    from latentslots.evaluation.comparison import compare_reports, to_markdown
+
+    found = compare_reports(
+        Path(options.first),
+        Path(options.second),
+        convention=options.convention,
+        seed=options.seed,
+    )
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    name: {**asdict(one), "more_than_noise": one.is_more_than_noise}
+                    for name, one in found.items()
+                }
+            )
+        )
+    else:
+        print(to_markdown(found))

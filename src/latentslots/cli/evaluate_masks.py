@@ -1,0 +1,49 @@
+"""`latentslots evaluate-masks PRED GT`."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+Convention = Literal["iou", "lsd", "with-background"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateMasks:
+    """Score segmentations that any method made: folders of pictures, or arrays."""
+
+    pred: tyro.conf.Positional[str]
+    """A folder of PNG or .npy files, or one .npy or .npz file: ids of segments, or soft masks."""
+    truth: tyro.conf.Positional[str]
+    """The true ids, alike; 0 is the background. Files are paired by name, arrays by place."""
+    convention: tuple[Convention, ...] = ("iou", "lsd", "with-background")
+    """How mIoU and mBO are computed, one or several; see `latentslots evaluate`."""
+    ignore_id: int | None = None
+    """True id of pixels that do not count, such as 255 in PASCAL VOC."""
+    output_dir: str = ""
+    """Also write report.json, report.md and images.parquet here."""
+    json: bool = False
+    """Print report.json instead of tables."""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse, score, and print the report to stdout."""
+    options = tyro.cli(EvaluateMasks, prog="latentslots evaluate-masks", args=arguments)
+    if not options.convention:
+        raise ValueError("--convention needs at least one of iou, lsd and with-background")
+
+    from latentslots.app.evaluate import score_masks
+
+    report = score_masks(
+        options.pred,
+        options.truth,
+        conventions=options.convention,
+        ignore_id=options.ignore_id,
+        command=shlex.join(["latentslots", "evaluate-masks", *arguments]),
+    )
+    if options.output_dir:
+        report.write(Path(options.output_dir))
+    print(json.dumps(report.to_dict()) if options.json else report.to_markdown())

@@ -1,0 +1,56 @@
+"""Findings on disk, so that an evaluation with other conventions or probes looks at no image."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from latentslots.evaluation.findings import Findings
+from latentslots.metrics import PixelTable
+
+CACHE_FILE = "findings.safetensors"
+
+
+def save_findings(findings: Findings, folder: Path, *, key: dict[str, Any]) -> None:
+    """Write findings to a folder.
+
+    Args:
+        findings: What was found.
+        folder: Where the file goes.
+        key: All that they depend on, ready for JSON.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = dict(findings.table._asdict())
+    if findings.slots is not None:
+        tensors["slots"] = findings.slots
+    facts = {
+        "use_empty_slots": findings.use_empty_slots,
+        "resolution": findings.resolution,
+        "scoring_resolution": findings.scoring_resolution,
+        "seed": findings.seed,
+    }
+    metadata = {"key": json.dumps(key, sort_keys=True), "facts": json.dumps(facts)}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    temporary = folder / f"{CACHE_FILE}.part"
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(folder / CACHE_FILE)
+
+
+def load_findings(folder: Path, *, key: dict[str, Any]) -> Findings | None:
+    """Read findings back; `None` where there are none, or those of another key."""
+    path = folder / CACHE_FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != json.dumps(key, sort_keys=True):
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:
+        return None  # cut off while it was written: found again
+    facts = json.loads(metadata["facts"])
+    table = PixelTable(*(tensors[name] for name in PixelTable._fields))
+    return Findings(table=table, slots=tensors.get("slots"), **facts)

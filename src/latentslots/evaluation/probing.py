@@ -1,0 +1,219 @@
+"""Probes of a pipeline's slots: which object is whose, and what the slot says about it.
+
+Dimensions: I images, N rows of a table (row 0 is the background), M matched objects.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from latentslots.data.attributes import ObjectValues, read_attributes
+from latentslots.evaluation.findings import Findings
+from latentslots.metrics import Convention, overlap_of_table
+from latentslots.metrics.probe_targets import Attribute
+from latentslots.metrics.probes import (
+    LSD_FAULTS,
+    HeadKind,
+    ProbeScore,
+    Spread,
+    probe,
+    probe_lsd,
+)
+
+Protocol = Literal["by-video", "lsd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeReport:
+    """Scores of probes, with everything one must know to compare them.
+
+    Attributes:
+        convention: How slots were matched to objects, and with `lsd` how heads were trained: see
+            `latentslots.metrics.probes`.
+        num_objects: Objects that can be seen.
+        num_matched: Those that a slot was matched to; only they are probed.
+        num_videos: Videos, or images, that the matched objects come from.
+        scores: By attribute and head.
+    """
+
+    convention: Convention
+    num_objects: int
+    num_matched: int
+    num_videos: int
+    scores: tuple[ProbeScore, ...]
+
+    @property
+    def protocol(self) -> Protocol:
+        """How objects were split and heads trained."""
+        return "lsd" if self.convention == "lsd" else "by-video"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "convention": self.convention,
+            "protocol": self.protocol,
+            "faults": list(LSD_FAULTS) if self.protocol == "lsd" else [],
+            "num_objects": self.num_objects,
+            "num_matched": self.num_matched,
+            "num_videos": self.num_videos,
+            "scores": [score.to_dict() for score in self.scores],
+        }
+
+    def to_markdown(self) -> str:
+        """One row for each attribute and head, and what is odd below."""
+        rows = [
+            f"| {s.attribute} | {s.head} | {_shown(s.scores)} | {_shown(s.guess)} |"
+            for s in self.scores
+        ]
+        notes = [f"- {s.attribute}, {s.head}: {n}." for s in self.scores for n in s.notes]
+        notes += [
+            f"- {s.attribute}, {s.head}: {s.num_left_out} objects do not have it."
+            for s in self.scores
+            if s.num_left_out
+        ]
+        if self.protocol == "lsd":
+            notes += [f"- The official protocol: {fault}." for fault in LSD_FAULTS]
+        about = (
+            f"protocol `{self.protocol}`, slots matched by `{self.convention}`; "
+            f"{self.num_matched} of {self.num_objects} objects had a slot, "
+            f"from {self.num_videos} videos or images."
+        )
+        head = ["| attribute | head | score | a guess |", "|---|---|---|---|"]
+        return "\n".join([*head, *rows, "", about, *([""] if notes else []), *notes, ""])
+
+
+def probe_slots(
+    findings: Findings,
+    dataset: Dataset,
+    *,
+    convention: Convention = "iou",
+    attributes: Sequence[str] | None = None,
+    heads: Sequence[HeadKind] = ("linear", "mlp"),
+    seeds: Sequence[int] = (0, 1, 2),
+) -> ProbeReport:
+    """Match slots to objects and read the objects' attributes off them.
+
+    Args:
+        findings: Of a pipeline, on the first images of the data set.
+        dataset: Has the column `attributes`; with a column `video`, frames of one stay together.
+        convention: How slots are matched to objects. `lsd` also trains and scores heads as the
+            official code does, whatever `heads` and `seeds` say.
+        attributes: Names of those to read; all when absent.
+        heads: Kinds of heads.
+        seeds: Repetitions, with other splits and other starts.
+
+    Raises:
+        ValueError: If there are no attributes, or fewer than three videos.
+    """
+    values = read_attributes(dataset, list(attributes or ()) or None, num_images=len(findings))
+    images, objects, slots, num_objects = match_objects(findings, convention=convention)
+    found = [_attribute(one, images, objects) for one in values]
+    videos = _videos(dataset, len(findings))[images]
+    if convention == "lsd":
+        scores = probe_lsd(slots, found)
+    else:
+        scores = probe(slots, found, videos, heads=heads, seeds=seeds)
+    return ProbeReport(
+        convention=convention,
+        num_objects=num_objects,
+        num_matched=len(slots),
+        num_videos=len(torch.unique(videos)),
+        scores=tuple(scores),
+    )
+
+
+def match_objects(
+    findings: Findings, *, convention: Convention = "iou"
+) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, "M D"], int]:
+    """The objects that have a slot.
+
+    Args:
+        findings: Of a pipeline with slots.
+        convention: How slots are matched, see `latentslots.metrics.overlap`.
+
+    Returns:
+        Image and id of every matched object, its slot, and how many objects can be seen.
+
+    Raises:
+        ValueError: If the findings hold no slots.
+    """
+    if findings.slots is None:
+        raise ValueError("probes need slots, and this method has none")
+    overlap = overlap_of_table(
+        findings.table, convention=convention, use_empty_slots=findings.use_empty_slots
+    )
+    is_object = (overlap.object_ids > 0) & (findings.table.counts.sum(dim=2) > 0)
+    images, rows = (is_object & (overlap.slot_ids >= 0)).nonzero(as_tuple=True)
+    slots = findings.slots[images, overlap.slot_ids[images, rows]]
+    return images, overlap.object_ids[images, rows].long(), slots, int(is_object.sum())
+
+
+def check_classes(dataset: Dataset, name: str) -> None:
+    """Refuse an attribute that does not exist, or whose values are numbers."""
+    (values,) = read_attributes(dataset, [name], num_images=1)
+    if not values.classes:
+        raise ValueError(f"the attribute {name!r} has numbers, not classes")
+
+
+def object_classes(findings: Findings, dataset: Dataset, name: str) -> Int64[Tensor, "I N"]:
+    """Class of the object in every row of the findings' table; -1 for the background and for none.
+
+    Args:
+        findings: On the first images of the data set.
+        dataset: Has the column `attributes`.
+        name: Of an attribute with classes.
+
+    Raises:
+        ValueError: If there is no such attribute, or its values are numbers.
+    """
+    check_classes(dataset, name)
+    (values,) = read_attributes(dataset, [name], num_images=len(findings))
+    ids = findings.table.object_ids
+    classes = torch.full(ids.shape, -1)
+    images, rows = (ids > 0).nonzero(as_tuple=True)
+    found = _attribute(values, images, ids[images, rows])
+    classes[images, rows] = torch.where(found.known, found.values.long(), -1)
+    return classes
+
+
+def _attribute(
+    values: ObjectValues, images: Int64[Tensor, " M"], objects: Int64[Tensor, " M"]
+) -> Attribute:
+    """The values of the matched objects; an object beyond the end of a list has none."""
+    found = []
+    for image, number in zip(images.tolist(), objects.tolist(), strict=True):
+        of_image = values.values[image]
+        found.append(of_image[number - 1] if number <= len(of_image) else None)
+    known = torch.tensor([value is not None for value in found], dtype=torch.bool)
+    if values.classes:
+        labels = torch.tensor([0 if value is None else value for value in found])
+        return Attribute(
+            name=values.name, values=labels, known=known, num_classes=len(values.classes)
+        )
+    numbers = [[0.0] * values.size if value is None else value for value in found]
+    rows = torch.tensor(numbers, dtype=torch.float32).reshape(len(found), values.size)
+    return Attribute(name=values.name, values=rows, known=known)
+
+
+def _videos(dataset: Dataset, num_images: int) -> Int64[Tensor, " I"]:
+    """Number of the video of every image; of the image, where there are no videos."""
+    if "video" not in dataset.column_names:
+        return torch.arange(num_images)
+    names = dataset.select_columns(["video"]).select(range(num_images))["video"]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([number[name] for name in names])
+
+
+def _shown(scores: dict[str, Spread]) -> str:
+    if not scores:
+        return "none"
+    parts = []
+    for name, spread in scores.items():
+        deviation = f" ± {spread.deviation:.3f}" if spread.deviation == spread.deviation else ""
+        parts.append(f"{name.replace('_', ' ')} {spread.mean:.3f}{deviation}")
+    return ", ".join(parts)

@@ -1,0 +1,77 @@
+"""Masks from the denoiser's cross-attention, against attention written out."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+
+from latentslots.models.slot_unet import PositionedAttnProcessor, record_cross_attention
+from latentslots.pipelines.cross_attention import CrossAttentionPipeline
+from tests.tiny import tiny_lsd, tiny_unet
+
+
+def images(number: int = 3) -> torch.Tensor:
+    return torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def draws(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_what_is_recorded_is_the_attention_of_every_cross_attention_layer() -> None:
+    pipe = tiny_lsd().to_pipeline()
+    layers = {
+        name: module
+        for name, module in pipe.unet.named_modules()
+        if isinstance(module, Attention) and name.endswith("attn2")
+    }
+    seen = {}
+
+    def keep(name: str) -> None:
+        def hook(module: Attention, args: tuple, kwargs: dict) -> None:
+            seen[name] = (args[0], kwargs["encoder_hidden_states"])
+
+        layers[name].register_forward_pre_hook(hook, with_kwargs=True)
+
+    for name in layers:
+        keep(name)
+    scene = pipe.encode_pixel_values(images(), generator=draws(0, 1, 2))
+    states, mask = pipe.slot_encoder.condition(scene.slots)
+    latents = torch.randn(3, *pipe._latents_shape(3, None, None)[1:])
+    with torch.no_grad(), record_cross_attention(pipe.unet) as found:
+        pipe.unet(latents, torch.tensor(500), states, mask)
+    assert len(found) == len(layers)
+    for (attention, (height, width)), (name, module) in zip(found, seen.items(), strict=True):
+        tokens, sources = module
+        layer = layers[name]
+        assert isinstance(layer.processor, PositionedAttnProcessor)
+        tokens = tokens + layer.processor.position(height, width)
+        query, key = (
+            part.unflatten(2, (layer.heads, -1)).transpose(1, 2)
+            for part in (layer.to_q(tokens), layer.to_k(sources))
+        )
+        scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+        torch.testing.assert_close(attention, scores.softmax(dim=3).mean(dim=1))
+    with torch.no_grad():
+        pipe.unet(latents, torch.tensor(500), states, mask)
+    assert len(found) == len(layers)  # only what was called inside the block
+
+
+def test_masks_sum_to_one_and_an_image_alone_has_those_it_has_among_others() -> None:
+    pipe = CrossAttentionPipeline.of(tiny_lsd().to_pipeline())
+    scene = pipe.encode_pixel_values(images(), generator=draws(0, 1, 2))
+    torch.testing.assert_close(scene.masks.sum(dim=1), torch.ones_like(scene.masks[:, 0]))
+    alone = pipe.encode_pixel_values(images()[1:2], generator=draws(1))
+    torch.testing.assert_close(alone.masks[0], scene.masks[1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(alone.slots[0], scene.slots[1], atol=1e-4, rtol=1e-4)
+
+
+def test_it_needs_a_vae_and_positions() -> None:
+    pipe = tiny_lsd().to_pipeline()
+    pipe.vae = None
+    with pytest.raises(ValueError, match="cross-attention masks need a VAE"):
+        CrossAttentionPipeline.of(pipe)
+    with (
+        pytest.raises(ValueError, match="only be recorded in a U-Net with positions"),
+        record_cross_attention(tiny_unet(position="none")),
+    ):
+        pass
