@@ -11,9 +11,19 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from latentslots.build import build_objective
-from latentslots.config import AutoencoderConfig, LSDConfig, TrainConfig, UNetEncoderConfig
+from latentslots.config import (
+    AutoencoderConfig,
+    LSDConfig,
+    SlotAttentionConfig,
+    TrainConfig,
+    UNetEncoderConfig,
+)
 from latentslots.config_io import dumps, from_dict
-from latentslots.objectives import AutoencoderObjective, LatentSlotDiffusionObjective
+from latentslots.objectives import (
+    AutoencoderObjective,
+    LatentSlotDiffusionObjective,
+    SlotAutoencoderObjective,
+)
 from latentslots.recipes import RECIPES, recipe
 
 LEAVES = Path(__file__).parent / "config_leaves.txt"
@@ -32,21 +42,17 @@ def small(config: TrainConfig, scenes_store: Path, tiny_vae_dir: Path) -> TrainC
 def shrink(config: TrainConfig, *, data: Path, vae: Path) -> TrainConfig:
     """The same choices at the least sizes: 32 px, eight channels."""
     method: Any = config.method
-    if isinstance(method, LSDConfig):
+    if not isinstance(method, AutoencoderConfig):
         encoder: Any = replace(method.encoder, out_channels=8)
         if isinstance(encoder, UNetEncoderConfig):
             encoder = narrow(encoder, attention_head_dim=8)
         else:
             encoder = replace(encoder, channels=8)
-        method = replace(
-            method,
-            num_slots=3,
-            slot_dim=8,
-            slot_mlp_dim=8,
-            encoder=encoder,
-            unet=narrow(method.unet, num_attention_heads=2),
-            vae=str(vae),
-        )
+        method = replace(method, num_slots=3, slot_dim=8, slot_mlp_dim=8, encoder=encoder)
+    if isinstance(method, LSDConfig):
+        method = replace(method, unet=narrow(method.unet, num_attention_heads=2), vae=str(vae))
+    elif isinstance(method, SlotAttentionConfig):
+        method = replace(method, decoder=replace(method.decoder, channels=8))
     else:
         method = narrow(method)
     return replace(
@@ -94,7 +100,9 @@ def test_names_are_those_of_their_functions() -> None:
 
 
 def test_the_issue_s_recipes_are_there() -> None:
-    assert {"lsd-smoke", "autoencoder", "lsd-nlvr-64", "lsd-movi-e"} <= set(RECIPES)
+    assert {"lsd-smoke", "autoencoder", "lsd-nlvr-64", "lsd-movi-e", "slot-attention-64"} <= set(
+        RECIPES
+    )
 
 
 def test_an_unknown_recipe_is_named_with_the_nearest_and_with_all() -> None:
@@ -131,6 +139,18 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
         assert objective.vae.config.latent_channels == method.latent_channels
         assert tuple(objective.vae.config.block_out_channels) == method.block_out_channels
         return
+    for name, value in dataclasses.asdict(method.encoder).items():
+        assert tuple_or_value(objective.encoder.config[name]) == value, name
+    for name in ("num_inference_slots", "merge_overlap"):
+        assert getattr(objective, name) == getattr(method, name), name
+    if isinstance(method, SlotAttentionConfig):
+        assert isinstance(objective, SlotAutoencoderObjective)
+        for name in ("slot_init", "num_iterations", "position", "num_slots", "slot_dim"):
+            assert objective.slot_encoder.config[name] == getattr(method, name), name
+        for name, value in dataclasses.asdict(method.decoder).items():
+            assert objective.decoder.config[name] == value, name
+        assert objective.decoder.config.position == method.position
+        return
     assert isinstance(objective, LatentSlotDiffusionObjective)
     slots, unet = objective.slot_encoder.config, objective.unet.config
     assert slots.num_slots == 3
@@ -139,8 +159,6 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
         assert slots[name] == getattr(method, name), name
     for name in ("block_out_channels", "attention_levels", "layers_per_block", "position"):
         assert tuple_or_value(unet[name]) == getattr(method.unet, name), name
-    for name, value in dataclasses.asdict(method.encoder).items():
-        assert tuple_or_value(objective.encoder.config[name]) == value, name
     assert objective.noise_schedule.config.prediction_type == method.prediction_type
     for name in (
         "snr_gamma",

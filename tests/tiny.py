@@ -11,8 +11,15 @@ from datasets import ClassLabel, Value
 from diffusers import AutoencoderKL
 
 from latentslots.data.writer import StoreWriter
-from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
-from latentslots.objectives import LatentSlotDiffusionObjective
+from latentslots.models import (
+    BroadcastDecoder,
+    PatchDecoder,
+    ResidualEncoder,
+    SlotEncoder,
+    SlotUNet,
+    UNetEncoder,
+)
+from latentslots.objectives import LatentSlotDiffusionObjective, SlotAutoencoderObjective
 from latentslots.official import official_schedule
 
 RESOLUTION = 32
@@ -82,6 +89,23 @@ def tiny_patch_decoder(seed: int = 0, **changes: Any) -> PatchDecoder:
         "learned_position_size": LATENT_SIZE,
     }
     return seeded(seed, lambda: PatchDecoder(**{**arguments, **changes})).eval()
+
+
+def tiny_broadcast_decoder(seed: int = 0, **changes: Any) -> BroadcastDecoder:
+    """32 px from a grid of 8 x 8."""
+    arguments = {"slot_dim": SLOT_DIM, "channels": 8, "num_doublings": 2, "num_refinements": 1}
+    return seeded(seed, lambda: BroadcastDecoder(**{**arguments, **changes})).eval()
+
+
+def tiny_slot_autoencoder(seed: int = 0, **options: Any) -> SlotAutoencoderObjective:
+    """A fresh objective whose weights nobody else holds."""
+    return SlotAutoencoderObjective(
+        encoder=tiny_encoder(seed),
+        slot_encoder=tiny_slot_encoder(seed, cross_attention_dim=0),
+        decoder=tiny_broadcast_decoder(seed),
+        resolution=RESOLUTION,
+        **options,
+    )
 
 
 def tiny_autoencoder(seed: int = 0, **changes: Any) -> AutoencoderKL:

@@ -14,6 +14,7 @@ from latentslots.config import (
     DataConfig,
     LSDConfig,
     ResidualEncoderConfig,
+    SlotAttentionConfig,
     TrainConfig,
     UNetEncoderConfig,
 )
@@ -22,9 +23,21 @@ from latentslots.data.latents import cache_latents
 from latentslots.data.loader import ImageDataset
 from latentslots.data.manifest import has_manifest
 from latentslots.data.store import dataset_fingerprint, load_dataset, split_names
-from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import (
+    BroadcastDecoder,
+    PatchDecoder,
+    ResidualEncoder,
+    SlotEncoder,
+    SlotUNet,
+    UNetEncoder,
+)
 from latentslots.models.autoencoder import downscale_factor, load_vae
-from latentslots.objectives import AutoencoderObjective, LatentSlotDiffusionObjective, Objective
+from latentslots.objectives import (
+    AutoencoderObjective,
+    LatentSlotDiffusionObjective,
+    Objective,
+    SlotAutoencoderObjective,
+)
 from latentslots.objectives.autoencoder import load_lpips
 from latentslots.official import official_schedule
 
@@ -35,6 +48,8 @@ def build_objective(config: TrainConfig) -> Objective:
     """Build the model of a run, with fresh weights from the global generator."""
     if isinstance(config.method, AutoencoderConfig):
         objective: Objective = _build_autoencoder(config.method)
+    elif isinstance(config.method, SlotAttentionConfig):
+        objective = _build_slot_attention(config.method, config.data.resolution)
     else:
         vae = load_vae(config.method.vae)
         objective = build_latent_slot_diffusion(config.method, config.data.resolution, vae)
@@ -55,12 +70,7 @@ def build_latent_slot_diffusion(
             f"data.resolution must be a multiple of the VAE's {factor} pixels per latent, "
             f"got {resolution}"
         )
-    encoder = _build_encoder(method.encoder)
-    if resolution % encoder.size_multiple:
-        raise ValueError(
-            f"data.resolution must be a multiple of the encoder's {encoder.size_multiple} pixels, "
-            f"got {resolution}"
-        )
+    encoder = _build_encoder(method.encoder, resolution)
     slot_encoder = SlotEncoder(
         in_channels=method.encoder.out_channels,
         slot_dim=method.slot_dim,
@@ -117,11 +127,49 @@ def _build_unet(method: LSDConfig, sample_size: int, vae: AutoencoderKL) -> Slot
 
 
 def _build_encoder(
-    config: UNetEncoderConfig | ResidualEncoderConfig,
+    config: UNetEncoderConfig | ResidualEncoderConfig, resolution: int
 ) -> UNetEncoder | ResidualEncoder:
     if isinstance(config, ResidualEncoderConfig):
-        return ResidualEncoder(**asdict(config))
-    return UNetEncoder(**asdict(config))
+        encoder: UNetEncoder | ResidualEncoder = ResidualEncoder(**asdict(config))
+    else:
+        encoder = UNetEncoder(**asdict(config))
+    if resolution % encoder.size_multiple:
+        raise ValueError(
+            f"data.resolution must be a multiple of the encoder's {encoder.size_multiple} pixels, "
+            f"got {resolution}"
+        )
+    return encoder
+
+
+def _build_slot_attention(method: SlotAttentionConfig, resolution: int) -> SlotAutoencoderObjective:
+    encoder = _build_encoder(method.encoder, resolution)
+    slot_encoder = SlotEncoder(
+        in_channels=method.encoder.out_channels,
+        slot_dim=method.slot_dim,
+        cross_attention_dim=0,
+        num_slots=method.num_slots,
+        num_iterations=method.num_iterations,
+        mlp_dim=method.slot_mlp_dim,
+        slot_init=method.slot_init,
+        position=method.position,
+        learned_position_size=resolution // method.encoder.downscale_factor,
+    )
+    decoder = BroadcastDecoder(
+        slot_dim=method.slot_dim,
+        channels=method.decoder.channels,
+        num_doublings=method.decoder.num_doublings,
+        num_refinements=method.decoder.num_refinements,
+        position=method.position,
+        learned_position_size=max(resolution // 2**method.decoder.num_doublings, 1),
+    )
+    return SlotAutoencoderObjective(
+        encoder=encoder,
+        slot_encoder=slot_encoder,
+        decoder=decoder,
+        resolution=resolution,
+        num_inference_slots=method.num_inference_slots,
+        merge_overlap=method.merge_overlap,
+    )
 
 
 def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:

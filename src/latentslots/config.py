@@ -132,6 +132,49 @@ class LSDConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BroadcastDecoderConfig:
+    """A decoder that paints every slot by itself, trained from scratch."""
+
+    channels: int = 64
+    """Width of the convolutions."""
+    num_doublings: int = 4
+    """How often a slot's grid is doubled on its way to the image."""
+    num_refinements: int = 1
+    """Convolutions at the size of the image, before the last one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotAttentionConfig:
+    """Slot Attention (Locatello et al., 2020): slots that paint the image's pixels."""
+
+    kind: ClassVar[str] = "slot-attention"
+
+    num_slots: int = 7
+    """Slots per image: the most objects expected, plus one for the background."""
+    slot_dim: int = 64
+    """Channels per slot."""
+    num_iterations: int = 3
+    """Rounds of slot attention."""
+    slot_mlp_dim: int = 128
+    """Hidden width of the slots' MLP."""
+    slot_init: Literal["gaussian", "learned"] = "gaussian"
+    """Whether slots start from draws of one Gaussian or from learned vectors."""
+    position: Position = "cartesian"
+    """How features, and the cells that a slot paints, are told where they are."""
+    encoder: UNetEncoderConfig | ResidualEncoderConfig = field(
+        default_factory=ResidualEncoderConfig
+    )
+    """The image backbone."""
+    decoder: BroadcastDecoderConfig = field(default_factory=BroadcastDecoderConfig)
+    """What paints the slots."""
+    num_inference_slots: int = 0
+    """Slots to look for in an image once trained; 0 for `num_slots`."""
+    merge_overlap: float = 0.0
+    """Once trained, slots of an image whose masks overlap more than this become one; 0 for
+    never."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
     """diffusers' AutoencoderKL, trained with L1 + KL."""
 
@@ -194,7 +237,8 @@ class OptimConfig:
     encoder_lr_scale: float = 1.0
     """Factor on the learning rate of the image backbone."""
     decoder_lr_scale: float = 1.0
-    """Factor on the learning rate of the denoiser."""
+    """Factor on the learning rate of what paints from slots: the denoiser, or a baseline's
+    decoder."""
     lr_scheduler: Literal["constant", "cosine", "linear_decay"] = "constant"
     """After the warm-up: constant, cosine to zero, or constant and then linear to zero."""
     lr_warmup_steps: int = 0
@@ -219,7 +263,7 @@ class OptimConfig:
 class TrainConfig:
     """One training run."""
 
-    method: LSDConfig | AutoencoderConfig
+    method: LSDConfig | SlotAttentionConfig | AutoencoderConfig
     """The model and its objective."""
     data: DataConfig = field(default_factory=DataConfig)
     """What it learns from."""

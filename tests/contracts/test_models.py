@@ -13,8 +13,16 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
-from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import (
+    BroadcastDecoder,
+    PatchDecoder,
+    ResidualEncoder,
+    SlotEncoder,
+    SlotUNet,
+    UNetEncoder,
+)
 from tests.tiny import (
+    tiny_broadcast_decoder,
     tiny_encoder,
     tiny_patch_decoder,
     tiny_residual_encoder,
@@ -131,6 +139,17 @@ CASES = [
     ),
     *(
         Case(
+            f"broadcast-decoder-{kind}",
+            BroadcastDecoder,
+            tiny_broadcast_decoder,
+            scenes,
+            lambda out: out.mixture(),
+            {"position": kind},
+        )
+        for kind in ("cartesian", "sinusoidal", "learned")
+    ),
+    *(
+        Case(
             f"patch-decoder-{kind}",
             PatchDecoder,
             tiny_patch_decoder,
@@ -237,7 +256,8 @@ def test_bfloat16_is_near_float32(case: Case, autocast: bool) -> None:
                     for k, v in inputs.items()
                 },
             )
-            assert half.dtype == (torch.float32 if case.cls is PatchDecoder else torch.bfloat16)
+            paints = case.cls in (PatchDecoder, BroadcastDecoder)  # mixtures, in full precision
+            assert half.dtype == (torch.float32 if paints else torch.bfloat16)
     error = (half.float() - expected).square().mean().sqrt() / expected.std()
     assert error < 0.05
 

@@ -330,3 +330,17 @@ class TestCondition:
     def test_dropping_needs_something_to_see_instead(self, slots: Tensor) -> None:
         with pytest.raises(ValueError, match="needs registers or null_condition=True"):
             tiny_slot_encoder().condition(slots, dropped=torch.tensor([True, False]))
+
+
+def test_without_cross_attention_there_is_nothing_to_project_for() -> None:
+    encoder = tiny_slot_encoder(cross_attention_dim=0)
+    assert not any(name.startswith(("norm_out", "linear_out")) for name in encoder.state_dict())
+    with pytest.raises(ValueError, match="slots cannot be projected: cross_attention_dim is 0"):
+        encoder.project(torch.zeros(1, 4, 16))
+    projecting = tiny_slot_encoder()
+    noise = torch.randn(2, 4, 16)
+    encoder.load_state_dict({k: projecting.state_dict()[k] for k in encoder.state_dict()})
+    features = torch.randn(2, 16, 8, 8)
+    assert torch.equal(
+        encoder(features, noise=noise).slots, projecting(features, noise=noise).slots
+    )

@@ -77,16 +77,15 @@ def run(arguments: list[str]) -> None:
     from latentslots.app.evaluate import EvaluationOptions, run_evaluation, write_evaluation
     from latentslots.data.store import load_dataset
     from latentslots.evaluation.findings import with_objects
-    from latentslots.pipelines import LatentSlotDiffusionPipeline
+    from latentslots.pipelines import load_pipeline
     from latentslots.pipelines.cross_attention import CrossAttentionPipeline
 
-    pipe: Any = LatentSlotDiffusionPipeline.from_pretrained(options.run)
-    masks = "attention" if pipe.patch_decoder is None else "patch decoder"
+    pipe: Any = load_pipeline(options.run)
     if options.masks == "attention":
-        pipe.patch_decoder, masks = None, "attention"
+        pipe.use_attention_masks()
     pipe.set_inference(num_slots=options.num_slots, merge_overlap=options.merge_overlap)
     if options.masks == "cross-attention":
-        pipe, masks = CrossAttentionPipeline.of(pipe), "cross-attention"
+        pipe = CrossAttentionPipeline.of(pipe)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(options.data, split=options.split)
     if options.min_objects:
@@ -116,7 +115,7 @@ def run(arguments: list[str]) -> None:
             "data": options.data,
             "split": options.split,
             "min_objects": options.min_objects,
-            "masks": masks,
+            "masks": pipe.mask_source,
         },
         tuning=tuning,
         cache=out,

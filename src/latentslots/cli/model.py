@@ -22,8 +22,14 @@ def load_pipeline(
 
     from latentslots.evaluation.generation import set_sampler
     from latentslots.pipelines import LatentSlotDiffusionPipeline
+    from latentslots.pipelines import load_pipeline as load
 
-    pipe = LatentSlotDiffusionPipeline.from_pretrained(name)
+    pipe = load(name)
+    if painting is not None and not isinstance(pipe, LatentSlotDiffusionPipeline):
+        raise ValueError(
+            f"{name} is a {type(pipe).__name__}; this command paints with a "
+            "LatentSlotDiffusionPipeline"
+        )
     pipe.set_inference(num_slots=inference.num_slots, merge_overlap=inference.merge_overlap)
     pipe.set_progress_bar_config(disable=True)
     if painting is not None:

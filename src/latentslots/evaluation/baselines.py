@@ -129,7 +129,7 @@ def untrained(pipe: Any, *, seed: int = 0) -> Any:
         fresh = {
             name: type(part).from_config(part.config).to(part.device, part.dtype)
             for name, part in pipe.components.items()
-            if name in ("encoder", "slot_encoder", "patch_decoder") and part is not None
+            if name in ("encoder", "slot_encoder", "patch_decoder", "decoder") and part is not None
         }
     return type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
 

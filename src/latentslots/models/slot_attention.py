@@ -155,7 +155,8 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
     Args:
         in_channels: Channels of the feature map.
         slot_dim: Channels of a slot.
-        cross_attention_dim: Width that the decoder's cross-attention expects.
+        cross_attention_dim: Width that the decoder's cross-attention expects; 0 for a decoder that
+            reads the slots themselves.
         num_slots: Slots per image, unless `forward` is told otherwise.
         num_iterations: Rounds of slot attention.
         num_heads: Heads of slot attention.
@@ -225,8 +226,10 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             bi_level=bi_level,
             eps=eps,
         )
-        self.norm_out = nn.LayerNorm(slot_dim)
-        self.linear_out = _linear(slot_dim, cross_attention_dim)
+        self.norm_out = self.linear_out = None
+        if cross_attention_dim:
+            self.norm_out = nn.LayerNorm(slot_dim)
+            self.linear_out = _linear(slot_dim, cross_attention_dim)
         self.registers = None
         if num_registers:
             self.registers = nn.Parameter(torch.randn(num_registers, cross_attention_dim) * 0.02)
@@ -329,7 +332,13 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         return self.slot_attention(tokens, slots)
 
     def project(self, slots: Float[Tensor, "B K D"]) -> Float[Tensor, "B K X"]:
-        """Slots as the decoder's cross-attention sees them (LayerNorm and Linear)."""
+        """Slots as the decoder's cross-attention sees them (LayerNorm and Linear).
+
+        Raises:
+            ValueError: If there is no cross-attention to project them for.
+        """
+        if self.norm_out is None or self.linear_out is None:
+            raise ValueError("slots cannot be projected: cross_attention_dim is 0")
         return self.linear_out(self.norm_out(slots))
 
     def condition(
@@ -357,7 +366,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
                 return self.registers[None], None
             if self.null is not None:
                 return self.null[None], None
-            return self.linear_out.bias.new_zeros(1, 1, self.config.cross_attention_dim), None
+            return self.slot_mean.new_zeros(1, 1, self.config.cross_attention_dim), None
 
         states, mask = self.project(slots), slots_mask
         if dropped is not None and not self.can_drop_condition:

@@ -3,5 +3,11 @@
 from latentslots.objectives.autoencoder import AutoencoderObjective
 from latentslots.objectives.base import Objective
 from latentslots.objectives.latent_slot_diffusion import LatentSlotDiffusionObjective
+from latentslots.objectives.slot_autoencoder import SlotAutoencoderObjective
 
-__all__ = ["AutoencoderObjective", "LatentSlotDiffusionObjective", "Objective"]
+__all__ = [
+    "AutoencoderObjective",
+    "LatentSlotDiffusionObjective",
+    "Objective",
+    "SlotAutoencoderObjective",
+]

@@ -2,5 +2,13 @@
 
 from latentslots.pipelines.base import SlotOutput, SlotPipeline
 from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+from latentslots.pipelines.loading import load_pipeline
+from latentslots.pipelines.slot_autoencoder import SlotAutoencoderPipeline
 
-__all__ = ["LatentSlotDiffusionPipeline", "SlotOutput", "SlotPipeline"]
+__all__ = [
+    "LatentSlotDiffusionPipeline",
+    "SlotAutoencoderPipeline",
+    "SlotOutput",
+    "SlotPipeline",
+    "load_pipeline",
+]

@@ -62,13 +62,46 @@ class SlotOutput(BaseOutput):
         return masks.argmax(dim=1)
 
 
+def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
+    """The folder of a pipeline, fetched where it lies on the hub.
+
+    Args:
+        name: As in `SlotPipeline.from_pretrained`.
+        kwargs: Its further words; those for the hub are taken out.
+
+    Raises:
+        ValueError: If there is no such folder or repository, or it holds no pipeline.
+    """
+    folder = Path(name)
+    if name == "bundled":
+        folder = bundled_folder(BUNDLED_MODEL)
+    if not folder.is_dir():
+        if len(folder.parts) != 2 or folder.is_absolute() or folder.parts[0] in (".", ".."):
+            raise ValueError(f"there is no folder {folder}")
+        # diffusers refuses hub repositories with components from other packages, so the
+        # repository becomes a folder first.
+        hub_words = ("revision", "token", "local_files_only", "cache_dir", "force_download")
+        hub = {word: kwargs.pop(word) for word in hub_words if word in kwargs}
+        try:
+            folder = Path(snapshot_download(str(name), **hub))
+        except OSError as error:
+            raise ValueError(
+                f"there is no folder {folder}, and no hub repository of that name could be "
+                f"loaded ({str(error).strip().splitlines()[0]})"
+            ) from error
+    if not (folder / PIPELINE_FILE).is_file():
+        if not (folder / "pipeline" / PIPELINE_FILE).is_file():
+            raise ValueError(f"{folder} holds no pipeline: {PIPELINE_FILE} is missing")
+        folder = folder / "pipeline"
+    return folder
+
+
 class SlotPipeline(DiffusionPipeline):
     """A model that finds slots in images, stored as a folder.
 
-    Subclasses register an `encoder` and a `slot_encoder`, maybe a `patch_decoder`, and in their
-    config a `resolution`, `num_inference_slots` (how many slots to look for; 0 for as many as in
-    training) and `merge_overlap` (slots whose masks overlap more become one, see `merge_slots`; 0
-    for never).
+    Subclasses register an `encoder` and a `slot_encoder`, and in their config a `resolution`,
+    `num_inference_slots` (how many slots to look for; 0 for as many as in training) and
+    `merge_overlap` (slots whose masks overlap more become one, see `merge_slots`; 0 for never).
     """
 
     encoder: Any
@@ -99,27 +132,7 @@ class SlotPipeline(DiffusionPipeline):
             ValueError: If there is no such folder or repository, a folder holds neither a pipeline
                 nor a run that saved one, or the bundled model is missing or damaged.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if pretrained_model_name_or_path == "bundled":
-            folder = bundled_folder(BUNDLED_MODEL)
-        if not folder.is_dir():
-            if len(folder.parts) != 2 or folder.is_absolute() or folder.parts[0] in (".", ".."):
-                raise ValueError(f"there is no folder {folder}")
-            # diffusers refuses hub repositories with components from other packages, so the
-            # repository becomes a folder first.
-            hub_words = ("revision", "token", "local_files_only", "cache_dir", "force_download")
-            hub = {word: kwargs.pop(word) for word in hub_words if word in kwargs}
-            try:
-                folder = Path(snapshot_download(str(pretrained_model_name_or_path), **hub))
-            except OSError as error:
-                raise ValueError(
-                    f"there is no folder {folder}, and no hub repository of that name could be "
-                    f"loaded ({str(error).strip().splitlines()[0]})"
-                ) from error
-        if not (folder / PIPELINE_FILE).is_file():
-            if not (folder / "pipeline" / PIPELINE_FILE).is_file():
-                raise ValueError(f"{folder} holds no pipeline: {PIPELINE_FILE} is missing")
-            folder = folder / "pipeline"
+        folder = pipeline_folder(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(folder, **kwargs)
 
     def set_inference(
@@ -225,13 +238,29 @@ class SlotPipeline(DiffusionPipeline):
         out = self.slot_encoder(
             features, noise=slot_noise, generator=generator, num_slots=num_slots
         )
-        masks = out.attention.unflatten(2, features.shape[-2:])
-        if getattr(self, "patch_decoder", None) is not None:
-            masks = self.patch_decoder.segment(out.slots, pixel_values)
+        attention = out.attention.unflatten(2, features.shape[-2:])
+        masks = self.masks_of(out.slots, attention, pixel_values)
         if not self.config.merge_overlap:
             return SlotOutput(slots=out.slots, masks=masks)
         slots, masks, exist = merge_slots(out.slots, masks, max_overlap=self.config.merge_overlap)
         return SlotOutput(slots=slots, masks=masks, slots_mask=None if exist.all() else exist)
+
+    @property
+    def mask_source(self) -> str:
+        """What masks are, in a word or two."""
+        return "attention"
+
+    def use_attention_masks(self) -> None:
+        """Take the slots' attention for masks from now on, whatever else the model has."""
+
+    def masks_of(
+        self,
+        slots: Float[Tensor, "B K D"],
+        attention: Float[Tensor, "B K h w"],
+        pixel_values: Float[Tensor, "B 3 H W"],
+    ) -> Float[Tensor, "B K _ _"]:
+        """Where slots are in the images that they were found in; here, the slots' attention."""
+        return attention
 
     def segment(
         self,

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from latentslots.models.slot_unet import record_cross_attention
-from latentslots.pipelines.base import SlotOutput, upsample_masks
+from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
 from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline, slot_places
 
 TIMESTEPS = (100, 300, 500, 700)
@@ -27,12 +27,14 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
     """
 
     @classmethod
-    def of(cls, pipe: LatentSlotDiffusionPipeline) -> "CrossAttentionPipeline":
+    def of(cls, pipe: SlotPipeline) -> "CrossAttentionPipeline":
         """A pipeline that shares the parts of another one.
 
         Raises:
-            ValueError: If it has no VAE, which images need to become latents.
+            ValueError: If it has no denoiser, or no VAE, which images need to become latents.
         """
+        if not isinstance(pipe, LatentSlotDiffusionPipeline):
+            raise ValueError(f"{type(pipe).__name__} has no denoiser, and so no cross-attention")
         if pipe.vae is None:
             raise ValueError("cross-attention masks need a VAE; load the pipeline with vae=...")
         found = cls(
@@ -44,6 +46,11 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         found.set_progress_bar_config(disable=True)
         return found
 
+    @property
+    def mask_source(self) -> str:
+        """Always the same."""
+        return "cross-attention"
+
     @torch.no_grad()
     def encode_pixel_values(
         self,
@@ -54,10 +61,10 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
     ) -> SlotOutput:
         """As for other pipelines; the generators also draw the noise on the images."""
         scene = super().encode_pixel_values(pixel_values, generator=generator, **options)
-        masks = self._masks(pixel_values, scene.slots, scene.slots_mask, generator)
+        masks = self._attended(pixel_values, scene.slots, scene.slots_mask, generator)
         return SlotOutput(slots=scene.slots, masks=masks, slots_mask=scene.slots_mask)
 
-    def _masks(
+    def _attended(
         self,
         pixel_values: Float[Tensor, "B 3 H W"],
         slots: Float[Tensor, "B K D"],

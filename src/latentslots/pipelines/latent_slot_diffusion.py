@@ -193,6 +193,26 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         images = self._decode(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    @property
+    def mask_source(self) -> str:
+        """`patch decoder`, where there is one, else `attention`."""
+        return "attention" if self.patch_decoder is None else "patch decoder"
+
+    def use_attention_masks(self) -> None:
+        """Take the slots' attention for masks, and let go of the patch decoder."""
+        self.patch_decoder = None
+
+    def masks_of(
+        self,
+        slots: Float[Tensor, "B K D"],
+        attention: Float[Tensor, "B K h w"],
+        pixel_values: Float[Tensor, "B 3 H W"],
+    ) -> Float[Tensor, "B K _ _"]:
+        """Which slot made each pixel, where a patch decoder tells; else the slots' attention."""
+        if self.patch_decoder is None:
+            return attention
+        return self.patch_decoder.segment(slots, pixel_values)
+
     @torch.no_grad()
     def encode_latents(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """The VAE's latents of pixel values in [-1, 1], in the denoiser's units.

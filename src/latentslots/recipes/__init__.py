@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from latentslots.config import TrainConfig
 from latentslots.recipes.autoencoder import autoencoder, autoencoder_small
+from latentslots.recipes.baselines import slot_attention_64
 from latentslots.recipes.lsd import (
     lsd_movi_e,
     lsd_nlvr_64,
@@ -27,6 +28,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "lsd-scenes-64": lsd_scenes_64,
     "lsd-scenes-textured-64": lsd_scenes_textured_64,
     "lsd-smoke": lsd_smoke,
+    "slot-attention-64": slot_attention_64,
 }
 
 

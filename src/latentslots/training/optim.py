@@ -20,7 +20,8 @@ def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
     Groups differ in learning rate (encoder and denoiser have factors of their own) and in weight
     decay (none on norms, biases and the slots' start).
     """
-    factors = {"encoder": config.encoder_lr_scale, "unet": config.decoder_lr_scale}
+    scale = config.decoder_lr_scale
+    factors = {"encoder": config.encoder_lr_scale, "unet": scale, "decoder": scale}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for part, module in objective.trained().items():
         lr = config.learning_rate * factors.get(part, 1.0)

@@ -1,6 +1,7 @@
 """Pictures of what the model does while it learns."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -12,6 +13,7 @@ from latentslots.objectives import (
     AutoencoderObjective,
     LatentSlotDiffusionObjective,
     Objective,
+    SlotAutoencoderObjective,
 )
 from latentslots.training.validation import fixed_subset
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
@@ -45,7 +47,7 @@ class Previewer:
         if isinstance(objective, AutoencoderObjective):
             page = draw_reconstructions(objective, self.pixel_values)
         else:
-            assert isinstance(objective, LatentSlotDiffusionObjective)
+            assert isinstance(objective, LatentSlotDiffusionObjective | SlotAutoencoderObjective)
             page = draw_scenes(objective, self.pixel_values)
         self.folder.mkdir(parents=True, exist_ok=True)
         page.save(self.folder / f"step_{step:07d}.png")
@@ -61,7 +63,9 @@ def draw_reconstructions(objective: AutoencoderObjective, pixel_values: Tensor) 
     return grid(rows, captions=["image", "reconstruction"])
 
 
-def draw_scenes(objective: LatentSlotDiffusionObjective, pixel_values: Tensor) -> Image.Image:
+def draw_scenes(
+    objective: LatentSlotDiffusionObjective | SlotAutoencoderObjective, pixel_values: Tensor
+) -> Image.Image:
     """For each image a row: image, segmentation, reconstruction, a mixed scene, and every slot.
 
     The mixed scene takes its slots in turn from the image itself and from the next one.
@@ -79,12 +83,14 @@ def draw_scenes(objective: LatentSlotDiffusionObjective, pixel_values: Tensor) -
     mixed, mixed_exist = scene.slots.clone(), exist.clone()
     mixed[:, 1::2] = scene.slots.roll(-1, dims=0)[:, 1::2]
     mixed_exist[:, 1::2] = exist.roll(-1, dims=0)[:, 1::2]
+    sampling: dict[str, Any] = {}
+    if isinstance(objective, LatentSlotDiffusionObjective):
+        sampling = {"generator": generators() * 2, "num_inference_steps": NUM_INFERENCE_STEPS}
     (painted,) = pipe(
         torch.cat([scene.slots, mixed]),
         slots_mask=torch.cat([exist, mixed_exist]),
-        generator=generators() * 2,
-        num_inference_steps=NUM_INFERENCE_STEPS,
         return_dict=False,
+        **sampling,
     )
     height, width = pixel_values.shape[-2:]
     segmentation = scene.segmentation((height, width)).cpu()

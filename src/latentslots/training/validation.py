@@ -13,6 +13,7 @@ from latentslots.objectives import (
     AutoencoderObjective,
     LatentSlotDiffusionObjective,
     Objective,
+    SlotAutoencoderObjective,
 )
 
 BATCH_SIZE = 32
@@ -42,22 +43,22 @@ class Validator:
     def __call__(self, objective: Objective, device: torch.device) -> dict[str, float]:
         """The loss, and what the method is measured by.
 
-        Latent Slot Diffusion: the denoiser's loss; again from the mean of each image's slots, which
-        is as low where slots are copies of one code of the whole image, and from no slots at all,
-        where that was learned; FG-ARI, mIoU and mBO (convention `iou`, over objects) where the
-        images have a segmentation. Autoencoder: PSNR and SSIM, and its scaling factor is set.
+        Slots: the loss; FG-ARI, ARI, mIoU and mBO (convention `iou`, over objects) where the images
+        have a segmentation. Latent Slot Diffusion: the denoiser's loss; also from the mean of each
+        image's slots, which is as low where slots are copies of one code of the whole image, and
+        from no slots at all, where that was learned. Autoencoder: PSNR and SSIM, and its scaling
+        factor is set.
         """
         if self.dataset is None:
             return {}
         if isinstance(objective, AutoencoderObjective):
             return self._autoencoder(objective, device)
-        assert isinstance(objective, LatentSlotDiffusionObjective)
-        values = {
-            "loss": self._loss(objective, device),
-            "loss_average_slot": self._loss(objective, device, average_slots=True),
-        }
-        if objective.condition_dropout > 0:
-            values["loss_no_slots"] = self._loss(objective, device, dropped=True)
+        assert isinstance(objective, LatentSlotDiffusionObjective | SlotAutoencoderObjective)
+        values = {"loss": self._loss(objective, device)}
+        if isinstance(objective, LatentSlotDiffusionObjective):
+            values["loss_average_slot"] = self._loss(objective, device, average_slots=True)
+            if objective.condition_dropout > 0:
+                values["loss_no_slots"] = self._loss(objective, device, dropped=True)
         if "segmentation" in self.dataset.column_names:
             report = evaluate(objective.to_pipeline(), self.dataset, progress=False)
             for name in ("fg_ari", "ari", "miou_objects", "mbo_objects"):
@@ -75,28 +76,32 @@ class Validator:
     @torch.no_grad()
     def _loss(
         self,
-        objective: LatentSlotDiffusionObjective,
+        objective: LatentSlotDiffusionObjective | SlotAutoencoderObjective,
         device: torch.device,
         *,
         average_slots: bool = False,
         dropped: bool = False,
     ) -> float:
-        """The denoiser's loss without chance in who is dropped, timesteps spread evenly."""
+        """The loss, of a denoiser its own, with the same draws every time.
+
+        Nobody is dropped by chance, and timesteps are spread evenly.
+        """
         draws = torch.Generator().manual_seed(0)
 
         total, count = 0.0, 0
-        num_timesteps = objective.noise_schedule.config.num_train_timesteps
         assert self.dataset is not None
-        timesteps = torch.linspace(0, num_timesteps - 1, len(self.dataset)).long()
-        timesteps = timesteps[torch.randperm(len(timesteps), generator=draws)]
+        timesteps = torch.randperm(len(self.dataset), generator=draws)
         for batch in self._batches(device):
             size = len(batch["pixel_values"])
-            latents = objective.latents(batch, generator=draws)
-            batch["latents"] = latents
-            batch["noise"] = torch.randn(latents.shape, generator=draws).to(latents)
-            batch["timesteps"] = timesteps[count : count + size].to(device)
-            batch["average_slots"] = average_slots
-            batch["dropped"] = torch.full((size,), dropped, device=device)
+            if isinstance(objective, LatentSlotDiffusionObjective):
+                latents = objective.latents(batch, generator=draws)
+                batch["latents"] = latents
+                batch["noise"] = torch.randn(latents.shape, generator=draws).to(latents)
+                steps = objective.noise_schedule.config.num_train_timesteps
+                spread = torch.linspace(0, steps - 1, len(self.dataset)).long()
+                batch["timesteps"] = spread[timesteps[count : count + size]].to(device)
+                batch["average_slots"] = average_slots
+                batch["dropped"] = torch.full((size,), dropped, device=device)
             if objective.slot_encoder.config.slot_init == "gaussian":
                 noise = objective.slot_encoder.draw_noise(size, generator=draws)
                 batch["slot_noise"] = noise

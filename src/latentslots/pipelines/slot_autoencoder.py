@@ -1,0 +1,111 @@
+"""Slot Attention with a decoder that paints every slot by itself, as a folder that loads anywhere.
+
+Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import ImagePipelineOutput
+from diffusers.image_processor import VaeImageProcessor
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from latentslots.models import BroadcastDecoder, ResidualEncoder, SlotEncoder, UNetEncoder
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.merging import check_inference
+
+
+class SlotAutoencoderPipeline(SlotPipeline):
+    """Images to slots, and slots to images, without chance.
+
+    Args:
+        encoder: Image to feature map.
+        slot_encoder: Feature map to slots.
+        decoder: Slots to images; its masks are the scene's.
+        resolution: Pixels per side of the training images.
+        num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
+        merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
+        decoder_masks: Whether masks are the decoder's, as in the paper, or the slots' attention.
+    """
+
+    def __init__(
+        self,
+        encoder: UNetEncoder | ResidualEncoder,
+        slot_encoder: SlotEncoder,
+        decoder: BroadcastDecoder,
+        resolution: int = 64,
+        num_inference_slots: int = 0,
+        merge_overlap: float = 0.0,
+        decoder_masks: bool = True,
+    ) -> None:
+        super().__init__()
+        check_inference(slot_encoder, num_inference_slots, merge_overlap)
+        self.register_modules(encoder=encoder, slot_encoder=slot_encoder, decoder=decoder)
+        self.register_to_config(
+            resolution=resolution,
+            num_inference_slots=num_inference_slots,
+            merge_overlap=merge_overlap,
+            decoder_masks=decoder_masks,
+        )
+        self.image_processor = VaeImageProcessor()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        slots: Float[Tensor, "B K D"],
+        *,
+        slots_mask: Bool[Tensor, "B K"] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Paint the image that a set of slots describes.
+
+        Args:
+            slots: Scenes, as `encode` returns them or as editing made them.
+            slots_mask: True for the slots that exist, where scenes differ in their number.
+            height: Pixels; the trained resolution when absent.
+            width: Pixels; the trained resolution when absent.
+            output_type: `pil`, `np` or `pt` (both in [0, 1]).
+            return_dict: Whether to wrap the images as diffusers does.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        slot_dim = self.slot_encoder.config.slot_dim
+        if slots.ndim != 3 or slots.shape[2] != slot_dim:
+            raise ValueError(f"slots must have shape [B, K, {slot_dim}], got {list(slots.shape)}")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
+        painted = self.decoder(
+            slots.to(self.device, self.decoder.dtype),
+            height=height or self.resolution,
+            width=width or self.resolution,
+            slots_mask=None if slots_mask is None else slots_mask.to(self.device),
+        )
+        pixels = painted.mixture().clamp(-1, 1)
+        images = self.image_processor.postprocess(pixels, output_type=output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @property
+    def mask_source(self) -> str:
+        """`decoder`, or `attention` where that was asked for."""
+        return "decoder" if self.config.decoder_masks else "attention"
+
+    def use_attention_masks(self) -> None:
+        """Take the slots' attention for masks from now on, also once saved."""
+        self.register_to_config(decoder_masks=False)
+
+    def masks_of(
+        self,
+        slots: Float[Tensor, "B K D"],
+        attention: Float[Tensor, "B K h w"],
+        pixel_values: Float[Tensor, "B 3 H W"],
+    ) -> Float[Tensor, "B K _ _"]:
+        """The decoder's masks, unless the slots' attention is asked for."""
+        if not self.config.decoder_masks:
+            return attention
+        height, width = pixel_values.shape[-2:]
+        return self.decoder(slots, height=height, width=width).masks
