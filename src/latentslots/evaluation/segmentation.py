@@ -227,6 +227,7 @@ def evaluate_predictions(
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
 
     Example:
+        >>> import torch
         >>> target = torch.tensor([[[0, 0, 1], [0, 2, 2]]])
         >>> evaluate_predictions(2 - target, target).fg_ari
         1.0
