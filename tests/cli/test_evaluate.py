@@ -10,7 +10,7 @@ from latentslots.cli.main import main
 from latentslots.data import load_dataset
 from latentslots.evaluation import evaluate
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from tests.tiny import tiny_lsd
+from tests.tiny import tiny_lsd, tiny_slot_autoencoder
 
 
 def test_report_is_printed_and_written(
@@ -233,3 +233,39 @@ def test_what_is_no_model_is_named(
 ) -> None:
     assert main(["evaluate", str(tmp_path), "--data", str(scenes_store)]) == 2
     assert f"{tmp_path} holds no pipeline" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_report_is_said_before_any_image_is_seen(
+    tiny_pipeline_dir: Path, scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report").write_text("mine")
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store)]
+    assert main([*common, "--output-dir", str(tmp_path / "report")]) == 2
+    err = capsys.readouterr().err
+    assert "report is a file; the report needs a folder" in err
+    assert "image/s" not in err
+    assert (tmp_path / "report").read_text() == "mine"
+
+
+def test_another_method_is_scored_and_its_masks_are_named(
+    scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_slot_autoencoder().save_pipeline(tmp_path / "model")
+    common = ["evaluate", str(tmp_path / "model"), "--data", str(scenes_store), "--json"]
+    scores = {}
+    for masks in ("model", "attention"):
+        assert main([*common, "--masks", masks]) == 0
+        report = json.loads(capsys.readouterr().out)
+        scores[report["conditions"]["masks"]] = report["segmentation"]["iou"]["ari"]
+    assert list(scores) == ["decoder", "attention"]
+    assert scores["decoder"] != scores["attention"]
+    assert main([*common, "--masks", "cross-attention"]) == 2
+    said = capsys.readouterr().err
+    assert "SlotAutoencoderPipeline has no denoiser, and so no cross-attention" in said
+    scene = load_dataset(scenes_store, split="validation")[0]["image"]
+    scene.save(tmp_path / "scene.png")
+    words = [str(tmp_path / "model"), str(tmp_path / "scene.png"), "--output-dir"]
+    assert main(["segment", *words, str(tmp_path / "found")]) == 0
+    assert main(["reconstruct", *words, str(tmp_path / "painted")]) == 2
+    assert "paints with a LatentSlotDiffusionPipeline" in capsys.readouterr().err
+    assert not (tmp_path / "painted").exists()

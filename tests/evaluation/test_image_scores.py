@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from latentslots.evaluation.comparison import compare_means
+from latentslots.evaluation.drawing import extremes
 from latentslots.evaluation.image_scores import (
     METRICS,
     ImageScores,
@@ -152,3 +153,12 @@ def test_scores_come_back_from_columns() -> None:
     np.testing.assert_allclose(after.sums, before.sums, atol=1e-12)
     np.testing.assert_array_equal(after.counts, before.counts)
     assert set(METRICS) >= set(after.names)
+
+
+def test_the_worst_and_the_best_images() -> None:
+    values = np.array([[0.5], [np.nan], [0.1], [0.9], [0.3]])
+    found = scores_from_columns({"miou_images": values[:, 0]}, {})
+    assert extremes(found, number=2) == ([2, 4], [3, 0])
+    assert extremes(found, number=9) == ([2, 4], [3, 0])
+    none = scores_from_columns({"miou_images": np.array([np.nan, np.nan])}, {})
+    assert extremes(none) == ([], [])

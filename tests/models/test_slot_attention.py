@@ -337,6 +337,11 @@ def test_without_cross_attention_there_is_nothing_to_project_for() -> None:
     assert not any(name.startswith(("norm_out", "linear_out")) for name in encoder.state_dict())
     with pytest.raises(ValueError, match="slots cannot be projected: cross_attention_dim is 0"):
         encoder.project(torch.zeros(1, 4, 16))
+    for extra in ({"num_registers": 2}, {"null_condition": True}):
+        with pytest.raises(ValueError, match="are for cross-attention: cross_attention_dim is 0"):
+            tiny_slot_encoder(cross_attention_dim=0, **extra)
+    with pytest.raises(ValueError, match="cross_attention_dim must be 0 or more, got -1"):
+        tiny_slot_encoder(cross_attention_dim=-1)
     projecting = tiny_slot_encoder()
     noise = torch.randn(2, 4, 16)
     encoder.load_state_dict({k: projecting.state_dict()[k] for k in encoder.state_dict()})

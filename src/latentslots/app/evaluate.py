@@ -23,7 +23,7 @@ from latentslots.evaluation.mask_files import open_masks, paired_segmentations
 from latentslots.evaluation.probing import ProbeReport, check_classes, object_classes, probe_slots
 from latentslots.evaluation.report import EvaluationReport
 from latentslots.evaluation.report_page import PAGE_FILE, report_page
-from latentslots.evaluation.segmentation import score
+from latentslots.evaluation.segmentation import SegmentationReport, score
 from latentslots.metrics import Convention
 
 
@@ -82,26 +82,9 @@ def run_evaluation(
     Raises:
         ValueError: If the data set lacks what is asked for.
     """
-    # What cannot be is said before the minutes that follow.
-    if options.probes:
-        read_attributes(dataset, list(options.attributes) or None, num_images=1)
-    if options.class_attribute:
-        check_classes(dataset, options.class_attribute)
+    _check(dataset, options, cache)
     conditions = {**about, **_conditions(pipe, dataset, options)}
-    key = {**conditions, "latentslots": version("latentslots")}
-    findings = None if cache is None else load_findings(cache, key=key)
-    if findings is None:
-        findings = find(
-            pipe,
-            dataset,
-            resolution=options.resolution,
-            scoring_resolution=options.scoring_resolution,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            num_images=options.num_images,
-        )
-        if cache is not None:
-            save_findings(findings, cache, key=key)
+    findings = _find(pipe, dataset, options, conditions, cache)
     classes = None
     if options.class_attribute:
         classes = object_classes(findings, dataset, options.class_attribute)
@@ -116,30 +99,60 @@ def run_evaluation(
             seed=options.seed,
             num_images=options.num_images,
         )
+    segmentation: dict[str, SegmentationReport] = {}
     probes: dict[str, ProbeReport] = {}
-    if options.probes:
-        probes = {
-            convention: probe_slots(
+    for convention in options.conventions:
+        segmentation[convention] = score(findings, convention=convention, classes=classes)
+        if options.probes:
+            probes[convention] = probe_slots(
                 findings, dataset, convention=convention, attributes=options.attributes
             )
-            for convention in options.conventions
-        }
     return EvaluationReport(
         conditions={**conditions, "num_images": len(findings)},
-        segmentation={
-            convention: score(findings, convention=convention, classes=classes)
-            for convention in options.conventions
-        },
+        segmentation=segmentation,
         baselines={
-            name: {
-                convention: score(found, convention=convention)
-                for convention in options.conventions
-            }
+            name: {c: score(found, convention=c) for c in options.conventions}
             for name, found in baselines.items()
         },
         probes=probes,
         command=command,
     )
+
+
+def _check(dataset: Dataset, options: EvaluationOptions, cache: Path | None) -> None:
+    """Say what cannot be before the minutes that follow."""
+    if cache is not None and cache.exists() and not cache.is_dir():
+        raise ValueError(f"{cache} is a file; the report needs a folder")
+    if options.probes:
+        read_attributes(dataset, list(options.attributes) or None, num_images=1)
+    if options.class_attribute:
+        check_classes(dataset, options.class_attribute)
+
+
+def _find(
+    pipe: Any,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    conditions: dict[str, Any],
+    cache: Path | None,
+) -> Findings:
+    """Look at the images, unless that was done under the same conditions."""
+    key = {**conditions, "latentslots": version("latentslots")}
+    findings = None if cache is None else load_findings(cache, key=key)
+    if findings is not None:
+        return findings
+    findings = find(
+        pipe,
+        dataset,
+        resolution=options.resolution,
+        scoring_resolution=options.scoring_resolution,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        num_images=options.num_images,
+    )
+    if cache is not None:
+        save_findings(findings, cache, key=key)
+    return findings
 
 
 def score_masks(
@@ -225,9 +238,7 @@ def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict
     parts = [pipe.components[name] for name in sorted(pipe.components)]
     return {
         "model_hash": "-".join(
-            model_fingerprint(part)[:12]
-            for part in parts
-            if isinstance(part, torch.nn.Module) and part is not pipe.components.get("vae")
+            model_fingerprint(part)[:12] for part in parts if isinstance(part, torch.nn.Module)
         ),
         "data_hash": dataset_fingerprint(dataset),
         "num_images": options.num_images,

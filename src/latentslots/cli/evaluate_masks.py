@@ -35,6 +35,10 @@ def run(arguments: list[str]) -> None:
     if not options.convention:
         raise ValueError("--convention needs at least one of iou, lsd and with-background")
 
+    out = Path(options.output_dir) if options.output_dir else None
+    if out is not None and out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; the report needs a folder")
+
     from latentslots.app.evaluate import score_masks
 
     report = score_masks(
@@ -44,6 +48,6 @@ def run(arguments: list[str]) -> None:
         ignore_id=options.ignore_id,
         command=shlex.join(["latentslots", "evaluate-masks", *arguments]),
     )
-    if options.output_dir:
-        report.write(Path(options.output_dir))
+    if out is not None:
+        report.write(out)
     print(json.dumps(report.to_dict()) if options.json else report.to_markdown())

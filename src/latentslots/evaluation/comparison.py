@@ -58,7 +58,7 @@ def compare_means(
 
     The interval is the paired bootstrap's: both are scored on the same resampled images. The
     p-value is that of the permutation test which exchanges the two methods in images drawn by
-    chance (Good, 2005, Sec. 6): how often the means then differ as much.
+    chance: how often the means then differ as much.
 
     Args:
         first: Scores of one method.

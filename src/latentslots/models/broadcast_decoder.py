@@ -1,6 +1,6 @@
 """The spatial broadcast decoder (Watters et al., 2019, https://arxiv.org/abs/1901.07017).
 
-As Slot Attention has it (Locatello et al., 2020, https://arxiv.org/abs/2006.15055, App. E.3): every
+As Slot Attention has it (Locatello et al., 2020, https://arxiv.org/abs/2006.15055): every
 slot is repeated on a small grid, told where each cell is, and painted by the same transposed
 convolutions into colors and a mask; masks compete over slots.
 

@@ -195,12 +195,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        if num_slots < 1:
-            raise ValueError(f"num_slots must be at least 1, got {num_slots}")
-        if slot_init not in ("gaussian", "learned"):
-            raise ValueError(f"slot_init must be 'gaussian' or 'learned', got {slot_init!r}")
-        if num_registers < 0:
-            raise ValueError(f"num_registers must be 0 or more, got {num_registers}")
+        _check_encoder(num_slots, slot_init, num_registers, null_condition, cross_attention_dim)
         shape = (1, 1 if slot_init == "gaussian" else num_slots, slot_dim)
         self.slot_mean = nn.Parameter(torch.empty(shape))
         nn.init.xavier_uniform_(self.slot_mean)
@@ -385,3 +380,24 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(registers.shape[:2])], dim=1)
         return torch.cat([states, registers], dim=1), mask
+
+
+def _check_encoder(
+    num_slots: int,
+    slot_init: str,
+    num_registers: int,
+    null_condition: bool,
+    cross_attention_dim: int,
+) -> None:
+    if num_slots < 1:
+        raise ValueError(f"num_slots must be at least 1, got {num_slots}")
+    if slot_init not in ("gaussian", "learned"):
+        raise ValueError(f"slot_init must be 'gaussian' or 'learned', got {slot_init!r}")
+    if num_registers < 0:
+        raise ValueError(f"num_registers must be 0 or more, got {num_registers}")
+    if cross_attention_dim < 0:
+        raise ValueError(f"cross_attention_dim must be 0 or more, got {cross_attention_dim}")
+    if cross_attention_dim == 0 and (num_registers or null_condition):
+        raise ValueError(
+            "registers and the null vector are for cross-attention: cross_attention_dim is 0"
+        )

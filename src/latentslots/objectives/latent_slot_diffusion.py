@@ -21,9 +21,9 @@ from latentslots.objectives.base import Batch, Logs, Objective, collapse_alarms
 from latentslots.pipelines.latent_slot_diffusion import (
     LatentSlotDiffusionPipeline,
     default_sampler,
-    slot_places,
 )
 from latentslots.pipelines.merging import check_inference
+from latentslots.pipelines.places import slot_places
 
 NUM_CELLS = 256
 """Patches of an image that the patch decoder paints per step, drawn anew each time."""

@@ -1,4 +1,4 @@
-"""Training Slot Attention by painting images (Locatello et al., 2020, Sec. 2.3).
+"""Training Slot Attention by painting images (Locatello et al., 2020, Sec. 2.2).
 
 https://arxiv.org/abs/2006.15055
 

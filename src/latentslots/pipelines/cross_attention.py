@@ -13,7 +13,8 @@ from torch import Generator, Tensor
 
 from latentslots.models.slot_unet import record_cross_attention
 from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
-from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline, slot_places
+from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+from latentslots.pipelines.places import slot_places
 
 TIMESTEPS = (100, 300, 500, 700)
 """Noise levels over which the attention is averaged, of 1,000."""

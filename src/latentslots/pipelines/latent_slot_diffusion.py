@@ -5,7 +5,7 @@ Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent siz
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotU
 from latentslots.models.autoencoder import decode_latents, downscale_factor, encode_latents
 from latentslots.pipelines.base import SlotPipeline
 from latentslots.pipelines.merging import check_inference
+from latentslots.pipelines.places import slot_places
 
 logger = logging.getLogger(__name__)
 
@@ -47,32 +48,6 @@ class Condition(NamedTuple):
     states: Float[Tensor, "G S X"]
     mask: Bool[Tensor, "G S"] | None
     places: Float[Tensor, "B K h w"] | None
-
-
-def slot_places(
-    unet: SlotUNet,
-    patch_decoder: PatchDecoder | None,
-    slots: Float[Tensor, "B K D"],
-    slots_mask: Bool[Tensor, "B K"] | None,
-    size: Sequence[int],
-) -> Float[Tensor, "B K h w"] | None:
-    """Where slots are, for a denoiser that asks.
-
-    Args:
-        unet: The denoiser.
-        patch_decoder: Who knows.
-        slots: The scenes.
-        slots_mask: True for the slots that exist; by default all.
-        size: Rows and columns of the latents.
-
-    Raises:
-        ValueError: If it asks, and nobody knows.
-    """
-    if not unet.config.map_channels:
-        return None
-    if patch_decoder is None:
-        raise ValueError("a denoiser with map_channels needs a patch decoder")
-    return patch_decoder.places(slots, height=size[0], width=size[1], slots_mask=slots_mask)
 
 
 class LatentSlotDiffusionPipeline(SlotPipeline):

@@ -15,8 +15,8 @@ from latentslots.recipes.lsd import lsd_scenes_64
 def slot_attention_64() -> TrainConfig:
     """Slot Attention with a spatial broadcast decoder on plain scenes at 64 px, for CPU cores.
 
-    Backbone, slots, batch and learning rate are those of `lsd-scenes-64`; the decoder has a fourth
-    of the paper's channels and no convolution at the size of the image, which would take most of
+    Backbone, slots, batch and learning rate are those of `lsd-scenes-64`; the decoder has half of
+    the paper's channels and no convolution at the size of the image, which would take most of
     the time. Not trained by us yet.
     """
     lsd = lsd_scenes_64()
