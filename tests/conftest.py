@@ -90,6 +90,14 @@ def tiny_vae_dir(tmp_path_factory: pytest.TempPathFactory, tiny_vae: Autoencoder
 
 
 @pytest.fixture(scope="session")
+def tiny_vit_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature DINOv2 as transformers saves it, for `encoder.name` in a config."""
+    folder = tmp_path_factory.mktemp("tiny") / "vit"
+    tiny.tiny_vit_encoder().model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_objective() -> Callable[..., LatentSlotDiffusionObjective]:
     """Call it for a fresh objective at 32 px: `tiny_objective(seed=0, **options)`."""
     return tiny.tiny_lsd

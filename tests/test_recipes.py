@@ -13,15 +13,22 @@ import pytest
 from latentslots.build import build_objective
 from latentslots.config import (
     AutoencoderConfig,
+    DinosaurConfig,
     LSDConfig,
+    MLPDecoderConfig,
+    SlateConfig,
     SlotAttentionConfig,
     TrainConfig,
+    TransformerDecoderConfig,
     UNetEncoderConfig,
 )
 from latentslots.config_io import dumps, from_dict
+from latentslots.models import AutoregressiveDecoder
 from latentslots.objectives import (
     AutoencoderObjective,
+    DinosaurObjective,
     LatentSlotDiffusionObjective,
+    SlateObjective,
     SlotAutoencoderObjective,
 )
 from latentslots.recipes import RECIPES, recipe
@@ -35,14 +42,27 @@ def config(request: pytest.FixtureRequest) -> TrainConfig:
 
 
 @pytest.fixture
-def small(config: TrainConfig, scenes_store: Path, tiny_vae_dir: Path) -> TrainConfig:
-    return shrink(config, data=scenes_store, vae=tiny_vae_dir)
+def small(
+    config: TrainConfig, scenes_store: Path, tiny_vae_dir: Path, tiny_vit_dir: Path
+) -> TrainConfig:
+    return shrink(config, data=scenes_store, vae=tiny_vae_dir, vit=tiny_vit_dir)
 
 
-def shrink(config: TrainConfig, *, data: Path, vae: Path) -> TrainConfig:
+def shrink(
+    config: TrainConfig, *, data: Path, vae: Path, vit: Path = Path("nowhere")
+) -> TrainConfig:
     """The same choices at the least sizes: 32 px, eight channels."""
     method: Any = config.method
-    if not isinstance(method, AutoencoderConfig):
+    if isinstance(method, DinosaurConfig):
+        method = replace(
+            method,
+            num_slots=3,
+            slot_dim=8,
+            slot_mlp_dim=8,
+            encoder=replace(method.encoder, name=str(vit), image_size=32),
+            decoder=shrink_decoder(method.decoder),
+        )
+    elif not isinstance(method, AutoencoderConfig):
         encoder: Any = replace(method.encoder, out_channels=8)
         if isinstance(encoder, UNetEncoderConfig):
             encoder = narrow(encoder, attention_head_dim=8)
@@ -53,13 +73,22 @@ def shrink(config: TrainConfig, *, data: Path, vae: Path) -> TrainConfig:
         method = replace(method, unet=narrow(method.unet, num_attention_heads=2), vae=str(vae))
     elif isinstance(method, SlotAttentionConfig):
         method = replace(method, decoder=replace(method.decoder, channels=8))
-    else:
+    elif isinstance(method, SlateConfig):
+        dvae = replace(method.dvae, vocab_size=8, channels=8)
+        method = replace(method, dvae=dvae, decoder=shrink_decoder(method.decoder))
+    elif isinstance(method, AutoencoderConfig):
         method = narrow(method)
     return replace(
         config,
         method=method,
         data=replace(config.data, path=str(data), resolution=32, num_workers=0),
     )
+
+
+def shrink_decoder(decoder: Any) -> Any:
+    if isinstance(decoder, MLPDecoderConfig):
+        return replace(decoder, mlp_dim=8)
+    return replace(decoder, hidden_dim=8, num_layers=2, num_heads=2)
 
 
 def narrow(part: Any, **changes: Any) -> Any:
@@ -103,6 +132,7 @@ def test_the_issue_s_recipes_are_there() -> None:
     assert {"lsd-smoke", "autoencoder", "lsd-nlvr-64", "lsd-movi-e", "slot-attention-64"} <= set(
         RECIPES
     )
+    assert {"slate-64", "dinosaur-coco"} <= set(RECIPES)
 
 
 def test_an_unknown_recipe_is_named_with_the_nearest_and_with_all() -> None:
@@ -139,17 +169,13 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
         assert objective.vae.config.latent_channels == method.latent_channels
         assert tuple(objective.vae.config.block_out_channels) == method.block_out_channels
         return
-    for name, value in dataclasses.asdict(method.encoder).items():
-        assert tuple_or_value(objective.encoder.config[name]) == value, name
+    if not isinstance(method, DinosaurConfig):
+        for name, value in dataclasses.asdict(method.encoder).items():
+            assert tuple_or_value(objective.encoder.config[name]) == value, name
     for name in ("num_inference_slots", "merge_overlap"):
         assert getattr(objective, name) == getattr(method, name), name
-    if isinstance(method, SlotAttentionConfig):
-        assert isinstance(objective, SlotAutoencoderObjective)
-        for name in ("slot_init", "num_iterations", "position", "num_slots", "slot_dim"):
-            assert objective.slot_encoder.config[name] == getattr(method, name), name
-        for name, value in dataclasses.asdict(method.decoder).items():
-            assert objective.decoder.config[name] == value, name
-        assert objective.decoder.config.position == method.position
+    if not isinstance(method, LSDConfig):
+        builds_baseline(objective, method)
         return
     assert isinstance(objective, LatentSlotDiffusionObjective)
     slots, unet = objective.slot_encoder.config, objective.unet.config
@@ -173,6 +199,33 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
     )
     assert objective.resolution == 32
     assert unet.sample_size == 16  # the tiny VAE halves
+
+
+def builds_baseline(objective: Any, method: Any) -> None:
+    classes = {
+        SlotAttentionConfig: SlotAutoencoderObjective,
+        SlateConfig: SlateObjective,
+        DinosaurConfig: DinosaurObjective,
+    }
+    assert isinstance(objective, classes[type(method)])
+    names = ["slot_init", "num_iterations", "num_slots", "slot_dim"]
+    if isinstance(method, DinosaurConfig):
+        assert objective.encoder.config.image_size == method.encoder.image_size
+        assert objective.slot_encoder.config.position == "none"
+        assert objective.decoder.config.learned_position_size == 4  # 32 px by patches of 8
+    else:
+        names.append("position")
+    for name in names:
+        assert objective.slot_encoder.config[name] == getattr(method, name), name
+    for name, value in dataclasses.asdict(method.decoder).items():
+        assert objective.decoder.config[name] == value, name
+    if isinstance(method, SlotAttentionConfig):
+        assert objective.decoder.config.position == method.position
+    if isinstance(method, SlateConfig):
+        assert objective.temperature_steps == method.dvae.temperature_steps
+        for name in ("vocab_size", "patch_size", "channels"):
+            assert objective.dvae.config[name] == getattr(method.dvae, name), name
+        assert objective.decoder.config.num_tokens == 64  # 32 px by patches of 4
 
 
 def tuple_or_value(value: Any) -> Any:
@@ -209,6 +262,28 @@ def test_a_resolution_that_the_encoder_does_not_divide_is_named(
     config = replace(config, method=replace(config.method, encoder=encoder))
     with pytest.raises(ValueError, match=r"a multiple of the encoder's \d+ pixels, got 32"):
         build_objective(config)
+
+
+def test_a_resolution_that_the_dvae_does_not_divide_is_named(
+    scenes_store: Path, tiny_vae_dir: Path
+) -> None:
+    config = shrink(recipe("slate-64"), data=scenes_store, vae=tiny_vae_dir)
+    config = replace(config, data=replace(config.data, resolution=34))
+    with pytest.raises(ValueError, match="of the dVAE's 4 pixels per patch, got 34"):
+        build_objective(config)
+
+
+def test_dinosaur_takes_the_other_decoder(
+    scenes_store: Path, tiny_vae_dir: Path, tiny_vit_dir: Path
+) -> None:
+    config = recipe("dinosaur-coco")
+    method = replace(config.method, decoder=TransformerDecoderConfig())
+    config = shrink(
+        replace(config, method=method), data=scenes_store, vae=tiny_vae_dir, vit=tiny_vit_dir
+    )
+    decoder = build_objective(config).decoder
+    assert isinstance(decoder, AutoregressiveDecoder)
+    assert (decoder.config.in_dim, decoder.config.out_dim, decoder.config.num_tokens) == (8, 8, 16)
 
 
 def test_a_resolution_that_the_vae_does_not_divide_is_named(

@@ -12,14 +12,23 @@ from diffusers import AutoencoderKL
 
 from latentslots.data.writer import StoreWriter
 from latentslots.models import (
+    AutoregressiveDecoder,
     BroadcastDecoder,
+    DiscreteVAE,
+    FeatureDecoder,
     PatchDecoder,
     ResidualEncoder,
     SlotEncoder,
     SlotUNet,
     UNetEncoder,
 )
-from latentslots.objectives import LatentSlotDiffusionObjective, SlotAutoencoderObjective
+from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.objectives import (
+    DinosaurObjective,
+    LatentSlotDiffusionObjective,
+    SlateObjective,
+    SlotAutoencoderObjective,
+)
 from latentslots.official import official_schedule
 
 RESOLUTION = 32
@@ -103,6 +112,80 @@ def tiny_slot_autoencoder(seed: int = 0, **options: Any) -> SlotAutoencoderObjec
         encoder=tiny_encoder(seed),
         slot_encoder=tiny_slot_encoder(seed, cross_attention_dim=0),
         decoder=tiny_broadcast_decoder(seed),
+        resolution=RESOLUTION,
+        **options,
+    )
+
+
+def tiny_discrete_vae(seed: int = 0, **changes: Any) -> DiscreteVAE:
+    """Eight words for patches of 4 px."""
+    arguments = {"vocab_size": 8, "patch_size": 4, "channels": 8}
+    return seeded(seed, lambda: DiscreteVAE(**{**arguments, **changes})).eval()
+
+
+def tiny_autoregressive_decoder(seed: int = 0, **changes: Any) -> AutoregressiveDecoder:
+    arguments = {
+        "in_dim": 8,
+        "out_dim": 8,
+        "slot_dim": SLOT_DIM,
+        "num_tokens": 64,
+        "hidden_dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+    }
+    return seeded(seed, lambda: AutoregressiveDecoder(**{**arguments, **changes})).eval()
+
+
+def tiny_feature_decoder(seed: int = 0, **changes: Any) -> FeatureDecoder:
+    arguments = {
+        "slot_dim": SLOT_DIM,
+        "feature_dim": 8,
+        "mlp_dim": 32,
+        "learned_position_size": 4,
+    }
+    return seeded(seed, lambda: FeatureDecoder(**{**arguments, **changes})).eval()
+
+
+VIT = {
+    "model_type": "dinov2",
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 8,
+    "image_size": 32,
+}
+
+
+def tiny_vit_encoder(seed: int = 0, **changes: Any) -> DINOv2Encoder:
+    """32 px to a grid of 4 x 4 with 8 channels."""
+    arguments = {"architecture": VIT, "image_size": 32}
+    return seeded(seed, lambda: DINOv2Encoder(**{**arguments, **changes})).eval()
+
+
+def tiny_slate(seed: int = 0, **options: Any) -> SlateObjective:
+    """A fresh objective whose weights nobody else holds."""
+    return SlateObjective(
+        encoder=tiny_encoder(seed),
+        slot_encoder=tiny_slot_encoder(seed, cross_attention_dim=0),
+        dvae=tiny_discrete_vae(seed),
+        decoder=tiny_autoregressive_decoder(seed),
+        resolution=RESOLUTION,
+        **options,
+    )
+
+
+def tiny_dinosaur(
+    seed: int = 0, *, autoregressive: bool = False, **options: Any
+) -> DinosaurObjective:
+    """A fresh objective whose weights nobody else holds."""
+    if autoregressive:
+        decoder: Any = tiny_autoregressive_decoder(seed, num_tokens=16)
+    else:
+        decoder = tiny_feature_decoder(seed)
+    return DinosaurObjective(
+        encoder=tiny_vit_encoder(seed),
+        slot_encoder=tiny_slot_encoder(seed, in_channels=8, cross_attention_dim=0, position="none"),
+        decoder=decoder,
         resolution=RESOLUTION,
         **options,
     )

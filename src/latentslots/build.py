@@ -12,8 +12,11 @@ from torch import nn
 from latentslots.config import (
     AutoencoderConfig,
     DataConfig,
+    DinosaurConfig,
     LSDConfig,
+    MLPDecoderConfig,
     ResidualEncoderConfig,
+    SlateConfig,
     SlotAttentionConfig,
     TrainConfig,
     UNetEncoderConfig,
@@ -24,7 +27,10 @@ from latentslots.data.loader import ImageDataset
 from latentslots.data.manifest import has_manifest
 from latentslots.data.store import dataset_fingerprint, load_dataset, split_names
 from latentslots.models import (
+    AutoregressiveDecoder,
     BroadcastDecoder,
+    DiscreteVAE,
+    FeatureDecoder,
     PatchDecoder,
     ResidualEncoder,
     SlotEncoder,
@@ -32,10 +38,13 @@ from latentslots.models import (
     UNetEncoder,
 )
 from latentslots.models.autoencoder import downscale_factor, load_vae
+from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.objectives import (
     AutoencoderObjective,
+    DinosaurObjective,
     LatentSlotDiffusionObjective,
     Objective,
+    SlateObjective,
     SlotAutoencoderObjective,
 )
 from latentslots.objectives.autoencoder import load_lpips
@@ -50,6 +59,10 @@ def build_objective(config: TrainConfig) -> Objective:
         objective: Objective = _build_autoencoder(config.method)
     elif isinstance(config.method, SlotAttentionConfig):
         objective = _build_slot_attention(config.method, config.data.resolution)
+    elif isinstance(config.method, SlateConfig):
+        objective = _build_slate(config.method, config.data.resolution)
+    elif isinstance(config.method, DinosaurConfig):
+        objective = _build_dinosaur(config.method, config.data.resolution)
     else:
         vae = load_vae(config.method.vae)
         objective = build_latent_slot_diffusion(config.method, config.data.resolution, vae)
@@ -142,8 +155,53 @@ def _build_encoder(
 
 
 def _build_slot_attention(method: SlotAttentionConfig, resolution: int) -> SlotAutoencoderObjective:
-    encoder = _build_encoder(method.encoder, resolution)
-    slot_encoder = SlotEncoder(
+    decoder = BroadcastDecoder(
+        slot_dim=method.slot_dim,
+        channels=method.decoder.channels,
+        num_doublings=method.decoder.num_doublings,
+        num_refinements=method.decoder.num_refinements,
+        position=method.position,
+        learned_position_size=max(resolution // 2**method.decoder.num_doublings, 1),
+    )
+    return SlotAutoencoderObjective(
+        encoder=_build_encoder(method.encoder, resolution),
+        slot_encoder=_build_slots(method, resolution),
+        decoder=decoder,
+        resolution=resolution,
+        num_inference_slots=method.num_inference_slots,
+        merge_overlap=method.merge_overlap,
+    )
+
+
+def _build_slate(method: SlateConfig, resolution: int) -> SlateObjective:
+    patch_size, vocab_size = method.dvae.patch_size, method.dvae.vocab_size
+    dvae = DiscreteVAE(vocab_size=vocab_size, patch_size=patch_size, channels=method.dvae.channels)
+    if resolution % patch_size:
+        raise ValueError(
+            f"data.resolution must be a multiple of the dVAE's {patch_size} pixels per patch, "
+            f"got {resolution}"
+        )
+    decoder = AutoregressiveDecoder(
+        in_dim=vocab_size,
+        out_dim=vocab_size,
+        slot_dim=method.slot_dim,
+        num_tokens=(resolution // patch_size) ** 2,
+        **asdict(method.decoder),
+    )
+    return SlateObjective(
+        encoder=_build_encoder(method.encoder, resolution),
+        slot_encoder=_build_slots(method, resolution),
+        dvae=dvae,
+        decoder=decoder,
+        resolution=resolution,
+        temperature_steps=method.dvae.temperature_steps,
+        num_inference_slots=method.num_inference_slots,
+        merge_overlap=method.merge_overlap,
+    )
+
+
+def _build_slots(method: SlotAttentionConfig | SlateConfig, resolution: int) -> SlotEncoder:
+    return SlotEncoder(
         in_channels=method.encoder.out_channels,
         slot_dim=method.slot_dim,
         cross_attention_dim=0,
@@ -154,15 +212,36 @@ def _build_slot_attention(method: SlotAttentionConfig, resolution: int) -> SlotA
         position=method.position,
         learned_position_size=resolution // method.encoder.downscale_factor,
     )
-    decoder = BroadcastDecoder(
+
+
+def _build_dinosaur(method: DinosaurConfig, resolution: int) -> DinosaurObjective:
+    encoder = DINOv2Encoder.from_vit(method.encoder.name, image_size=method.encoder.image_size)
+    slot_encoder = SlotEncoder(
+        in_channels=encoder.out_channels,
         slot_dim=method.slot_dim,
-        channels=method.decoder.channels,
-        num_doublings=method.decoder.num_doublings,
-        num_refinements=method.decoder.num_refinements,
-        position=method.position,
-        learned_position_size=max(resolution // 2**method.decoder.num_doublings, 1),
+        cross_attention_dim=0,
+        num_slots=method.num_slots,
+        num_iterations=method.num_iterations,
+        mlp_dim=method.slot_mlp_dim,
+        slot_init=method.slot_init,
+        position="none",  # The transformer's features say where they are.
     )
-    return SlotAutoencoderObjective(
+    if isinstance(method.decoder, MLPDecoderConfig):
+        decoder: FeatureDecoder | AutoregressiveDecoder = FeatureDecoder(
+            slot_dim=method.slot_dim,
+            feature_dim=encoder.out_channels,
+            learned_position_size=encoder.grid_size,
+            **asdict(method.decoder),
+        )
+    else:
+        decoder = AutoregressiveDecoder(
+            in_dim=encoder.out_channels,
+            out_dim=encoder.out_channels,
+            slot_dim=method.slot_dim,
+            num_tokens=encoder.grid_size**2,
+            **asdict(method.decoder),
+        )
+    return DinosaurObjective(
         encoder=encoder,
         slot_encoder=slot_encoder,
         decoder=decoder,

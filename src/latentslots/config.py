@@ -132,6 +132,18 @@ class LSDConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DINOv2Config:
+    """A frozen vision transformer as image backbone."""
+
+    kind: ClassVar[str] = "dinov2"
+
+    name: str = "facebook/dinov2-base"
+    """A DINOv2 or DINOv3: a folder, or a hub id."""
+    image_size: int = 224
+    """Pixels per side to which it resizes images, a multiple of its patch size."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BroadcastDecoderConfig:
     """A decoder that paints every slot by itself, trained from scratch."""
 
@@ -144,21 +156,32 @@ class BroadcastDecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotAttentionConfig:
+class SlotsConfig:
+    """What the methods that Latent Slot Diffusion is compared with share."""
+
+    num_slots: int = 7
+    """Slots per image: the most objects expected, plus one for the background."""
+    num_iterations: int = 3
+    """Rounds of slot attention."""
+    slot_init: Literal["gaussian", "learned"] = "gaussian"
+    """Whether slots start from draws of one Gaussian or from learned vectors."""
+    num_inference_slots: int = 0
+    """Slots to look for in an image once trained; 0 for `num_slots`."""
+    merge_overlap: float = 0.0
+    """Once trained, slots of an image whose masks overlap more than this become one; 0 for
+    never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotAttentionConfig(SlotsConfig):
     """Slot Attention (Locatello et al., 2020): slots that paint the image's pixels."""
 
     kind: ClassVar[str] = "slot-attention"
 
-    num_slots: int = 7
-    """Slots per image: the most objects expected, plus one for the background."""
     slot_dim: int = 64
     """Channels per slot."""
-    num_iterations: int = 3
-    """Rounds of slot attention."""
     slot_mlp_dim: int = 128
     """Hidden width of the slots' MLP."""
-    slot_init: Literal["gaussian", "learned"] = "gaussian"
-    """Whether slots start from draws of one Gaussian or from learned vectors."""
     position: Position = "cartesian"
     """How features, and the cells that a slot paints, are told where they are."""
     encoder: UNetEncoderConfig | ResidualEncoderConfig = field(
@@ -167,11 +190,84 @@ class SlotAttentionConfig:
     """The image backbone."""
     decoder: BroadcastDecoderConfig = field(default_factory=BroadcastDecoderConfig)
     """What paints the slots."""
-    num_inference_slots: int = 0
-    """Slots to look for in an image once trained; 0 for `num_slots`."""
-    merge_overlap: float = 0.0
-    """Once trained, slots of an image whose masks overlap more than this become one; 0 for
-    never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerDecoderConfig:
+    """A decoder that writes tokens one after the other, trained from scratch."""
+
+    kind: ClassVar[str] = "transformer"
+
+    hidden_dim: int = 192
+    """Width; its MLPs are four times as wide."""
+    num_layers: int = 4
+    """Blocks."""
+    num_heads: int = 4
+    """Heads of every attention."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPDecoderConfig:
+    """A decoder that says every patch by itself, trained from scratch."""
+
+    kind: ClassVar[str] = "mlp"
+
+    mlp_dim: int = 2048
+    """Width of the hidden layers."""
+    num_layers: int = 4
+    """Linear layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteVAEConfig:
+    """Patches of an image as words, trained from scratch."""
+
+    vocab_size: int = 1024
+    """Words."""
+    patch_size: int = 4
+    """Pixels per side of a patch, a power of two."""
+    channels: int = 64
+    """Width of the layers."""
+    temperature_steps: int = 30_000
+    """Steps in which the relaxation's temperature falls from 1 to 0.1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlateConfig(SlotsConfig):
+    """SLATE (Singh et al., 2022): slots from which a transformer writes an image's words."""
+
+    kind: ClassVar[str] = "slate"
+
+    slot_dim: int = 192
+    """Channels per slot."""
+    slot_mlp_dim: int = 192
+    """Hidden width of the slots' MLP."""
+    position: Position = "cartesian"
+    """How features are told where they are."""
+    encoder: UNetEncoderConfig | ResidualEncoderConfig = field(
+        default_factory=ResidualEncoderConfig
+    )
+    """The image backbone."""
+    dvae: DiscreteVAEConfig = field(default_factory=DiscreteVAEConfig)
+    """What gives patches their words."""
+    decoder: TransformerDecoderConfig = field(default_factory=TransformerDecoderConfig)
+    """What writes words from slots."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinosaurConfig(SlotsConfig):
+    """DINOSAUR (Seitzer et al., 2023): slots that explain a frozen transformer's features."""
+
+    kind: ClassVar[str] = "dinosaur"
+
+    slot_dim: int = 256
+    """Channels per slot."""
+    slot_mlp_dim: int = 1024
+    """Hidden width of the slots' MLP."""
+    encoder: DINOv2Config = field(default_factory=DINOv2Config)
+    """The image backbone, frozen."""
+    decoder: MLPDecoderConfig | TransformerDecoderConfig = field(default_factory=MLPDecoderConfig)
+    """What says the features from slots."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +359,7 @@ class OptimConfig:
 class TrainConfig:
     """One training run."""
 
-    method: LSDConfig | SlotAttentionConfig | AutoencoderConfig
+    method: LSDConfig | SlotAttentionConfig | SlateConfig | DinosaurConfig | AutoencoderConfig
     """The model and its objective."""
     data: DataConfig = field(default_factory=DataConfig)
     """What it learns from."""

@@ -14,20 +14,29 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
 from latentslots.models import (
+    AutoregressiveDecoder,
     BroadcastDecoder,
+    DiscreteVAE,
+    FeatureDecoder,
     PatchDecoder,
     ResidualEncoder,
     SlotEncoder,
     SlotUNet,
     UNetEncoder,
 )
+from latentslots.models.dinov2_encoder import DINOv2Encoder
 from tests.tiny import (
+    VIT,
+    tiny_autoregressive_decoder,
     tiny_broadcast_decoder,
+    tiny_discrete_vae,
     tiny_encoder,
+    tiny_feature_decoder,
     tiny_patch_decoder,
     tiny_residual_encoder,
     tiny_slot_encoder,
     tiny_unet,
+    tiny_vit_encoder,
 )
 
 
@@ -79,6 +88,10 @@ def noisy(batch: int, height: int, width: int) -> dict[str, Any]:
 
 def scenes(batch: int, height: int, width: int) -> dict[str, Any]:
     return {"slots": normal(batch, 4, 16), "height": height, "width": width}
+
+
+def tokens(batch: int, height: int, width: int) -> dict[str, Any]:
+    return {"tokens": normal(batch, 64, 8), "slots": normal(batch, 3, 16)}
 
 
 def sample(out: Any) -> Tensor:
@@ -159,6 +172,43 @@ CASES = [
         )
         for kind in ("cartesian", "sinusoidal", "learned")
     ),
+    Case(
+        "autoregressive-decoder",
+        AutoregressiveDecoder,
+        tiny_autoregressive_decoder,
+        tokens,
+        lambda out: out,
+    ),
+    Case(
+        "feature-decoder",
+        FeatureDecoder,
+        tiny_feature_decoder,
+        scenes,
+        lambda out: out.features,
+    ),
+    Case(
+        "discrete-vae",
+        DiscreteVAE,
+        tiny_discrete_vae,
+        images,
+        lambda out: out,
+        sizes=((16, 16), (8, 8), (12, 20)),
+    ),
+    *(
+        Case(
+            f"vit-{kind}",
+            DINOv2Encoder,
+            tiny_vit_encoder,
+            images,
+            lambda out: out,
+            {"architecture": {**VIT, "model_type": kind, **extra}, "image_size": 48},
+        )
+        for kind, extra in (
+            ("dinov2", {}),
+            ("dinov2_with_registers", {"num_register_tokens": 3}),
+            ("dinov3_vit", {"num_register_tokens": 3, "intermediate_size": 16}),
+        )
+    ),
 ]
 
 
@@ -221,6 +271,9 @@ def test_gradients_reach_every_parameter(case: Case) -> None:
         (states * torch.randn_like(states)).sum().backward()
     else:
         out = case.run(model, inputs)
+        if case.cls is DINOv2Encoder:
+            assert not out.requires_grad  # frozen
+            return
         (out * torch.randn_like(out)).sum().backward()
     untouched = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert untouched == []
@@ -256,7 +309,11 @@ def test_bfloat16_is_near_float32(case: Case, autocast: bool) -> None:
                     for k, v in inputs.items()
                 },
             )
-            paints = case.cls in (PatchDecoder, BroadcastDecoder)  # mixtures, in full precision
+            paints = case.cls in (
+                PatchDecoder,
+                BroadcastDecoder,
+                FeatureDecoder,
+            )  # mixtures, in full precision
             assert half.dtype == (torch.float32 if paints else torch.bfloat16)
     error = (half.float() - expected).square().mean().sqrt() / expected.std()
     assert error < 0.05

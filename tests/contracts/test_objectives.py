@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from latentslots.objectives import (
     AutoencoderObjective,
+    DinosaurObjective,
     LatentSlotDiffusionObjective,
     Objective,
+    SlateObjective,
     SlotAutoencoderObjective,
 )
 from latentslots.objectives.autoencoder import cosine_filters
@@ -26,8 +28,10 @@ from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.tiny import (
     squares,
     tiny_autoencoder,
+    tiny_dinosaur,
     tiny_lsd,
     tiny_patch_decoder,
+    tiny_slate,
     tiny_slot_autoencoder,
 )
 
@@ -45,6 +49,9 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
         patch_decoder_weight=2.0, mask_distillation_weight=1.0
     ),
     "slot-attention": tiny_slot_autoencoder,
+    "slate": tiny_slate,
+    "dinosaur": tiny_dinosaur,
+    "dinosaur-transformer": lambda: tiny_dinosaur(autoregressive=True),
     "autoencoder": lambda: AutoencoderObjective(tiny_autoencoder()),
     "autoencoder-perceptual": lambda: AutoencoderObjective(
         tiny_autoencoder(), perceptual=Perceptual(), perceptual_weight=0.5
@@ -136,9 +143,13 @@ class TestEveryObjective:
         slot_encoder = getattr(objective, "slot_encoder", None)
         if slot_encoder is not None and slot_encoder.config.slot_init == "learned":
             del batch["slot_noise"]
-        # To say where a thing is takes a decoder longer than to denoise around it.
-        slow = isinstance(objective, SlotAutoencoderObjective)
-        rate, steps = (3e-3, 70) if slow else (1e-2, 12)
+        rate, steps = 1e-2, 12
+        if isinstance(objective, SlotAutoencoderObjective | DinosaurObjective):
+            # To say where a thing is takes a decoder longer than to denoise around it.
+            rate, steps = 3e-3, 70
+        elif isinstance(objective, SlateObjective):
+            objective.eval()  # Words are the likeliest then, and not drawn.
+            steps = 40
         optimizer = torch.optim.AdamW(objective.trained_parameters(), lr=rate)
         losses = []
         for _ in range(steps):

@@ -9,8 +9,10 @@ import torch
 
 from latentslots.config import (
     AutoencoderConfig,
+    DinosaurConfig,
     LSDConfig,
     ResidualEncoderConfig,
+    SlateConfig,
     SlotAttentionConfig,
     TrainConfig,
 )
@@ -20,7 +22,7 @@ from latentslots.recipes import RECIPES, recipe
 from tests.training.runs import assert_same_run, losses, rewind, rows, run
 
 
-def shrink(config: TrainConfig, store: Path, vae: Path) -> TrainConfig:
+def shrink(config: TrainConfig, store: Path, vae: Path, vit: Path) -> TrainConfig:
     """The same run on 12 images of 32 px, on a CPU; what is not size stays."""
     method = config.method
 
@@ -29,6 +31,14 @@ def shrink(config: TrainConfig, store: Path, vae: Path) -> TrainConfig:
 
     if isinstance(method, AutoencoderConfig):
         method = replace(method, **narrow(method.block_out_channels))
+    elif isinstance(method, DinosaurConfig):
+        method = replace(
+            method,
+            slot_dim=16,
+            slot_mlp_dim=16,
+            encoder=replace(method.encoder, name=str(vit), image_size=32),
+            decoder=replace(method.decoder, mlp_dim=16),
+        )
     else:
         encoder: Any = replace(method.encoder, out_channels=16, norm_num_groups=4)
         if isinstance(encoder, ResidualEncoderConfig):
@@ -39,6 +49,12 @@ def shrink(config: TrainConfig, store: Path, vae: Path) -> TrainConfig:
         method = replace(method, slot_dim=16, slot_mlp_dim=16, encoder=encoder)
     if isinstance(method, SlotAttentionConfig):
         method = replace(method, decoder=replace(method.decoder, channels=8))
+    if isinstance(method, SlateConfig):
+        method = replace(
+            method,
+            dvae=replace(method.dvae, vocab_size=8, channels=8),
+            decoder=replace(method.decoder, hidden_dim=16, num_layers=1),
+        )
     if isinstance(method, LSDConfig):
         method = replace(
             method,
@@ -62,9 +78,9 @@ def shrink(config: TrainConfig, store: Path, vae: Path) -> TrainConfig:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_steps_resumed_and_loaded(
-    name: str, squares_store: Path, tiny_vae_dir: Path, tmp_path: Path
+    name: str, squares_store: Path, tiny_vae_dir: Path, tiny_vit_dir: Path, tmp_path: Path
 ) -> None:
-    config = shrink(recipe(name), squares_store, tiny_vae_dir)
+    config = shrink(recipe(name), squares_store, tiny_vae_dir, tiny_vit_dir)
     run(config, tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 2
     assert any("validation" in key for key in rows(tmp_path / "whole")[-1])

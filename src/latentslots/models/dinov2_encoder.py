@@ -1,17 +1,114 @@
 """DINOv2 (Oquab et al., 2023, https://arxiv.org/abs/2304.07193), frozen.
 
-Dimensions: B images, H W pixels, C channels.
+Dimensions: B images, H W pixels, C channels, h w rows and columns of patches.
 """
 
+from typing import Any
+
 import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from latentslots.models.strict_config import StrictConfigMixin
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 SIZE = 224
+VITS = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+"""Model types, in transformers' words, whose first token is the class and then come registers."""
+
+
+def load_vit(name: str) -> PreTrainedModel:
+    """A pretrained vision transformer, in evaluation mode and frozen.
+
+    Args:
+        name: A local folder, or a hub id.
+
+    Raises:
+        ValueError: If no model of that name can be loaded.
+    """
+    try:
+        model = AutoModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot load a DINOv2 from {name!r}: {reason}") from None
+    return model.eval().requires_grad_(False)
+
+
+def normalize(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Images in [0, 1], as vision transformers of this family expect them."""
+    mean, deviation = images.new_tensor(MEAN), images.new_tensor(DEVIATION)
+    return (images - mean[:, None, None]) / deviation[:, None, None]
+
+
+class DINOv2Encoder(ModelMixin, StrictConfigMixin):
+    """The patch features of a frozen DINOv2 or DINOv3, with its own resizing and normalization.
+
+    A batch carries images as every other part sees them; nothing has to be prepared twice.
+
+    Args:
+        architecture: The transformer's architecture, transformers' config as a dictionary.
+        image_size: Pixels per side to which images are resized, bicubically: a multiple of the
+            transformer's patch size. 224 gives a DINOv2 of patch 14 a grid of 16 x 16.
+    """
+
+    @register_to_config
+    def __init__(self, *, architecture: dict[str, Any], image_size: int = SIZE) -> None:
+        super().__init__()
+        kind = architecture.get("model_type")
+        if kind not in VITS:
+            raise ValueError(f"the encoder must be one of {', '.join(VITS)}, got {kind}")
+        self.model = AutoModel.from_config(AutoConfig.for_model(**architecture))
+        patch_size = self.model.config.patch_size
+        if image_size < patch_size or image_size % patch_size:
+            raise ValueError(
+                f"image_size must be a multiple of the transformer's patch, {patch_size} pixels, "
+                f"got {image_size}"
+            )
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_vit(cls, name: str, *, image_size: int = SIZE) -> "DINOv2Encoder":
+        """Take over a pretrained transformer.
+
+        Args:
+            name: A local folder, or a hub id.
+            image_size: As above.
+
+        Raises:
+            ValueError: If there is none of that name, or it is none of the family.
+        """
+        vit = load_vit(name)
+        architecture = vit.config.to_diff_dict()
+        architecture.pop("transformers_version", None)
+        encoder = cls(architecture=architecture, image_size=image_size)
+        encoder.model.load_state_dict(vit.state_dict())
+        return encoder.eval()
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of a feature."""
+        return self.model.config.hidden_size
+
+    @property
+    def grid_size(self) -> int:
+        """Rows, and columns, of patches."""
+        return self.config.image_size // self.model.config.patch_size
+
+    @torch.no_grad()
+    def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Features of images in [-1, 1], of any size."""
+        size = (self.config.image_size,) * 2
+        images = (pixel_values.float() + 1) / 2  # torch resizes nothing in half precision
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+        tokens = self.model(normalize(images).to(self.dtype)).last_hidden_state
+        patches = tokens[:, 1 + getattr(self.model.config, "num_register_tokens", 0) :]
+        return patches.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
 
 
 class DINOv2Features(nn.Module):
@@ -24,22 +121,12 @@ class DINOv2Features(nn.Module):
         ValueError: If no model of that name can be loaded.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, name: str) -> None:
         super().__init__()
-        try:
-            model = AutoModel.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"cannot load a DINOv2 from {name!r}: {reason}") from None
-        self.model = model.eval().requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None])
+        self.model = load_vit(name)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
         """Class tokens of images in [0, 1], of any size."""
         images = F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True)
-        hidden = self.model((images.clamp(0, 1) - self.mean) / self.deviation)
+        hidden = self.model(normalize(images.clamp(0, 1)))
         return hidden.last_hidden_state[:, 0]

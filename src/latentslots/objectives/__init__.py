@@ -1,13 +1,18 @@
 """Methods as the trainer sees them: batch in, loss and logs out."""
 
 from latentslots.objectives.autoencoder import AutoencoderObjective
-from latentslots.objectives.base import Objective
+from latentslots.objectives.base import Objective, SlotObjective
+from latentslots.objectives.dinosaur import DinosaurObjective
 from latentslots.objectives.latent_slot_diffusion import LatentSlotDiffusionObjective
+from latentslots.objectives.slate import SlateObjective
 from latentslots.objectives.slot_autoencoder import SlotAutoencoderObjective
 
 __all__ = [
     "AutoencoderObjective",
+    "DinosaurObjective",
     "LatentSlotDiffusionObjective",
     "Objective",
+    "SlateObjective",
     "SlotAutoencoderObjective",
+    "SlotObjective",
 ]

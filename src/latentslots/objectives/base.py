@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentslots.models import SlotEncoder
+from latentslots.pipelines.base import SlotPipeline
+
 Batch = dict[str, Any]
 Logs = dict[str, Tensor]
 
@@ -74,6 +77,21 @@ class Objective(nn.Module, ABC):
             if not any(p.requires_grad for p in module.parameters()):
                 module.eval()
         return self
+
+
+class SlotObjective(Objective):
+    """A method that finds slots: an image backbone, slots, and something that needs them."""
+
+    encoder: Any
+    slot_encoder: SlotEncoder
+
+    @abstractmethod
+    def to_pipeline(self) -> SlotPipeline:
+        """The model as a pipeline that shares these weights."""
+
+    def save_pipeline(self, folder: Path) -> None:
+        """Write a pipeline folder."""
+        self.to_pipeline().save_pretrained(folder)
 
 
 def collapse_alarms(slots: Tensor, attention: Tensor) -> Logs:

@@ -4,7 +4,6 @@ Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent siz
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import scale_latents
-from latentslots.objectives.base import Batch, Logs, Objective, collapse_alarms
+from latentslots.objectives.base import Batch, Logs, SlotObjective, collapse_alarms
 from latentslots.pipelines.latent_slot_diffusion import (
     LatentSlotDiffusionPipeline,
     default_sampler,
@@ -43,7 +42,7 @@ def mask_cross_entropy(
     return (sureness * cross_entropy).mean()
 
 
-class LatentSlotDiffusionObjective(Objective):
+class LatentSlotDiffusionObjective(SlotObjective):
     """The mean squared error of a denoiser that sees the image's slots, and nothing else.
 
     Differs from the paper where a patch decoder is given: the same slots must then also let an MLP
@@ -295,10 +294,6 @@ class LatentSlotDiffusionObjective(Objective):
             num_inference_slots=self.num_inference_slots,
             merge_overlap=self.merge_overlap,
         )
-
-    def save_pipeline(self, folder: Path) -> None:
-        """Write a pipeline folder."""
-        self.to_pipeline().save_pretrained(folder)
 
 
 def _check_patch_decoder(

@@ -5,18 +5,16 @@ https://arxiv.org/abs/2006.15055
 Dimensions: B batch, H W pixels.
 """
 
-from pathlib import Path
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentslots.models import BroadcastDecoder, ResidualEncoder, SlotEncoder, UNetEncoder
-from latentslots.objectives.base import Batch, Logs, Objective, collapse_alarms
+from latentslots.objectives.base import Batch, Logs, SlotObjective, collapse_alarms
 from latentslots.pipelines.merging import check_inference
 from latentslots.pipelines.slot_autoencoder import SlotAutoencoderPipeline
 
 
-class SlotAutoencoderObjective(Objective):
+class SlotAutoencoderObjective(SlotObjective):
     """The mean squared error of an image that is mixed from what every slot paints.
 
     Args:
@@ -79,7 +77,3 @@ class SlotAutoencoderObjective(Objective):
             num_inference_slots=self.num_inference_slots,
             merge_overlap=self.merge_overlap,
         )
-
-    def save_pipeline(self, folder: Path) -> None:
-        """Write a pipeline folder."""
-        self.to_pipeline().save_pretrained(folder)

@@ -135,6 +135,23 @@ class SlotPipeline(DiffusionPipeline):
         folder = pipeline_folder(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(folder, **kwargs)
 
+    @property
+    def paints(self) -> bool:
+        """Whether slots can be made images again, by calling the pipeline."""
+        return True
+
+    def check_painting(self, slots: Tensor, output_type: str) -> None:
+        """Refuse scenes that are none of this model's, and kinds of images there are not.
+
+        Raises:
+            ValueError: If so.
+        """
+        slot_dim = self.slot_encoder.config.slot_dim
+        if slots.ndim != 3 or slots.shape[2] != slot_dim:
+            raise ValueError(f"slots must have shape [B, K, {slot_dim}], got {list(slots.shape)}")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
+
     def set_inference(
         self, *, num_slots: int | None = None, merge_overlap: float | None = None
     ) -> None:

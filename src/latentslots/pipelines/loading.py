@@ -5,11 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from latentslots.pipelines.base import PIPELINE_FILE, SlotPipeline, pipeline_folder
+from latentslots.pipelines.dinosaur import DinosaurPipeline
 from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+from latentslots.pipelines.slate import SlatePipeline
 from latentslots.pipelines.slot_autoencoder import SlotAutoencoderPipeline
 
 PIPELINES: dict[str, type[SlotPipeline]] = {
-    kind.__name__: kind for kind in (LatentSlotDiffusionPipeline, SlotAutoencoderPipeline)
+    kind.__name__: kind
+    for kind in (
+        LatentSlotDiffusionPipeline,
+        SlotAutoencoderPipeline,
+        SlatePipeline,
+        DinosaurPipeline,
+    )
 }
 
 

@@ -74,11 +74,7 @@ class SlotAutoencoderPipeline(SlotPipeline):
         Raises:
             ValueError: If shapes do not fit.
         """
-        slot_dim = self.slot_encoder.config.slot_dim
-        if slots.ndim != 3 or slots.shape[2] != slot_dim:
-            raise ValueError(f"slots must have shape [B, K, {slot_dim}], got {list(slots.shape)}")
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
+        self.check_painting(slots, output_type)
         painted = self.decoder(
             slots.to(self.device, self.decoder.dtype),
             height=height or self.resolution,

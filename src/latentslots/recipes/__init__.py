@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from latentslots.config import TrainConfig
 from latentslots.recipes.autoencoder import autoencoder, autoencoder_small
-from latentslots.recipes.baselines import slot_attention_64
+from latentslots.recipes.baselines import dinosaur_coco, slate_64, slot_attention_64
 from latentslots.recipes.lsd import (
     lsd_movi_e,
     lsd_nlvr_64,
@@ -21,6 +21,7 @@ __all__ = ["RECIPES", "recipe"]
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "autoencoder": autoencoder,
     "autoencoder-small": autoencoder_small,
+    "dinosaur-coco": dinosaur_coco,
     "lsd-movi-e": lsd_movi_e,
     "lsd-nlvr-64": lsd_nlvr_64,
     "lsd-parts-64": lsd_parts_64,
@@ -28,6 +29,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "lsd-scenes-64": lsd_scenes_64,
     "lsd-scenes-textured-64": lsd_scenes_textured_64,
     "lsd-smoke": lsd_smoke,
+    "slate-64": slate_64,
     "slot-attention-64": slot_attention_64,
 }
 

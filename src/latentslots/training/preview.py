@@ -13,8 +13,9 @@ from latentslots.objectives import (
     AutoencoderObjective,
     LatentSlotDiffusionObjective,
     Objective,
-    SlotAutoencoderObjective,
+    SlotObjective,
 )
+from latentslots.pipelines import SlotOutput
 from latentslots.training.validation import fixed_subset
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 
@@ -47,7 +48,7 @@ class Previewer:
         if isinstance(objective, AutoencoderObjective):
             page = draw_reconstructions(objective, self.pixel_values)
         else:
-            assert isinstance(objective, LatentSlotDiffusionObjective | SlotAutoencoderObjective)
+            assert isinstance(objective, SlotObjective)
             page = draw_scenes(objective, self.pixel_values)
         self.folder.mkdir(parents=True, exist_ok=True)
         page.save(self.folder / f"step_{step:07d}.png")
@@ -63,12 +64,11 @@ def draw_reconstructions(objective: AutoencoderObjective, pixel_values: Tensor) 
     return grid(rows, captions=["image", "reconstruction"])
 
 
-def draw_scenes(
-    objective: LatentSlotDiffusionObjective | SlotAutoencoderObjective, pixel_values: Tensor
-) -> Image.Image:
+def draw_scenes(objective: SlotObjective, pixel_values: Tensor) -> Image.Image:
     """For each image a row: image, segmentation, reconstruction, a mixed scene, and every slot.
 
-    The mixed scene takes its slots in turn from the image itself and from the next one.
+    The mixed scene takes its slots in turn from the image itself and from the next one. What
+    cannot paint has neither reconstruction nor mixed scene.
     """
     pipe = objective.to_pipeline()
     pipe.set_progress_bar_config(disable=True)
@@ -78,26 +78,30 @@ def draw_scenes(
         return [Generator().manual_seed(i) for i in range(count)]
 
     scene = pipe.encode_pixel_values(pixel_values, generator=generators())
-    exist = scene.slots_mask
-    exist = torch.ones_like(scene.slots[..., 0], dtype=torch.bool) if exist is None else exist
-    mixed, mixed_exist = scene.slots.clone(), exist.clone()
-    mixed[:, 1::2] = scene.slots.roll(-1, dims=0)[:, 1::2]
-    mixed_exist[:, 1::2] = exist.roll(-1, dims=0)[:, 1::2]
-    sampling: dict[str, Any] = {}
-    if isinstance(objective, LatentSlotDiffusionObjective):
-        sampling = {"generator": generators() * 2, "num_inference_steps": NUM_INFERENCE_STEPS}
-    (painted,) = pipe(
-        torch.cat([scene.slots, mixed]),
-        slots_mask=torch.cat([exist, mixed_exist]),
-        return_dict=False,
-        **sampling,
-    )
+    painted = []
+    if pipe.paints:
+        sampling: dict[str, Any] = {}
+        if isinstance(objective, LatentSlotDiffusionObjective):
+            sampling = {"generator": generators() * 2, "num_inference_steps": NUM_INFERENCE_STEPS}
+        slots, exist = _with_mixed(scene)
+        (painted,) = pipe(slots, slots_mask=exist, return_dict=False, **sampling)
     height, width = pixel_values.shape[-2:]
     segmentation = scene.segmentation((height, width)).cpu()
     rows = []
     for i in range(count):
         image = to_pil(pixel_values[i])
         strip = slot_strip(image, scene.masks[i].float().cpu(), with_image=False)
-        rows.append([image, overlay(image, segmentation[i]), painted[i], painted[count + i], strip])
-    captions = ["image, segmentation, reconstruction, mixed with the next image, slots"]
+        rows.append([image, overlay(image, segmentation[i]), *painted[i::count], strip])
+    what = "reconstruction, mixed with the next image, " if pipe.paints else ""
+    captions = [f"image, segmentation, {what}slots"]
     return grid(rows, captions=captions + [""] * (count - 1))
+
+
+def _with_mixed(scene: SlotOutput) -> tuple[Tensor, Tensor]:
+    """The scenes, followed by mixed ones: every second slot is the next scene's."""
+    exist = scene.slots_mask
+    exist = torch.ones_like(scene.slots[..., 0], dtype=torch.bool) if exist is None else exist
+    mixed, mixed_exist = scene.slots.clone(), exist.clone()
+    mixed[:, 1::2] = scene.slots.roll(-1, dims=0)[:, 1::2]
+    mixed_exist[:, 1::2] = exist.roll(-1, dims=0)[:, 1::2]
+    return torch.cat([scene.slots, mixed]), torch.cat([exist, mixed_exist])

@@ -13,7 +13,7 @@ from latentslots.objectives import (
     AutoencoderObjective,
     LatentSlotDiffusionObjective,
     Objective,
-    SlotAutoencoderObjective,
+    SlotObjective,
 )
 
 BATCH_SIZE = 32
@@ -53,7 +53,7 @@ class Validator:
             return {}
         if isinstance(objective, AutoencoderObjective):
             return self._autoencoder(objective, device)
-        assert isinstance(objective, LatentSlotDiffusionObjective | SlotAutoencoderObjective)
+        assert isinstance(objective, SlotObjective)
         values = {"loss": self._loss(objective, device)}
         if isinstance(objective, LatentSlotDiffusionObjective):
             values["loss_average_slot"] = self._loss(objective, device, average_slots=True)
@@ -76,7 +76,7 @@ class Validator:
     @torch.no_grad()
     def _loss(
         self,
-        objective: LatentSlotDiffusionObjective | SlotAutoencoderObjective,
+        objective: SlotObjective,
         device: torch.device,
         *,
         average_slots: bool = False,

@@ -1,0 +1,89 @@
+"""DINOSAUR (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860) as a loadable folder.
+
+Dimensions: B batch, K slots, D slot channels, h w rows and columns of patches, H W pixels.
+"""
+
+from typing import Any, NoReturn
+
+from jaxtyping import Float
+from torch import Tensor
+
+from latentslots.models import AutoregressiveDecoder, FeatureDecoder, SlotEncoder
+from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.merging import check_inference
+
+
+class DinosaurPipeline(SlotPipeline):
+    """Images to slots and masks; no way back, as the decoder says features and not pixels.
+
+    Args:
+        encoder: Image to features.
+        slot_encoder: Features to slots.
+        decoder: Slots to features. The masks of an MLP decoder are the scene's, as in the paper;
+            with a transformer, masks are the slots' attention.
+        resolution: Pixels per side of the training images.
+        num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
+        merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
+        decoder_masks: Whether to take the decoder's masks where it has some.
+    """
+
+    def __init__(
+        self,
+        encoder: DINOv2Encoder,
+        slot_encoder: SlotEncoder,
+        decoder: FeatureDecoder | AutoregressiveDecoder,
+        resolution: int = 224,
+        num_inference_slots: int = 0,
+        merge_overlap: float = 0.0,
+        decoder_masks: bool = True,
+    ) -> None:
+        super().__init__()
+        check_inference(slot_encoder, num_inference_slots, merge_overlap)
+        self.register_modules(encoder=encoder, slot_encoder=slot_encoder, decoder=decoder)
+        self.register_to_config(
+            resolution=resolution,
+            num_inference_slots=num_inference_slots,
+            merge_overlap=merge_overlap,
+            decoder_masks=decoder_masks,
+        )
+
+    @property
+    def paints(self) -> bool:
+        """Never: slots become features."""
+        return False
+
+    def __call__(self, slots: Float[Tensor, "B K D"], **options: Any) -> NoReturn:
+        """Refuse: there is nothing that could paint.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "DINOSAUR cannot paint: its decoder turns slots into a vision transformer's features, "
+            "not into pixels"
+        )
+
+    @property
+    def mask_source(self) -> str:
+        """`decoder` where it has masks and they are wanted, or `attention`."""
+        return "decoder" if self._has_decoder_masks() else "attention"
+
+    def use_attention_masks(self) -> None:
+        """Take the slots' attention for masks from now on, also once saved."""
+        self.register_to_config(decoder_masks=False)
+
+    def masks_of(
+        self,
+        slots: Float[Tensor, "B K D"],
+        attention: Float[Tensor, "B K h w"],
+        pixel_values: Float[Tensor, "B 3 H W"],
+    ) -> Float[Tensor, "B K _ _"]:
+        """An MLP decoder's masks, or the slots' attention."""
+        if not self._has_decoder_masks():
+            return attention
+        height, width = attention.shape[-2:]
+        return self.decoder(slots, height=height, width=width).masks
+
+    def _has_decoder_masks(self) -> bool:
+        return self.config.decoder_masks and isinstance(self.decoder, FeatureDecoder)

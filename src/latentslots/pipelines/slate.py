@@ -1,0 +1,94 @@
+"""SLATE (Singh et al., 2022, https://arxiv.org/abs/2110.11405), as a folder that loads anywhere.
+
+Dimensions: B batch, K slots, D slot channels, h w rows and columns of tokens.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import ImagePipelineOutput
+from diffusers.image_processor import VaeImageProcessor
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentslots.models import (
+    AutoregressiveDecoder,
+    DiscreteVAE,
+    ResidualEncoder,
+    SlotEncoder,
+    UNetEncoder,
+)
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.merging import check_inference
+
+
+class SlatePipeline(SlotPipeline):
+    """Images to slots, and slots to images word by word, each the likeliest.
+
+    Args:
+        encoder: Image to feature map.
+        slot_encoder: Feature map to slots.
+        dvae: Words to images.
+        decoder: Slots to words.
+        resolution: Pixels per side of the training images, and of those that are painted.
+        num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
+        merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
+    """
+
+    def __init__(
+        self,
+        encoder: UNetEncoder | ResidualEncoder,
+        slot_encoder: SlotEncoder,
+        dvae: DiscreteVAE,
+        decoder: AutoregressiveDecoder,
+        resolution: int = 64,
+        num_inference_slots: int = 0,
+        merge_overlap: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_inference(slot_encoder, num_inference_slots, merge_overlap)
+        self.register_modules(
+            encoder=encoder, slot_encoder=slot_encoder, dvae=dvae, decoder=decoder
+        )
+        self.register_to_config(
+            resolution=resolution,
+            num_inference_slots=num_inference_slots,
+            merge_overlap=merge_overlap,
+        )
+        self.image_processor = VaeImageProcessor()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        slots: Float[Tensor, "B K D"],
+        *,
+        slots_mask: Bool[Tensor, "B K"] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Paint the image that a set of slots describes; there is no chance in it.
+
+        Args:
+            slots: Scenes, as `encode` returns them or as editing made them.
+            slots_mask: True for the slots that exist, where scenes differ in their number.
+            output_type: `pil`, `np` or `pt` (both in [0, 1]).
+            return_dict: Whether to wrap the images as diffusers does.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        self.check_painting(slots, output_type)
+        exist = None if slots_mask is None else slots_mask.to(self.device)
+        memory = self.decoder.begin(slots.to(self.device, self.decoder.dtype), slots_mask=exist)
+        written: list[Tensor] = []
+        word = None
+        for _ in range(self.decoder.config.num_tokens):
+            token = self.decoder.step(word, memory).argmax(dim=1)
+            word = F.one_hot(token, self.dvae.config.vocab_size).to(self.decoder.dtype)
+            written.append(token)
+        side = self.resolution // self.dvae.config.patch_size
+        tokens = torch.stack(written, dim=1).unflatten(1, (side, side))
+        pixels = self.dvae.decode_tokens(tokens).float().clamp(-1, 1)
+        images = self.image_processor.postprocess(pixels, output_type=output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)

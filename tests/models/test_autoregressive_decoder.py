@@ -1,0 +1,86 @@
+"""The transformer that writes: against torch's own, never looking ahead, step by step the same."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from latentslots.models import AutoregressiveDecoder
+from tests.tiny import tiny_autoregressive_decoder
+
+
+def normal(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def reference(model: AutoregressiveDecoder, tokens: Tensor, slots: Tensor) -> Tensor:
+    """The same network, of torch's layers."""
+    dim, heads = model.config.hidden_dim, model.config.num_heads
+    start = model.start.expand(len(tokens), -1, -1)
+    hidden = torch.cat([start, model.token_in(tokens[:, :-1])], dim=1) + model.position_table
+    mask = nn.Transformer.generate_square_subsequent_mask(hidden.shape[1])
+    for block in model.blocks:
+        layer = nn.TransformerDecoderLayer(
+            dim, heads, 4 * dim, dropout=0.0, batch_first=True, norm_first=True
+        )
+        for theirs, ours in (
+            (layer.self_attn, block.attention),
+            (layer.multihead_attn, block.cross_attention),
+        ):
+            parts = (ours.to_query, ours.to_key, ours.to_value)
+            theirs.in_proj_weight = nn.Parameter(torch.cat([part.weight for part in parts]))
+            theirs.in_proj_bias = nn.Parameter(torch.cat([part.bias for part in parts]))
+            theirs.out_proj.load_state_dict(ours.to_out.state_dict())
+        for name in ("norm1", "norm2", "norm3", "linear1", "linear2"):
+            getattr(layer, name).load_state_dict(getattr(block, name).state_dict())
+        hidden = layer(hidden, model.slot_in(slots), tgt_mask=mask)
+    return model.token_out(model.norm_out(hidden))
+
+
+@torch.no_grad()
+def test_is_the_transformer_of_the_paper() -> None:
+    model, tokens, slots = tiny_autoregressive_decoder(), normal(2, 64, 8), normal(2, 3, 16)
+    torch.testing.assert_close(
+        model(tokens, slots), reference(model, tokens, slots), atol=1e-5, rtol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_what_is_said_depends_on_the_tokens_before_and_no_others() -> None:
+    model, tokens, slots = tiny_autoregressive_decoder(), normal(1, 64, 8), normal(1, 3, 16)
+    changed = tokens.clone()
+    changed[:, 20] += 1
+    before, after = model(tokens, slots), model(changed, slots)
+    torch.testing.assert_close(after[:, :21], before[:, :21], atol=0, rtol=0)
+    assert not torch.allclose(after[:, 21], before[:, 21], atol=1e-5)
+    assert not torch.allclose(after[:, 63], before[:, 63], atol=1e-6)
+
+
+@torch.no_grad()
+def test_step_by_step_it_says_the_same() -> None:
+    model, tokens, slots = tiny_autoregressive_decoder(), normal(2, 64, 8), normal(2, 3, 16)
+    exist = torch.tensor([[True, True, False], [True, True, True]])
+    memory = model.begin(slots, slots_mask=exist)
+    said = [model.step(None if n == 0 else tokens[:, n - 1], memory) for n in range(64)]
+    expected = model(tokens, slots, slots_mask=exist)
+    torch.testing.assert_close(torch.stack(said, dim=1), expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="an image has 64 tokens, and all are written"):
+        model.step(tokens[:, 0], memory)
+
+
+@torch.no_grad()
+def test_slots_that_do_not_exist_and_their_order_mean_nothing() -> None:
+    model, tokens, slots = tiny_autoregressive_decoder(), normal(2, 64, 8), normal(2, 3, 16)
+    exist = torch.tensor([[True, True, False]]).expand(2, -1)
+    masked = model(tokens, slots, slots_mask=exist)
+    torch.testing.assert_close(masked, model(tokens, slots[:, :2]), atol=1e-5, rtol=1e-4)
+    turned = model(tokens, slots[:, [2, 0, 1]])
+    torch.testing.assert_close(turned, model(tokens, slots), atol=1e-5, rtol=1e-4)
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"num_heads must divide the width, 16, .* got 3"):
+        tiny_autoregressive_decoder(num_heads=3)
+    with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
+        tiny_autoregressive_decoder(num_layers=0)
+    with pytest.raises(ValueError, match="this decoder writes 64 tokens, got 9"):
+        tiny_autoregressive_decoder()(normal(1, 9, 8), normal(1, 3, 16))

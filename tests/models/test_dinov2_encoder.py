@@ -1,0 +1,67 @@
+"""The frozen transformer: a real folder in, transformers' own features out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, ViTConfig, ViTModel
+
+from latentslots.models.dinov2_encoder import DEVIATION, MEAN, DINOv2Encoder
+from tests.tiny import VIT, tiny_vit_encoder
+
+KINDS: dict[str, dict[str, Any]] = {
+    "dinov2": {},
+    "dinov2_with_registers": {"num_register_tokens": 3},
+    "dinov3_vit": {"num_register_tokens": 3, "intermediate_size": 16},
+}
+
+
+@pytest.fixture(params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    config = AutoConfig.for_model(**{**VIT, "model_type": request.param, **KINDS[request.param]})
+    AutoModel.from_config(config).save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+def images(size: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(2, 3, size, size, generator=generator) * 2 - 1
+
+
+@torch.no_grad()
+def test_features_are_the_folders_patches_in_their_places(folder: Path) -> None:
+    encoder = DINOv2Encoder.from_vit(str(folder), image_size=48)
+    assert (encoder.out_channels, encoder.grid_size, encoder.training) == (8, 6, False)
+    assert not any(p.requires_grad for p in encoder.parameters())
+    pixels = images(48)
+    mean, deviation = (torch.tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
+    hidden = AutoModel.from_pretrained(folder)(((pixels + 1) / 2 - mean) / deviation)
+    patches = hidden.last_hidden_state[:, -36:]  # rows of six, after the class and the registers
+    found = encoder(pixels)
+    assert found.shape == (2, 8, 6, 6)
+    torch.testing.assert_close(found[:, :, 2, 3], patches[:, 2 * 6 + 3])
+
+
+@torch.no_grad()
+def test_images_of_any_size_are_resized(folder: Path) -> None:
+    encoder = DINOv2Encoder.from_vit(str(folder), image_size=32)
+    small = images(24)
+    resized = F.interpolate(small, (32, 32), mode="bicubic", antialias=True).clamp(-1, 1)
+    torch.testing.assert_close(encoder(small), encoder(resized), atol=1e-4, rtol=1e-4)
+    assert encoder(images(64)).shape == (2, 8, 4, 4)
+
+
+def test_what_is_no_dinov2_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot load a DINOv2 from '/nowhere'"):
+        DINOv2Encoder.from_vit("/nowhere")
+    other = ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    ViTModel(other).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"must be one of dinov2, .* got vit"):
+        DINOv2Encoder.from_vit(str(tmp_path))
+    for size in (4, 30):
+        with pytest.raises(ValueError, match=f"multiple of .* patch, 8 pixels, got {size}"):
+            tiny_vit_encoder(image_size=size)
