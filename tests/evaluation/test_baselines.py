@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentslots.evaluation import (
+    cluster_features,
     cluster_pixels,
     connected_components,
     evaluate,
@@ -16,7 +17,7 @@ from latentslots.evaluation import (
 from latentslots.evaluation.baselines import POSITION_WEIGHTS, tune_position_weight, untrained
 from latentslots.metrics import adjusted_rand_index
 from tests.evaluation.pictures import COLORS, ColorPipeline, squares
-from tests.tiny import tiny_lsd
+from tests.tiny import tiny_dinosaur, tiny_lsd, tiny_vit_encoder
 
 
 @pytest.fixture
@@ -60,6 +61,29 @@ def test_small_pieces_join_the_nearest_large_one(
     assert adjusted_rand_index(pieces[None], ids[None]).item() == 1
     assert len(connected_components(image, 3, min_fraction=0.0).unique()) == 6
     assert len(connected_components(image, 3, min_fraction=1.0).unique()) == 6
+
+
+def test_clusters_of_features_are_made_of_whole_patches() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    pixels[:, :16] = 255  # the left half is plain white, the right half is noise
+    encoder = tiny_vit_encoder()
+    with torch.no_grad():  # features of white patches are then those of their content alone
+        encoder.model.embeddings.position_embeddings.zero_()
+    clusters = cluster_features(pixels, encoder, 2)
+    patches = clusters.unfold(0, 8, 8).unfold(1, 8, 8)
+    assert (patches == patches[..., :1, :1]).all()
+    assert clusters[:, :16].unique().numel() == 1
+    assert torch.equal(clusters, cluster_features(pixels, encoder, 2))
+    assert cluster_features(pixels[:24], encoder, 3).shape == (24, 32)
+    with pytest.raises(ValueError, match="num_clusters must be at least 1, got 0"):
+        cluster_features(pixels, encoder, 0)
+
+
+def test_what_was_given_is_not_made_fresh() -> None:
+    pipe = tiny_dinosaur().to_pipeline()
+    fresh = untrained(pipe, seed=1)
+    assert fresh.encoder is pipe.encoder
+    assert not torch.equal(fresh.slot_encoder.slot_mean, pipe.slot_encoder.slot_mean)
 
 
 def test_an_image_of_one_color_is_one_cluster() -> None:

@@ -113,6 +113,7 @@ def test_an_image_that_is_painted_without_error_is_segmented(slots: torch.Tensor
 def test_an_image_is_segmented_by_itself(
     slots: torch.Tensor, cells_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(patch_decoder, "PIXELS_PER_CELL", 1)
     monkeypatch.setattr(patch_decoder, "CELLS_AT_ONCE", cells_at_once)
     decoder, pixel_values = tiny_patch_decoder(), torch.rand(2, 3, 6, 4) * 2 - 1
     together = decoder.segment(slots, pixel_values)
@@ -142,3 +143,15 @@ def test_colors_are_scaled_and_masks_are_not(slots: torch.Tensor) -> None:
     torch.testing.assert_close(shifted.masks, out.masks)
     with pytest.raises(ValueError, match="color_scale must be more than 0"):
         tiny_patch_decoder(color_scale=0.0)
+
+
+@torch.no_grad()
+def test_between_every_second_pixel_it_is_interpolated(slots: torch.Tensor) -> None:
+    decoder, pixel_values = tiny_patch_decoder(), torch.rand(2, 3, 31, 40) * 2 - 1
+    found = decoder.segment(slots, pixel_values)
+    expected = decoder(slots, height=31, width=40).responsibilities(
+        pixel_values.flatten(2).transpose(1, 2)
+    )
+    assert found.shape == (2, 4, 31, 40)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 31, 40))
+    torch.testing.assert_close(found.flatten(2), expected, atol=2e-3, rtol=0)

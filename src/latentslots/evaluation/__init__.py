@@ -1,6 +1,7 @@
 """Scores of a trained pipeline, and of the baselines that it has to beat."""
 
 from latentslots.evaluation.baselines import (
+    cluster_features,
     cluster_pixels,
     connected_components,
     evaluate_baselines,
@@ -21,6 +22,7 @@ __all__ = [
     "Findings",
     "ImageScores",
     "SegmentationReport",
+    "cluster_features",
     "cluster_pixels",
     "compare_means",
     "connected_components",

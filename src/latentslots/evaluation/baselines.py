@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from latentslots.evaluation.findings import Findings, find, find_with
 from latentslots.evaluation.segmentation import SegmentationReport, evaluate_baseline, score
@@ -119,19 +120,27 @@ def tune_position_weight(
 
 
 def untrained(pipe: Any, *, seed: int = 0) -> Any:
-    """The same pipeline with all that finds slots and their masks fresh.
+    """The same pipeline with all that learned to find slots and their masks fresh.
 
-    Slots are not merged, and as many as in training: untrained ones see the same, and all would
-    become one.
+    A pretrained transformer stays as it is. Slots are not merged, and as many as in training:
+    untrained ones see the same, and all would become one.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = {
-            name: type(part).from_config(part.config).to(part.device, part.dtype)
+            name: _fresh(part)
             for name, part in pipe.components.items()
-            if name in ("encoder", "slot_encoder", "patch_decoder", "decoder") and part is not None
+            if name in ("encoder", "slot_encoder", "patch_decoder", "decoder")
+            and part is not None
+            and any(weights.requires_grad for weights in part.parameters())
         }
     return type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
+
+
+def _fresh(part: Any) -> Any:
+    fresh = type(part).from_config(part.config).to(part.device)
+    # diffusers warns of every change of type, also of one that changes nothing.
+    return fresh if fresh.dtype == part.dtype else fresh.to(part.dtype)
 
 
 def cluster_pixels(
@@ -173,6 +182,34 @@ def cluster_pixels(
     kmeans = KMeans(min(num_clusters, len(points)), n_init=4, random_state=seed)
     labels = kmeans.fit(points, sample_weight=weights).labels_[where.reshape(-1)]
     return torch.from_numpy(labels.reshape(pixels.shape[:2])).long()
+
+
+def cluster_features(
+    image: Image.Image | np.ndarray | Tensor, encoder: Any, num_clusters: int, *, seed: int = 0
+) -> Int64[Tensor, "H W"]:
+    """Group the patches of one image by what a frozen transformer says of them, with k-means.
+
+    Args:
+        image: A picture as `latentslots.visualize.to_pil` takes it.
+        encoder: A `DINOv2Encoder`.
+        num_clusters: At most so many clusters.
+        seed: Of the first guess at the clusters.
+
+    Returns:
+        Cluster of every pixel, from 0; the nearest patch's.
+    """
+    if num_clusters < 1:
+        raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
+    from sklearn.cluster import KMeans
+
+    pixels = torch.from_numpy(to_uint8(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        features = encoder(pixels.to(encoder.device)).float().cpu()  # [1, C, h, w]
+    patches = features[0].flatten(1).T.numpy()
+    kmeans = KMeans(min(num_clusters, len(patches)), n_init=4, random_state=seed)
+    labels = torch.from_numpy(kmeans.fit(patches).labels_).float()
+    grid = labels.view(1, 1, *features.shape[-2:])
+    return F.interpolate(grid, pixels.shape[-2:], mode="nearest-exact")[0, 0].long()
 
 
 def connected_components(

@@ -17,11 +17,15 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
 
 CELLS_AT_ONCE = 8192
+PIXELS_PER_CELL = 2
+"""Where an image is segmented, the MLP is asked once for so many pixels, in each direction: what it
+says changes slowly from place to place."""
 
 
 @dataclass
@@ -127,12 +131,18 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
             Colors in [-1, 1] and masks that sum to 1 over K, in fp32.
         """
         position = self.position_embedding(height, width)
-        return self._paint(slots, position if cells is None else position[cells])
+        position = position if cells is None else position[cells]
+        return self._painted(slots, self._said(slots, position))
 
-    def _paint(
+    def _said(
         self, slots: Float[Tensor, "B K D"], position: Float[Tensor, "N M"]
+    ) -> Float[Tensor, "B K N 4"]:
+        """A color's difference from the slot's own, and the logit of its mask."""
+        return self.mlp(self.slot_in(slots)[:, :, None] + position).float()
+
+    def _painted(
+        self, slots: Float[Tensor, "B K D"], said: Float[Tensor, "B K N 4"]
     ) -> PatchDecoderOutput:
-        said = self.mlp(self.slot_in(slots)[:, :, None] + position).float()
         colors = self.color_mlp(slots).float()[:, :, None] + self.freedom * said[..., :3]
         return PatchDecoderOutput(
             colors=colors * self.config.color_scale + self.color_mean,
@@ -171,16 +181,19 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
     ) -> Float[Tensor, "B K h w"]:
         """How likely each slot made each pixel of an image in [-1, 1].
 
-        In pieces, one image at a time: all hidden layers of a large image at once take gigabytes.
+        The MLP is asked on a grid of every second pixel, and its answers are interpolated. In
+        pieces, one image at a time: all hidden layers of a large image at once take gigabytes.
         """
-        height, width = pixel_values.shape[-2:]
+        size = tuple(pixel_values.shape[-2:])
+        height, width = (-(-side // PIXELS_PER_CELL) for side in size)
         position = self.position_embedding(height, width)
         masks = []
         for one, pixels in zip(slots[:, None], pixel_values[:, None], strict=True):
-            pieces = [self._paint(one, part) for part in position.split(CELLS_AT_ONCE)]
-            painted = PatchDecoderOutput(
-                colors=torch.cat([piece.colors for piece in pieces], dim=2),
-                masks=torch.cat([piece.masks for piece in pieces], dim=2),
+            pieces = [self._said(one, part) for part in position.split(CELLS_AT_ONCE)]
+            coarse = torch.cat(pieces, dim=2)[0].transpose(1, 2)  # [K, 4, N]
+            fine = F.interpolate(
+                coarse.unflatten(2, (height, width)), size, mode="bilinear", align_corners=False
             )
+            painted = self._painted(one, fine.flatten(2).transpose(1, 2)[None])
             masks.append(painted.responsibilities(pixels.flatten(2).transpose(1, 2).float()))
-        return torch.cat(masks).unflatten(2, (height, width))
+        return torch.cat(masks).unflatten(2, size)

@@ -7,7 +7,6 @@ Dimensions: B batch, V words of the vocabulary, N tokens.
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +33,8 @@ class SlateObjective(SlotObjective):
 
     Differs from the paper: slots are found in the features of an image backbone, as in its
     successor for videos (Singh et al., 2022, https://arxiv.org/abs/2205.14065), instead of in the
-    words' embeddings, so that methods are compared on the same backbone; and both losses are means
+    words' embeddings, so that methods are compared on the same backbone; the transformer's words
+    are the strongest of the relaxed ones, instead of a draw of their own; and both losses are means
     instead of sums, which the optimizer does not see.
 
     Args:
@@ -110,13 +110,9 @@ class SlateObjective(SlotObjective):
 
     def _words(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """For the painter, and for the transformer: words `[B, V, h, w]`, relaxed and one-hot."""
-        if not self.training:
-            likeliest = F.one_hot(logits.argmax(dim=1), logits.shape[1]).permute(0, 3, 1, 2)
-            return likeliest.to(logits), likeliest.to(logits)
-        relaxed = F.gumbel_softmax(logits, tau=self.temperature, dim=1)
-        with torch.no_grad():
-            words = F.gumbel_softmax(logits, tau=self.temperature, hard=True, dim=1)
-        return relaxed, words
+        relaxed = F.gumbel_softmax(logits, tau=self.temperature, dim=1) if self.training else logits
+        words = F.one_hot(relaxed.argmax(dim=1), logits.shape[1]).permute(0, 3, 1, 2).to(logits)
+        return (relaxed if self.training else words), words
 
     def to_pipeline(self) -> SlatePipeline:
         """The model as a pipeline that shares these weights."""

@@ -1,0 +1,225 @@
+"""Which method finds objects: the same backbone, images and steps for all (docs/comparison.md).
+
+latentslots data make scenes data/scenes
+latentslots data make scenes-textured data/scenes-textured
+python benchmarks/objects.py
+
+Every run leaves a small log; those that have one are not made again, a run that was stopped goes
+on, and what is there becomes the page's table and figure.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from datasets import Dataset
+from matplotlib.figure import Figure
+
+from latentslots.config import LSDConfig, SlateConfig, TrainConfig
+from latentslots.data import load_dataset
+from latentslots.evaluation import evaluate
+from latentslots.evaluation.baselines import cluster_features, evaluate_baselines
+from latentslots.evaluation.findings import with_objects
+from latentslots.evaluation.segmentation import evaluate_baseline
+from latentslots.pipelines import load_pipeline
+from latentslots.recipes import recipe
+from latentslots.training import train
+
+SCORES = {"fg_ari": "FG-ARI", "ari": "ARI", "miou_objects": "mIoU", "mbo_objects": "mBO"}
+METHODS = {
+    "lsd": "LSD",
+    "lsd-registers": "LSD, 4 registers",
+    "slot-attention": "Slot Attention",
+    "slate": "SLATE",
+}
+DATA = {"scenes": 7, "scenes-textured": 7, "nlvr": 9}
+"""Sets of images, and slots to look for."""
+SEEDS = {"scenes": (0, 1, 2), "scenes-textured": (0,), "nlvr": (0,)}
+DOCS = Path(__file__).parents[1] / "docs"
+BEGIN, END = "<!-- the table of benchmarks/objects.py -->", "<!-- end of the table -->"
+
+
+def configuration(method: str, data: str, seed: int, steps: int) -> TrainConfig:
+    """A method's recipe, with the same slots, batch, schedule and steps as all others.
+
+    What a recipe does over time is stretched to the number of steps. No method looks for more
+    slots than in training, or merges any.
+    """
+    names = {"slot-attention": "slot-attention-64", "slate": "slate-64"}
+    config = recipe(names.get(method, "lsd-scenes-64"))
+    common = {"num_slots": DATA[data], "num_inference_slots": 0, "merge_overlap": 0.0}
+    chosen = replace(config.method, **common)
+    if isinstance(chosen, LSDConfig):
+        registers = 4 if method == "lsd-registers" else 0
+        chosen = replace(chosen, patch_plain_steps=steps // 3, num_registers=registers)
+    elif isinstance(chosen, SlateConfig):
+        chosen = replace(chosen, dvae=replace(chosen.dvae, temperature_steps=steps // 4))
+    return replace(
+        config,
+        method=chosen,
+        data=replace(config.data, path=f"data/{data}"),
+        max_train_steps=steps,
+        seed=seed,
+        validation_steps=max(steps // 10, 1),
+        checkpointing_steps=max(steps // 10, 1),
+        preview_steps=steps,
+    )
+
+
+def run(method: str, data: str, seed: int, *, steps: int, folder: Path) -> dict[str, Any]:
+    """Train, or go on, and score all validation images."""
+    resume = (folder / "state").is_dir()
+    train(configuration(method, data, seed, steps), folder, resume=resume)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    curve = [
+        {
+            "step": row["step"],
+            "seconds": row["seconds"],
+            **{name: row[f"validation/{name}"] for name in SCORES},
+        }
+        for row in rows
+        if "validation/fg_ari" in row
+    ]
+    report = evaluate(load_pipeline(folder), images_of(data, "validation"))
+    return {"steps": steps, "curve": curve, "scores": scores_of(report)}
+
+
+def references(data: str, pipe: Any, dinov2: str) -> dict[str, Any]:
+    """The scores of what does not learn on these images."""
+    images = images_of(data, "validation")
+    found = evaluate_baselines(pipe, images, tuning=images_of(data, "train"))
+    rows = {name: scores_of(report) for name, report in found.items()}
+    if dinov2:
+        from latentslots.models.dinov2_encoder import DINOv2Encoder
+
+        group = partial(
+            cluster_features, encoder=DINOv2Encoder.from_vit(dinov2), num_clusters=DATA[data]
+        )
+        report = evaluate_baseline(group, images, resolution=pipe.resolution)
+        rows["k-means, DINOv2 features"] = scores_of(report)
+    return rows
+
+
+def images_of(data: str, split: str) -> Dataset:
+    """Those of NLVR that show one object or none are not scored, as is usual."""
+    images = load_dataset(f"data/{data}", split=split)
+    return with_objects(images, 2) if data == "nlvr" and split == "validation" else images
+
+
+def scores_of(report: Any) -> dict[str, float]:
+    return {name: round(getattr(report, name), 4) for name in SCORES}
+
+
+def plan(only: list[str]) -> Iterator[tuple[str, str, int]]:
+    """The runs, the first seed of all before the others of any."""
+    for seed in range(3):
+        for data in DATA:
+            for method in METHODS:
+                wanted = not only or f"{data}-{method}-{seed}" in only
+                if seed in SEEDS[data] and wanted:
+                    yield method, data, seed
+
+
+def table(logs: Path) -> str:
+    """What the logs say, as Markdown."""
+    lines = ["| images | method | seeds | FG-ARI | ARI | mIoU | mBO | minutes |", "|---" * 8 + "|"]
+    for data in DATA:
+        for method, name in METHODS.items():
+            runs = [json.loads(path.read_text()) for path in runs_of(logs, data, method)]
+            if not runs:
+                lines.append(f"| {data} | {name} | not run yet | | | | | |")
+                continue
+            values = [spread([one["scores"][key] for one in runs]) for key in SCORES]
+            minutes = statistics.mean(one["curve"][-1]["seconds"] for one in runs) / 60
+            lines.append(
+                f"| {data} | {name} | {len(runs)} | {' | '.join(values)} | {minutes:.0f} |"
+            )
+        path = logs / f"{data}-references.json"
+        rows = json.loads(path.read_text()) if path.is_file() else {}
+        for name, scores in rows.items():
+            values = [spread([scores[key]]) for key in SCORES]
+            lines.append(f"| {data} | {name} | - | {' | '.join(values)} | - |")
+        if rows and not any("DINOv2" in name for name in rows):
+            lines.append(f"| {data} | k-means, DINOv2 features | no local folder | | | | | |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """The mean, and the deviation of several seeds."""
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def runs_of(logs: Path, data: str, method: str) -> list[Path]:
+    return [
+        path for seed in SEEDS[data] if (path := logs / f"{data}-{method}-{seed}.json").is_file()
+    ]
+
+
+def draw(logs: Path, out: Path) -> None:
+    """Learning curves: FG-ARI and mIoU over steps and over minutes."""
+    mpl.rcParams["svg.hashsalt"] = "latentslots"
+    figure = Figure(figsize=(11, 3.2 * len(DATA)), layout="constrained")
+    axes = figure.subplots(len(DATA), 3, squeeze=False)
+    panels: list[tuple[str, str, Callable[[dict[str, float]], float]]] = [
+        ("fg_ari", "steps", lambda row: row["step"]),
+        ("miou_objects", "steps", lambda row: row["step"]),
+        ("fg_ari", "minutes", lambda row: row["seconds"] / 60),
+    ]
+    for row, data in zip(axes, DATA, strict=True):
+        for axis, (score, over, place) in zip(row, panels, strict=True):
+            for color, (method, name) in enumerate(METHODS.items()):
+                for number, path in enumerate(runs_of(logs, data, method)):
+                    curve = json.loads(path.read_text())["curve"]
+                    axis.plot(
+                        [place(point) for point in curve],
+                        [point[score] for point in curve],
+                        color=f"C{color}",
+                        alpha=1 if number == 0 else 0.5,
+                        label=name if number == 0 else None,
+                    )
+            axis.set(xlabel=over, ylabel=SCORES[score], title=data, ylim=(-0.05, 1))
+            axis.grid(alpha=0.3)
+    if axes[0, 0].has_data():
+        axes[0, 0].legend(fontsize=8)
+    figure.savefig(out, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=3_000, help="optimizer steps of every run")
+    parser.add_argument("--only", nargs="*", default=[], help="runs, such as scenes-slate-0")
+    parser.add_argument("--runs", type=Path, default=Path("runs/objects"), help="run folders")
+    parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "objects", help="results")
+    parser.add_argument("--dinov2", default="", help="a DINOv2: a local folder, or a hub id")
+    parser.add_argument("--no-train", action="store_true", help="table and figure alone")
+    options = parser.parse_args()
+    options.logs.mkdir(parents=True, exist_ok=True)
+    for method, data, seed in [] if options.no_train else plan(options.only):
+        log = options.logs / f"{data}-{method}-{seed}.json"
+        if log.is_file():
+            continue
+        folder = options.runs / log.stem
+        result = run(method, data, seed, steps=options.steps, folder=folder)
+        log.write_text(json.dumps(result, indent=1) + "\n")
+        against = options.logs / f"{data}-references.json"
+        if method == "lsd" and seed == 0:
+            rows = references(data, load_pipeline(folder), options.dinov2)
+            against.write_text(json.dumps(rows, indent=1) + "\n")
+    text = table(options.logs)
+    print(text)
+    page = DOCS / "comparison.md"
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    draw(options.logs, DOCS / "images" / "comparison.png")
+
+
+if __name__ == "__main__":
+    main()
