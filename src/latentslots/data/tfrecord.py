@@ -1,0 +1,347 @@
+"""Reading TFRecord files without TensorFlow.
+
+A file is a sequence of records: length (uint64), masked CRC32C of the length, bytes, masked CRC32C
+of the bytes, all little-endian; the whole may be one GZIP stream. The bytes are a protocol buffer,
+`tf.train.Example` (named features) or `tf.train.SequenceExample` (named features, and named lists
+of them). A feature is a list of byte strings, of float32 or of int64.
+
+https://www.tensorflow.org/tutorials/load_data/tfrecord
+"""
+
+import gzip
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+from crc32c import crc32c
+from jaxtyping import Float32, Int64, UInt8
+
+from latentslots.data.errors import DataError
+
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+_GZIP_MAGIC = b"\x1f\x8b"
+_PIECE = 2**20
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_KINDS = {1: "bytes", 2: "float", 3: "int64"}
+
+
+class TFRecordError(DataError):
+    """A file is no TFRecord file, or a damaged one."""
+
+
+class Record(NamedTuple):
+    """The bytes of one record, and where it begins: in the file, or in what a GZIP stream holds."""
+
+    offset: int
+    data: bytes
+
+
+def read_records(
+    source: str | os.PathLike[str] | BinaryIO | io.RawIOBase,
+    *,
+    offset: int = 0,
+    name: str | None = None,
+) -> Iterator[Record]:
+    """Read the records of a file, one after the other; memory holds one of them.
+
+    Both checksums of every record are compared.
+
+    Args:
+        source: A file, plain or GZIP, or an open stream of bytes.
+        offset: Where to begin: the `offset` of a record, or the end of the file. A plain file is
+            read from there, a GZIP stream is run through.
+        name: What messages call it; by default its path.
+
+    Raises:
+        TFRecordError: If a checksum is wrong, or the file ends within a record. The message names
+            the file and the offset.
+    """
+    if isinstance(source, str | os.PathLike):
+        if not Path(source).is_file():
+            raise TFRecordError(f"there is no file {source}")
+        with open(source, "rb", _PIECE) as file:
+            yield from _records(cast("Any", file), name or str(source), offset)
+        return
+    buffered = io.BufferedReader(cast("Any", source), _PIECE)
+    try:
+        yield from _records(buffered, name or "the stream", offset)
+    finally:
+        buffered.detach()  # or it would close what is not its own
+
+
+def _records(buffered: Any, name: str, offset: int) -> Iterator[Record]:
+    if buffered.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC):
+        stream = _Stream(gzip.GzipFile(fileobj=buffered, mode="rb"), name)
+        stream.skip(offset)
+    elif buffered.seekable():
+        if offset > (size := buffered.seek(0, os.SEEK_END)):
+            raise TFRecordError(f"{name} has {size} bytes, and no record at {offset}")
+        buffered.seek(offset)
+        stream = _Stream(buffered, name, place=offset)
+    else:
+        stream = _Stream(buffered, name)
+        stream.skip(offset)
+    while True:
+        begin = stream.place
+        header = stream.read_up_to(_HEADER.size)
+        if not header:
+            return
+        if len(header) < _HEADER.size:
+            raise TFRecordError(f"{name} ends within a record, at byte {stream.place}")
+        length, checksum = _HEADER.unpack(header)
+        if _masked(header[:8]) != checksum:
+            raise TFRecordError(
+                f"{name} is damaged, or no TFRecord file: the checksum of a length at byte {begin} "
+                "is wrong"
+            )
+        data = stream.read_up_to(length)
+        footer = stream.read_up_to(_FOOTER.size)
+        if len(footer) < _FOOTER.size:
+            raise TFRecordError(f"{name} ends within a record, at byte {stream.place}")
+        if _masked(data) != _FOOTER.unpack(footer)[0]:
+            raise TFRecordError(
+                f"{name} is damaged: the checksum of the record at byte {begin} is wrong"
+            )
+        yield Record(begin, data)
+
+
+class _Stream:
+    """Bytes in order, and how many there were; what a broken GZIP raises becomes one sentence."""
+
+    def __init__(self, file: io.BufferedIOBase, name: str, *, place: int = 0) -> None:
+        self.file, self.name, self.place = file, name, place
+
+    def read_up_to(self, size: int) -> bytes:
+        """So many bytes, or fewer at the end; a length that lies takes no more than there is."""
+        pieces, left = [], size
+        try:
+            while left and (piece := self.file.read(min(left, _PIECE))):
+                pieces.append(piece)
+                left -= len(piece)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise TFRecordError(
+                f"{self.name} is damaged: its GZIP stream breaks off or is wrong after byte "
+                f"{self.place} of its content ({error})"
+            ) from error
+        self.place += size - left
+        return b"".join(pieces)
+
+    def skip(self, size: int) -> None:
+        """Run through so many bytes."""
+        while size:
+            passed = len(self.read_up_to(min(size, _PIECE)))
+            if not passed:
+                raise TFRecordError(f"{self.name} has {self.place} bytes, fewer than to be skipped")
+            size -= passed
+
+
+def _masked(data: bytes) -> int:
+    checksum = crc32c(data)
+    return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A list of one kind, decoded only where it is asked for.
+
+    Attributes:
+        kind: `bytes`, `float`, `int64`, or `none` for a feature without a list.
+        payload: The list as it is encoded.
+    """
+
+    kind: str
+    payload: memoryview
+
+    def byte_strings(self) -> list[bytes]:
+        """The list of byte strings.
+
+        Raises:
+            TFRecordError: If it is of another kind, or broken.
+        """
+        self._expect("bytes")
+        return [
+            bytes(value)
+            for number, wire, value in _fields(self.payload)
+            if number == 1 and wire == _BYTES and isinstance(value, memoryview)
+        ]
+
+    def one_byte_strings(self) -> UInt8[np.ndarray, " n"]:
+        """The list of byte strings, each of which must have one byte: an array all at once.
+
+        Raises:
+            TFRecordError: If it is of another kind, or a string has another length.
+        """
+        self._expect("bytes")
+        packed = np.frombuffer(self.payload, np.uint8)
+        # Every string is its tag (field 1, bytes), its length, and itself.
+        if len(packed) % 3 == 0:
+            triples = packed.reshape(-1, 3)
+            if (triples[:, 0] == 0x0A).all() and (triples[:, 1] == 1).all():
+                return triples[:, 2]
+        raise TFRecordError("a list of byte strings was expected to have one byte in each")
+
+    def floats(self) -> Float32[np.ndarray, " n"]:
+        """The list of float32.
+
+        Raises:
+            TFRecordError: If it is of another kind, or broken.
+        """
+        self._expect("float")
+        parts = []
+        for number, wire, value in _fields(self.payload):
+            if number == 1 and isinstance(value, memoryview):
+                if wire not in (_BYTES, _FIXED32) or len(value) % 4:
+                    raise TFRecordError("a list of floats is broken")
+                parts.append(np.frombuffer(value, "<f4"))
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def ints(self) -> Int64[np.ndarray, " n"]:
+        """The list of int64.
+
+        Raises:
+            TFRecordError: If it is of another kind, or broken.
+        """
+        self._expect("int64")
+        parts = []
+        for number, wire, value in _fields(self.payload):
+            if number == 1 and wire == _BYTES and isinstance(value, memoryview):
+                parts.append(_varints(np.frombuffer(value, np.uint8)))
+            elif number == 1 and wire == _VARINT and isinstance(value, int):
+                parts.append(np.array([value], np.uint64).view(np.int64))
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def _expect(self, kind: str) -> None:
+        if self.kind not in (kind, "none"):
+            raise TFRecordError(f"a list of {kind} was expected, got one of {self.kind}")
+
+
+class SequenceExample(NamedTuple):
+    """Features of a whole sequence, and one feature for each of its steps."""
+
+    context: dict[str, Feature]
+    steps: dict[str, list[Feature]]
+
+
+def parse_example(data: bytes | memoryview) -> dict[str, Feature]:
+    """The features of a record that holds a `tf.train.Example`; none is decoded yet.
+
+    Raises:
+        TFRecordError: If it holds none.
+    """
+    return _features(
+        part
+        for number, wire, part in _fields(memoryview(data))
+        if number == 1 and wire == _BYTES and isinstance(part, memoryview)
+    )
+
+
+def parse_sequence_example(data: bytes | memoryview) -> SequenceExample:
+    """The features of a record that holds a `tf.train.SequenceExample`; none is decoded yet.
+
+    Raises:
+        TFRecordError: If it holds none.
+    """
+    context: list[memoryview] = []
+    steps: dict[str, list[Feature]] = {}
+    for number, wire, part in _fields(memoryview(data)):
+        if wire != _BYTES or not isinstance(part, memoryview):
+            continue
+        if number == 1:
+            context.append(part)
+        elif number == 2:
+            for name, listed in _entries(part):
+                steps[name] = [
+                    _feature(value)
+                    for which, kind, value in _fields(listed)
+                    if which == 1 and kind == _BYTES and isinstance(value, memoryview)
+                ]
+    return SequenceExample(_features(iter(context)), steps)
+
+
+def _features(parts: Iterator[memoryview]) -> dict[str, Feature]:
+    return {name: _feature(value) for part in parts for name, value in _entries(part)}
+
+
+def _entries(part: memoryview) -> Iterator[tuple[str, memoryview]]:
+    """Names and values of a map, field 1 of a message."""
+    for number, wire, entry in _fields(part):
+        if number != 1 or wire != _BYTES or not isinstance(entry, memoryview):
+            continue
+        name, value = "", memoryview(b"")
+        for which, kind, content in _fields(entry):
+            if kind == _BYTES and isinstance(content, memoryview):
+                if which == 1:
+                    try:
+                        name = str(content, "utf-8")
+                    except UnicodeDecodeError:
+                        raise TFRecordError("the name of a feature is no text") from None
+                elif which == 2:
+                    value = content
+        yield name, value
+
+
+def _feature(part: memoryview) -> Feature:
+    found = Feature("none", memoryview(b""))
+    for number, wire, content in _fields(part):
+        if number in _KINDS and wire == _BYTES and isinstance(content, memoryview):
+            found = Feature(_KINDS[number], content)
+    return found
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+    """Number, wire type and content of the fields of a protocol buffer; none is copied."""
+    place, end = 0, len(message)
+    while place < end:
+        key, place = _varint(message, place)
+        wire = key & 7
+        if wire == _VARINT:
+            value, place = _varint(message, place)
+            yield key >> 3, wire, value
+            continue
+        if wire == _BYTES:
+            length, place = _varint(message, place)
+        elif wire in (_FIXED64, _FIXED32):
+            length = 8 if wire == _FIXED64 else 4
+        else:
+            raise TFRecordError(f"a record is no Example: a field has the wire type {wire}")
+        if length > end - place:
+            raise TFRecordError("a record is no Example: a field is longer than the record")
+        yield key >> 3, wire, message[place : place + length]
+        place += length
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if place == len(message):
+            break
+        byte = message[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, place
+    raise TFRecordError("a record is no Example: a number in it does not end")
+
+
+def _varints(packed: UInt8[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+    """Packed numbers, all at once."""
+    ends = np.flatnonzero(packed < 0x80)
+    if not len(packed):
+        return np.zeros(0, np.int64)
+    lengths = np.diff(ends, prepend=-1)
+    if not len(ends) or ends[-1] != len(packed) - 1 or lengths.max() > 10:
+        raise TFRecordError("a list of int64 is broken: a number in it does not end")
+    starts = ends - lengths + 1
+    values = np.zeros(len(ends), np.uint64)
+    for place in range(lengths.max()):
+        there = np.flatnonzero(lengths > place)
+        byte = packed[starts[there] + place].astype(np.uint64) & np.uint64(0x7F)
+        values[there] |= byte << np.uint64(7 * place)
+    return values.view(np.int64)
