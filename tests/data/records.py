@@ -26,7 +26,8 @@ def message(number: int, content: bytes) -> bytes:
 
 def feature(values: Any) -> bytes:
     """Bytes, floats or integers, as the first value is; packed, as TensorFlow packs them."""
-    values = list(values) if isinstance(values, Sequence | np.ndarray) else [values]
+    several = isinstance(values, Sequence | np.ndarray) and not isinstance(values, bytes)
+    values = list(values) if several else [values]
     if isinstance(values[0], bytes):
         return message(1, b"".join(message(1, value) for value in values))
     if isinstance(values[0], float | np.floating):

@@ -2,13 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +33,7 @@ from latentslots.data.scenes.layout import (
 from latentslots.data.scenes.physics import throw
 from latentslots.data.scenes.renderer import SceneRenderer
 from latentslots.data.scenes.textures import texture
+from latentslots.data.writer import StoreWriter
 
 SEEDS = range(40)
 
@@ -211,18 +211,21 @@ def test_a_store_of_scenes(store: Path) -> None:
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make, "_BLOCK", 2)
-    again = make_scenes(
-        tmp_path / "again",
-        SceneOptions(kind="scenes", size=32),
-        num_train=6,
-        num_validation=3,
-        num_test=2,
-        workers=3,
-    )
-    assert contents(again) == contents(store)
+    stores = [
+        make_scenes(
+            tmp_path / str(workers),
+            SceneOptions(kind="scenes", size=32),
+            num_train=6,
+            num_validation=3,
+            num_test=2,
+            workers=workers,
+        )
+        for workers in (1, 3)
+    ]
+    assert contents(stores[0]) == contents(stores[1])
 
 
 def test_videos(tmp_path: Path) -> None:
@@ -236,59 +239,43 @@ def test_videos(tmp_path: Path) -> None:
     assert "texture_label" in rows[0]["attributes"]
 
 
-def test_half_made_data_are_continued(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_made_data_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make, "_BLOCK", 2)
     options = SceneOptions(kind="scenes", size=32)
+    counts = {"num_train": 6, "num_validation": 3, "num_test": 2, "workers": 1}
+    whole = make_scenes(tmp_path / "whole", options, **counts)
     out = tmp_path / "half"
 
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(make, "_write_split", killed)
+        patch.setattr(StoreWriter, "add_block", killed)
         with pytest.raises(KeyboardInterrupt):
             make_scenes(out, options, num_train=6, num_validation=0, workers=1)
     parts = sorted((out / ".train.blocks.partial").glob("*.parquet"))
     assert len(parts) == 3
     with pytest.raises(DataError, match="split 'train' was begun and not finished"):
         load_dataset(out)
-    with pytest.raises(DataError, match="holds a half-made 'train' of other scenes"):
+    with pytest.raises(DataError, match="holds a half-made 'train' of other data"):
         make_scenes(out, replace(options, seed=1), num_train=6, num_validation=0, workers=1)
 
     parts[1].unlink()
+    parts[2].write_bytes(parts[2].read_bytes()[:-20])  # as a full disk leaves it
     asked: list[int] = []
     make_block = make._make_block
-    monkeypatch.setattr(make, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(
-        make, "_make_block", lambda seed, num: asked.append(seed) or make_block(seed, num)
-    )
-    make_scenes(out, options, num_train=6, num_validation=3, num_test=2, workers=1)
-    assert asked == [2, 8_000_000, 8_000_002, 9_000_000]
-    assert contents(out) == contents(store)
+
+    def watched(seeds: tuple[int, int]) -> Iterator[dict[str, Any]]:
+        asked.append(seeds[0])
+        return make_block(seeds)
+
+    monkeypatch.setattr(make, "_make_block", watched)
+    make_scenes(out, options, **counts)
+    assert asked == [2, 4, 8_000_000, 8_000_002, 9_000_000]
+    assert contents(out) == contents(whole)
     # All is there: nothing is made again.
-    make_scenes(out, options, num_train=6, num_validation=3, num_test=2, workers=1)
-    assert len(asked) == 4
-
-
-class InThisProcess(Executor):
-    """Runs the tasks of a pool here, where a test can watch them."""
-
-    def __init__(
-        self, workers: int, *, initializer: Callable[..., None], initargs: tuple, **_: object
-    ) -> None:
-        before = signal.getsignal(signal.SIGINT)
-        initializer(*initargs)
-        signal.signal(signal.SIGINT, before)
-
-    def submit(self, function: Callable[..., object], *arguments: object) -> Future:
-        done: Future = Future()
-        done.set_result(function(*arguments))
-        return done
-
-    def shutdown(self, **_: object) -> None:
-        make._WORKER.pop("renderer").close()
+    make_scenes(out, options, **counts)
+    assert len(asked) == 5
 
 
 @pytest.mark.parametrize(

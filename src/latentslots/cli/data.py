@@ -16,11 +16,13 @@ _MADE: tuple[Literal["scenes", "scenes-textured", "parts"], ...] = (
     "scenes-textured",
     "parts",
 )
+_IMPORTED = ("arrays", "folder", *(f"movi-{letter}" for letter in "abcdef"))
 USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, drawn by MuJoCo
        {PROG} make scenes-textured OUT     the same with textures
        {PROG} make parts OUT               figures of exchangeable parts
        {PROG} import arrays SOURCE.npz OUT   images (and masks) from NumPy arrays
        {PROG} import folder SOURCE OUT       a folder of images (and a twin folder of masks)
+       {PROG} import movi-e SOURCE OUT       MOVi-A to F: shards, their address, or `public`
        {PROG} merge SOURCE SOURCE ... --out OUT   several data sets become one
        {PROG} info PATH                      counts, sizes, objects; a contact sheet
        {PROG} cache-latents PATH             encode all images once, before training
@@ -107,6 +109,32 @@ class ImportFolder(_Import):
     """What to do with a file that cannot be read: stop, or go on without it and count."""
     seed: int = 0
     """Another seed holds out other images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportMovi:
+    """Import MOVi's TFRecord shards; a half-written data set is gone on with."""
+
+    source: tyro.conf.Positional[str]
+    """A folder of shards, the address of one on the web, or `public` for the authors' bucket."""
+    out: tyro.conf.Positional[str]
+    """Folder of the data set, new or half written."""
+    splits: tuple[str, ...] = ("train", "validation")
+    """Which splits."""
+    size: Literal[128, 256, 512] = 256
+    """Pixels per side of the videos in the bucket (512: MOVi-F alone)."""
+    every: int = 1
+    """Every n-th frame of a video, from the first."""
+    resolution: int | None = None
+    """Resize the frames to this; by default they stay as they are."""
+    layers: tuple[
+        Literal["depth", "normal", "object_coordinates", "forward_flow", "backward_flow"], ...
+    ] = ()
+    """What else to keep of every frame."""
+    workers: int | None = None
+    """Processes, each with a shard of its own; by default one per core."""
+    dry_run: bool = False
+    """Only say how many shards and bytes there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,17 +232,47 @@ def _first(action: str, kinds: tuple[Kind, ...], arguments: list[str]) -> tuple[
 
 
 def _import(arguments: list[str]) -> int:
-    kind, rest = _first("import", ("arrays", "folder"), arguments)
+    kind, rest = _first("import", _IMPORTED, arguments)
     prog = f"{PROG} import {kind}"
     if kind == "arrays":
         from latentslots.data.arrays import import_arrays
 
         out = import_arrays(**asdict(tyro.cli(ImportArrays, prog=prog, args=rest)), progress=True)
-    else:
+    elif kind == "folder":
         from latentslots.data.image_folder import import_folder
 
         options = asdict(tyro.cli(ImportFolder, prog=prog, args=rest))
         out = import_folder(options.pop("source"), options.pop("out"), **options, progress=True)
+    else:
+        return _import_movi(kind, tyro.cli(ImportMovi, prog=prog, args=rest))
+    print(out)
+    return 0
+
+
+def _import_movi(variant: str, options: ImportMovi) -> int:
+    from latentslots.data.movi import find_movi, import_movi
+    from latentslots.data.movi_records import MoviOptions
+
+    taken = MoviOptions(
+        variant=variant,
+        every=options.every,
+        resolution=options.resolution,
+        layers=options.layers,
+    )
+    if options.dry_run:
+        for split, shards in find_movi(options.source, variant, size=options.size).items():
+            size = "" if shards.num_bytes is None else f", {shards.num_bytes:,} bytes"
+            print(f"{split}: {len(shards.places)} shards{size}")
+        return 0
+    out = import_movi(
+        options.source,
+        options.out,
+        taken,
+        size=options.size,
+        splits=options.splits,
+        workers=options.workers,
+        progress=True,
+    )
     print(out)
     return 0
 

@@ -14,8 +14,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from latentslots.data.errors import DataError
+from latentslots.data.rows import RESERVED_COLUMNS
 from latentslots.data.transforms import ResizeCenterCrop
-from latentslots.data.writer import RESERVED_COLUMNS, StoreWriter
+from latentslots.data.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
 

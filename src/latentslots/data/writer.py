@@ -10,12 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, Image, List, Value
+from datasets import ClassLabel
 
-from latentslots.data.encoding import Picture, encode_ids, encode_image, picture_size
+from latentslots.data.encoding import Picture
 from latentslots.data.errors import DataError
 from latentslots.data.manifest import (
     FILE_NAME,
@@ -26,10 +25,7 @@ from latentslots.data.manifest import (
     read_manifest,
     write_manifest,
 )
-
-RESERVED_COLUMNS = ("image", "segmentation", "ignore", "attributes", "video", "frame")
-_ROW_GROUP_ROWS = 100
-_ROW_GROUP_BYTES = 16 * 2**20
+from latentslots.data.rows import ROW_GROUP_BYTES, ROW_GROUP_ROWS, RowEncoder, block_sizes
 
 
 class StoreWriter:
@@ -81,22 +77,14 @@ class StoreWriter:
         shard_bytes: int = 256 * 2**20,
     ) -> None:
         self.path, self.split = Path(path), split
-        self.attributes, self.columns = dict(attributes or {}), dict(columns or {})
         self.shard_bytes = shard_bytes
-        taken = sorted(set(self.columns) & set(RESERVED_COLUMNS))
-        if taken:
-            raise DataError(f"a further column cannot be called {taken[0]!r}")
-        features: dict[str, Any] = {"image": Image()}
-        if segmentation:
-            features["segmentation"] = Image()
-        if ignore:
-            features["ignore"] = Image()
-        if self.attributes:
-            features["attributes"] = {k: List(v) for k, v in self.attributes.items()}
-        if video:
-            features |= {"video": Value("string"), "frame": Value("int32")}
-        self.features = Features(features | self.columns)
-        self._schema = self.features.arrow_schema
+        self.encoder = RowEncoder(
+            segmentation=segmentation,
+            ignore=ignore,
+            video=video,
+            attributes=attributes,
+            columns=columns,
+        )
         self.num_rows = 0
         self._check_target()
         self._manifest = self._describe(name, kind, license, credit, made_by)
@@ -158,83 +146,56 @@ class StoreWriter:
             source: File name of the image, by which messages can name it.
             columns: Values of the further columns.
         """
-        where = f"row {self.num_rows} of split {self.split!r}{f' ({source})' if source else ''}"
-        named = {"attributes": attributes, "video": video, "frame": frame, **columns}
-        values = {column: value for column, value in named.items() if value is not None}
-        given = {"image": image, "segmentation": segmentation, "ignore": ignore}
-        present = {column: picture for column, picture in given.items() if picture is not None}
-        self._check_columns({*present, *values}, where)
-        if attributes is not None:
-            self._check_attributes(attributes, where)
-        pictures = self._encode_pictures(present, where)
-        row = self._encode(values, where)
-        row |= {column: {"bytes": data, "path": None} for column, data in pictures.items()}
-        row["image"]["path"] = source
-        self._rows.append(row)
-        self._row_bytes += sum(map(len, pictures.values()))
+        where = f"row {self.num_rows} of split {self.split!r}"
+        row = {
+            "image": image,
+            "segmentation": segmentation,
+            "ignore": ignore,
+            "attributes": attributes,
+            "video": video,
+            "frame": frame,
+            "source": source,
+            **columns,
+        }
+        encoded = self.encoder.encode(row, where=where)
+        self._grow(encoded.size, encoded.size)
+        self._rows.append(encoded.row)
+        self._row_bytes += encoded.num_bytes
         self.num_rows += 1
-        if len(self._rows) >= _ROW_GROUP_ROWS or self._row_bytes >= _ROW_GROUP_BYTES:
+        if len(self._rows) >= ROW_GROUP_ROWS or self._row_bytes >= ROW_GROUP_BYTES:
             self._flush()
 
-    def _check_columns(self, given: set[str], where: str) -> None:
-        unknown = sorted(given - set(self.features))
-        if unknown:
-            raise DataError(f"{where} has a {unknown[0]!r}, which the writer was not told of")
-        missing = sorted(set(self.features) - given - {"ignore", "frame"})
-        if missing:
-            raise DataError(f"{where} has no {missing[0]!r}")
+    def add_block(self, path: Path) -> None:
+        """Append the rows of a file that `latentslots.data.blocks` wrote, as they are."""
+        self._flush()
+        with pq.ParquetFile(path) as block:
+            smallest, largest = block_sizes(block)
+            self._grow(smallest, largest)
+            for group in range(block.num_row_groups):
+                table = block.read_row_group(group)
+                self._write(table, block.metadata.row_group(group).total_byte_size)
+                self.num_rows += len(table)
 
-    def _encode_pictures(self, pictures: Mapping[str, Picture], where: str) -> dict[str, bytes]:
-        try:
-            encoded = {
-                column: encode_image(picture) if column == "image" else encode_ids(picture)
-                for column, picture in pictures.items()
-            }
-            sizes = {column: picture_size(content) for column, content in encoded.items()}
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-        width, height = sizes["image"]
-        for column, other in sizes.items():
-            if other != (width, height):
-                raise DataError(
-                    f"{where}: the {column} is {other[0]}x{other[1]} pixels, but its image is "
-                    f"{width}x{height}"
-                )
-        self._smallest = min(self._smallest[0], width), min(self._smallest[1], height)
-        self._largest = max(self._largest[0], width), max(self._largest[1], height)
-        return encoded
-
-    def _encode(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-        row = {}
-        for column, value in values.items():
-            try:
-                row[column] = _plain(self.features[column], value)
-                pa.array([row[column]], type=self._schema.field(column).type)
-            except (ValueError, TypeError, KeyError, OverflowError) as error:
-                raise DataError(f"{where} has a {column!r} of another type: {error}") from error
-        return row
-
-    def _check_attributes(self, values: Mapping[str, Sequence[Any]], where: str) -> None:
-        if set(values) != set(self.attributes):
-            raise DataError(
-                f"{where} has the attributes {sorted(values)}, but the writer was told of "
-                f"{sorted(self.attributes)}"
-            )
-        lengths = {name: len(value) for name, value in values.items()}
-        if len(set(lengths.values())) > 1:
-            raise DataError(f"{where}: its attributes have different lengths: {lengths}")
+    def _grow(self, smallest: tuple[int, int], largest: tuple[int, int]) -> None:
+        """Widen the range of widths and heights."""
+        self._smallest = min(self._smallest[0], smallest[0]), min(self._smallest[1], smallest[1])
+        self._largest = max(self._largest[0], largest[0]), max(self._largest[1], largest[1])
 
     def _flush(self) -> None:
         if not self._rows:
             return
+        self._write(pa.Table.from_pylist(self._rows, schema=self.encoder.schema), self._row_bytes)
+        self._rows, self._row_bytes = [], 0
+
+    def _write(self, rows: pa.Table, num_bytes: int) -> None:
+        """Write a row group, into a new shard where the last one is full."""
         if self._parquet is None:
             self._file = self._partial / f"part-{len(self._shards):05d}.parquet"
             self._shard_rows = self._shard_size = 0
-            self._parquet = pq.ParquetWriter(self._file, self._schema)
-        self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._shard_rows += len(self._rows)
-        self._shard_size += self._row_bytes
-        self._rows, self._row_bytes = [], 0
+            self._parquet = pq.ParquetWriter(self._file, self.encoder.schema)
+        self._parquet.write_table(rows)
+        self._shard_rows += len(rows)
+        self._shard_size += num_bytes
         if self._shard_size >= self.shard_bytes:
             self._close_shard()
 
@@ -300,7 +261,7 @@ class StoreWriter:
     ) -> Manifest:
         class_names = {
             attribute: tuple(feature.names)
-            for attribute, feature in self.attributes.items()
+            for attribute, feature in self.encoder.attributes.items()
             if isinstance(feature, ClassLabel)
         }
         if not has_manifest(str(self.path)):
@@ -322,17 +283,6 @@ class StoreWriter:
             if value is not None and value != known.get(key, value):
                 raise DataError(f"{self.path} has {key} {known[key]!r}, not {value!r}")
         return replace(there, class_names={**there.class_names, **class_names})
-
-
-def _plain(feature: Any, value: Any) -> Any:
-    """Turn arrays into lists and class names into numbers, and refuse numbers without a name."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(feature, dict):
-        return {name: _plain(feature[name], item) for name, item in value.items()}
-    if isinstance(feature, List):
-        return [_plain(feature.feature, item) for item in value]
-    return feature.encode_example(value) if isinstance(feature, ClassLabel) else value
 
 
 def _is_leftover(entry: Path) -> bool:

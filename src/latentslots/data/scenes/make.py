@@ -1,22 +1,16 @@
 """Making a data set of scenes, on as many processes as there are cores."""
 
 import json
-import multiprocessing
 import os
-import shutil
-import signal
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import ClassLabel, Value
-from tqdm import tqdm
 
+from latentslots.data.blocks import Workers, write_blocks
 from latentslots.data.encoding import encode_ids, encode_image
 from latentslots.data.errors import DataError
 from latentslots.data.manifest import has_manifest, read_manifest
@@ -40,7 +34,6 @@ EDIT_COLUMNS = {"edit": ClassLabel(names=list(EDITS)), "edited_object": Value("i
 """Of pairs: what was done, and to which object of the first image (0: the ground)."""
 _MOST = 1_000_000
 _BLOCK = 240
-_SPEC_FILE = "made_by.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,35 +83,32 @@ def make_scenes(
     """
     out = Path(out)
     counts = {"train": num_train, "validation": num_validation, "test": num_test}
-    workers = workers if workers is not None else os.cpu_count() or 1
-    _check(options, counts, workers)
+    _check(options, counts)
+    processes = Workers(count=workers, initializer=_start_worker, arguments=(options,))
     missing = _missing_splits(out, options, counts)
     if not missing:
         return out
     # Find out now, not in a worker or after an hour, what stands in the way.
     _writer(out, missing[0], options)
     SceneRenderer(options.size).close()
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(options,),
-    ) as pool:
-        for split in missing:
-            blocks = _blocks(out, split, options)
-            bar = tqdm(total=counts[split], desc=split, unit="scene", disable=not progress)
-            with bar:
-                files = _make_blocks(pool, blocks, split, options, counts[split], bar)
-                _write_split(out, split, options, files)
-            shutil.rmtree(blocks)
+    block = _BLOCK // options.num_frames
+    for split in missing:
+        sizes = {
+            f"{first:07d}": min(block, counts[split] - first)
+            for first in range(0, counts[split], block)
+        }
+        first_seed = FIRST_SEEDS[split] + options.seed
+        write_blocks(
+            _writer(out, split, options),
+            {name: (first_seed + int(name), num) for name, num in sizes.items()},
+            _make_block,
+            spec=_made_by(options),
+            workers=processes,
+            progress=progress,
+            unit="scene",
+            sizes=sizes,
+        )
     return out
-
-
-def _write_split(out: Path, split: str, options: SceneOptions, files: list[Path]) -> None:
-    with _writer(out, split, options) as writer:
-        for file in files:
-            for row in pq.read_table(file).to_pylist():
-                writer.add(**row)
 
 
 def _writer(out: Path, split: str, options: SceneOptions) -> StoreWriter:
@@ -135,57 +125,19 @@ def _writer(out: Path, split: str, options: SceneOptions) -> StoreWriter:
     )
 
 
-def _make_blocks(
-    pool: Executor,
-    folder: Path,
-    split: str,
-    options: SceneOptions,
-    count: int,
-    bar: Any,
-) -> list[Path]:
-    """Make what is missing of a split, and name all its parts in order."""
-    frames = options.num_frames
-    block = _BLOCK // frames
-    files, waiting = [], []
-    for first in range(0, count, block):
-        file = folder / f"{first:07d}.parquet"
-        files.append(file)
-        num = min(block, count - first)
-        if file.exists() and pq.read_metadata(file).num_rows == num * frames:
-            bar.update(num)
-            continue
-        seed = FIRST_SEEDS[split] + options.seed + first
-        waiting.append((file, num, pool.submit(_make_block, seed, num)))
-    try:
-        for file, num, made in waiting:
-            beside = file.with_suffix(".tmp")
-            pq.write_table(pa.Table.from_pylist(made.result()), beside)
-            beside.replace(file)
-            bar.update(num)
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    return files
-
-
 _WORKER: dict[str, Any] = {}
 
 
 def _start_worker(options: SceneOptions) -> None:
-    # Ctrl-C reaches all processes of a terminal; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A worker has a core, and Mesa's software renderer must not spread over those of the others.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     _WORKER["options"], _WORKER["renderer"] = options, SceneRenderer(options.size)
 
 
-def _make_block(first_seed: int, num: int) -> list[dict[str, Any]]:
-    options = _WORKER["options"]
-    return [
-        row
-        for seed in range(first_seed, first_seed + num)
-        for row in make_rows(seed, options, _WORKER["renderer"])
-    ]
+def _make_block(seeds: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    first, num = seeds
+    for seed in range(first, first + num):
+        yield from make_rows(seed, _WORKER["options"], _WORKER["renderer"])
 
 
 def make_rows(
@@ -234,7 +186,7 @@ def _figure_rows(
         }
 
 
-def _check(options: SceneOptions, counts: dict[str, int], workers: int) -> None:
+def _check(options: SceneOptions, counts: dict[str, int]) -> None:
     if options.kind not in KINDS:
         raise DataError(f"there are no scenes of kind {options.kind!r}, only {', '.join(KINDS)}")
     if not 16 <= options.size <= 2048:
@@ -248,8 +200,6 @@ def _check(options: SceneOptions, counts: dict[str, int], workers: int) -> None:
         raise DataError("figures are single images: video is for scenes")
     if options.video and options.edit_pairs:
         raise DataError("a pair of images cannot be a video: choose one of video and edit_pairs")
-    if workers < 1:
-        raise DataError(f"workers must be at least 1, got {workers}")
     if not 0 <= options.seed < _MOST:
         raise DataError(f"seed must be 0 to {_MOST - 1}, got {options.seed}")
     for split, count in counts.items():
@@ -286,18 +236,3 @@ def _missing_splits(out: Path, options: SceneOptions, counts: dict[str, int]) ->
                 f"{split!r}, not {counts[split]}"
             )
     return [split for split in asked if split not in manifest.splits]
-
-
-def _blocks(out: Path, split: str, options: SceneOptions) -> Path:
-    """The folder of a split's finished parts; those that a killed program left are used."""
-    folder = out / f".{split}.blocks.partial"
-    spec = folder / _SPEC_FILE
-    wanted = json.dumps(_made_by(options), indent=2) + "\n"
-    if spec.exists() and spec.read_text() != wanted:
-        raise DataError(
-            f"{out} holds a half-made {split!r} of other scenes: remove {folder}, or choose "
-            "another folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    spec.write_text(wanted)
-    return folder

@@ -1,0 +1,194 @@
+"""Writing a split in pieces, on as many processes as there are cores, so that nothing is lost.
+
+The rows of a split are made in blocks, each a hidden Parquet file that appears when it is whole.
+What is killed goes on with the blocks that are missing, and ends with the same bytes.
+"""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from latentslots.data.errors import DataError
+from latentslots.data.rows import (
+    ROW_GROUP_BYTES,
+    ROW_GROUP_ROWS,
+    RowEncoder,
+    with_sizes,
+)
+from latentslots.data.writer import StoreWriter
+
+_SPEC_FILE = "made_by.json"
+Make = Callable[[Any], Iterable[Mapping[str, Any]]]
+"""Makes the rows of a block (arguments of `StoreWriter.add`) from what says which they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """The processes that make blocks.
+
+    Attributes:
+        count: How many; by default one per core. With 1, the calling process does it.
+        initializer: Called in each of them first, with `arguments`.
+        arguments: See there.
+    """
+
+    count: int | None = None
+    initializer: Callable[..., None] | None = None
+    arguments: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse none."""
+        if self.count is not None and self.count < 1:
+            raise DataError(f"workers must be at least 1, got {self.count}")
+
+
+def write_blocks(
+    writer: StoreWriter,
+    blocks: Mapping[str, Any],
+    make: Make,
+    *,
+    spec: Mapping[str, Any],
+    workers: Workers = Workers(),
+    progress: bool = False,
+    unit: str = "block",
+    sizes: Mapping[str, int] | None = None,
+) -> None:
+    """Write one split of a store, or go on with it.
+
+    Args:
+        writer: Of the split, not entered yet.
+        blocks: What says which rows a block has, by the block's name; the split has them in this
+            order.
+        make: Makes them; a function of a module, which workers can import.
+        spec: What the rows depend on: blocks that were made for another one are refused.
+        workers: The processes.
+        progress: Whether to show a bar on stderr.
+        unit: What the bar counts.
+        sizes: How many of these a block is; by default 1.
+
+    Raises:
+        DataError: If the store cannot be written to, half-made blocks are of other data, a row
+            cannot be encoded, or the disk is full: what was made stays, and is gone on with.
+    """
+    folder = _folder(writer, spec)
+    files = {name: folder / f"{name}.parquet" for name in blocks}
+    missing = {name: work for name, work in blocks.items() if not _is_whole(files[name])}
+    sizes = sizes or dict.fromkeys(blocks, 1)
+    bar = tqdm(
+        total=sum(sizes.values()),
+        initial=sum(sizes[name] for name in blocks if name not in missing),
+        desc=writer.split,
+        unit=unit,
+        disable=not progress,
+    )
+    jobs = [(writer.encoder, make, work, files[name], name) for name, work in missing.items()]
+    try:
+        with bar:
+            for name in _run(jobs, workers):
+                bar.update(sizes[name])
+        with writer:
+            for file in files.values():
+                writer.add_block(file)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DataError(
+            f"there is no space left for {writer.path}: make some, and give the same command again "
+            "to go on"
+        ) from error
+    shutil.rmtree(folder)
+
+
+def _run(jobs: Sequence[tuple[Any, ...]], workers: Workers) -> Iterable[str]:
+    """Make blocks, and name each when it is whole."""
+    count = min(workers.count or os.cpu_count() or 1, len(jobs))
+    if count <= 1:
+        if workers.initializer is not None and jobs:
+            workers.initializer(*workers.arguments)
+        for job in jobs:
+            yield _make_block(*job)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start_worker, initargs=(workers,)
+    ) as pool:
+        waiting = [pool.submit(_make_block, *job) for job in jobs]
+        try:
+            for made in waiting:
+                yield made.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker(workers: Workers) -> None:
+    # Ctrl-C reaches all processes of a terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if workers.initializer is not None:
+        workers.initializer(*workers.arguments)
+
+
+def _make_block(encoder: RowEncoder, make: Make, work: Any, file: Path, name: str) -> str:
+    beside = file.with_suffix(".tmp")
+    smallest, largest = [2**31, 2**31], [0, 0]
+    rows: list[dict[str, Any]] = []
+    num_bytes = 0
+    with pq.ParquetWriter(beside, encoder.schema) as parquet:
+
+        def flush() -> None:
+            parquet.write_table(pa.Table.from_pylist(rows, schema=encoder.schema))
+            rows.clear()
+
+        for number, values in enumerate(make(work)):
+            encoded = encoder.encode(values, where=f"row {number} of {name}")
+            rows.append(encoded.row)
+            num_bytes += encoded.num_bytes
+            for side in (0, 1):
+                smallest[side] = min(smallest[side], encoded.size[side])
+                largest[side] = max(largest[side], encoded.size[side])
+            if len(rows) >= ROW_GROUP_ROWS or num_bytes >= ROW_GROUP_BYTES:
+                flush()
+                num_bytes = 0
+        if rows:
+            flush()
+        parquet.add_key_value_metadata(with_sizes(smallest, largest))
+    beside.replace(file)
+    return name
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a block was written to its end; a disk that was full may have cut it."""
+    if not file.is_file():
+        return False
+    try:
+        pq.read_metadata(file)
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
+
+
+def _folder(writer: StoreWriter, spec: Mapping[str, Any]) -> Path:
+    """The folder of a split's finished blocks; those that a killed program left are used."""
+    folder = writer.path / f".{writer.split}.blocks.partial"
+    wanted = json.dumps(spec, indent=2) + "\n"
+    file = folder / _SPEC_FILE
+    if file.exists() and file.read_text() != wanted:
+        raise DataError(
+            f"{writer.path} holds a half-made {writer.split!r} of other data: remove {folder}, or "
+            "choose another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(wanted)
+    return folder

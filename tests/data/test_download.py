@@ -1,0 +1,158 @@
+"""Downloads from a loopback server that drops connections, lies, and refuses."""
+
+import base64
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crc32c import crc32c
+
+from latentslots.data import DataError
+from latentslots.data.download import download
+
+CONTENT = bytes(range(256)) * 4096  # a megabyte
+
+
+class Server(ThreadingHTTPServer):
+    """Serves files from memory, and gives up after `patience` bytes, as often as told."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {"/file": CONTENT}
+        self.drops: list[int] = []
+        self.errors: list[int] = []
+        self.ranges: list[str | None] = []
+        self.knows_ranges = True
+        self.checksum: int | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.ranges.append(asked)
+        content = self.server.files.get(self.path)
+        if content is None or self.server.errors:
+            self.send_error(404 if content is None else self.server.errors.pop(0))
+            return
+        begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        partly = bool(asked) and self.server.knows_ranges
+        if partly and begin >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        body = content[begin:] if partly else content
+        self.send_response(206 if partly else 200)
+        self.send_header("Content-Length", str(len(body)))
+        if self.server.checksum is not None:
+            encoded = base64.b64encode(self.server.checksum.to_bytes(4, "big")).decode()
+            self.send_header("x-goog-hash", f"crc32c={encoded}")
+            self.send_header("x-goog-hash", "md5=bm90aGluZw==")
+        self.end_headers()
+        self.wfile.write(body[: self.server.drops.pop(0)] if self.server.drops else body)
+        self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+        running.server_close()
+
+
+def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
+    server.checksum = crc32c(CONTENT)
+    path = download(f"{server.url}/file", tmp_path / "new" / "file")
+    assert path.read_bytes() == CONTENT
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["file"]
+    download(f"{server.url}/file", path)
+    assert server.ranges == [None]  # it is there
+
+
+def test_a_connection_that_breaks_off_goes_on_where_it_stopped(
+    server: Server, tmp_path: Path
+) -> None:
+    server.drops, server.checksum = [1000, 5000, 0, 0, 200_000], crc32c(CONTENT)
+    waits: list[float] = []
+    path = download(f"{server.url}/file", tmp_path / "file", wait=waits.append)
+    assert path.read_bytes() == CONTENT
+    starts = [0 if asked is None else int(asked[6:-1]) for asked in server.ranges]
+    assert starts == [0, 1000, 6000, 6000, 6000, 206_000]
+    assert waits == [0.5, 0.5, 1.0, 2.0, 0.5]  # it waits longer where nothing comes
+
+
+def test_a_killed_download_goes_on(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ".file.part").write_bytes(CONTENT[:70_000])
+    download(f"{server.url}/file", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert server.ranges == ["bytes=70000-"]
+
+
+def test_a_download_that_was_killed_at_its_end(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ".file.part").write_bytes(CONTENT)
+    assert download(f"{server.url}/file", tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
+    server.knows_ranges, server.drops = False, [5000]
+    path = download(f"{server.url}/file", tmp_path / "file", wait=lambda _: None)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_asked_again_and_a_refusal_is_final(
+    server: Server, tmp_path: Path
+) -> None:
+    server.errors = [503, 500, 429]
+    path = download(f"{server.url}/file", tmp_path / "file", wait=lambda _: None)
+    assert path.read_bytes() == CONTENT
+    for code in (403, 404):
+        server.errors = [code]
+        with pytest.raises(DataError, match=f"/file cannot be fetched: {code}"):
+            download(f"{server.url}/file", tmp_path / "other")
+    with pytest.raises(DataError, match="/nothing cannot be fetched: 404"):
+        download(f"{server.url}/nothing", tmp_path / "nothing")
+
+
+def test_it_gives_up_where_nothing_comes(server: Server, tmp_path: Path) -> None:
+    server.drops = [1000, *[0] * 9]
+    waits: list[float] = []
+    with pytest.raises(DataError, match="cannot be fetched: the connection broke off after 0 of"):
+        download(f"{server.url}/file", tmp_path / "file", retries=3, wait=waits.append)
+    assert waits == [0.5, 1.0, 2.0]
+    assert (tmp_path / ".file.part").stat().st_size == 1000  # not lost
+    assert not (tmp_path / "file").exists()
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:9/file cannot be fetched"):
+        download("http://127.0.0.1:9/file", tmp_path / "file", retries=1, wait=lambda _: None)
+
+
+def test_what_arrives_damaged_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    server.checksum = crc32c(CONTENT) ^ 1
+    with pytest.raises(DataError, match="arrived damaged"):
+        download(f"{server.url}/file", tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_became_another_one_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ".file.part").write_bytes(CONTENT + b"more than there is now")
+    download(f"{server.url}/file", tmp_path / "file", wait=lambda _: None)
+    assert (tmp_path / "file").read_bytes() == CONTENT
