@@ -22,8 +22,8 @@ def dinosaur_coco() -> TrainConfig:
     """DINOSAUR with an MLP decoder on the features of a DINOv2, on photographs.
 
     Slots, decoder, batch (64) and steps as the authors had them for COCO; the features are
-    DINOv2's, where theirs were DINO's. Not trained by us. `--method.encoder.name` takes a folder,
-    `--method.decoder transformer` the other decoder.
+    DINOv2's, where theirs were DINO's. Not trained by us. `--method.encoder.name` takes a folder; a
+    `method.decoder` of the kind `transformer`, in a config file, is their other decoder.
     """
     return TrainConfig(
         method=DinosaurConfig(),
