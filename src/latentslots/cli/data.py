@@ -16,13 +16,23 @@ _MADE: tuple[Literal["scenes", "scenes-textured", "parts"], ...] = (
     "scenes-textured",
     "parts",
 )
-_IMPORTED = ("arrays", "folder", *(f"movi-{letter}" for letter in "abcdef"))
+_MULTI_OBJECT = (
+    "clevr-with-masks",
+    "multi-dsprites-binarized",
+    "multi-dsprites-colored-on-grayscale",
+    "multi-dsprites-colored-on-colored",
+    "objects-room",
+    "tetrominoes",
+)
+_IMPORTED = ("arrays", "folder", *(f"movi-{letter}" for letter in "abcdef"), *_MULTI_OBJECT)
 USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, drawn by MuJoCo
        {PROG} make scenes-textured OUT     the same with textures
        {PROG} make parts OUT               figures of exchangeable parts
        {PROG} import arrays SOURCE.npz OUT   images (and masks) from NumPy arrays
        {PROG} import folder SOURCE OUT       a folder of images (and a twin folder of masks)
        {PROG} import movi-e SOURCE OUT       MOVi-A to F: shards, their address, or `public`
+       {PROG} import clevr-with-masks SOURCE OUT   also tetrominoes, objects-room and
+                                             multi-dsprites-{{binarized,colored-on-...}}
        {PROG} merge SOURCE SOURCE ... --out OUT   several data sets become one
        {PROG} info PATH                      counts, sizes, objects; a contact sheet
        {PROG} cache-latents PATH             encode all images once, before training
@@ -138,6 +148,28 @@ class ImportMovi:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportMultiObject:
+    """Import one of DeepMind's multi-object data sets; a half-written one is gone on with."""
+
+    source: tyro.conf.Positional[str]
+    """The file, one GZIP stream of TFRecords."""
+    out: tyro.conf.Positional[str]
+    """Folder of the data set, new or half written."""
+    crop: bool = False
+    """Of CLEVR, the usual crop alone: 192 x 192 pixels around the middle."""
+    resolution: int | None = None
+    """Resize the images to this; by default they stay as they are."""
+    max_objects: int | None = None
+    """Leave out images with more objects; 6 makes CLEVR6."""
+    num_train: int | None = None
+    """Records of the split `train`; by default as many as is usual."""
+    num_validation: int | None = None
+    """The same for `validation`, which follow those of `train`."""
+    num_test: int | None = None
+    """The same for `test`, the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Merge:
     """Make one data set of several, in random order, to learn from all of them at once."""
 
@@ -243,10 +275,34 @@ def _import(arguments: list[str]) -> int:
 
         options = asdict(tyro.cli(ImportFolder, prog=prog, args=rest))
         out = import_folder(options.pop("source"), options.pop("out"), **options, progress=True)
+    elif kind in _MULTI_OBJECT:
+        out = _import_multi_object(kind, tyro.cli(ImportMultiObject, prog=prog, args=rest))
     else:
         return _import_movi(kind, tyro.cli(ImportMovi, prog=prog, args=rest))
     print(out)
     return 0
+
+
+def _import_multi_object(kind: str, options: ImportMultiObject) -> Path:
+    from latentslots.data.multi_object import LAYOUTS, MultiObjectOptions, import_multi_object
+
+    taken = MultiObjectOptions(
+        kind=kind,
+        crop=options.crop,
+        resolution=options.resolution,
+        max_objects=options.max_objects,
+    )
+    asked = {
+        "train": options.num_train,
+        "validation": options.num_validation,
+        "test": options.num_test,
+    }
+    usual = LAYOUTS[kind].counts
+    counts = {
+        split: usual.get(split, 0) if count is None else count for split, count in asked.items()
+    }
+    wanted = {split: count for split, count in counts.items() if count}
+    return import_multi_object(options.source, options.out, taken, counts=wanted, progress=True)
 
 
 def _import_movi(variant: str, options: ImportMovi) -> int:
