@@ -65,7 +65,7 @@ def test_latents_lie_beside_the_shards(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["import", "clevr9", "a", "b"], "data import takes one of arrays, folder first"),
+        (["import", "clevr9", "a", "b"], "data import takes one of arrays, folder, movi-a"),
         (["import", "arrays", "{tmp}/none.npz", "{tmp}/out"], "none.npz"),
         (["import", "folder", "{tmp}/none", "{tmp}/out"], "there is no folder"),
         (["info", "{tmp}/none"], "none"),

@@ -386,7 +386,7 @@ class TestBadInput:
 
     def test_names(self, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["data", "import", "movi-g", str(source), str(tmp_path / "out")]) == 2
-        assert "movi-f first, got 'movi-g'" in capsys.readouterr().err
+        assert "first, got 'movi-g'" in capsys.readouterr().err
         with pytest.raises(DataError, match="there is no 'movi-z', only movi-a"):
             MoviOptions(variant="movi-z")
         with pytest.raises(DataError, match="there is no layer 'smell', only depth"):

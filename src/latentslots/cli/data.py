@@ -5,26 +5,18 @@ import logging
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import tyro
 
-PROG = "latentslots data"
-Kind = TypeVar("Kind", bound=str)
+from latentslots.cli.data_import import PROG, first_word
+from latentslots.cli.data_import import run as import_data
+
 _MADE: tuple[Literal["scenes", "scenes-textured", "parts"], ...] = (
     "scenes",
     "scenes-textured",
     "parts",
 )
-_MULTI_OBJECT = (
-    "clevr-with-masks",
-    "multi-dsprites-binarized",
-    "multi-dsprites-colored-on-grayscale",
-    "multi-dsprites-colored-on-colored",
-    "objects-room",
-    "tetrominoes",
-)
-_IMPORTED = ("arrays", "folder", *(f"movi-{letter}" for letter in "abcdef"), *_MULTI_OBJECT)
 USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, drawn by MuJoCo
        {PROG} make scenes-textured OUT     the same with textures
        {PROG} make parts OUT               figures of exchangeable parts
@@ -33,6 +25,7 @@ USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, 
        {PROG} import movi-e SOURCE OUT       MOVi-A to F: shards, their address, or `public`
        {PROG} import clevr-with-masks SOURCE OUT   also tetrominoes, objects-room and
                                              multi-dsprites-{{binarized,colored-on-...}}
+       {PROG} import clevrtex-full SOURCE OUT   also -pbg, -vbg, -grassbg, -camo and -outd
        {PROG} merge SOURCE SOURCE ... --out OUT   several data sets become one
        {PROG} info PATH                      counts, sizes, objects; a contact sheet
        {PROG} cache-latents PATH             encode all images once, before training
@@ -73,100 +66,6 @@ class MakeScenes(MakeParts):
     """Most objects of a scene."""
     video: bool = False
     """Make videos of 24 frames, of objects thrown together, instead of images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Import:
-    split: str = "train"
-    """Split to write, which the data set must not have yet."""
-    name: str | None = None
-    """Name of the data set; by default that of its folder."""
-    resolution: int | None = None
-    """Resize the shortest side to this and crop the center; by default images stay as they are."""
-    license: str | None = None
-    """Licence of the images."""
-    credit: str | None = None
-    """Whom to name as their author."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportArrays(_Import):
-    """Import an .npz file with `image` [N, H, W, 3] and optionally `mask` [N, H, W]."""
-
-    source: tyro.conf.Positional[str]
-    """The .npz file."""
-    out: tyro.conf.Positional[str]
-    """Folder of the data set, new or existing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportFolder(_Import):
-    """Import a folder of images, with a twin folder of masks where there is one."""
-
-    source: tyro.conf.Positional[str]
-    """Folder with images at any depth."""
-    out: tyro.conf.Positional[str]
-    """Folder of the data set, new or existing."""
-    masks: str | None = None
-    """Folder with one image of ids for every image, at the same relative path."""
-    glob: str | None = None
-    """Only the images that match, such as `**/*_rgb.png`."""
-    validation_fraction: float | None = None
-    """Hold this share out as `validation`."""
-    group_by: Literal["file", "parent"] = "file"
-    """What is held out together: single files, or all of a parent folder (a video)."""
-    on_bad_sample: Literal["error", "skip"] = "error"
-    """What to do with a file that cannot be read: stop, or go on without it and count."""
-    seed: int = 0
-    """Another seed holds out other images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportMovi:
-    """Import MOVi's TFRecord shards; a half-written data set is gone on with."""
-
-    source: tyro.conf.Positional[str]
-    """A folder of shards, the address of one on the web, or `public` for the authors' bucket."""
-    out: tyro.conf.Positional[str]
-    """Folder of the data set, new or half written."""
-    splits: tuple[str, ...] = ("train", "validation")
-    """Which splits."""
-    size: Literal[128, 256, 512] = 256
-    """Pixels per side of the videos in the bucket (512: MOVi-F alone)."""
-    every: int = 1
-    """Every n-th frame of a video, from the first."""
-    resolution: int | None = None
-    """Resize the frames to this; by default they stay as they are."""
-    layers: tuple[
-        Literal["depth", "normal", "object_coordinates", "forward_flow", "backward_flow"], ...
-    ] = ()
-    """What else to keep of every frame."""
-    workers: int | None = None
-    """Processes, each with a shard of its own; by default one per core."""
-    dry_run: bool = False
-    """Only say how many shards and bytes there are."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportMultiObject:
-    """Import one of DeepMind's multi-object data sets; a half-written one is gone on with."""
-
-    source: tyro.conf.Positional[str]
-    """The file, one GZIP stream of TFRecords."""
-    out: tyro.conf.Positional[str]
-    """Folder of the data set, new or half written."""
-    crop: bool = False
-    """Of CLEVR, the usual crop alone: 192 x 192 pixels around the middle."""
-    resolution: int | None = None
-    """Resize the images to this; by default they stay as they are."""
-    max_objects: int | None = None
-    """Leave out images with more objects; 6 makes CLEVR6."""
-    num_train: int | None = None
-    """Records of the split `train`; by default as many as is usual."""
-    num_validation: int | None = None
-    """The same for `validation`, which follow those of `train`."""
-    num_test: int | None = None
-    """The same for `test`, the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +125,7 @@ def run(arguments: list[str]) -> int:
     """Find the action, parse and run it."""
     actions = {
         "make": _make,
-        "import": _import,
+        "import": import_data,
         "merge": _merge,
         "info": _info,
         "cache-latents": _cache_latents,
@@ -243,7 +142,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _make(arguments: list[str]) -> int:
-    kind, rest = _first("make", _MADE, arguments)
+    kind, rest = first_word("make", _MADE, arguments)
     wanted = MakeParts if kind == "parts" else MakeScenes
     given = asdict(tyro.cli(wanted, prog=f"{PROG} make {kind}", args=rest))
 
@@ -252,84 +151,6 @@ def _make(arguments: list[str]) -> int:
     names = [field.name for field in fields(SceneOptions) if field.name in given]
     looks = {name: given.pop(name) for name in names}
     print(make_scenes(given.pop("out"), SceneOptions(kind=kind, **looks), **given, progress=True))
-    return 0
-
-
-def _first(action: str, kinds: tuple[Kind, ...], arguments: list[str]) -> tuple[Kind, list[str]]:
-    """Split what an action is done with from the rest of its arguments."""
-    if not arguments or arguments[0] not in kinds:
-        got = repr(arguments[0]) if arguments else "nothing"
-        raise ValueError(f"data {action} takes one of {', '.join(kinds)} first, got {got}")
-    return kinds[kinds.index(arguments[0])], arguments[1:]
-
-
-def _import(arguments: list[str]) -> int:
-    kind, rest = _first("import", _IMPORTED, arguments)
-    prog = f"{PROG} import {kind}"
-    if kind == "arrays":
-        from latentslots.data.arrays import import_arrays
-
-        out = import_arrays(**asdict(tyro.cli(ImportArrays, prog=prog, args=rest)), progress=True)
-    elif kind == "folder":
-        from latentslots.data.image_folder import import_folder
-
-        options = asdict(tyro.cli(ImportFolder, prog=prog, args=rest))
-        out = import_folder(options.pop("source"), options.pop("out"), **options, progress=True)
-    elif kind in _MULTI_OBJECT:
-        out = _import_multi_object(kind, tyro.cli(ImportMultiObject, prog=prog, args=rest))
-    else:
-        return _import_movi(kind, tyro.cli(ImportMovi, prog=prog, args=rest))
-    print(out)
-    return 0
-
-
-def _import_multi_object(kind: str, options: ImportMultiObject) -> Path:
-    from latentslots.data.multi_object import LAYOUTS, MultiObjectOptions, import_multi_object
-
-    taken = MultiObjectOptions(
-        kind=kind,
-        crop=options.crop,
-        resolution=options.resolution,
-        max_objects=options.max_objects,
-    )
-    asked = {
-        "train": options.num_train,
-        "validation": options.num_validation,
-        "test": options.num_test,
-    }
-    usual = LAYOUTS[kind].counts
-    counts = {
-        split: usual.get(split, 0) if count is None else count for split, count in asked.items()
-    }
-    wanted = {split: count for split, count in counts.items() if count}
-    return import_multi_object(options.source, options.out, taken, counts=wanted, progress=True)
-
-
-def _import_movi(variant: str, options: ImportMovi) -> int:
-    from latentslots.data.movi import find_movi, import_movi
-    from latentslots.data.movi_records import MoviOptions
-
-    taken = MoviOptions(
-        variant=variant,
-        every=options.every,
-        resolution=options.resolution,
-        layers=options.layers,
-    )
-    if options.dry_run:
-        for split, shards in find_movi(options.source, variant, size=options.size).items():
-            size = "" if shards.num_bytes is None else f", {shards.num_bytes:,} bytes"
-            print(f"{split}: {len(shards.places)} shards{size}")
-        return 0
-    out = import_movi(
-        options.source,
-        options.out,
-        taken,
-        size=options.size,
-        splits=options.splits,
-        workers=options.workers,
-        progress=True,
-    )
-    print(out)
     return 0
 
 

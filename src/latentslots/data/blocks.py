@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from latentslots.data.errors import DataError
+from latentslots.data.manifest import has_manifest, read_manifest
 from latentslots.data.rows import (
     ROW_GROUP_BYTES,
     ROW_GROUP_ROWS,
@@ -52,6 +53,33 @@ class Workers:
         """Refuse none."""
         if self.count is not None and self.count < 1:
             raise DataError(f"workers must be at least 1, got {self.count}")
+
+
+def is_written(out: Path, split: str, spec: Mapping[str, Any]) -> bool:
+    """Tell whether a store has a split already.
+
+    Args:
+        out: Folder of the store, which may not be there.
+        split: Name of the split.
+        spec: As for `write_blocks`; the store's `made_by`.
+
+    Raises:
+        DataError: If the store is of other data.
+    """
+    if not has_manifest(str(out)):
+        return False
+    manifest = read_manifest(str(out))
+    if dict(manifest.made_by) != dict(spec):
+        raise DataError(f"{out} holds other data ({manifest.kind}): choose another folder")
+    return split in manifest.splits
+
+
+def in_blocks(items: Sequence[Any], size: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """Blocks of so many items each, by name, and how many each has."""
+    blocks = {
+        f"{first:07d}": tuple(items[first : first + size]) for first in range(0, len(items), size)
+    }
+    return blocks, {name: len(block) for name, block in blocks.items()}
 
 
 def write_blocks(
@@ -108,6 +136,11 @@ def write_blocks(
             f"there is no space left for {writer.path}: make some, and give the same command again "
             "to go on"
         ) from error
+    finally:
+        if not any(folder.glob("*.parquet")):  # nothing to go on with
+            shutil.rmtree(folder)
+            if not any(writer.path.iterdir()):
+                writer.path.rmdir()
     shutil.rmtree(folder)
 
 
@@ -184,7 +217,8 @@ def _folder(writer: StoreWriter, spec: Mapping[str, Any]) -> Path:
     folder = writer.path / f".{writer.split}.blocks.partial"
     wanted = json.dumps(spec, indent=2) + "\n"
     file = folder / _SPEC_FILE
-    if file.exists() and file.read_text() != wanted:
+    begun = any(folder.glob("*.parquet"))
+    if begun and file.exists() and file.read_text() != wanted:
         raise DataError(
             f"{writer.path} holds a half-made {writer.split!r} of other data: remove {folder}, or "
             "choose another folder"

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from latentslots.data.blocks import Workers, write_blocks
+from latentslots.data.blocks import Workers, is_written, write_blocks
 from latentslots.data.download import TIMEOUT_SECONDS, download, is_url
 from latentslots.data.errors import DataError
-from latentslots.data.manifest import has_manifest, read_manifest
 from latentslots.data.movi_records import (
     MoviOptions,
     attribute_features,
@@ -163,7 +162,7 @@ def import_movi(
             "resolution": options.resolution,
             "layers": list(options.layers),
         }
-        if _is_there(out, split, spec):
+        if is_written(out, split, spec):
             continue
         downloads = out / f".{split}.downloads.partial"
         first = _fetched(places[0], downloads)
@@ -181,15 +180,6 @@ def import_movi(
         )
         _throw_away(downloads)
     return out
-
-
-def _is_there(out: Path, split: str, spec: Mapping[str, Any]) -> bool:
-    if not has_manifest(str(out)):
-        return False
-    manifest = read_manifest(str(out))
-    if dict(manifest.made_by) != dict(spec):
-        raise DataError(f"{out} holds other data ({manifest.kind}): choose another folder")
-    return split in manifest.splits
 
 
 def _fetched(place: str, folder: Path) -> Path:

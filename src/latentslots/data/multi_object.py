@@ -19,9 +19,8 @@ from datasets import List, Value
 from jaxtyping import UInt8
 from PIL import Image
 
-from latentslots.data.blocks import Workers, write_blocks
+from latentslots.data.blocks import Workers, is_written, write_blocks
 from latentslots.data.errors import DataError
-from latentslots.data.manifest import has_manifest, read_manifest
 from latentslots.data.tfrecord import (
     Feature,
     Record,
@@ -173,15 +172,9 @@ def import_multi_object(
         "max_objects": options.max_objects,
         "counts": counts,
     }
-    there: Any = {}
-    if has_manifest(str(out)):
-        manifest = read_manifest(str(out))
-        if dict(manifest.made_by) != spec:
-            raise DataError(f"{out} holds other data ({manifest.kind}): choose another folder")
-        there = manifest.splits
     stream, first = _Cursor(Path(source)), 0
     for split, count in counts.items():
-        if split not in there:
+        if not is_written(out, split, spec):
             sizes = {
                 f"{number:07d}": min(_BLOCK, first + count - number)
                 for number in range(first, first + count, _BLOCK)
