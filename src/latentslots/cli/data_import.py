@@ -1,6 +1,6 @@
 """`latentslots data import NAME SOURCE OUT`: every data set that can be imported."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -23,6 +23,8 @@ _IMPORTED = (
     *(f"movi-{letter}" for letter in "abcdef"),
     *_MULTI_OBJECT,
     *_CLEVRTEX,
+    "coco",
+    "coco-panoptic",
 )
 
 
@@ -136,6 +138,46 @@ class ImportClevrTex:
     """Processes; by default one per core."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportCoco:
+    """Import COCO, or data in its format; a half-written data set is gone on with."""
+
+    source: tyro.conf.Positional[str]
+    """Folder with `annotations/`, and with `train2017/` and `val2017/`, also in `images/`."""
+    out: tyro.conf.Positional[str]
+    """Folder of the data set, new or half written."""
+    splits: tuple[str, ...] = ("train", "validation")
+    """Which splits; one alone with --annotations."""
+    annotations: str | None = None
+    """Of other data in COCO's format, the JSON file."""
+    images: str | None = None
+    """Of such data, the folder of the images; by default SOURCE."""
+    crowd: Literal["ignore", "keep", "drop"] = "ignore"
+    """A region that holds a crowd: not scored, an object like any other, or background."""
+    resolution: int | None = None
+    """Resize the images to this; by default they stay as they are."""
+    workers: int | None = None
+    """Processes; by default one per core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportCocoInstances(ImportCoco):
+    """Import COCO's instances; a half-written data set is gone on with."""
+
+    overlap: Literal["first", "last"] = "first"
+    """Who owns a pixel that several objects claim: the first or the last in the file."""
+    ignore_overlap: bool = False
+    """Do not score such pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportCocoPanoptic(ImportCoco):
+    """Import COCO's panoptic segmentation; a half-written data set is gone on with."""
+
+    stuff: bool = True
+    """Whether grass, sky and their like are objects, too."""
+
+
 def first_word(
     action: str, kinds: tuple[Kind, ...], arguments: list[str]
 ) -> tuple[Kind, list[str]]:
@@ -168,6 +210,8 @@ def run(arguments: list[str]) -> int:
         source, where, workers = (options.pop(name) for name in ("source", "out", "workers"))
         taken = ClevrTexOptions(variant=kind.removeprefix("clevrtex-"), **options)
         out = import_clevrtex(source, where, taken, workers=workers, progress=True)
+    elif kind in ("coco", "coco-panoptic"):
+        out = _import_coco(kind, rest, prog)
     else:
         return _import_movi(kind, tyro.cli(ImportMovi, prog=prog, args=rest))
     print(out)
@@ -194,6 +238,17 @@ def _import_multi_object(kind: str, options: ImportMultiObject) -> Path:
     }
     wanted = {split: count for split, count in counts.items() if count}
     return import_multi_object(options.source, options.out, taken, counts=wanted, progress=True)
+
+
+def _import_coco(kind: str, rest: list[str], prog: str) -> Path:
+    from latentslots.data.coco import CocoOptions, import_coco
+
+    wanted = ImportCocoInstances if kind == "coco" else ImportCocoPanoptic
+    given = asdict(tyro.cli(wanted, prog=prog, args=rest))
+    names = [field.name for field in fields(CocoOptions) if field.name in given]
+    how = {name: given.pop(name) for name in names}
+    options = CocoOptions(kind="instances" if kind == "coco" else "panoptic", **how)
+    return import_coco(given.pop("source"), given.pop("out"), options, **given, progress=True)
 
 
 def _import_movi(variant: str, options: ImportMovi) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from datasets import ClassLabel, List, Value
 from jaxtyping import Int
 
+from latentslots.data.boxes import bounding_box
 from latentslots.data.scenes.figures import PARTS, Figure, Part
 from latentslots.data.scenes.layout import (
     COLORS,
@@ -99,7 +100,7 @@ def attributes(scene: Scene, ids: Int[np.ndarray, "H W"]) -> dict[str, list[Any]
                 "quaternions": list(thing.quaternion),
                 "bboxes_3d": thing.corners().tolist(),
                 "image_positions": center.tolist(),
-                "bboxes": _box(mine),
+                "bboxes": bounding_box(mine),
                 "visibility": int(mine.sum()),
                 "occlusion": float(hidden.sum() / alone),
                 "truncation": float(max(0, 1 - masks[index].mean() / areas[index])),
@@ -129,7 +130,7 @@ def part_attributes(figure: Figure, ids: Int[np.ndarray, "H W"]) -> dict[str, li
                 "color": list(color),
                 "scale": part.size,
                 "pose": part.pose,
-                "bboxes": _box(mine),
+                "bboxes": bounding_box(mine),
                 "visibility": int(mine.sum()),
             }
         )
@@ -148,16 +149,3 @@ def camera_columns(scene: Scene) -> dict[str, Any]:
         "camera_quaternion": camera.quaternion.tolist(),
         "camera_field_of_view": camera.field_of_view,
     }
-
-
-def _box(mine: Any) -> list[float]:
-    if not mine.any():
-        return [0.0, 0.0, 0.0, 0.0]
-    rows, columns = np.flatnonzero(mine.any(axis=1)), np.flatnonzero(mine.any(axis=0))
-    size = len(mine)
-    return [
-        float(rows[0] / size),
-        float(columns[0] / size),
-        float((rows[-1] + 1) / size),
-        float((columns[-1] + 1) / size),
-    ]

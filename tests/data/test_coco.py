@@ -1,0 +1,257 @@
+"""COCO on real annotations, and every way in which regions can overlap, crowd, or be missing."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from latentslots.cli.main import main
+from latentslots.data import DataError, load_dataset
+from latentslots.data.coco import CocoOptions, import_coco
+from latentslots.evaluation import evaluate
+from tests.tiny import tiny_lsd
+
+REAL = Path(__file__).parent / "coco"
+PANOPTIC = CocoOptions(kind="panoptic")
+
+
+def arrays(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(row["segmentation"]).astype(int), np.asarray(row["ignore"]).astype(bool)
+
+
+class TestPanoptic:
+    def test_every_segment_is_an_object_of_its_published_area(self, tmp_path: Path) -> None:
+        out = import_coco(REAL, tmp_path / "out", PANOPTIC, splits=["train"], workers=1)
+        content = json.loads((REAL / "annotations" / "panoptic_train2017.json").read_text())
+        names = json.loads((out / "dataset_info.json").read_text())["class_names"]["category"]
+        known = {category["id"]: category for category in content["categories"]}
+        assert len(names) == 133
+        rows = load_dataset(out, split="train")
+        assert len(rows) == 2
+        for row, number in zip(rows, (30, 257), strict=True):
+            ids, ignore = arrays(row)
+            (said,) = (a for a in content["annotations"] if a["image_id"] == number)
+            objects = [s for s in said["segments_info"] if not s["iscrowd"]]
+            attributes = row["attributes"]
+            assert attributes["area"] == [segment["area"] for segment in objects]
+            for k, segment in enumerate(objects):
+                category = known[segment["category_id"]]
+                assert (ids == k + 1).sum() == segment["area"]
+                assert names[attributes["category"][k]] == category["name"]
+                assert attributes["is_thing"][k] == bool(category["isthing"])
+                x, y, width, height = segment["bbox"]
+                expected = [y, x, y + height, x + width]
+                size = [*ids.shape, *ids.shape]
+                assert np.multiply(attributes["bboxes"][k], size) == pytest.approx(expected, abs=1)
+            # What has no segment, and what is a crowd, is not scored.
+            assert (ignore == (ids == 0)).all()
+            crowds = [s["area"] for s in said["segments_info"] if s["iscrowd"]]
+            assert ignore.sum() >= sum(crowds)
+            assert row["license"].startswith("Attribution")
+        assert len([s for a in content["annotations"] for s in a["segments_info"] if s["iscrowd"]])
+
+    def test_images_stay_as_they_came(self, tmp_path: Path) -> None:
+        out = import_coco(REAL, tmp_path / "out", PANOPTIC, splits=["train"], workers=1)
+        cell = load_dataset(out, split="train").data.column("image").to_pylist()[0]
+        assert cell["bytes"] == (REAL / "train2017" / "000000000030.jpg").read_bytes()
+        small = CocoOptions(kind="panoptic", resolution=64)
+        row = load_dataset(import_coco(REAL, tmp_path / "s", small, splits=["train"], workers=1))[0]
+        assert row["image"].size == row["segmentation"].size == row["ignore"].size == (64, 64)
+
+    def test_stuff_can_be_background(self, tmp_path: Path) -> None:
+        options = CocoOptions(kind="panoptic", stuff=False, crowd="keep")
+        rows = load_dataset(import_coco(REAL, tmp_path / "o", options, splits=["train"], workers=1))
+        for row in rows:
+            assert all(row["attributes"]["is_thing"])
+            assert arrays(row)[0].max() == len(row["attributes"]["area"])
+
+    def test_a_model_is_evaluated_on_it(self, tmp_path: Path) -> None:
+        options = CocoOptions(kind="panoptic", resolution=32)
+        out = import_coco(REAL, tmp_path / "out", options, splits=["train"], workers=1)
+        report = evaluate(tiny_lsd().to_pipeline(), load_dataset(out), progress=False)
+        assert -1 <= report.fg_ari <= 1
+
+
+class TestInstances:
+    def test_polygons_have_their_published_area(self, tmp_path: Path) -> None:
+        file = REAL / "fruits" / "trainval.json"
+        command = ["data", "import", "coco", str(REAL / "fruits"), str(tmp_path / "out"),
+                   "--annotations", str(file), "--splits", "train", "--workers", "1"]  # fmt: skip
+        assert main(command) == 0
+        content = json.loads(file.read_text())
+        (row,) = load_dataset(tmp_path / "out", split="train")
+        ids, ignore = arrays(row)
+        assert not ignore.any()
+        assert row["attributes"]["category"] == [
+            annotation["category_id"] - 1 for annotation in content["annotations"]
+        ]
+        for area, annotation in zip(row["attributes"]["area"], content["annotations"], strict=True):
+            assert area == pytest.approx(annotation["area"], rel=0.03)
+        assert ids.max() == 6
+
+
+def made(folder: Path, annotations: list[dict[str, Any]], **changes: Any) -> Path:
+    """A data set in COCO's format: one gray image of 20 x 30 pixels, three categories."""
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "images" / "val2017").mkdir(parents=True)
+    Image.new("RGB", (30, 20), (90, 90, 90)).save(folder / "images" / "val2017" / "7.jpg")
+    content = {
+        "images": [{"id": 7, "file_name": "7.jpg", "height": 20, "width": 30}],
+        "categories": [
+            {"id": n, "name": name} for n, name in ((1, "cat"), (3, "dog"), (90, "cup"))
+        ],
+        "annotations": [{"image_id": 7, "iscrowd": 0, **one} for one in annotations],
+        **changes,
+    }
+    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    return folder
+
+
+def square(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def runs(left: int, right: int) -> dict[str, Any]:
+    """A region of whole columns as uncompressed run lengths, which go down the columns."""
+    return {"size": [20, 30], "counts": [20 * left, 20 * (right - left), 20 * (30 - right)]}
+
+
+TWO = [
+    {"id": 1, "category_id": 1, "segmentation": square(0, 0, 10, 10)},
+    {"id": 2, "category_id": 90, "segmentation": square(5, 5, 20, 15)},
+]
+CROWD = {"id": 3, "category_id": 3, "iscrowd": 1, "segmentation": runs(8, 28)}
+
+
+class TestChoices:
+    def row(self, folder: Path, annotations: list[dict[str, Any]], **options: Any) -> Any:
+        made(folder / "in", annotations)
+        out = import_coco(
+            folder / "in",
+            folder / "out",
+            CocoOptions(**options),
+            splits=["validation"],
+            workers=1,
+        )
+        return load_dataset(out, split="validation")[0]
+
+    def test_who_owns_what_overlaps(self, tmp_path: Path) -> None:
+        first = self.row(tmp_path / "a", TWO)
+        ids, ignore = arrays(first)
+        assert ids[7, 7] == 1
+        assert not ignore.any()
+        assert first["attributes"]["area"] == [100, 150 - 25]
+        last = self.row(tmp_path / "b", TWO, overlap="last", ignore_overlap=True)
+        ids, ignore = arrays(last)
+        assert ids[7, 7] == 2
+        assert ignore.sum() == 25
+        assert ignore[5:10, 5:10].all()
+        assert last["attributes"]["category"] == [0, 2]
+
+    def test_what_becomes_of_a_crowd(self, tmp_path: Path) -> None:
+        ids, ignore = arrays(self.row(tmp_path / "a", [*TWO, CROWD]))
+        assert ids.max() == 2
+        claimed = np.zeros((20, 30), bool)
+        claimed[:, 8:28] = True
+        assert (ignore == (claimed & (ids == 0))).all()
+        kept = self.row(tmp_path / "b", [*TWO, CROWD], crowd="keep")
+        ids, ignore = arrays(kept)
+        assert ids[19, 27] == 3
+        assert not ignore.any()
+        assert kept["attributes"]["category"] == [0, 2, 1]
+        dropped = self.row(tmp_path / "c", [*TWO, CROWD], crowd="drop")
+        assert arrays(dropped)[0].max() == 2
+        assert not arrays(dropped)[1].any()
+
+    def test_compressed_run_lengths(self, tmp_path: Path) -> None:
+        packed = coco_mask.frPyObjects(runs(2, 9), 20, 30)
+        packed["counts"] = packed["counts"].decode()
+        row = self.row(tmp_path, [{"id": 1, "category_id": 3, "segmentation": packed}])
+        assert (arrays(row)[0][:, 2:9] == 1).all()
+        assert row["attributes"]["area"] == [140]
+
+    def test_an_image_without_objects_is_background(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        row = self.row(tmp_path, [])
+        assert not arrays(row)[0].any()
+        assert row["attributes"]["category"] == []
+        assert "1 of 1 images have no annotation: all background" in caplog.text
+
+
+class TestBadInput:
+    def fails(self, folder: Path, message: str, **options: Any) -> None:
+        with pytest.raises(DataError, match=message):
+            import_coco(folder, folder / "never", splits=["validation"], workers=1, **options)
+        assert not (folder / "never").exists()
+
+    def test_files_that_are_not_there(self, tmp_path: Path) -> None:
+        self.fails(tmp_path, r"there is no file .*instances_val2017.json|there is no folder")
+        folder = made(tmp_path / "a", TWO)
+        (folder / "images" / "val2017" / "7.jpg").unlink()
+        self.fails(folder, r"names the image .*7.jpg, which is not there")
+        with pytest.raises(DataError, match="COCO has no split 'test', only train, validation"):
+            import_coco(folder, folder / "never", splits=["test"])
+        with pytest.raises(DataError, match="one file of annotations makes one split"):
+            import_coco(folder, folder / "never", annotations=folder / "x.json")
+        shutil.copytree(REAL, tmp_path / "real")
+        (tmp_path / "real/annotations/panoptic_train2017/000000000030.png").unlink()
+        with pytest.raises(DataError, match=r"names the segmentation .*30.png, which is not there"):
+            import_coco(tmp_path / "real", tmp_path / "n", PANOPTIC, splits=["train"])
+
+    def test_annotations_that_do_not_fit(self, tmp_path: Path) -> None:
+        stray = [{"id": 1, "category_id": 1, "image_id": 8, "segmentation": square(0, 0, 5, 5)}]
+        self.fails(made(tmp_path / "a", stray), "annotation of the image 8, and no such image")
+        odd = [{"id": 1, "category_id": 2, "segmentation": square(0, 0, 5, 5)}]
+        self.fails(made(tmp_path / "b", odd), "is no file of COCO's instances: KeyError")
+        broken = [{"id": 1, "category_id": 1, "segmentation": [[1, 2]]}]
+        self.fails(made(tmp_path / "c", broken), r"7.jpg has a segmentation that cannot be read")
+        size = {"images": [{"id": 7, "file_name": "7.jpg", "height": 30, "width": 20}]}
+        self.fails(made(tmp_path / "d", TWO, **size), "30x20 pixels, and its annotations are for")
+        twice = {
+            "images": [{"id": n, "file_name": "7.jpg", "height": 20, "width": 30} for n in (7, 8)]
+        }
+        self.fails(made(tmp_path / "e", TWO, **twice), r"names the image .*7.jpg twice")
+        self.fails(made(tmp_path / "f", TWO, images=[]), "annotation of the image 7")
+        self.fails(made(tmp_path / "g", [], images=[]), "names no image")
+        folder = made(tmp_path / "h", TWO)
+        (folder / "annotations" / "instances_val2017.json").write_text("[]")
+        self.fails(folder, "is no file of COCO's annotations")
+
+    def test_panoptic_images_that_were_changed(self, tmp_path: Path) -> None:
+        shutil.copytree(REAL, tmp_path / "real")
+        png = tmp_path / "real/annotations/panoptic_train2017/000000000030.png"
+        whole = Image.open(png).copy()
+
+        def fails(message: str) -> None:
+            with pytest.raises(DataError, match=message):
+                import_coco(
+                    tmp_path / "real", tmp_path / "n", PANOPTIC, splits=["train"], workers=1
+                )
+
+        whole.convert("L").save(png)
+        fails("must be an RGB image of .* pixels, got L of")
+        other = np.array(whole)
+        other[0, 0] = (1, 2, 3)
+        Image.fromarray(other).save(png)
+        fails(f"has the segment {1 + 256 * 2 + 65536 * 3}, which is not listed")
+        file = tmp_path / "real/annotations/panoptic_train2017.json"
+        content = json.loads(file.read_text())
+        content["annotations"] = content["annotations"][:1]
+        file.write_text(json.dumps(content))
+        fails("has no annotation of the image")
+
+    def test_more_regions_than_ids(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """65,535 is the most that a PNG of 16 bits can tell apart."""
+        from latentslots.data import coco
+
+        folder = made(tmp_path, TWO)
+        ids = np.full((20, 30), 65_536)
+        nothing = np.zeros((20, 30), bool)
+        monkeypatch.setattr(coco, "_owners", lambda *_: (ids, nothing, []))
+        self.fails(folder, r"ids of a segmentation must be in 0\.\.65535, got 65536")
