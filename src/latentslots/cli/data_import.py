@@ -25,6 +25,7 @@ _IMPORTED = (
     *_CLEVRTEX,
     "coco",
     "coco-panoptic",
+    "voc",
 )
 
 
@@ -178,6 +179,22 @@ class ImportCocoPanoptic(ImportCoco):
     """Whether grass, sky and their like are objects, too."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportVoc:
+    """Import PASCAL VOC 2012; a half-written data set is gone on with."""
+
+    source: tyro.conf.Positional[str]
+    """The folder VOC2012, or one that holds it or VOCdevkit."""
+    out: tyro.conf.Positional[str]
+    """Folder of the data set, new or half written."""
+    lists: tuple[str, ...] = ("train=trainaug", "validation=val")
+    """For each split, a list of ImageSets/Segmentation."""
+    resolution: int | None = None
+    """Resize the images to this; by default they stay as they are."""
+    workers: int | None = None
+    """Processes; by default one per core."""
+
+
 def first_word(
     action: str, kinds: tuple[Kind, ...], arguments: list[str]
 ) -> tuple[Kind, list[str]]:
@@ -212,6 +229,8 @@ def run(arguments: list[str]) -> int:
         out = import_clevrtex(source, where, taken, workers=workers, progress=True)
     elif kind in ("coco", "coco-panoptic"):
         out = _import_coco(kind, rest, prog)
+    elif kind == "voc":
+        out = _import_voc(tyro.cli(ImportVoc, prog=prog, args=rest))
     else:
         return _import_movi(kind, tyro.cli(ImportMovi, prog=prog, args=rest))
     print(out)
@@ -238,6 +257,25 @@ def _import_multi_object(kind: str, options: ImportMultiObject) -> Path:
     }
     wanted = {split: count for split, count in counts.items() if count}
     return import_multi_object(options.source, options.out, taken, counts=wanted, progress=True)
+
+
+def _import_voc(options: ImportVoc) -> Path:
+    from latentslots.data.voc import VocOptions, import_voc
+
+    lists = {}
+    for given in options.lists:
+        split, _, name = given.partition("=")
+        if not (split and name):
+            raise ValueError(f"--lists takes SPLIT=LIST, got {given!r}")
+        lists[split] = name
+    return import_voc(
+        options.source,
+        options.out,
+        VocOptions(resolution=options.resolution),
+        lists=lists,
+        workers=options.workers,
+        progress=True,
+    )
 
 
 def _import_coco(kind: str, rest: list[str], prog: str) -> Path:
