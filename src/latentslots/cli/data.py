@@ -27,6 +27,7 @@ USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, 
                                              multi-dsprites-{{binarized,colored-on-...}}
        {PROG} import clevrtex-full SOURCE OUT   also -pbg, -vbg, -grassbg, -camo and -outd
        {PROG} import coco SOURCE OUT         instances; also coco-panoptic, and voc
+       {PROG} import lsd-dump SOURCE OUT     folders of the official code; also slotdiffusion-dump
        {PROG} merge SOURCE SOURCE ... --out OUT   several data sets become one
        {PROG} info PATH                      counts, sizes, objects; a contact sheet
        {PROG} cache-latents PATH             encode all images once, before training

@@ -26,6 +26,8 @@ _IMPORTED = (
     "coco",
     "coco-panoptic",
     "voc",
+    "lsd-dump",
+    "slotdiffusion-dump",
 )
 
 
@@ -195,6 +197,20 @@ class ImportVoc:
     """Processes; by default one per core."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportDump:
+    """Import folders that other code made of videos; a half-written data set is gone on with."""
+
+    source: tyro.conf.Positional[str]
+    """The folder that holds the splits."""
+    out: tyro.conf.Positional[str]
+    """Folder of the data set, new or half written."""
+    resolution: int | None = None
+    """Resize the images to this; by default they stay as they are."""
+    workers: int | None = None
+    """Processes; by default one per core."""
+
+
 def first_word(
     action: str, kinds: tuple[Kind, ...], arguments: list[str]
 ) -> tuple[Kind, list[str]]:
@@ -231,6 +247,12 @@ def run(arguments: list[str]) -> int:
         out = _import_coco(kind, rest, prog)
     elif kind == "voc":
         out = _import_voc(tyro.cli(ImportVoc, prog=prog, args=rest))
+    elif kind in ("lsd-dump", "slotdiffusion-dump"):
+        from latentslots.data.dumps import import_dump
+
+        given = asdict(tyro.cli(ImportDump, prog=prog, args=rest))
+        maker: Literal["lsd", "slotdiffusion"] = "lsd" if kind == "lsd-dump" else "slotdiffusion"
+        out = import_dump(given.pop("source"), given.pop("out"), maker, **given, progress=True)
     else:
         return _import_movi(kind, tyro.cli(ImportMovi, prog=prog, args=rest))
     print(out)

@@ -1,0 +1,218 @@
+"""Importing the folders that other code made of videos: the official LSD's, and SlotDiffusion's.
+
+LSD's: `movi-e-train-with-label/images/00000000/00000000_image.png`, and in `labels/`, under the
+same numbers, `00000000_segment.png` and `00000000_instances.json`. SlotDiffusion's:
+`MOVi-E/train/00000000/000000.jpg` beside `000000_mask.png`.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from datasets import List, Value
+
+from latentslots.data.blocks import Workers, in_blocks, is_written, write_blocks
+from latentslots.data.encoding import read_picture
+from latentslots.data.errors import DataError
+from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
+from latentslots.data.writer import StoreWriter
+
+SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+"""The names that a split goes by."""
+_BLOCK = 240
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The files of one frame."""
+
+    image: str
+    mask: str
+    video: str
+    number: int
+    labels: str = ""
+
+
+def import_dump(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    kind: Literal["lsd", "slotdiffusion"],
+    *,
+    resolution: int | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Path:
+    """Write all splits of a dump as a store; one that is half written is gone on with.
+
+    Images are stored as they came, unless they are resized. Of LSD's dump, everything that the JSON
+    files say of objects becomes an attribute; the zeros that they are padded with are left out.
+
+    Args:
+        source: The folder that holds the splits.
+        out: Folder of the store, new or half written.
+        kind: Whose dump it is.
+        resolution: Resize the shortest side to this, and crop the center.
+        workers: Processes; by default one per core.
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        The folder of the store.
+
+    Raises:
+        DataError: If there is no split, or a file is missing or broken.
+    """
+    out, root = Path(out), Path(source)
+    spec = {"program": "latentslots data import", "name": f"{kind}-dump", "resolution": resolution}
+    for split, folder in _splits(root, kind).items():
+        if is_written(out, split, spec):
+            continue
+        frames = _lsd_frames(folder) if kind == "lsd" else _slotdiffusion_frames(folder)
+        features = _features(frames[0].labels) if frames[0].labels else {}
+        writer = StoreWriter(
+            out,
+            split,
+            kind=f"{kind}-dump",
+            segmentation=True,
+            video=True,
+            attributes=features,
+            made_by=spec,
+        )
+        blocks, sizes = in_blocks(
+            [(frame, resolution, tuple(features)) for frame in frames], _BLOCK
+        )
+        write_blocks(
+            writer,
+            blocks,
+            _rows,
+            spec=spec,
+            workers=Workers(count=workers),
+            progress=progress,
+            unit="image",
+            sizes=sizes,
+        )
+    return out
+
+
+def _splits(root: Path, kind: str) -> dict[str, Path]:
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}")
+    found: dict[str, Path] = {}
+    for split, names in SPLITS.items():
+        for name in names:
+            pattern = f"*-{name}-with-label" if kind == "lsd" else name
+            for folder in sorted(root.glob(pattern)):
+                if split in found:
+                    raise DataError(
+                        f"{root} holds {split!r} twice: {found[split].name} and {folder.name}"
+                    )
+                found[split] = folder
+    if not found:
+        wanted = "movi-e-train-with-label" if kind == "lsd" else "train"
+        raise DataError(f"{root} holds no split of a dump of {kind}'s, such as {wanted}/")
+    return found
+
+
+def _lsd_frames(folder: Path) -> list[_Frame]:
+    frames = []
+    for image in sorted((folder / "images").glob("*/*_image.png")):
+        video, stem = image.parent.name, image.name.removesuffix("_image.png")
+        labels = folder / "labels" / video
+        frames.append(
+            _Frame(
+                image=str(image),
+                mask=str(labels / f"{stem}_segment.png"),
+                video=video,
+                number=int(stem),
+                labels=str(labels / f"{stem}_instances.json"),
+            )
+        )
+    return _checked(frames, folder)
+
+
+def _slotdiffusion_frames(folder: Path) -> list[_Frame]:
+    frames = [
+        _Frame(
+            image=str(image),
+            mask=str(image.with_name(f"{image.stem}_mask.png")),
+            video=image.parent.name,
+            number=int(image.stem),
+        )
+        for image in sorted(folder.glob("*/*.jpg"))
+        if image.stem.isdigit()
+    ]
+    return _checked(frames, folder)
+
+
+def _checked(frames: list[_Frame], folder: Path) -> list[_Frame]:
+    if not frames:
+        raise DataError(f"{folder} holds no images of a dump")
+    for frame in frames:
+        for file in (frame.mask, frame.labels):
+            if file and not Path(file).is_file():
+                raise DataError(f"{frame.image} has no {file}")
+    return frames
+
+
+def _read(labels: str) -> dict[str, list[Any]]:
+    """What a JSON file says of the objects of a frame: a list for every name."""
+    try:
+        content = json.loads(Path(labels).read_text(encoding="utf-8"))
+        lists = {name: values for name, values in content.items() if isinstance(values, list)}
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{labels} does not list objects: {error!r}") from error
+    if len({len(values) for values in lists.values()}) != 1:
+        raise DataError(f"{labels} does not list objects: its lists are of different lengths")
+    return lists
+
+
+def _features(labels: str) -> dict[str, Any]:
+    def of(value: Any) -> Any:
+        if isinstance(value, list):
+            return List(of(value[0])) if value else List(Value("float32"))
+        if isinstance(value, bool):
+            return Value("bool")
+        if isinstance(value, int):
+            return Value("int32")
+        return Value("string") if isinstance(value, str) else Value("float32")
+
+    return {name: of(values[0]) for name, values in _read(labels).items() if values}
+
+
+def _rows(work: Sequence[tuple[_Frame, int | None, tuple[str, ...]]]) -> Iterator[dict[str, Any]]:
+    for frame, resolution, names in work:
+        encoded, picture = read_picture(frame.image)
+        mask = read_picture(frame.mask)[1]
+        try:
+            check_segmentation(mask, picture.size)
+            image: Any = encoded
+            ids: Any = mask
+            if resolution is not None:
+                image, ids = ResizeCenterCrop(resolution)(picture.convert("RGB"), ids)
+        except ValueError as error:
+            raise DataError(f"{frame.mask} cannot be used: {error}") from error
+        row = {
+            "image": image,
+            "segmentation": ids,
+            "video": frame.video,
+            "frame": frame.number,
+            "source": Path(frame.image).name,
+        }
+        if names:
+            row["attributes"] = _objects(frame.labels, names, int(np.asarray(mask).max()))
+        yield row
+
+
+def _objects(labels: str, names: Sequence[str], largest_id: int) -> dict[str, list[Any]]:
+    """What is said of the objects, without the rows of zeros at the end."""
+    lists = _read(labels)
+    odd = sorted(set(names) ^ set(lists))
+    if odd:
+        raise DataError(f"{labels} differs from the first frame: one of them lacks {odd[0]!r}")
+    count = max((len(values) for values in lists.values()), default=0)
+    while count > largest_id and not any(np.any(lists[name][count - 1]) for name in names):
+        count -= 1
+    return {name: lists[name][:count] for name in names}
