@@ -26,7 +26,9 @@ USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, 
        {PROG} import clevr-with-masks SOURCE OUT   also tetrominoes, objects-room and
                                              multi-dsprites-{{binarized,colored-on-...}}
        {PROG} import clevrtex-full SOURCE OUT   also -pbg, -vbg, -grassbg, -camo and -outd
+       {PROG} import clevr SOURCE OUT        the plain release, without masks
        {PROG} import coco SOURCE OUT         instances; also coco-panoptic, and voc
+       {PROG} import ffhq SOURCE OUT         faces, by their numbers
        {PROG} import lsd-dump SOURCE OUT     folders of the official code; also slotdiffusion-dump
        {PROG} merge SOURCE SOURCE ... --out OUT   several data sets become one
        {PROG} info PATH                      counts, sizes, objects; a contact sheet

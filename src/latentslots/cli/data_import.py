@@ -28,6 +28,8 @@ _IMPORTED = (
     "voc",
     "lsd-dump",
     "slotdiffusion-dump",
+    "clevr",
+    "ffhq",
 )
 
 
@@ -211,6 +213,22 @@ class ImportDump:
     """Processes; by default one per core."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportClevr(ImportDump):
+    """Import CLEVR without masks; a half-written data set is gone on with."""
+
+    splits: tuple[str, ...] = ("train", "validation")
+    """Which splits; `test` is there, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportFfhq(ImportDump):
+    """Import FFHQ; a half-written data set is gone on with."""
+
+    num_train: int = 60_000
+    """Images with a lower number are `train`, the others `validation`."""
+
+
 def first_word(
     action: str, kinds: tuple[Kind, ...], arguments: list[str]
 ) -> tuple[Kind, list[str]]:
@@ -253,6 +271,14 @@ def run(arguments: list[str]) -> int:
         given = asdict(tyro.cli(ImportDump, prog=prog, args=rest))
         maker: Literal["lsd", "slotdiffusion"] = "lsd" if kind == "lsd-dump" else "slotdiffusion"
         out = import_dump(given.pop("source"), given.pop("out"), maker, **given, progress=True)
+    elif kind == "clevr":
+        from latentslots.data.clevr import import_clevr
+
+        out = import_clevr(**asdict(tyro.cli(ImportClevr, prog=prog, args=rest)), progress=True)
+    elif kind == "ffhq":
+        from latentslots.data.ffhq import import_ffhq
+
+        out = import_ffhq(**asdict(tyro.cli(ImportFfhq, prog=prog, args=rest)), progress=True)
     else:
         return _import_movi(kind, tyro.cli(ImportMovi, prog=prog, args=rest))
     print(out)
