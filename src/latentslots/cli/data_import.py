@@ -1,5 +1,6 @@
 """`latentslots data import NAME SOURCE OUT`: every data set that can be imported."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -17,20 +18,6 @@ _MULTI_OBJECT = (
     "tetrominoes",
 )
 _CLEVRTEX = tuple(f"clevrtex-{name}" for name in ("full", "pbg", "vbg", "grassbg", "camo", "outd"))
-_IMPORTED = (
-    "arrays",
-    "folder",
-    *(f"movi-{letter}" for letter in "abcdef"),
-    *_MULTI_OBJECT,
-    *_CLEVRTEX,
-    "coco",
-    "coco-panoptic",
-    "voc",
-    "lsd-dump",
-    "slotdiffusion-dump",
-    "clevr",
-    "ffhq",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,51 +228,54 @@ def first_word(
 
 def run(arguments: list[str]) -> int:
     """Parse and import."""
-    kind, rest = first_word("import", _IMPORTED, arguments)
-    prog = f"{PROG} import {kind}"
-    if kind == "arrays":
-        from latentslots.data.arrays import import_arrays
-
-        out = import_arrays(**asdict(tyro.cli(ImportArrays, prog=prog, args=rest)), progress=True)
-    elif kind == "folder":
-        from latentslots.data.image_folder import import_folder
-
-        options = asdict(tyro.cli(ImportFolder, prog=prog, args=rest))
-        out = import_folder(options.pop("source"), options.pop("out"), **options, progress=True)
-    elif kind in _MULTI_OBJECT:
-        out = _import_multi_object(kind, tyro.cli(ImportMultiObject, prog=prog, args=rest))
-    elif kind in _CLEVRTEX:
-        from latentslots.data.clevrtex import ClevrTexOptions, import_clevrtex
-
-        options = asdict(tyro.cli(ImportClevrTex, prog=prog, args=rest))
-        source, where, workers = (options.pop(name) for name in ("source", "out", "workers"))
-        taken = ClevrTexOptions(variant=kind.removeprefix("clevrtex-"), **options)
-        out = import_clevrtex(source, where, taken, workers=workers, progress=True)
-    elif kind in ("coco", "coco-panoptic"):
-        out = _import_coco(kind, rest, prog)
-    elif kind == "voc":
-        out = _import_voc(tyro.cli(ImportVoc, prog=prog, args=rest))
-    elif kind in ("lsd-dump", "slotdiffusion-dump"):
-        from latentslots.data.dumps import import_dump
-
-        given = asdict(tyro.cli(ImportDump, prog=prog, args=rest))
-        maker: Literal["lsd", "slotdiffusion"] = "lsd" if kind == "lsd-dump" else "slotdiffusion"
-        out = import_dump(given.pop("source"), given.pop("out"), maker, **given, progress=True)
-    elif kind == "clevr":
-        from latentslots.data.clevr import import_clevr
-
-        out = import_clevr(**asdict(tyro.cli(ImportClevr, prog=prog, args=rest)), progress=True)
-    elif kind == "ffhq":
-        from latentslots.data.ffhq import import_ffhq
-
-        out = import_ffhq(**asdict(tyro.cli(ImportFfhq, prog=prog, args=rest)), progress=True)
-    else:
-        return _import_movi(kind, tyro.cli(ImportMovi, prog=prog, args=rest))
-    print(out)
+    kind, rest = first_word("import", tuple(_IMPORTED), arguments)
+    wanted, import_it = _IMPORTED[kind]
+    out = import_it(kind, tyro.cli(wanted, prog=f"{PROG} import {kind}", args=rest))
+    if out is not None:
+        print(out)
     return 0
 
 
-def _import_multi_object(kind: str, options: ImportMultiObject) -> Path:
+def _arrays(kind: str, options: ImportArrays) -> Path:
+    from latentslots.data.arrays import import_arrays
+
+    return import_arrays(**asdict(options), progress=True)
+
+
+def _folder(kind: str, options: ImportFolder) -> Path:
+    from latentslots.data.image_folder import import_folder
+
+    given = asdict(options)
+    return import_folder(given.pop("source"), given.pop("out"), **given, progress=True)
+
+
+def _movi(variant: str, options: ImportMovi) -> Path | None:
+    from latentslots.data.movi import find_movi, import_movi
+    from latentslots.data.movi_records import MoviOptions
+
+    taken = MoviOptions(
+        variant=variant,
+        every=options.every,
+        resolution=options.resolution,
+        layers=options.layers,
+    )
+    if options.dry_run:
+        for split, shards in find_movi(options.source, variant, size=options.size).items():
+            size = "" if shards.num_bytes is None else f", {shards.num_bytes:,} bytes"
+            print(f"{split}: {len(shards.places)} shards{size}")
+        return None
+    return import_movi(
+        options.source,
+        options.out,
+        taken,
+        size=options.size,
+        splits=options.splits,
+        workers=options.workers,
+        progress=True,
+    )
+
+
+def _multi_object(kind: str, options: ImportMultiObject) -> Path:
     from latentslots.data.multi_object import LAYOUTS, MultiObjectOptions, import_multi_object
 
     taken = MultiObjectOptions(
@@ -307,7 +297,34 @@ def _import_multi_object(kind: str, options: ImportMultiObject) -> Path:
     return import_multi_object(options.source, options.out, taken, counts=wanted, progress=True)
 
 
-def _import_voc(options: ImportVoc) -> Path:
+def _clevr(kind: str, options: ImportClevr) -> Path:
+    from latentslots.data.clevr import import_clevr
+
+    return import_clevr(**asdict(options), progress=True)
+
+
+def _clevrtex(kind: str, options: ImportClevrTex) -> Path:
+    from latentslots.data.clevrtex import ClevrTexOptions, import_clevrtex
+
+    taken = ClevrTexOptions(
+        variant=kind.removeprefix("clevrtex-"), crop=options.crop, resolution=options.resolution
+    )
+    return import_clevrtex(
+        options.source, options.out, taken, workers=options.workers, progress=True
+    )
+
+
+def _coco(kind: str, options: ImportCoco) -> Path:
+    from latentslots.data.coco import CocoOptions, import_coco
+
+    given = asdict(options)
+    names = [field.name for field in fields(CocoOptions) if field.name in given]
+    how = {name: given.pop(name) for name in names}
+    taken = CocoOptions(kind="instances" if kind == "coco" else "panoptic", **how)
+    return import_coco(given.pop("source"), given.pop("out"), taken, **given, progress=True)
+
+
+def _voc(kind: str, options: ImportVoc) -> Path:
     from latentslots.data.voc import VocOptions, import_voc
 
     lists = {}
@@ -316,50 +333,37 @@ def _import_voc(options: ImportVoc) -> Path:
         if not (split and name):
             raise ValueError(f"--lists takes SPLIT=LIST, got {given!r}")
         lists[split] = name
+    taken = VocOptions(resolution=options.resolution)
     return import_voc(
-        options.source,
-        options.out,
-        VocOptions(resolution=options.resolution),
-        lists=lists,
-        workers=options.workers,
-        progress=True,
+        options.source, options.out, taken, lists=lists, workers=options.workers, progress=True
     )
 
 
-def _import_coco(kind: str, rest: list[str], prog: str) -> Path:
-    from latentslots.data.coco import CocoOptions, import_coco
+def _ffhq(kind: str, options: ImportFfhq) -> Path:
+    from latentslots.data.ffhq import import_ffhq
 
-    wanted = ImportCocoInstances if kind == "coco" else ImportCocoPanoptic
-    given = asdict(tyro.cli(wanted, prog=prog, args=rest))
-    names = [field.name for field in fields(CocoOptions) if field.name in given]
-    how = {name: given.pop(name) for name in names}
-    options = CocoOptions(kind="instances" if kind == "coco" else "panoptic", **how)
-    return import_coco(given.pop("source"), given.pop("out"), options, **given, progress=True)
+    return import_ffhq(**asdict(options), progress=True)
 
 
-def _import_movi(variant: str, options: ImportMovi) -> int:
-    from latentslots.data.movi import find_movi, import_movi
-    from latentslots.data.movi_records import MoviOptions
+def _dump(kind: str, options: ImportDump) -> Path:
+    from latentslots.data.dumps import import_dump
 
-    taken = MoviOptions(
-        variant=variant,
-        every=options.every,
-        resolution=options.resolution,
-        layers=options.layers,
-    )
-    if options.dry_run:
-        for split, shards in find_movi(options.source, variant, size=options.size).items():
-            size = "" if shards.num_bytes is None else f", {shards.num_bytes:,} bytes"
-            print(f"{split}: {len(shards.places)} shards{size}")
-        return 0
-    out = import_movi(
-        options.source,
-        options.out,
-        taken,
-        size=options.size,
-        splits=options.splits,
-        workers=options.workers,
-        progress=True,
-    )
-    print(out)
-    return 0
+    maker: Literal["lsd", "slotdiffusion"] = "lsd" if kind == "lsd-dump" else "slotdiffusion"
+    given = asdict(options)
+    return import_dump(given.pop("source"), given.pop("out"), maker, **given, progress=True)
+
+
+_IMPORTED: dict[str, tuple[type, Callable[..., Path | None]]] = {
+    "arrays": (ImportArrays, _arrays),
+    "folder": (ImportFolder, _folder),
+    **{f"movi-{letter}": (ImportMovi, _movi) for letter in "abcdef"},
+    **dict.fromkeys(_MULTI_OBJECT, (ImportMultiObject, _multi_object)),
+    "clevr": (ImportClevr, _clevr),
+    **dict.fromkeys(_CLEVRTEX, (ImportClevrTex, _clevrtex)),
+    "coco": (ImportCocoInstances, _coco),
+    "coco-panoptic": (ImportCocoPanoptic, _coco),
+    "voc": (ImportVoc, _voc),
+    "ffhq": (ImportFfhq, _ffhq),
+    "lsd-dump": (ImportDump, _dump),
+    "slotdiffusion-dump": (ImportDump, _dump),
+}
