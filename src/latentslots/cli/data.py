@@ -1,4 +1,4 @@
-"""`latentslots data {make,import,merge,info,cache-latents}`."""
+"""`latentslots data {make,import,merge,info,verify,cache-latents}`."""
 
 import json
 import logging
@@ -32,6 +32,7 @@ USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, 
        {PROG} import lsd-dump SOURCE OUT     folders of the official code; also slotdiffusion-dump
        {PROG} merge SOURCE SOURCE ... --out OUT   several data sets become one
        {PROG} info PATH                      counts, sizes, objects; a contact sheet
+       {PROG} verify PATH                    read everything again, and name what is wrong
        {PROG} cache-latents PATH             encode all images once, before training
 
 {PROG} ACTION --help tells more (make and import: {PROG} make scenes --help)."""
@@ -101,6 +102,14 @@ class Info:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Read a whole data set again, hashes, pictures and labels; exits with 2 if any is wrong."""
+
+    path: tyro.conf.Positional[str]
+    """The data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CacheLatents:
     """Encode all images of a split once, so that training reads latents instead of pixels.
 
@@ -132,6 +141,7 @@ def run(arguments: list[str]) -> int:
         "import": import_data,
         "merge": _merge,
         "info": _info,
+        "verify": _verify,
         "cache-latents": _cache_latents,
     }
     if not arguments or arguments[0] not in actions:
@@ -178,6 +188,19 @@ def _info(arguments: list[str]) -> int:
         sheet = contact_sheet(options.path, options.split, options.contact_sheet, num=options.num)
         print(sheet, file=sys.stderr)
     return 0
+
+
+def _verify(arguments: list[str]) -> int:
+    options = tyro.cli(Verify, prog=f"{PROG} verify", args=arguments)
+
+    from latentslots.data.verify import verify
+
+    problems = verify(options.path, progress=True)
+    for problem in problems:
+        print(f"latentslots data: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{options.path}: all is well")
+    return 2 if problems else 0
 
 
 def _cache_latents(arguments: list[str]) -> int:

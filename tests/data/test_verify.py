@@ -1,0 +1,83 @@
+"""A store that is read again: whole, bent, cut, or with labels that do not fit."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from latentslots.cli.main import main
+from latentslots.data import DataError
+from latentslots.data.encoding import encode_ids
+from latentslots.data.manifest import read_manifest, write_manifest
+from latentslots.data.verify import verify
+from tests.tiny import write_squares
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return write_squares(tmp_path / "store", num_train=6, num_validation=3)
+
+
+def rewrite(store: Path, change: dict[str, object]) -> None:
+    """Change the third row of `train`, as if it had been written so: its hash is right."""
+    from dataclasses import replace
+    from hashlib import sha256
+
+    file = store / "train" / "part-00000.parquet"
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    rows[2].update(change)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    manifest = read_manifest(str(store))
+    split = manifest.splits["train"]
+    content = file.read_bytes()
+    shard = replace(split.shards[0], sha256=sha256(content).hexdigest(), num_bytes=len(content))
+    write_manifest(
+        store,
+        replace(manifest, splits={**manifest.splits, "train": replace(split, shards=(shard,))}),
+    )
+
+
+def test_a_store_that_is_well(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(store) == []
+    assert main(["data", "verify", str(store)]) == 0
+    assert capsys.readouterr().out == f"{store}: all is well\n"
+
+
+def test_damage_is_named(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = store / "train" / "part-00000.parquet"
+    whole = file.read_bytes()
+    bent = bytearray(whole)
+    bent[len(bent) // 2] ^= 1
+    file.write_bytes(bytes(bent))
+    assert main(["data", "verify", str(store)]) == 2
+    said = capsys.readouterr().err
+    assert "train/part-00000.parquet: its bytes are not those that were written" in said
+    file.unlink()
+    assert verify(store) == ["train/part-00000.parquet: it is missing"]
+    shutil.rmtree(store)
+    with pytest.raises(DataError, match="there is no store at"):
+        verify(store)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": {"bytes": b"nothing", "path": None}}, "row 2, image cannot be decoded"),
+        (
+            {"segmentation": {"bytes": encode_ids(np.full((32, 32), 9)), "path": None}},
+            "row 2: it has the id 9, and attributes of",
+        ),
+        (
+            {"attributes": {"color_label": [1], "side": [1.0, 2.0]}},
+            "row 2: its attributes have different lengths",
+        ),
+    ],
+)
+def test_rows_that_do_not_fit(store: Path, change: dict[str, object], message: str) -> None:
+    rewrite(store, change)
+    (found,) = verify(store)
+    assert message in found
