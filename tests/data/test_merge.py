@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,29 @@ def test_a_split_that_cannot_be_merged_leaves_nothing(one: Path, two: Path, tmp_
     with pytest.raises(DataError):
         merge_stores([one, two], tmp_path / "both")
     assert not (tmp_path / "both").exists(), "not even the split that was merged first"
+
+
+def test_shares_may_be_others(one: Path, two: Path, tmp_path: Path) -> None:
+    sizes = [len(load_dataset(path)) for path in (one, two)]
+    out = merge_stores([one, two], tmp_path / "both", weights=[3.0, 1.0])
+    rows = load_dataset(out)
+    assert len(rows) == sum(sizes)
+    names = [load_name(path) for path in (one, two)]
+    counts = [rows["dataset"].count(name) for name in names]
+    assert counts == [round(0.75 * sum(sizes)), sum(sizes) - round(0.75 * sum(sizes))]
+    # An image comes again when all of its data set were there.
+    seen = Counter(
+        cell["bytes"]
+        for cell, name in zip(rows.data.column("image").to_pylist(), rows["dataset"], strict=True)
+        if name == names[0]
+    )
+    assert max(seen.values()) - min(seen.values()) <= 1
+    command = ["data", "merge", str(one), str(two), "--out", str(tmp_path / "x"), "--weights"]
+    assert main([*command, "1", "1"]) == 0
+    for weights, message in (([1.0], "1 weights were given"), ([1.0, 0.0], "above 0, got 0")):
+        with pytest.raises(DataError, match=message):
+            merge_stores([one, two], tmp_path / "y", weights=weights)
+
+
+def load_name(path: Path) -> str:
+    return read_manifest(str(path)).name

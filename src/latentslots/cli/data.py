@@ -81,6 +81,8 @@ class Merge:
     """The data sets: two or more."""
     out: str
     """Folder of the new data set."""
+    weights: tuple[float, ...] = ()
+    """Shares of the data sets, such as 1 1 for half and half; by default all images, once."""
     seed: int = 0
     """Another seed gives another order."""
 
@@ -173,7 +175,14 @@ def _merge(arguments: list[str]) -> int:
 
     from latentslots.data.merge import merge_stores
 
-    print(merge_stores(options.sources, options.out, seed=options.seed, progress=True))
+    out = merge_stores(
+        options.sources,
+        options.out,
+        weights=options.weights or None,
+        seed=options.seed,
+        progress=True,
+    )
+    print(out)
     return 0
 
 

@@ -23,6 +23,7 @@ def merge_stores(
     sources: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
+    weights: Sequence[float] | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Path:
@@ -34,12 +35,19 @@ def merge_stores(
     Args:
         sources: Two stores or more.
         out: Folder of the new store.
-        seed: Another seed gives another order.
+        weights: How much of the new store is each source's, in proportion. It stays as large as all
+            together: of a source that has fewer images than its share, some are there several
+            times; of one that has more, some are left out. By default all, once.
+        seed: Another seed gives another order, and another choice.
         progress: Draw a progress bar.
     """
     paths = [os.fspath(source) for source in sources]
     if len(paths) < 2:
         raise DataError(f"there is nothing to merge: {len(paths)} data sets were named")
+    if weights is not None and len(weights) != len(paths):
+        raise DataError(f"{len(weights)} weights were given for {len(paths)} data sets")
+    if weights is not None and not min(weights) > 0:
+        raise DataError(f"weights must be above 0, got {min(weights):g}")
     if has_manifest(os.fspath(out)):
         raise DataError(f"{out} already holds a data set: choose another folder")
     manifests = [_manifest(path) for path in paths]
@@ -52,7 +60,9 @@ def merge_stores(
     with ExitStack() as writers:  # no split appears before all are written
         for split in splits:
             parts = [load_dataset(path, split=split) for path in paths]
-            _write(writers, parts, manifests, Path(out), split, seed=seed, progress=progress)
+            random = np.random.default_rng(seed)
+            places = _places([len(part) for part in parts], weights, random)
+            _write(writers, parts, manifests, Path(out), split, places, progress=progress)
     return Path(out)
 
 
@@ -68,16 +78,14 @@ def _write(
     manifests: list[Manifest],
     out: Path,
     split: str,
+    places: Sequence[tuple[int, int]],
     *,
-    seed: int,
     progress: bool,
 ) -> None:
     pictures = ["image"]
     if all("segmentation" in part.column_names for part in parts):
         pictures.append("segmentation")
     raw = [_encoded(part.select_columns(pictures)) for part in parts]
-    places = [(number, row) for number, part in enumerate(raw) for row in range(len(part))]
-    order = np.random.default_rng(seed).permutation(len(places))
     made = StoreWriter(
         out,
         split,
@@ -88,10 +96,24 @@ def _write(
         columns={"dataset": Value("string")},
     )
     writer = writers.enter_context(made)
-    for place in tqdm(order, desc=split, unit="image", disable=not progress):
-        number, row = places[place]
+    for number, row in tqdm(places, desc=split, unit="image", disable=not progress):
         cells = {name: cell["bytes"] for name, cell in raw[number][row].items()}
         writer.add(**cells, dataset=manifests[number].name)
+
+
+def _places(
+    sizes: Sequence[int], weights: Sequence[float] | None, random: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Which row of which source comes when."""
+    if weights is None:
+        places = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
+    else:
+        ends = np.round(np.cumsum(weights) / sum(weights) * sum(sizes)).astype(int)
+        places = []
+        for number, (size, count) in enumerate(zip(sizes, np.diff(ends, prepend=0), strict=True)):
+            rounds = [random.permutation(size) for _ in range(-(-count // size))]
+            places += [(number, int(row)) for row in np.concatenate(rounds)[:count]]
+    return [places[place] for place in random.permutation(len(places))]
 
 
 def _encoded(part: Dataset) -> Dataset:

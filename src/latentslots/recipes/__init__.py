@@ -15,6 +15,13 @@ from latentslots.recipes.lsd import (
     lsd_scenes_textured_64,
     lsd_smoke,
 )
+from latentslots.recipes.paper import (
+    lsd_clevr,
+    lsd_clevr_mix,
+    lsd_clevrtex,
+    lsd_ffhq,
+    lsd_movi_c,
+)
 
 __all__ = ["RECIPES", "recipe"]
 
@@ -22,6 +29,11 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "autoencoder": autoencoder,
     "autoencoder-small": autoencoder_small,
     "dinosaur-coco": dinosaur_coco,
+    "lsd-clevr": lsd_clevr,
+    "lsd-clevr-mix": lsd_clevr_mix,
+    "lsd-clevrtex": lsd_clevrtex,
+    "lsd-ffhq": lsd_ffhq,
+    "lsd-movi-c": lsd_movi_c,
     "lsd-movi-e": lsd_movi_e,
     "lsd-nlvr-64": lsd_nlvr_64,
     "lsd-parts-64": lsd_parts_64,
