@@ -48,9 +48,9 @@ def lsd_clevrtex() -> TrainConfig:
     """LSD on CLEVRTex at 128 px.
 
     The paper reports an mIoU of 62.5 (as a review of it quotes). Its hyper-parameters are unknown;
-    ours: 11 slots, 128 px, 7 rounds of slot attention and 210,000 steps, as Learning to Compose has them, whose LSD was
-    written with one of the authors. `latentslots data import clevrtex-full FOLDER data/clevrtex
-    --crop center --resolution 128` makes its images.
+    ours: 11 slots, 128 px, 7 rounds of slot attention and 210,000 steps, as Learning to Compose has
+    them, whose LSD was written with one of the authors. `latentslots data import clevrtex-full
+    FOLDER data/clevrtex --crop center --resolution 128` makes its images.
     """
     config = _like_movi_e("data/clevrtex", num_slots=11, resolution=128, max_train_steps=210_000)
     assert isinstance(config.method, LSDConfig)
@@ -61,8 +61,8 @@ def lsd_ffhq() -> TrainConfig:
     """LSD on faces at 256 px: slots for hair, face, clothes and background.
 
     The paper reports a Fréchet distance of 27.8 for faces composed of slots (as a review of it
-    quotes, like the size of the images). Unknown is the rest; ours: 6 slots. `latentslots data import ffhq images1024x1024
-    data/ffhq --resolution 256` makes its images.
+    quotes, like the size of the images). Unknown is the rest; ours: 6 slots. `latentslots data
+    import ffhq images1024x1024 data/ffhq --resolution 256` makes its images.
     """
     return _like_movi_e("data/ffhq", num_slots=6, resolution=256, max_train_steps=200_000)
 
@@ -71,7 +71,7 @@ def lsd_movi_c() -> TrainConfig:
     """LSD on MOVi-C at 256 px.
 
     The paper reports an mIoU of 44.2 (convention `lsd`, over objects; as a review of it quotes).
-    Its hyper-parameters are unknown; ours are those of MOVi-E with 11 slots, as at most 10 objects are there. `latentslots
-    data import movi-c public data/movi-c` makes its images.
+    Its hyper-parameters are unknown; ours are those of MOVi-E with 11 slots, as at most 10 objects
+    are there. `latentslots data import movi-c public data/movi-c` makes its images.
     """
     return _like_movi_e("data/movi-c", num_slots=11, resolution=256, max_train_steps=200_000)
