@@ -101,8 +101,9 @@ def _explain(page: Page, num_slots: int) -> None:
         "painters then have to paint the picture from the slots and nothing else: a simple one, "
         "whose masks are shown above, and a diffusion model, whose pictures are. All of it is "
         "trained together, by how well the picture is painted. Nobody says what an object is; but "
-        "one slot for each thing is the shortest way to say what is there. What it paints is in its "
-        "place, in its color and shaded; of shapes slots know little, so a cube may become a ball."
+        "one slot for each thing is the shortest way to say what is there. What it paints is in "
+        "its place, in its color and shaded; of shapes slots know little, so a cube may become a "
+        "ball."
     )
 
 
