@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from latentslots.data.arrays import import_arrays
 from latentslots.data.store import load_dataset
+from tests.data.server import Server
 
 ASSETS = Path(__file__).parents[1] / "assets"
 NLVR = ASSETS / "nlvr" / "nlvr12.npz"
@@ -85,3 +87,14 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones included, with its content."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+        running.server_close()

@@ -175,4 +175,4 @@ def test_bad_input(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.usefixtures("unchecked")
 def test_a_crop_that_there_is_not() -> None:
     with pytest.raises(DataError, match="there is no crop 'left', only center, clevr"):
-        ClevrTexOptions(variant="full", crop="left")  # type: ignore[arg-type]
+        ClevrTexOptions(variant="full", crop="left")  # type: ignore[arg-type]  # the refusal is the point

@@ -255,3 +255,9 @@ class TestBadInput:
         nothing = np.zeros((20, 30), bool)
         monkeypatch.setattr(coco, "_owners", lambda *_: (ids, nothing, []))
         self.fails(folder, r"ids of a segmentation must be in 0\.\.65535, got 65536")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_choices_that_there_are_not() -> None:
+    with pytest.raises(DataError, match="overlap must be one of first, last, got 'smallest'"):
+        CocoOptions(overlap="smallest")  # type: ignore[arg-type]  # the refusal is the point

@@ -20,7 +20,7 @@ from latentslots.data.movi import find_movi, import_movi
 from latentslots.data.movi_records import LAYERS, MoviOptions
 from latentslots.evaluation import evaluate
 from tests.data.records import example, write_records
-from tests.data.test_download import Server, server  # noqa: F401  (a fixture)
+from tests.data.server import Server
 from tests.tiny import tiny_lsd
 
 SIZE, FRAMES = 32, 4
@@ -320,7 +320,7 @@ def test_bytes_do_not_depend_on_workers_or_on_being_killed(
 
 class TestFromTheWeb:
     @pytest.fixture
-    def web(self, server: Server, source: Path) -> Server:  # noqa: F811
+    def web(self, server: Server, source: Path) -> Server:
         server.files = {f"/movi/{file.name}": file.read_bytes() for file in source.iterdir()}
         return server
 
@@ -450,6 +450,14 @@ class TestBadInput:
             import_movi(source, out, MoviOptions(variant="movi-e", every=2), workers=1)
         import_movi(source, out, E, splits=["train"], workers=1)
         assert len(load_dataset(out, split="train")) == 24
+
+    def test_half_made_data_of_another_source(self, source: Path, tmp_path: Path) -> None:
+        folder, out = shards(tmp_path / "shards"), tmp_path / "out"
+        (folder / "movi_e-train.tfrecord-00002-of-00003").write_bytes(b"broken off")
+        with pytest.raises(DataError, match="ends within a record"):
+            import_movi(folder, out, E, workers=1)
+        with pytest.raises(DataError, match="holds a half-made 'train' of other data"):
+            import_movi(source, out, E, workers=1)
 
     def test_a_full_disk(
         self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

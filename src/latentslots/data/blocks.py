@@ -74,12 +74,44 @@ def is_written(out: Path, split: str, spec: Mapping[str, Any]) -> bool:
     return split in manifest.splits
 
 
-def in_blocks(items: Sequence[Any], size: int) -> tuple[dict[str, Any], dict[str, int]]:
-    """Blocks of so many items each, by name, and how many each has."""
+def write_items(
+    writer: StoreWriter,
+    items: Sequence[Any],
+    make: Make,
+    *,
+    block_size: int,
+    spec: Mapping[str, Any],
+    source: str | os.PathLike[str],
+    workers: int | None,
+    progress: bool,
+) -> None:
+    """Write one split of a store from a list of what its images are made of.
+
+    Args:
+        writer: As for `write_blocks`.
+        items: What says of every image which it is.
+        make: Makes the rows of some of them.
+        block_size: Items in a block.
+        spec: As for `write_blocks`.
+        source: As for `write_blocks`.
+        workers: Processes; by default one per core.
+        progress: Whether to show a bar on stderr.
+    """
     blocks = {
-        f"{first:07d}": tuple(items[first : first + size]) for first in range(0, len(items), size)
+        f"{first:07d}": tuple(items[first : first + block_size])
+        for first in range(0, len(items), block_size)
     }
-    return blocks, {name: len(block) for name, block in blocks.items()}
+    write_blocks(
+        writer,
+        blocks,
+        make,
+        spec=spec,
+        source=source,
+        workers=Workers(count=workers),
+        progress=progress,
+        unit="image",
+        sizes={name: len(block) for name, block in blocks.items()},
+    )
 
 
 def write_blocks(
@@ -88,6 +120,7 @@ def write_blocks(
     make: Make,
     *,
     spec: Mapping[str, Any],
+    source: str | os.PathLike[str] = "",
     workers: Workers = Workers(),
     progress: bool = False,
     unit: str = "block",
@@ -101,6 +134,7 @@ def write_blocks(
             order.
         make: Makes them; a function of a module, which workers can import.
         spec: What the rows depend on: blocks that were made for another one are refused.
+        source: Where they come from; the store does not tell, but half-made blocks must share it.
         workers: The processes.
         progress: Whether to show a bar on stderr.
         unit: What the bar counts.
@@ -110,7 +144,7 @@ def write_blocks(
         DataError: If the store cannot be written to, half-made blocks are of other data, a row
             cannot be encoded, or the disk is full: what was made stays, and is gone on with.
     """
-    folder = _folder(writer, spec)
+    folder = _folder(writer, {**spec, "source": os.fspath(source)})
     files = {name: folder / f"{name}.parquet" for name in blocks}
     missing = {name: work for name, work in blocks.items() if not _is_whole(files[name])}
     sizes = sizes or dict.fromkeys(blocks, 1)

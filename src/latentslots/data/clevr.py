@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import ClassLabel, List, Value
 
-from latentslots.data.blocks import Workers, in_blocks, is_written, write_blocks
+from latentslots.data.blocks import is_written, write_items
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
 from latentslots.data.transforms import ResizeCenterCrop
@@ -75,18 +75,15 @@ def import_clevr(
             attributes=None if split == "test" else FEATURES,
             made_by=spec,
         )
-        blocks, sizes = in_blocks(
-            [(str(image), things, resolution) for image, things in scenes], _BLOCK
-        )
-        write_blocks(
+        write_items(
             writer,
-            blocks,
+            [(str(image), things, resolution) for image, things in scenes],
             _rows,
+            block_size=_BLOCK,
             spec=spec,
-            workers=Workers(count=workers),
+            source=source,
+            workers=workers,
             progress=progress,
-            unit="image",
-            sizes=sizes,
         )
     return out
 

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import ClassLabel, List, Value
 from PIL import Image
 
-from latentslots.data.blocks import Workers, in_blocks, is_written, write_blocks
+from latentslots.data.blocks import is_written, write_items
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
 from latentslots.data.transforms import ResizeCenterCrop
@@ -96,16 +96,15 @@ def import_clevrtex(
             columns={"ground_material": Value("string")},
             made_by=spec,
         )
-        blocks, sizes = in_blocks([(str(scene), options) for scene in chosen], _BLOCK)
-        write_blocks(
+        write_items(
             writer,
-            blocks,
+            [(str(scene), options) for scene in chosen],
             _rows,
+            block_size=_BLOCK,
             spec=spec,
-            workers=Workers(count=workers),
+            source=source,
+            workers=workers,
             progress=progress,
-            unit="image",
-            sizes=sizes,
         )
     return out
 

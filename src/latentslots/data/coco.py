@@ -18,7 +18,7 @@ from datasets import ClassLabel, List, Value
 from jaxtyping import Bool, Int
 from PIL import Image
 
-from latentslots.data.blocks import Workers, in_blocks, is_written, write_blocks
+from latentslots.data.blocks import is_written, write_items
 from latentslots.data.boxes import bounding_box
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
@@ -52,6 +52,19 @@ class CocoOptions:
     crowd: Literal["ignore", "keep", "drop"] = "ignore"
     stuff: bool = True
     resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        allowed = {
+            "kind": ("instances", "panoptic"),
+            "overlap": ("first", "last"),
+            "crowd": ("ignore", "keep", "drop"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise DataError(
+                    f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,6 @@ def import_coco(
         else:
             file, folder = Path(annotations), root if images is None else Path(images)
         content = _read(file)
-        pictures = _pictures(content, folder, file, options)
         writer = StoreWriter(
             out,
             split,
@@ -128,16 +140,15 @@ def import_coco(
             columns={"license": Value("string")},
             made_by=spec,
         )
-        blocks, sizes = in_blocks([(picture, options) for picture in pictures], _BLOCK)
-        write_blocks(
+        write_items(
             writer,
-            blocks,
+            [(picture, options) for picture in _pictures(content, folder, file, options)],
             _rows,
+            block_size=_BLOCK,
             spec=spec,
-            workers=Workers(count=workers),
+            source=file,
+            workers=workers,
             progress=progress,
-            unit="image",
-            sizes=sizes,
         )
     return out
 

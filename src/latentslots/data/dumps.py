@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from datasets import List, Value
 
-from latentslots.data.blocks import Workers, in_blocks, is_written, write_blocks
+from latentslots.data.blocks import is_written, write_items
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
 from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
@@ -65,6 +65,8 @@ def import_dump(
     Raises:
         DataError: If there is no split, or a file is missing or broken.
     """
+    if kind not in ("lsd", "slotdiffusion"):
+        raise DataError(f"kind must be lsd or slotdiffusion, got {kind!r}")
     out, root = Path(out), Path(source)
     spec = {"program": "latentslots data import", "name": f"{kind}-dump", "resolution": resolution}
     for split, folder in _splits(root, kind).items():
@@ -81,18 +83,15 @@ def import_dump(
             attributes=features,
             made_by=spec,
         )
-        blocks, sizes = in_blocks(
-            [(frame, resolution, tuple(features)) for frame in frames], _BLOCK
-        )
-        write_blocks(
+        write_items(
             writer,
-            blocks,
+            [(frame, resolution, tuple(features)) for frame in frames],
             _rows,
+            block_size=_BLOCK,
             spec=spec,
-            workers=Workers(count=workers),
+            source=source,
+            workers=workers,
             progress=progress,
-            unit="image",
-            sizes=sizes,
         )
     return out
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentslots.data.blocks import Workers, in_blocks, is_written, write_blocks
+from latentslots.data.blocks import is_written, write_items
 from latentslots.data.encoding import IMAGE_SUFFIXES, read_picture
 from latentslots.data.errors import DataError
 from latentslots.data.transforms import ResizeCenterCrop
@@ -67,16 +67,15 @@ def import_ffhq(
             credit="NVIDIA, https://github.com/NVlabs/ffhq-dataset; images from Flickr",
             made_by=spec,
         )
-        blocks, sizes = in_blocks([(str(path), resolution) for path in paths], _BLOCK)
-        write_blocks(
+        write_items(
             writer,
-            blocks,
+            [(str(path), resolution) for path in paths],
             _rows,
+            block_size=_BLOCK,
             spec=spec,
-            workers=Workers(count=workers),
+            source=source,
+            workers=workers,
             progress=progress,
-            unit="image",
-            sizes=sizes,
         )
     return out
 

@@ -88,8 +88,8 @@ def find_movi(
                 f"{folder} holds {split!r} of {variant} more than once: name one of its folders"
             )
         paths = [shards[number] for number in range(count)]
-        size = sum(path.stat().st_size for path in paths)
-        splits[split] = MoviShards(places=tuple(map(str, paths)), num_bytes=size)
+        num_bytes = sum(path.stat().st_size for path in paths)
+        splits[split] = MoviShards(places=tuple(map(str, paths)), num_bytes=num_bytes)
     return {split: splits[split] for split in sorted(splits, key=_order)}
 
 
@@ -161,6 +161,7 @@ def import_movi(
             "every": options.every,
             "resolution": options.resolution,
             "layers": list(options.layers),
+            "size": size if str(source) == "public" else None,
         }
         if is_written(out, split, spec):
             continue
@@ -174,6 +175,7 @@ def import_movi(
             blocks,
             _shard_rows,
             spec=spec,
+            source=places[0],
             workers=Workers(count=workers),
             progress=progress,
             unit="shard",

@@ -184,6 +184,7 @@ def import_multi_object(
                 {name: (int(name), size) for name, size in sizes.items()},
                 lambda work: _rows(stream, options, *work),
                 spec=spec,
+                source=source,
                 workers=Workers(count=1),
                 progress=progress,
                 unit="image",

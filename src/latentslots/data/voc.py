@@ -16,7 +16,7 @@ from datasets import ClassLabel, List, Value
 from jaxtyping import UInt8
 from PIL import Image
 
-from latentslots.data.blocks import Workers, in_blocks, is_written, write_blocks
+from latentslots.data.blocks import is_written, write_items
 from latentslots.data.boxes import bounding_box
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
@@ -105,16 +105,15 @@ def import_voc(
             },
             made_by=spec,
         )
-        blocks, sizes = in_blocks([(str(root), one, options) for one in names], _BLOCK)
-        write_blocks(
+        write_items(
             writer,
-            blocks,
+            [(str(root), one, options) for one in names],
             _rows,
+            block_size=_BLOCK,
             spec=spec,
-            workers=Workers(count=workers),
+            source=root,
+            workers=workers,
             progress=progress,
-            unit="image",
-            sizes=sizes,
         )
     return out
 

@@ -1,0 +1,57 @@
+"""A server on the loopback that drops connections, lies, and refuses: for tests."""
+
+import base64
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+CONTENT = bytes(range(256)) * 4096  # a megabyte
+
+
+class Server(ThreadingHTTPServer):
+    """Serves files from memory, and gives up after `patience` bytes, as often as told."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {"/file": CONTENT}
+        self.drops: list[int] = []
+        self.errors: list[int] = []
+        self.ranges: list[str | None] = []
+        self.knows_ranges = True
+        self.checksum: int | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.ranges.append(asked)
+        content = self.server.files.get(self.path)
+        if content is None or self.server.errors:
+            self.send_error(404 if content is None else self.server.errors.pop(0))
+            return
+        begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        partly = bool(asked) and self.server.knows_ranges
+        if partly and begin >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        body = content[begin:] if partly else content
+        self.send_response(206 if partly else 200)
+        self.send_header("Content-Length", str(len(body)))
+        if self.server.checksum is not None:
+            encoded = base64.b64encode(self.server.checksum.to_bytes(4, "big")).decode()
+            self.send_header("x-goog-hash", f"crc32c={encoded}")
+            self.send_header("x-goog-hash", "md5=bm90aGluZw==")
+        self.end_headers()
+        self.wfile.write(body[: self.server.drops.pop(0)] if self.server.drops else body)
+        self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        pass
