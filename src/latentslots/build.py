@@ -26,6 +26,7 @@ from latentslots.data.latents import cache_latents
 from latentslots.data.loader import ImageDataset
 from latentslots.data.manifest import has_manifest
 from latentslots.data.store import dataset_fingerprint, load_dataset, split_names
+from latentslots.data.stream import ImageStream
 from latentslots.models import (
     AutoregressiveDecoder,
     BroadcastDecoder,
@@ -312,7 +313,7 @@ def build_training_set(
     is_main_process: bool = True,
     wait: Callable[[], None] = lambda: None,
     progress: bool = True,
-) -> ImageDataset:
+) -> ImageDataset | ImageStream:
     """The training images, with their latents where the method and the config want them.
 
     Args:
@@ -324,6 +325,14 @@ def build_training_set(
         progress: Whether to show a bar on stderr.
     """
     data = config.data
+    if data.streaming:
+        return ImageStream(
+            data.path,
+            split=data.train_split,
+            resolution=data.resolution,
+            shuffle_buffer=data.shuffle_buffer,
+            on_bad_sample=data.on_bad_sample,
+        )
     dataset = build_split(data, data.train_split)
     latents = None
     if isinstance(objective, LatentSlotDiffusionObjective) and data.cache_latents:

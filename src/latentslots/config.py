@@ -322,6 +322,11 @@ class DataConfig:
     """Encode the images once, before training, and read the latents from disk."""
     latents: str = ""
     """Folder of the latents; empty for one beside the data set's shards, or in the run folder."""
+    streaming: bool = False
+    """Read the training images of a store shard after shard, wherever it lies, instead of a
+    memory-mapped copy on this machine; without cached latents."""
+    shuffle_buffer: int = 1000
+    """Rows of a streamed data set that a worker shuffles together."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,16 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
+    def do_HEAD(self) -> None:
+        content = self.server.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
@@ -34,7 +44,8 @@ class Handler(BaseHTTPRequestHandler):
         if content is None or self.server.errors:
             self.send_error(404 if content is None else self.server.errors.pop(0))
             return
-        begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        first, _, last = asked.removeprefix("bytes=").partition("-") if asked else ("0", "", "")
+        begin, end = int(first), int(last) + 1 if last else len(content)
         partly = bool(asked) and self.server.knows_ranges
         if partly and begin >= len(content):
             self.send_response(416)
@@ -42,8 +53,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        body = content[begin:] if partly else content
+        body = content[begin:end] if partly else content
         self.send_response(206 if partly else 200)
+        if partly:
+            place = f"bytes {begin}-{begin + len(body) - 1}/{len(content)}"
+            self.send_header("Content-Range", place)
         self.send_header("Content-Length", str(len(body)))
         if self.server.checksum is not None:
             encoded = base64.b64encode(self.server.checksum.to_bytes(4, "big")).decode()

@@ -89,7 +89,7 @@ def test_who_paints_the_truth_succeeds(
     monkeypatch.setattr(swaps, "paint_edit", paint)
     report = evaluate_swaps(oracle, pairs)["plain"]
     assert report.colored == report.success == success
-    assert (report.psnr > 60) == (painter == "after")
+    assert (report.psnr > 59) == (painter == "after")
 
 
 def test_data_without_swaps_is_one_sentence(

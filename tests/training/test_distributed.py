@@ -121,6 +121,8 @@ def test_processes_draw_different_noise(two: Path) -> None:
 
 def test_resume_is_exact_with_two_processes(two: Path) -> None:
     assert_same_run(two / "resumed", two / "whole", step=4)
+    assert_same_run(two / "streamed_on", two / "streamed", step=4)
+    assert losses(two / "streamed") != losses(two / "whole")
 
 
 def test_one_process_cannot_go_on_for_two(shared: TrainConfig, two: Path, tmp_path: Path) -> None:

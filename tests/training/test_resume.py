@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from latentslots.config import TrainConfig
+from latentslots.training.run import RunError
 from tests.training.runs import assert_same_run, rewind, run, with_changes
 
 MIXED = {
@@ -25,6 +26,12 @@ LEARNED = {
     "method.slot_init": "learned",
     "method.bi_level": True,
     "method.position": "learned",
+}
+STREAMED = {
+    "data.streaming": True,
+    "data.shuffle_buffer": 5,
+    "data.num_workers": 1,
+    "data.random_flip": True,
 }
 ALONE: dict[str, dict[str, Any]] = {
     "flips": {"data.random_flip": True},
@@ -63,6 +70,13 @@ def test_resume_is_exact_with_much_switched_on(config: TrainConfig, tmp_path: Pa
 def test_resume_is_exact_with_much_switched_off(config: TrainConfig, tmp_path: Path) -> None:
     off = {"channels_last": False, "data.cache_latents": False, "optim.ema_decay": 0.0}
     resumed_after_two(with_changes(config, {**off, **LEARNED}), tmp_path)
+
+
+def test_resume_is_exact_inside_a_stream(config: TrainConfig, tmp_path: Path) -> None:
+    config = with_changes(config, STREAMED)
+    resumed_after_two(config, tmp_path)
+    with pytest.raises(RunError, match=r"data\.num_workers: 1 -> 0"):
+        run(with_changes(config, {"data.num_workers": 0}), tmp_path / "resumed", resume=True)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from accelerate.state import PartialState
 
+from latentslots.config import TrainConfig
 from latentslots.config_io import load_config
 from latentslots.training import TrainingInterrupted
 from tests.training.runs import (
@@ -55,14 +56,9 @@ def main(folder: Path) -> None:
         run(with_changes(config, {**idle, "data.validation_split": "validation"}), folder / "idle")
 
     drawn = with_changes(config, {"data.num_workers": 1, "data.random_flip": True})
-    with world():
-        run(drawn, folder / "whole")
-    if rank == 0:
-        rewind(folder / "whole", 2, folder / "resumed_new").rename(folder / "resumed")
-    while not (folder / "resumed").is_dir():
-        time.sleep(0.01)
-    with world():
-        run(drawn, folder / "resumed", resume=True)
+    run_and_resume(drawn, folder, rank, "whole", "resumed")
+    streamed = with_changes(drawn, {"data.streaming": True, "data.shuffle_buffer": 4})
+    run_and_resume(streamed, folder, rank, "streamed", "streamed_on")
 
     if rank == 1:
         threading.Thread(target=stop_this_process, args=[folder / "stopped"], daemon=True).start()
@@ -73,6 +69,18 @@ def main(folder: Path) -> None:
         except TrainingInterrupted as stop:
             answer = {"signum": stop.signum, "message": str(stop)}
             (folder / f"stop_{rank}.json").write_text(json.dumps(answer))
+
+
+def run_and_resume(config: TrainConfig, folder: Path, rank: int, whole: str, resumed: str) -> None:
+    """Train, and once more from the second step on."""
+    with world():
+        run(config, folder / whole)
+    if rank == 0:
+        rewind(folder / whole, 2, folder / f"{resumed}_new").rename(folder / resumed)
+    while not (folder / resumed).is_dir():
+        time.sleep(0.01)
+    with world():
+        run(config, folder / resumed, resume=True)
 
 
 def stop_this_process(run_dir: Path) -> None:

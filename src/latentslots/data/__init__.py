@@ -7,6 +7,7 @@ _MODULES = {
     "DataError": "errors",
     "DatasetInfo": "info",
     "ImageDataset": "loader",
+    "ImageStream": "stream",
     "LatentCache": "latent_cache",
     "ResizeCenterCrop": "transforms",
     "ResumableBatches": "loader",

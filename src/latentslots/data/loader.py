@@ -11,21 +11,18 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from datasets import Dataset, Image, IterableDataset
-from PIL.Image import Image as Picture
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from latentslots.data.encoding import BROKEN_PICTURE, decode
 from latentslots.data.errors import DataError
 from latentslots.data.latent_cache import LatentCache
-from latentslots.data.transforms import ResizeCenterCrop, hflip, to_ids, to_pixel_values
+from latentslots.data.samples import Sample, SampleReader
+from latentslots.data.stream import ImageStream, StreamedSamples
 
 logger = logging.getLogger(__name__)
 
 Request = tuple[int, bool]
 """A row, and whether to mirror it left to right."""
-Sample = dict[str, Tensor]
 
 
 class ImageDataset(TorchDataset[Sample]):
@@ -56,8 +53,8 @@ class ImageDataset(TorchDataset[Sample]):
             raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
         if not isinstance(dataset, Dataset):
             raise DataError(
-                "training draws rows in any order, which a streamed data set cannot give: "
-                "load it without streaming"
+                "rows are drawn in any order here, which a streamed data set cannot give: "
+                "load it without streaming, or use ImageStream"
             )
         if not isinstance(dataset.features.get("image"), Image):
             raise DataError(
@@ -67,17 +64,15 @@ class ImageDataset(TorchDataset[Sample]):
             raise DataError(
                 f"the latent cache has {len(latents)} rows, but the data set has {len(dataset)}"
             )
-        columns = [c for c in ("image", "segmentation", "ignore") if c in dataset.column_names]
-        rows = dataset.with_format(None).select_columns(columns)
-        for column in columns:
-            rows = rows.cast_column(column, Image(decode=False))
-        self.rows, self.columns = rows, columns
-        self.crop = ResizeCenterCrop(resolution)
+        self.reader = SampleReader(dataset.column_names, resolution)
+        self.rows = dataset.with_format(None).select_columns(self.reader.columns)
+        for column in self.reader.columns:
+            self.rows = self.rows.cast_column(column, Image(decode=False))
         self.latents = latents
         self.on_bad_sample = on_bad_sample
         # Shared with the workers: what one of them found out, all of them know. (torch gives
         # `share_memory_` no type.)
-        self._is_bad = torch.zeros(len(rows), dtype=torch.bool)
+        self._is_bad = torch.zeros(len(dataset), dtype=torch.bool)
         self._is_bad.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
@@ -107,34 +102,16 @@ class ImageDataset(TorchDataset[Sample]):
                 return {**sample, "num_skipped": torch.tensor(num_skipped)}
         raise DataError(f"none of the {len(self)} images can be used")
 
+    def spread(self, count: int) -> list[Sample]:
+        """Rows from all over the data set, for what is measured once."""
+        return [self[i * len(self) // count] for i in range(count)]
+
     def _read(self, index: int, flip: bool) -> Sample:
-        row = self.rows[index]
-        for column in ("image", "segmentation"):
-            if column in row and row[column] is None:
-                raise DataError(f"row {index} has no {column}")
-        present = [column for column in self.columns if row[column] is not None]
-        pictures = {c: decode(row[c], where=f"row {index}, {c}") for c in present}
-        sample = {"index": torch.tensor(index)}
-        try:
-            image, ids = self._transform(pictures["image"], pictures.get("segmentation"), flip)
-            sample["pixel_values"] = to_pixel_values(image)
-            if ids is not None:
-                sample["segmentation"] = to_ids(ids)
-            if "ignore" in self.columns:
-                _, ignore = self._transform(pictures["image"], pictures.get("ignore"), flip)
-                nothing = torch.zeros_like(sample["pixel_values"][0], dtype=torch.bool)
-                sample["ignore"] = nothing if ignore is None else to_ids(ignore) != 0
-        except BROKEN_PICTURE as error:
-            raise DataError(f"row {index} cannot be used: {error}") from error
+        sample = self.reader(self.rows[index], flip, where=f"row {index}")
+        sample["index"] = torch.tensor(index)
         if self.latents is not None:
             sample["latent_mean"], sample["latent_std"] = self.latents[index, flip]
         return sample
-
-    def _transform(
-        self, image: Picture, ids: Picture | None, flip: bool
-    ) -> tuple[Picture, Picture | None]:
-        image, ids = self.crop(image, ids)
-        return hflip(image, ids) if flip else (image, ids)
 
 
 class ResumableBatches(Sampler[list[Request]]):
@@ -206,7 +183,7 @@ class ResumableBatches(Sampler[list[Request]]):
 
 
 def build_loader(
-    dataset: ImageDataset,
+    dataset: ImageDataset | ImageStream,
     *,
     batch_size: int,
     seed: int = 0,
@@ -225,13 +202,35 @@ def build_loader(
         dataset: What to load.
         batch_size: Images per process and batch.
         seed: Seed of order and flips; the same on every rank.
-        num_workers: Processes that decode; 0 decodes in this one.
+        num_workers: Processes that decode; 0 decodes in this one. Changes nothing, but the order
+            of a stream, where each of them reads its own share.
         random_flip: Mirror half of the images left to right.
         start_batch: Batches that this run has seen already.
         num_processes: Ranks that share the data set.
         process_index: Which of them this one is.
         pin_memory: Put batches where a GPU can fetch them by itself.
     """
+    # Without a generator of its own, every new iterator would draw from the global one, and a
+    # resumed run would continue with other noise than an uninterrupted one.
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(dataset, ImageStream):
+        samples = StreamedSamples(
+            dataset,
+            batch_size=batch_size,
+            seed=seed,
+            random_flip=random_flip,
+            start_batch=start_batch,
+            num_workers=num_workers,
+            num_processes=num_processes,
+            process_index=process_index,
+        )
+        return DataLoader(
+            samples,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            generator=generator,
+        )
     if random_flip and dataset.latents is not None and not dataset.latents.has_flip:
         raise DataError(
             f"random_flip needs the latents of mirrored images, which the cache at "
@@ -251,7 +250,5 @@ def build_loader(
         batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        # Without one, every new iterator would draw from the global generator, and a resumed run
-        # would continue with other noise than an uninterrupted one.
-        generator=torch.Generator().manual_seed(seed),
+        generator=generator,
     )

@@ -19,14 +19,18 @@ from latentslots.pipelines.base import SlotOutput, upsample_masks
 METHODS = {
     "plain": {"inversion": False, "blending": False},
     "inversion": {"inversion": True, "blending": False},
-    "blending": {"inversion": False, "blending": True},
-    "both": {"inversion": True, "blending": True},
+    "blending": {"inversion": False, "blending": True, "paste": False},
+    "both": {"inversion": True, "blending": True, "paste": False},
+    "blending, pasted": {"inversion": False, "blending": True},
+    "both, pasted": {"inversion": True, "blending": True},
 }
 """Ways to paint an edit: what `paint_edit` is told."""
 FOUND = 0.5
 """IoU from which a slot has found an object."""
 MARGIN = 3
 """Pixels around an edit that are not scored."""
+SMALLEST_ERROR = 1e-6
+"""Mean squared error that counts where there is less: 60 dB, about what eight bits can hold."""
 
 
 def rows_before(dataset: Dataset, edit: str, *, following: int) -> list[int]:
@@ -67,7 +71,7 @@ def outside_scores(
     truth: Float[Tensor, "B 3 H W"],
     outside: Bool[Tensor, "B 1 H W"],
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """PSNR and SSIM over the pixels outside of an object."""
+    """PSNR (60 dB at most) and SSIM over the pixels outside of an object."""
     weight = outside.float()
     error = ((images - truth).square() * weight).sum(dim=(1, 2, 3)) / (
         3 * weight.sum(dim=(1, 2, 3))
@@ -75,7 +79,7 @@ def outside_scores(
     # What is inside is made equal, so that it adds nothing but what the window's rim sees.
     same = torch.where(outside, images, truth)
     whole, share = ssim(same, truth), weight.mean(dim=(1, 2, 3))
-    return -10 * error.clamp(min=1e-12).log10(), 1 - (1 - whole) / share
+    return -10 * error.clamp(min=SMALLEST_ERROR).log10(), 1 - (1 - whole) / share
 
 
 def away_from(mask: Bool[Tensor, "B H W"]) -> Bool[Tensor, "B 1 H W"]:

@@ -85,7 +85,7 @@ def evaluate_removal(
     batch_size: int = 32,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, RemovalReport]:
-    """Take objects out of scenes in four ways, and score each.
+    """Take objects out of scenes in six ways, and score each.
 
     Args:
         pipe: Finds, and paints.
@@ -98,7 +98,8 @@ def evaluate_removal(
         progress: Called with the number of pairs that were done.
 
     Returns:
-        A report for `plain` sampling, `inversion`, `blending`, and `both`.
+        A report for `plain` sampling, `inversion`, `blending`, `both`, and the last two with the
+        pictures' own pixels pasted around the edit.
 
     Raises:
         ValueError: If the data set has no such pairs, or no slot covers any object.

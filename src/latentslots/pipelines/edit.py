@@ -27,6 +27,7 @@ def paint_edit(
     after_mask: Bool[Tensor, "B L"] | None = None,
     inversion: bool = False,
     blending: bool = True,
+    paste: bool = True,
     margin: int = 1,
     generator: Generator | list[Generator] | None = None,
     **options: Any,
@@ -44,6 +45,8 @@ def paint_edit(
         inversion: Start from the noise that the images themselves come from, by DDIM inversion,
             instead of noise that is drawn.
         blending: Outside of what changed, keep the images' latents.
+        paste: With blending, keep their pixels there as well, which no autoencoder gives back
+            exactly; the seam is soft. Without effect on `output_type="latent"`.
         margin: Pixels around what changed that may change with it, such as a shadow's edge.
         generator: Of the starting noise, where it is drawn: one, or a list with one per image.
         **options: For painting, such as `guidance_scale` and `output_type`.
@@ -59,10 +62,21 @@ def paint_edit(
     if blending:
         options["image_latents"] = latents
         options["edit_mask"] = edit_mask(changed, latents.shape[-2:], margin=margin)
+    output_type = options.pop("output_type", "pil")
+    pasted = blending and paste and output_type != "latent"
     (images,) = pipe(
-        after, slots_mask=after_mask, generator=generator, return_dict=False, **options
+        after,
+        slots_mask=after_mask,
+        generator=generator,
+        output_type="pt" if pasted else output_type,
+        return_dict=False,
+        **options,
     )
-    return images
+    if not pasted:
+        return images
+    weight = _soft(_grown(changed, margin).to(images))
+    images = torch.lerp(pixel_values.to(images), images * 2 - 1, weight)
+    return pipe.image_processor.postprocess(images, output_type=output_type)
 
 
 def edit_mask(
@@ -75,7 +89,14 @@ def edit_mask(
         size: Height and width of the latents.
         margin: Pixels around those that count as well.
     """
+    return F.adaptive_max_pool2d(_grown(changed, margin), (size[0], size[1]))
+
+
+def _grown(changed: Bool[Tensor, "B H W"], margin: int) -> Float[Tensor, "B 1 H W"]:
     mask = changed[:, None].float()
-    if margin:
-        mask = F.max_pool2d(mask, 2 * margin + 1, stride=1, padding=margin)
-    return F.adaptive_max_pool2d(mask, (size[0], size[1]))
+    return F.max_pool2d(mask, 2 * margin + 1, stride=1, padding=margin)
+
+
+def _soft(mask: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """The same with an edge of two pixels; the image's own edge stays sharp."""
+    return F.avg_pool2d(mask, 3, stride=1, padding=1, count_include_pad=False)

@@ -19,6 +19,7 @@ from latentslots.config import AutoencoderConfig, TrainConfig
 from latentslots.config_io import differences, dumps, load_config
 from latentslots.data.errors import UnknownSplitError
 from latentslots.data.loader import ImageDataset
+from latentslots.data.stream import ImageStream
 from latentslots.objectives import Objective
 from latentslots.training.checkpoint import list_checkpoints, write_text
 from latentslots.training.memory import keep_freed_memory
@@ -135,17 +136,16 @@ def train(
     return run_dir
 
 
-def _measure(objective: Objective, dataset: ImageDataset) -> None:
+def _measure(objective: Objective, dataset: ImageDataset | ImageStream) -> None:
     """Let the objective measure what it does not learn on images from all over the data set."""
-    count = min(NUM_MEASURED, len(dataset))
-    rows = [i * len(dataset) // count for i in range(count)]
-    objective.measure(torch.stack([dataset[row]["pixel_values"] for row in rows]))
+    samples = dataset.spread(min(NUM_MEASURED, len(dataset)))
+    objective.measure(torch.stack([sample["pixel_values"] for sample in samples]))
 
 
 def _build_trainer(
     config: TrainConfig,
     objective: Objective,
-    dataset: ImageDataset,
+    dataset: ImageDataset | ImageStream,
     validation: Dataset | None,
     *,
     run_dir: Path,
@@ -200,11 +200,16 @@ def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path 
     changed = [
         line
         for line in differences(load_config(config_file), config)
-        if line.split(":", 1)[0] not in RESUMABLE
+        if line.split(":", 1)[0] not in _resumable(config)
     ]
     if changed:
         raise RunError(f"{run_dir} was trained with another configuration: {'; '.join(changed)}")
     return checkpoints[-1]
+
+
+def _resumable(config: TrainConfig) -> set[str]:
+    """Every worker reads a share of its own of a stream, so that their number must stay."""
+    return set(RESUMABLE) - ({"data.num_workers"} if config.data.streaming else set())
 
 
 def _build_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
@@ -241,6 +246,10 @@ def _validation_split(config: TrainConfig, *, is_main_process: bool) -> Dataset 
         return build_split(config.data, config.data.validation_split)
     except UnknownSplitError as error:
         on_training = isinstance(config.method, AutoencoderConfig)
+        if on_training and config.data.streaming:
+            raise RunError(
+                f"an autoencoder needs validation images to measure on: {error}"
+            ) from None
         if is_main_process:
             instead = ", but measures on training images" if on_training else ""
             print(f"no validation{instead}: {error}", file=sys.stderr)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentslots.config import TrainConfig
 from latentslots.data.loader import ImageDataset, build_loader
+from latentslots.data.stream import ImageStream
 from latentslots.objectives import Objective
 from latentslots.training import checkpoint
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
@@ -57,7 +58,7 @@ class Trainer:
         self,
         config: TrainConfig,
         objective: Objective,
-        dataset: ImageDataset,
+        dataset: ImageDataset | ImageStream,
         *,
         accelerator: Accelerator,
         run_dir: Path,

@@ -1,0 +1,256 @@
+"""Streams: who reads what, what comes out, and where a run goes on."""
+
+import itertools
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from latentslots.data import (
+    DataError,
+    ImageDataset,
+    ImageStream,
+    StoreWriter,
+    build_loader,
+    load_dataset,
+    stream,
+)
+from latentslots.data.samples import Sample
+from latentslots.data.stream import ShardOrder
+
+from .conftest import noise_image, truncate
+from .server import Server
+
+# Two warnings about the machine that the tests run on, not about the code.
+workers = pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create", "ignore:.*multi-threaded, use of fork"
+)
+ROWS = 230
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows in several shards, each with several row groups; row i is gray i."""
+    path = tmp_path_factory.mktemp("shards") / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latentslots.data.writer.ROW_GROUP_ROWS", 10)
+        with StoreWriter(path, segmentation=True, shard_bytes=4000) as writer:
+            for row in range(ROWS):
+                gray = np.full((8, 8), row, np.uint8)
+                writer.add(np.stack([gray] * 3, axis=2), segmentation=gray)
+    return path
+
+
+def load(source: ImageStream, count: int, **options: Any) -> list[Sample]:
+    return list(itertools.islice(build_loader(source, **options), count))
+
+
+def rows(batches: list[Sample]) -> list[int]:
+    return torch.cat([batch["index"] for batch in batches]).tolist()
+
+
+def test_the_store_is_what_it_should_be(shards: Path) -> None:
+    opened = ImageStream(str(shards), resolution=8)
+    assert len(opened) == ROWS
+    assert len(opened.shards) > 3
+    with opened._open(opened.shards[0]) as file:
+        assert len(file.row_groups()) > 2
+
+
+def test_samples_are_those_of_the_memory_mapped_data_set(shards: Path) -> None:
+    mapped = ImageDataset(load_dataset(shards), 4)
+    (batch,) = load(
+        ImageStream(str(shards), resolution=4), 1, batch_size=ROWS, random_flip=True, seed=5
+    )
+    assert sorted(batch["index"].tolist()) == list(range(ROWS))
+    for place, index in enumerate(batch["index"].tolist()):
+        for key, value in mapped[index].items():
+            assert torch.equal(batch[key][place], value)
+
+
+@pytest.mark.parametrize("num_streams", [1, 2, 3, 7])
+def test_shares_are_equal_and_do_not_overlap(num_streams: int) -> None:
+    shard_rows = [30, 1, 7, 55, 20]
+    order = ShardOrder(shard_rows, batch_size=4, num_streams=num_streams, seed=1)
+    left_out = set()
+    for epoch in range(20):
+        read = set()
+        for own in range(num_streams):
+            share = [
+                (shard, row)
+                for shard, start, stop in order.stretches(epoch, own)
+                for row in range(start, stop)
+            ]
+            assert len(share) == order.rows_per_epoch == 4 * order.batches_per_epoch
+            assert not read & set(share)
+            read |= set(share)
+        assert all(row < shard_rows[shard] for shard, row in read)
+        missing = sum(shard_rows) - len(read)
+        assert missing < 4 * num_streams
+        left_out |= {shard for shard in range(5) if (shard, shard_rows[shard] - 1) not in read}
+    assert len(left_out) > 1, "what is left over changes with the epoch"
+
+
+def test_an_epoch_is_shuffled_by_shard_group_and_buffer(shards: Path) -> None:
+    opened = ImageStream(str(shards), resolution=4, shuffle_buffer=50)
+    options = {"batch_size": 10, "seed": 3}
+    first, second = rows(load(opened, 23, **options)), rows(load(opened, 46, **options))[ROWS:]
+    assert sorted(first) == sorted(second) == list(range(ROWS))
+    assert first != second
+    assert rows(load(opened, 23, **{**options, "seed": 4})) != first
+    groups = [row // 10 for row in first[:50]]
+    assert len(set(groups)) == 5, "a buffer of 50 rows holds five groups of ten"
+    assert groups != sorted(groups)
+    plain = ImageStream(str(shards), resolution=4, shuffle_buffer=1)
+    runs = [list(run) for _, run in itertools.groupby(rows(load(plain, 23, **options)), key=tens)]
+    assert all(run == sorted(run) for run in runs), "a buffer of one row shuffles none"
+
+
+def tens(row: int) -> int:
+    return row // 10
+
+
+def test_half_of_the_rows_are_mirrored(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(8, dtype=np.uint8)[:, None] * 30, (8, 1, 3))
+    with StoreWriter(tmp_path) as writer:
+        for _ in range(100):
+            writer.add(ramp)
+    (batch,) = load(ImageStream(str(tmp_path), resolution=8), 1, batch_size=100, random_flip=True)
+    left, right = (batch["pixel_values"][..., x].mean(dim=(1, 2)) for x in (0, -1))
+    assert 30 < (left > right).sum() < 70
+
+
+@workers
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("start", [1, 5, 12, 13, 40])
+def test_a_resumed_run_sees_what_it_would_have_seen(
+    shards: Path, num_workers: int, start: int
+) -> None:
+    opened = ImageStream(str(shards), resolution=4, shuffle_buffer=30)
+    options: dict[str, Any] = {"batch_size": 6, "num_workers": num_workers, "random_flip": True}
+    whole = load(opened, start + 8, **options)
+    rest = load(opened, 8, **options, start_batch=start)
+    for one, other in zip(rest, whole[start:], strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_what_was_seen_is_not_read_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    original = stream._ShardFile.read
+
+    def count(self: Any, group: int, columns: list[str]) -> Any:
+        read.append(group)
+        return original(self, group, columns)
+
+    monkeypatch.setattr(stream._ShardFile, "read", count)
+    opened = ImageStream(str(shards), resolution=4, shuffle_buffer=20)
+    load(opened, 1, batch_size=10, start_batch=20)
+    assert len(read) <= 3, "a buffer of 20 rows touches three groups at most"
+
+
+SHARE = """
+import itertools, sys
+from latentslots.data import ImageStream, build_loader
+stream = ImageStream(sys.argv[1], resolution=4, shuffle_buffer=20)
+loader = build_loader(
+    stream, batch_size=5, num_workers=2, num_processes=2, process_index=int(sys.argv[2])
+)
+for batch in itertools.islice(loader, 22):
+    print(*batch["index"].tolist())
+"""
+
+
+def test_two_processes_of_two_workers_see_every_row_once(shards: Path) -> None:
+    command = [sys.executable, "-c", SHARE, str(shards)]
+    running = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    seen = [[int(row) for row in process.communicate()[0].split()] for process in running]
+    assert [len(share) for share in seen] == [110, 110]
+    assert len(set(seen[0]) | set(seen[1])) == 220
+
+
+@workers
+def test_streaming_over_http_goes_on_where_a_connection_breaks(
+    shards: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "FIRST_WAIT_SECONDS", 0.01)
+    for file in shards.rglob("*.*"):
+        server.files[f"/store/{file.relative_to(shards)}"] = file.read_bytes()
+    options: dict[str, Any] = {"batch_size": 10, "num_workers": 2}
+    local = load(ImageStream(str(shards), resolution=4), 22, **options)
+    remote = ImageStream(f"{server.url}/store", resolution=4)
+    server.drops = [100, 0, 500, 20]
+    for one, other in zip(load(remote, 22, **options), local, strict=True):
+        assert torch.equal(one["pixel_values"], other["pixel_values"])
+    assert not server.drops
+    server.files.clear()
+    with pytest.raises(DataError, match=r"part-0000\d.parquet is missing"):
+        load(remote, 1, batch_size=10)
+    with pytest.raises(DataError, match=r"only a store can be streamed, and http.* holds none"):
+        ImageStream(f"{server.url}/store", resolution=4)
+
+
+def test_a_bad_row_is_named_or_stood_in_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    noise_image(good)
+    noise_image(bad)
+    truncate(bad)
+    with StoreWriter(tmp_path / "store") as writer:
+        for row in range(6):
+            writer.add(bad.read_bytes() if row == 4 else good.read_bytes())
+    path = str(tmp_path / "store")
+    with pytest.raises(DataError, match="row 4"):
+        load(ImageStream(path, resolution=8), 1, batch_size=6)
+    (batch,) = load(ImageStream(path, resolution=8, on_bad_sample="skip"), 1, batch_size=6)
+    assert set(batch["index"].tolist()) == {0, 1, 2, 3, 5}
+    assert batch["num_skipped"].sum() == 1
+    assert "skipped: row 4" in caplog.text
+
+
+def test_what_is_measured_once_comes_from_all_over(shards: Path) -> None:
+    opened = ImageStream(str(shards), resolution=4)
+    samples = opened.spread(12)
+    assert len(samples) == 12
+    indices = [int(sample["index"]) for sample in samples]
+    assert len(set(indices)) == 12
+    assert max(indices) > ROWS / 2
+
+
+def test_what_cannot_be_streamed_is_one_sentence(shards: Path, photos: Path) -> None:
+    with pytest.raises(DataError, match="only a store can be streamed"):
+        ImageStream(str(photos), resolution=4)
+    with pytest.raises(DataError, match="has no split 'validation'"):
+        ImageStream(str(shards), split="validation", resolution=4)
+    with pytest.raises(DataError, match="shuffle_buffer must be at least 1, got 0"):
+        ImageStream(str(shards), resolution=4, shuffle_buffer=0)
+    with pytest.raises(DataError, match="on_bad_sample must be 'error' or 'skip', got 'no'"):
+        ImageStream(str(shards), resolution=4, on_bad_sample="no")
+    opened = ImageStream(str(shards), resolution=4)
+    with pytest.raises(DataError, match="230 rows, which do not fill one batch of 60 in each of 4"):
+        build_loader(opened, batch_size=60, num_processes=4)
+    with pytest.raises(DataError, match=r"process_index must be in 0\.\.1, got 2"):
+        build_loader(opened, batch_size=6, num_processes=2, process_index=2)
+    with pytest.raises(DataError, match="start_batch must be at least 0, got -1"):
+        build_loader(opened, batch_size=6, start_batch=-1)
+    with pytest.raises(DataError, match="batch_size must be at least 1, got 0"):
+        build_loader(opened, batch_size=0)
+
+
+def test_a_damaged_shard_is_named(shards: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    opened = ImageStream(str(copy), resolution=4)
+    for file in copy.rglob("*.parquet"):
+        content = bytearray(file.read_bytes())
+        content[:-100] = bytes(len(content) - 100)
+        file.write_bytes(content)
+    with pytest.raises(DataError, match=r"part-0000\d.parquet cannot be read"):
+        load(opened, 1, batch_size=10)
