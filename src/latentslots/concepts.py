@@ -35,7 +35,10 @@ AUTO_RANGE = (4, 6, 8, 12, 16, 24, 32, 48)
 NUM_CROPS = 8
 CROP_SIZE = 48
 SILHOUETTE_SAMPLE = 2000
-MAX_OVERLAP = 0.3
+MAX_OVERLAP = 0.1
+"""Share of the smaller mask that two members of a composed scene may share."""
+GOOD_FIT = 0.8
+"""A concept fits a place where its best IoU with it is this share of any concept's best."""
 BATCH_SIZE = 64
 TENSORS_NAME = "library.safetensors"
 INFO_NAME = "library.json"
@@ -155,6 +158,12 @@ class ConceptLibrary:
         return self.concept.bincount() / len(self.concept)
 
     @property
+    def slot_counts(self) -> Int[Tensor, " I"]:
+        """How many slots each image gave, of those that gave any."""
+        counts = self.image.bincount()
+        return counts[counts > 0]
+
+    @property
     def mean_masks(self) -> Float[Tensor, "C G G"]:
         """Where the members of each concept are, on average."""
         masks = [self.masks[self.concept == c].mean(dim=0) for c in range(self.num_concepts)]
@@ -185,9 +194,10 @@ class ConceptLibrary:
         Args:
             num_scenes: How many.
             layout: `layout`: places from an image's masks; for each, a concept is drawn, and its
-                member taken whose mask comes nearest and collides with no other. `independent`:
-                members of different concepts, whatever their places (the paper's way). `per-image`:
-                slot i from image b + i (Wu et al., 2023, https://arxiv.org/abs/2305.11281).
+                member taken whose mask comes nearest and collides with no other; the ground last,
+                with holes where the objects are. `independent`: members of different concepts,
+                whatever their places (the paper's way). `per-image`: slot i from image b + i (Wu
+                et al., 2023, https://arxiv.org/abs/2305.11281).
             num_slots: Slots per scene. By default as many as most images gave to the library.
             generator: Where all is drawn from.
 
@@ -198,10 +208,9 @@ class ConceptLibrary:
             raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
         if num_scenes < 1:
             raise ValueError(f"num_scenes must be at least 1, got {num_scenes}")
-        counts = self.image.bincount()
         if num_slots is None:
-            num_slots = int(counts[counts > 0].mode().values)
-        most = self.num_concepts if layout == "independent" else int(counts.max())
+            num_slots = int(self.slot_counts.mode().values)
+        most = self.num_concepts if layout == "independent" else int(self.slot_counts.max())
         if not 1 <= num_slots <= most:
             what = "concepts" if layout == "independent" else "slots of one image"
             raise ValueError(
@@ -225,32 +234,38 @@ class ConceptLibrary:
         return first[chosen] + torch.arange(num_slots)
 
     def _fill(self, num_slots: int, generator: Generator | None) -> Tensor:
-        """Members of drawn concepts in the places of one image's slots."""
+        """Members of drawn concepts in the places of one image's slots, the ground first."""
         counts = self.image.bincount()
         image = _draw(counts >= num_slots, generator)
         own = (self.image == image).nonzero()[:, 0]
         areas = self.masks.sum(dim=(1, 2))
         own = own[areas[own].argsort(descending=True)][:num_slots]
+        free = self.image != image
         chosen: list[Tensor] = []
-        free = torch.ones(len(self.slots), dtype=torch.bool)
-        for place in own:
-            shared = torch.minimum(self.masks, self.masks[place]).sum(dim=(1, 2))
-            iou = shared / torch.maximum(self.masks, self.masks[place]).sum(dim=(1, 2))
-            iou = iou.masked_fill(~free | (self.image == image), 0)
-            nearest = torch.stack(
-                [iou.where(self.concept == c, 0).max() for c in range(self.num_concepts)]
-            )
-            fitting = nearest >= 0.5 * nearest.max()
-            weights = self.shares * fitting
-            concept = torch.multinomial(weights, 1, generator=generator)[0]
-            member = iou.where(self.concept == concept, 0).argmax()
-            if not chosen:  # the largest is the ground, which holes do not bar
-                free[member] = False
-            else:
-                shared = torch.minimum(self.masks, self.masks[member]).sum(dim=(1, 2))
-                free &= shared <= MAX_OVERLAP * torch.minimum(areas, areas[member])
+        for place in own[1:]:
+            member = self._nearest(self.masks[place], free, generator)
+            shared = torch.minimum(self.masks, self.masks[member]).sum(dim=(1, 2))
+            free = free & (shared <= MAX_OVERLAP * torch.minimum(areas, areas[member]))
             chosen.append(member)
-        return torch.stack(chosen)
+        # The largest is the ground. It is chosen last, so that its holes are where the objects are.
+        holes = self.masks[torch.stack(chosen)].sum(dim=0) if chosen else torch.zeros(())
+        ground = (1 - holes).clamp(min=0).expand_as(self.masks[0])
+        return torch.stack([self._nearest(ground, self.image != image, generator), *chosen])
+
+    def _nearest(self, place: Tensor, free: Tensor, generator: Generator | None) -> Tensor:
+        """Of a concept that is drawn among those that fit a place, the member that fits best.
+
+        Where nothing that is free touches the place, the slot that it was taken from stays.
+        """
+        shared = torch.minimum(self.masks, place).sum(dim=(1, 2))
+        iou = shared / torch.maximum(self.masks, place).sum(dim=(1, 2))
+        iou = iou * free if (iou * free).any() else iou
+        best = torch.stack(
+            [iou.where(self.concept == c, 0).max() for c in range(self.num_concepts)]
+        )
+        fitting = best >= GOOD_FIT * best.max()
+        concept = torch.multinomial(self.shares * fitting, 1, generator=generator)[0]
+        return iou.where(self.concept == concept, 0).argmax()
 
     def show(self) -> Image.Image:
         """Draw the library: one row per concept with its mean mask and its crops."""

@@ -72,12 +72,28 @@ class Grid:
 def compose(
     library: ConceptLibrary, num_scenes: int, *, layout: Layout, num_slots: int | None, seed: int
 ) -> Scenes:
-    """Scenes that never were, see `ConceptLibrary.sample`."""
+    """Scenes that never were, see `ConceptLibrary.sample`.
+
+    Without `num_slots` each has as many slots as some image of the library, so that many and few
+    are as frequent as there.
+    """
     generator = Generator().manual_seed(seed)
-    slots = library.sample(num_scenes, layout=layout, num_slots=num_slots, generator=generator)
+    counts = library.slot_counts
+    if layout == "independent":
+        counts = counts.clamp(max=library.num_concepts)
+    drawn = counts[torch.randint(len(counts), (num_scenes,), generator=generator)].tolist()
+    made = [
+        library.sample(
+            1,
+            layout=layout,
+            num_slots=count if num_slots is None else num_slots,
+            generator=generator,
+        )
+        for count in drawn
+    ]
     digits = max(4, len(str(num_scenes - 1)))
-    names = [f"scene_{i:0{digits}d}" for i in range(num_scenes)]
-    return Scenes(slots, torch.ones(slots.shape[:2], dtype=torch.bool), names)
+    slots, exist = editing.pad(made)
+    return Scenes(slots, exist, [f"scene_{i:0{digits}d}" for i in range(num_scenes)])
 
 
 def scenes_of(found: Sequence[Scene], names: Sequence[str]) -> Scenes:

@@ -31,7 +31,7 @@ class Generate:
     """How they are composed: places from an image's masks; different concepts wherever they are; or
     slot i from image b + i."""
     slots_per_scene: int | None = None
-    """Slots of a composed scene; as many as most images have when absent."""
+    """Slots of a composed scene; when absent, as many as an image of the library that is drawn."""
     guidance_scale: tuple[float, ...] = (1.0,)
     """One, or several for a grid: above 1, the slots are followed more closely."""
     num_seeds: int = 1
