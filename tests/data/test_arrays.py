@@ -1,3 +1,5 @@
+import gzip
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -132,3 +134,50 @@ def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "train: 100%" in captured.err
+
+
+def objects_file(path: Path, content: Any) -> Path:
+    with gzip.open(path / "objects.json.gz", "wt") as file:
+        json.dump(content, file)
+    return path / "objects.json.gz"
+
+
+def test_attributes_of_objects_come_from_json(tmp_path: Path) -> None:
+    source = save(tmp_path, image=IMAGE, mask=MASK % 3)
+    red = {"color": "red", "size": 20, "place": [0.5, 1.5]}
+    blue = {"color": "blue", "size": 10, "place": [2.5, 3.5]}
+    file = objects_file(tmp_path, [[red, blue], [], [blue]])
+    dataset = load_dataset(import_arrays(source, tmp_path / "out", attributes=file))
+    assert dataset[0]["attributes"] == {
+        "color": ["red", "blue"],
+        "size": [20, 10],
+        "place": [[0.5, 1.5], [2.5, 3.5]],
+    }
+    assert dataset[1]["attributes"]["size"] == []
+    plain = tmp_path / "objects.json"
+    plain.write_bytes(gzip.decompress(file.read_bytes()))
+    again = load_dataset(import_arrays(source, tmp_path / "again", attributes=plain))
+    assert again["attributes"][:] == dataset["attributes"][:]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([[]], "must be a list for each of 3 images, got 1"),
+        ({"a": 1}, "must be a list for each of 3 images, got dict"),
+        ([[], [], []], "must hold a list of objects' values by name"),
+        ([[1], [], []], "must hold a list of objects' values by name"),
+        ([[{"a": 1}], [{"b": 1}], []], r"object 0 of image 1 has \['b'\], the first .* \['a'\]"),
+        ([[{"a": 1}], [{"a": "x"}], []], "an attribute has values of two kinds"),
+    ],
+)
+def test_attributes_that_cannot_be_used(tmp_path: Path, content: Any, message: str) -> None:
+    source = save(tmp_path, image=IMAGE, mask=MASK % 3)
+    with pytest.raises(DataError, match=message):
+        import_arrays(source, tmp_path / "out", attributes=objects_file(tmp_path, content))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "broken.json").write_text("[")
+    with pytest.raises(DataError, match=r"broken.json cannot be read as JSON"):
+        import_arrays(source, tmp_path / "out", attributes=tmp_path / "broken.json")
+    with pytest.raises(DataError, match=r"there is no file .*none.json"):
+        import_arrays(source, tmp_path / "out", attributes=tmp_path / "none.json")

@@ -459,6 +459,22 @@ class TestBadInput:
         with pytest.raises(DataError, match="holds a half-made 'train' of other data"):
             import_movi(source, out, E, workers=1)
 
+    def test_a_disk_that_will_be_full(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Usage:
+            free = 1000
+
+        with monkeypatch.context() as patch:
+            patch.setattr("latentslots.data.blocks.shutil.disk_usage", lambda _: Usage)
+            with pytest.raises(
+                DataError, match=r"will need about 0\.0 GB more .* but 0\.0 are free"
+            ):
+                import_movi(source, tmp_path / "out", E, workers=1)
+        assert not (tmp_path / "out" / "train").exists()
+        import_movi(source, tmp_path / "out", E, workers=1)
+        assert len(load_dataset(tmp_path / "out", split="train")) == 24
+
     def test_a_full_disk(
         self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

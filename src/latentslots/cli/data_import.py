@@ -42,6 +42,9 @@ class ImportArrays(_Import):
     """The .npz file."""
     out: tyro.conf.Positional[str]
     """Folder of the data set, new or existing."""
+    attributes: str | None = None
+    """JSON file, perhaps gzipped: for each image a list of its objects' values by name; item i
+    tells of the object with id i + 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

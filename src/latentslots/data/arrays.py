@@ -1,15 +1,19 @@
 """Importing NumPy arrays: an `.npz` file of images, with masks if there are any."""
 
+import gzip
+import json
 import logging
 import os
 import sys
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Value
+import pyarrow as pa
+from datasets import Dataset, Value
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -29,6 +33,7 @@ def import_arrays(
     *,
     split: str = "train",
     name: str | None = None,
+    attributes: str | os.PathLike[str] | None = None,
     resolution: int | None = None,
     license: str | None = None,
     credit: str | None = None,
@@ -44,6 +49,9 @@ def import_arrays(
         out: Folder of the store.
         split: Split to write, which the store must not have yet.
         name: Name of the data set; by default the store's, or else the name of the folder.
+        attributes: A JSON file, perhaps gzipped, of what is known of the objects: for each image a
+            list, whose item i has the values of the object with id i + 1 by name, such as
+            `[{"color": "red", "size": 20}, ...]`.
         resolution: Resize the shortest side to this and crop the center; by default nothing is
             changed.
         license: License of the images.
@@ -56,6 +64,7 @@ def import_arrays(
     arrays = _read(Path(source))
     image, mask = _check(arrays, Path(source))
     columns = _columns(arrays, len(image))
+    objects = None if attributes is None else _read_objects(Path(attributes), len(image))
     crop = None if resolution is None else ResizeCenterCrop(resolution)
     writer = StoreWriter(
         out,
@@ -65,6 +74,7 @@ def import_arrays(
         credit=credit,
         segmentation=mask is not None,
         video="video" in columns,
+        attributes=None if objects is None else objects.features,
         columns={
             column: Value(_TYPES[values.dtype.kind])
             for column, values in columns.items()
@@ -79,7 +89,8 @@ def import_arrays(
             if crop is not None:
                 pixels, ids = crop(pixels, ids)
             values = {column: array[row].item() for column, array in columns.items()}
-            writer.add(pixels, segmentation=ids, **values)
+            known = None if objects is None else objects.of_image(row)
+            writer.add(pixels, segmentation=ids, attributes=known, **values)
     return Path(out)
 
 
@@ -94,6 +105,50 @@ def _read(source: Path) -> dict[str, np.ndarray]:
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
         raise DataError(f"{source} cannot be read as an .npz file: {error}") from error
     raise DataError(f"{source} holds one array without a name; an .npz file is needed")
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """What a JSON file says about the objects of every image."""
+
+    features: Mapping[str, Any]
+    images: list[list[dict[str, Any]]]
+
+    def of_image(self, row: int) -> dict[str, list[Any]]:
+        return {name: [known[name] for known in self.images[row]] for name in self.features}
+
+
+def _read_objects(source: Path, num_images: int) -> _Objects:
+    opened = gzip.open if source.suffix == ".gz" else open
+    try:
+        with opened(source, "rt", encoding="utf-8") as file:
+            images = json.load(file)
+    except FileNotFoundError:
+        raise DataError(f"there is no file {source}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source} cannot be read as JSON: {error}") from error
+    if not isinstance(images, list) or len(images) != num_images:
+        got = f"{len(images)}" if isinstance(images, list) else type(images).__name__
+        raise DataError(f"{source} must be a list for each of {num_images} images, got {got}")
+    whole = all(
+        isinstance(objects, list) and all(isinstance(known, dict) for known in objects)
+        for objects in images
+    )
+    everything = [known for objects in images for known in objects] if whole else []
+    if not everything or not everything[0]:
+        raise DataError(f"{source} must hold a list of objects' values by name for every image")
+    names = set(everything[0])
+    for image, objects in enumerate(images):
+        for number, known in enumerate(objects):
+            if set(known) != names:
+                raise DataError(
+                    f"{source}: object {number} of image {image} has {sorted(known)}, the first "
+                    f"object has {sorted(names)}"
+                )
+    try:
+        return _Objects(Dataset.from_list(everything).features, images)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"{source}: an attribute has values of two kinds: {error}") from error
 
 
 def _check(arrays: Mapping[str, np.ndarray], source: Path) -> tuple[np.ndarray, np.ndarray | None]:

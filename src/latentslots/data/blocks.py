@@ -30,6 +30,8 @@ from latentslots.data.rows import (
 )
 from latentslots.data.writer import StoreWriter
 
+SURE_SHARE = 0.8
+"""Of the space that blocks to come are expected to need, what must be free."""
 _SPEC_FILE = "made_by.json"
 Make = Callable[[Any], Iterable[Mapping[str, Any]]]
 """Makes the rows of a block (arguments of `StoreWriter.add`) from what says which they are."""
@@ -142,7 +144,8 @@ def write_blocks(
 
     Raises:
         DataError: If the store cannot be written to, half-made blocks are of other data, a row
-            cannot be encoded, or the disk is full: what was made stays, and is gone on with.
+            cannot be encoded, or the disk is full, or too full to hold all: what was made stays,
+            and is gone on with.
     """
     folder = _folder(writer, {**spec, "source": os.fspath(source)})
     files = {name: folder / f"{name}.parquet" for name in blocks}
@@ -156,10 +159,14 @@ def write_blocks(
         disable=not progress,
     )
     jobs = [(writer.encoder, make, work, files[name], name) for name, work in missing.items()]
+    made = {name: files[name].stat().st_size for name in blocks if name not in missing}
     try:
         with bar:
             for name in _run(jobs, workers):
                 bar.update(sizes[name])
+                made[name] = files[name].stat().st_size
+                done = sum(sizes[name] for name in made) / sum(sizes.values())
+                _check_space(writer.path, sum(made.values()), done)
         with writer:
             for file in files.values():
                 writer.add_block(file)
@@ -176,6 +183,18 @@ def write_blocks(
             if not any(writer.path.iterdir()):
                 writer.path.rmdir()
     shutil.rmtree(folder)
+
+
+def _check_space(path: Path, num_bytes: int, share: float) -> None:
+    """Stop as soon as the blocks so far tell that all of them, and the split, will not fit."""
+    all_bytes = num_bytes / share
+    needed, free = 2 * all_bytes - num_bytes, shutil.disk_usage(path).free
+    if free < SURE_SHARE * needed:
+        raise DataError(
+            f"{path} will need about {needed / 1e9:.1f} GB more while it is written, half of them "
+            f"in the end, but {free / 1e9:.1f} are free: make some, and give the same command "
+            "again to go on"
+        )
 
 
 def _run(jobs: Sequence[tuple[Any, ...]], workers: Workers) -> Iterable[str]:
