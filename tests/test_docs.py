@@ -13,7 +13,7 @@ from latentslots.data import load_dataset
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FEW = "--num-train 2 --num-validation 1"
 TINY = "--max-train-steps 2 --validation-steps 2 --preview-steps 2 --checkpointing-steps 2"
 

@@ -97,6 +97,11 @@ def test_16_bit_masks_are_drawn(tmp_path: Path) -> None:
 def test_what_cannot_be_shown(store: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="num must be at least 1, got 0"):
         contact_sheet(store, "train", tmp_path / "a.png", num=0)
+    with pytest.raises(DataError, match=r"a contact sheet is a \.png or \.jpg file, got .*a\.txt"):
+        contact_sheet(store, "train", tmp_path / "a.txt")
+    assert not (tmp_path / "a.txt").exists()
+    with Image.open(contact_sheet(store, "train", tmp_path / "a.jpg", num=1)) as sheet:
+        assert sheet.format == "JPEG"
     with pytest.raises(DataError, match="has no split 'test', only 'train'"):
         contact_sheet(store, "test", tmp_path / "a.png")
     with pytest.raises(DataError, match="there is no data set at"):

@@ -94,7 +94,7 @@ class Info:
     path: tyro.conf.Positional[str]
     """A data set, a folder of images, or `bundled` for the scenes that ship with the package."""
     contact_sheet: str = ""
-    """Also draw images with their masks, into this PNG."""
+    """Also draw images with their masks, into this .png or .jpg file."""
     split: str = "train"
     """Split that the contact sheet shows."""
     num: int = 32

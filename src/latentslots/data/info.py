@@ -132,7 +132,7 @@ def info(path: str | os.PathLike[str]) -> DatasetInfo:
 def contact_sheet(
     path: str | os.PathLike[str],
     split: str,
-    out_png: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     num: int = 32,
     tile: int = 96,
@@ -142,12 +142,15 @@ def contact_sheet(
     Args:
         path: A store or a folder of images on this machine.
         split: Which split.
-        out_png: File to write.
+        out: File to write, `.png` or `.jpg`.
         num: Images to show, spread over the split.
         tile: Side of an image in pixels.
     """
     if num < 1:
         raise DataError(f"num must be at least 1, got {num}")
+    out = Path(out)
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise DataError(f"a contact sheet is a .png or .jpg file, got {out}")
     crop = ResizeCenterCrop(tile)
     cells = []
     for row in _sample(dataset_path(path), split, num):
@@ -164,10 +167,9 @@ def contact_sheet(
     for number, cell in enumerate(cells):
         line, column = divmod(number, columns)
         sheet.paste(Image.fromarray(cell), (column * step_x + _GAP, line * step_y + _GAP))
-    out_png = Path(out_png)
-    out_png.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out_png, format="PNG")
-    return out_png
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out)
+    return out
 
 
 def _describe(path: str, split: str, manifest: Manifest | None) -> SplitInfo:
