@@ -42,6 +42,8 @@ class RemovalReport:
         psnr: Against the true picture without the object, outside of the object's mask and 3 px
             around it, in dB; mean over images.
         psnr_ceiling: The same for what the autoencoder makes of that true picture.
+        psnr_untouched: The same for what it makes of the picture with the object, whose shadow is
+            still there: as near as painting can come that changes nothing outside.
         ssim: As `psnr`: mean of the local similarity there.
         ssim_ceiling: As `psnr_ceiling`.
         success: Share of the objects found that no slot covers with an IoU of 0.3 or more after.
@@ -51,6 +53,7 @@ class RemovalReport:
     num_found: int
     psnr: float
     psnr_ceiling: float
+    psnr_untouched: float
     ssim: float
     ssim_ceiling: float
     success: float
@@ -141,6 +144,7 @@ def _score(
     outside = away_from(pairs.mask)
     truth = (pairs.after + 1) / 2
     ceiling = outside_scores(through_autoencoder(pipe, pairs.after), truth, outside)
+    untouched, _ = outside_scores(through_autoencoder(pipe, pairs.before), truth, outside)
     after_mask = editing.remove(exist[..., None].float(), slot)[..., 0] > 0
     for name, method in METHODS.items():
         painted = paint_edit(
@@ -160,7 +164,7 @@ def _score(
         _, overlap = covering_slot(again.masks, pairs.mask)
         psnr, similarity = outside_scores(painted.float().cpu(), truth, outside)
         gone = (overlap < STILL_THERE).float()
-        columns = [psnr, ceiling[0], similarity, ceiling[1], gone]
+        columns = [psnr, ceiling[0], untouched, similarity, ceiling[1], gone]
         yield name, torch.stack([column.cpu() for column in columns], dim=1)
 
 
