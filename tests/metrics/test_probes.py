@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentslots.metrics import heads
 from latentslots.metrics.heads import (
     HeadBank,
     HeadLosses,
@@ -127,6 +128,30 @@ def test_a_head_is_trained_as_a_plain_module_would_be(hidden_dim: int) -> None:
     training = HeadTraining(learning_rate=1e-3, max_steps=30, loss_scale=1 / N)
     train_heads(bank, slots()[None], HeadLosses([target]), training=training)
     torch.testing.assert_close(bank(slots()[None])[0], plain(slots()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_leaving_out_heads_that_stopped_changes_nothing(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [of_class(noise=0.1), of_numbers(noise=3), of_class(noise=5), of_numbers(noise=0.1)]
+    training = HeadTraining(learning_rate=1e-2, max_steps=400, patience=2)
+    sizes: list[int] = []
+    original = HeadBank.select
+
+    def select(bank: HeadBank, chosen: Any) -> HeadBank:
+        sizes.append(int(chosen.sum()))
+        return original(bank, chosen)
+
+    monkeypatch.setattr(HeadBank, "select", select)
+    found = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(heads, "WORTH_FEWER", share)
+        found.append(probe(slots(), asked, videos(), heads=[kind], training=training))
+    assert min(sizes) < len(asked), "some stop before others"
+    for one, other in zip(*found, strict=True):
+        for name, spread in one.scores.items():
+            assert spread.values == pytest.approx(other.scores[name].values, abs=1e-4)
 
 
 def test_the_official_protocol_scales_numbers_and_reads_classes_linearly() -> None:

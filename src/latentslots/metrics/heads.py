@@ -7,6 +7,7 @@ Dimensions: A attributes, S seeds, N objects, D input channels, F hidden units, 
 heads of one seed together.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+WORTH_FEWER = 0.8
+"""Share of the attributes still trained from which the others are left out of the computation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +59,7 @@ class HeadBank(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes, self.hidden_dim = tuple(sizes), hidden_dim
-        owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(self.sizes))
-        self.register_buffer("owner", owner)
+        self.register_buffer("owner", _owner(self.sizes))
         generators = [[torch.Generator().manual_seed(seed) for seed in seeds] for _ in sizes]
         width = hidden_dim or dim
         if hidden_dim:
@@ -94,6 +97,29 @@ class HeadBank(nn.Module):
             where = chosen[..., None, None] if self.hidden_dim else columns
             kept[name] = torch.where(where, parameter.detach(), kept[name])
 
+    def part(self, weights: Tensor, chosen: Bool[Tensor, " A"]) -> Tensor:
+        """Of what is shaped like a weight of all heads, that of the chosen attributes."""
+        return weights[chosen] if self.hidden_dim else weights[:, :, chosen[self.owner]]
+
+    def select(self, chosen: Bool[Tensor, " A"]) -> "HeadBank":
+        """The heads of the chosen attributes alone, as they are."""
+        sizes = [size for size, wanted in zip(self.sizes, chosen.tolist(), strict=True) if wanted]
+        fewer = copy.copy(self)
+        fewer.__dict__.update(_parameters={}, _buffers={}, sizes=tuple(sizes))
+        fewer.register_buffer("owner", _owner(sizes))
+        for name, parameter in self.named_parameters():
+            fewer.register_parameter(name, nn.Parameter(self.part(parameter.detach(), chosen)))
+        return fewer
+
+    @torch.no_grad()
+    def put(self, weights: dict[str, Tensor], attributes: Int[Tensor, " B"]) -> None:
+        """Take the weights of some attributes, which are those of a smaller bank."""
+        for name, parameter in self.named_parameters():
+            if self.hidden_dim:
+                parameter[attributes] = weights[name]
+            else:
+                parameter[:, :, torch.isin(self.owner, attributes)] = weights[name]
+
 
 class HeadLosses:
     """The mean loss of each head over the objects that it sees: cross-entropy or squared error.
@@ -118,6 +144,12 @@ class HeadLosses:
         sizes = torch.tensor([target.size for target in numbers])
         self.number_weights = torch.cat(each, dim=2).repeat_interleave(sizes, dim=2)
         self.number_owner = torch.repeat_interleave(torch.arange(len(numbers)), sizes)
+
+    def select(self, chosen: Bool[Tensor, " A"]) -> "HeadLosses":
+        """Those of the chosen attributes alone."""
+        return HeadLosses(
+            [target for target, wanted in zip(self.targets, chosen, strict=True) if wanted]
+        )
 
     def __call__(self, outputs: Float[Tensor, "S N O"]) -> Float[Tensor, "A S"]:
         """The loss of every head; 0 for a head that sees no object."""
@@ -167,6 +199,8 @@ def train_heads(
 ) -> Int[Tensor, "A S"]:
     """Train all heads of a bank at once; each ends with the weights that validated best.
 
+    Attributes whose heads have all stopped are computed no longer.
+
     Args:
         bank: The heads.
         inputs: What they see, for each seed.
@@ -177,31 +211,66 @@ def train_heads(
     Returns:
         The step whose weights each head kept.
     """
-    optimizer = torch.optim.AdamW(bank.parameters(), lr=training.learning_rate, fused=True)
+    optimizer = _optimizer(bank, training)
     shape = (len(bank.sizes), inputs.shape[0])
     best = torch.full(shape, torch.inf)
     best_step = torch.zeros(shape, dtype=torch.int64)
-    kept = {name: parameter.detach().clone() for name, parameter in bank.named_parameters()}
     running = torch.ones(shape, dtype=torch.bool)
+    active, some = torch.arange(len(bank.sizes)), bank
+    kept = {name: parameter.detach().clone() for name, parameter in bank.named_parameters()}
     for step in range(1, training.max_steps + 1):
         optimizer.zero_grad()
-        torch.autograd.backward(losses(bank(inputs)).sum() * training.loss_scale)
+        torch.autograd.backward(losses(some(inputs)).sum() * training.loss_scale)
         optimizer.step()
         if validation is None or step % training.check_every:
             continue
         with torch.no_grad():
-            found = validation[1](bank(validation[0]))
-        better = running & (found < best)
-        best = torch.where(better, found, best)
-        best_step = torch.where(better, step, best_step)
-        bank.keep(better, kept)
+            found = validation[1](some(validation[0]))
+        better = running[active] & (found < best[active])
+        best[active] = torch.where(better, found, best[active])
+        best_step[active] = torch.where(better, step, best_step[active])
+        some.keep(better, kept)
         running &= step - best_step < training.patience * training.check_every
-        if not running.any():
+        alive = running[active].any(dim=1)
+        if not alive.any():
             break
+        if alive.sum() <= WORTH_FEWER * len(alive):
+            bank.put(kept, active)
+            kept = {name: some.part(weights, alive) for name, weights in kept.items()}
+            fewer = some.select(alive)
+            optimizer = _of_fewer(optimizer, some, fewer, alive, training)
+            losses, validation = losses.select(alive), (validation[0], validation[1].select(alive))
+            active, some = active[alive], fewer
     if validation is None:
         return torch.full(shape, training.max_steps)
-    bank.load_state_dict({**bank.state_dict(), **kept})
+    bank.put(kept, active)
     return best_step
+
+
+def _optimizer(bank: HeadBank, training: HeadTraining) -> torch.optim.AdamW:
+    return torch.optim.AdamW(bank.parameters(), lr=training.learning_rate, fused=True)
+
+
+def _of_fewer(
+    optimizer: torch.optim.AdamW,
+    bank: HeadBank,
+    fewer: HeadBank,
+    alive: Bool[Tensor, " A"],
+    training: HeadTraining,
+) -> torch.optim.AdamW:
+    """An optimizer of fewer heads that goes on with their moments."""
+    new = _optimizer(fewer, training)
+    for before, after in zip(bank.parameters(), fewer.parameters(), strict=True):
+        new.state[after] = {
+            name: bank.part(value, alive) if value.ndim else value
+            for name, value in optimizer.state[before].items()
+        }
+    return new
+
+
+def _owner(sizes: Sequence[int]) -> Int[Tensor, " O"]:
+    """The attribute that each output belongs to."""
+    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
 
 
 def _uniform(generator: torch.Generator, fan_in: int, *shape: int) -> Tensor:
