@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
 
 from latentslots.data import (
     DataError,
@@ -315,3 +316,21 @@ def test_progress_goes_to_stderr(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "latents (plain): 100%" in captured.err
+
+
+class Older(ModelMixin, ConfigMixin):
+    @register_to_config
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(width))
+
+
+class Newer(Older):
+    @register_to_config
+    def __init__(self, width: int = 2, option: bool = False) -> None:
+        super().__init__(width)
+
+
+def test_an_option_that_a_release_adds_makes_no_other_model() -> None:
+    assert model_fingerprint(Newer()) == model_fingerprint(Older())
+    assert model_fingerprint(Newer(option=True)) != model_fingerprint(Older())

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -326,6 +327,40 @@ class TestCondition:
         expected = torch.ones(states.shape[1], dtype=torch.bool)
         expected = expected if kept_mask is None else kept_mask[0]
         assert (expected if mask is None else mask[1]).tolist() == expected.tolist()
+
+    def test_an_unconditional_branch_that_is_given_is_cut_to_the_slots(self, slots: Tensor) -> None:
+        encoder = tiny_slot_encoder(num_given_null=5)
+        words = torch.randn(5, 16)
+        encoder.give(words)
+        assert encoder.null is not None
+        assert not encoder.null.requires_grad
+        assert encoder.can_drop_condition
+        states, _ = encoder.condition(slots, dropped=torch.tensor([True, False]))
+        torch.testing.assert_close(states[0], words[:3])
+        torch.testing.assert_close(states[1], encoder.project(slots)[1])
+        torch.testing.assert_close(encoder.condition(None)[0], words[None])
+        with pytest.raises(ValueError, match="has 5 vectors, too few for 6 slots"):
+            encoder.condition(torch.randn(1, 6, SLOT_DIM), dropped=torch.tensor([True]))
+
+    def test_registers_that_are_given(self, slots: Tensor, tmp_path: Path) -> None:
+        encoder = tiny_slot_encoder(num_registers=5, given_registers=True)
+        words = torch.randn(5, 16)
+        encoder.give(words)
+        assert encoder.registers is not None
+        assert not encoder.registers.requires_grad
+        torch.testing.assert_close(encoder.condition(slots)[0][0, 3:], words)
+        encoder.save_pretrained(tmp_path)
+        again = SlotEncoder.from_pretrained(tmp_path)
+        assert again.registers is not None
+        assert torch.equal(again.registers, words)
+        assert not again.registers.requires_grad
+        with pytest.raises(ValueError, match=r"must have shape \[5, 16\], got \[4, 16\]"):
+            encoder.give(words[:4])
+        for learned in ({}, {"num_registers": 5}, {"null_condition": True}):
+            with pytest.raises(ValueError, match="learns its registers, or has none"):
+                tiny_slot_encoder(**learned).give(words)
+        with pytest.raises(ValueError, match="num_given_null must be 0 or more, got -1"):
+            tiny_slot_encoder(num_given_null=-1)
 
     def test_dropping_needs_something_to_see_instead(self, slots: Tensor) -> None:
         with pytest.raises(ValueError, match="needs registers or null_condition=True"):

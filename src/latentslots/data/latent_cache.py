@@ -6,6 +6,7 @@ latents. Row i belongs to row i of the data set. `latentslots.data.latents` make
 """
 
 import hashlib
+import inspect
 import json
 import os
 from dataclasses import dataclass, fields
@@ -127,18 +128,32 @@ class LatentCache:
 def model_fingerprint(model: nn.Module) -> str:
     """Hash a model's configuration and weights as they are: in another type, it is another model.
 
+    Values that are the defaults of its class are left out, so that a release that adds an option
+    does not make another model of it.
+
     Args:
         model: A diffusers model, such as `AutoencoderKL`.
     """
     digest = hashlib.sha256()
     config: Any = model.config
-    public = {key: value for key, value in config.items() if not key.startswith("_")}
-    digest.update(json.dumps(public, sort_keys=True, default=str).encode())
+    defaults = inspect.signature(type(model).__init__).parameters
+    chosen = {
+        key: text
+        for key, value in config.items()
+        if not key.startswith("_")
+        and (text := _as_json(value))
+        != (_as_json(defaults[key].default) if key in defaults else "")
+    }
+    digest.update(json.dumps(chosen, sort_keys=True).encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(data.numpy().data)
     return digest.hexdigest()
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def read_key(folder: Path) -> CacheKey | None:

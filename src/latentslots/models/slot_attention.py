@@ -171,6 +171,9 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             (Nguyen et al., 2026, https://arxiv.org/abs/2601.01224). 0 for the plain method.
         null_condition: Learn one vector that stands for "no slots at all", the unconditional
             branch of classifier-free guidance where there are no registers.
+        given_registers: Registers are given (`give`), not learned.
+        num_given_null: Vectors of an unconditional branch that is given (`give`), not learned; of
+            those, as many are shown as there are slots. 0 for none.
         eps: See `SlotAttention`.
     """
 
@@ -192,10 +195,15 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         learned_position_size: int = 32,
         num_registers: int = 0,
         null_condition: bool = False,
+        given_registers: bool = False,
+        num_given_null: int = 0,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        _check_encoder(num_slots, slot_init, num_registers, null_condition, cross_attention_dim)
+        has_null = null_condition or num_given_null > 0
+        _check_encoder(num_slots, slot_init, num_registers, has_null, cross_attention_dim)
+        if num_given_null < 0:
+            raise ValueError(f"num_given_null must be 0 or more, got {num_given_null}")
         shape = (1, 1 if slot_init == "gaussian" else num_slots, slot_dim)
         self.slot_mean = nn.Parameter(torch.empty(shape))
         nn.init.xavier_uniform_(self.slot_mean)
@@ -228,14 +236,35 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         self.registers = None
         if num_registers:
             self.registers = nn.Parameter(torch.randn(num_registers, cross_attention_dim) * 0.02)
+            self.registers.requires_grad_(not given_registers)
         self.null = None
-        if null_condition and not num_registers:
-            self.null = nn.Parameter(torch.zeros(1, cross_attention_dim))
+        if has_null and not num_registers:
+            self.null = nn.Parameter(torch.zeros(num_given_null or 1, cross_attention_dim))
+            self.null.requires_grad_(num_given_null == 0)
 
     @property
     def can_drop_condition(self) -> bool:
         """Whether an unconditional branch was learned, so that guidance above 1 means something."""
         return self.registers is not None or self.null is not None
+
+    @torch.no_grad()
+    def give(self, states: Float[Tensor, "M X"]) -> None:
+        """Set the registers, or the unconditional branch, that are not learned.
+
+        Args:
+            states: Such as what a text encoder says of no words.
+
+        Raises:
+            ValueError: If all is learned here, or their shape is another one.
+        """
+        wanted = self.registers if self.config.given_registers else self.null
+        if wanted is None or wanted.requires_grad:
+            raise ValueError("this encoder learns its registers, or has none")
+        if states.shape != wanted.shape:
+            raise ValueError(
+                f"registers must have shape {list(wanted.shape)}, got {list(states.shape)}"
+            )
+        wanted.copy_(states)
 
     def draw_noise(
         self,
@@ -367,8 +396,14 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         if dropped is not None and not self.can_drop_condition:
             raise ValueError("dropping slots needs registers or null_condition=True")
         if dropped is not None and self.null is not None:
+            null = self.null[: states.shape[1]]
+            if 1 < len(null) < states.shape[1]:
+                raise ValueError(
+                    f"the unconditional branch has {len(null)} vectors, too few for "
+                    f"{states.shape[1]} slots"
+                )
             # Attention over copies of one vector is attention over that vector.
-            states = torch.where(dropped[:, None, None], self.null.to(states.dtype), states)
+            states = torch.where(dropped[:, None, None], null.to(states.dtype), states)
             mask = None if mask is None else mask | dropped[:, None]
         if self.registers is None:
             return states, mask

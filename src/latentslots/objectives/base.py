@@ -22,7 +22,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def trained(self) -> dict[str, nn.Module]:
-        """The parts that learn, by name; everything else is frozen."""
+        """The parts that learn, by name, all of them or in part; everything else is frozen."""
 
     @abstractmethod
     def save_pipeline(self, folder: Path) -> None:
@@ -44,7 +44,8 @@ class Objective(nn.Module, ABC):
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """All parameters that learn, in a fixed order."""
-        return [p for part in self.trained().values() for p in part.parameters()]
+        parameters = [p for part in self.trained().values() for p in part.parameters()]
+        return [p for p in parameters if p.requires_grad]
 
     def trained_state(self) -> dict[str, Tensor]:
         """The learned tensors, named by part."""
@@ -52,6 +53,7 @@ class Objective(nn.Module, ABC):
             f"{name}.{key}": tensor
             for name, part in self.trained().items()
             for key, tensor in part.state_dict().items()
+            if key not in _frozen(part)
         }
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
@@ -62,7 +64,7 @@ class Objective(nn.Module, ABC):
         for name, part in self.trained().items():
             prefix = f"{name}."
             own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            part.load_state_dict(own)
+            part.load_state_dict({**_frozen(part), **own})
 
     def freeze(self, *modules: nn.Module | None) -> None:
         """Take modules out of learning."""
@@ -77,6 +79,11 @@ class Objective(nn.Module, ABC):
             if not any(p.requires_grad for p in module.parameters()):
                 module.eval()
         return self
+
+
+def _frozen(part: nn.Module) -> dict[str, Tensor]:
+    """What of a part does not learn."""
+    return {name: p.detach() for name, p in part.named_parameters() if not p.requires_grad}
 
 
 class SlotObjective(Objective):

@@ -26,6 +26,8 @@ def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
     for part, module in objective.trained().items():
         lr = config.learning_rate * factors.get(part, 1.0)
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             decays = parameter.ndim > 1 and name.split(".")[-1] not in _NO_DECAY
             decay = config.adam_weight_decay if decays else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
