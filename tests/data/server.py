@@ -16,6 +16,7 @@ class Server(ThreadingHTTPServer):
         self.drops: list[int] = []
         self.errors: list[int] = []
         self.ranges: list[str | None] = []
+        self.num_sent = 0
         self.knows_ranges = True
         self.checksum: int | None = None
 
@@ -64,7 +65,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("x-goog-hash", f"crc32c={encoded}")
             self.send_header("x-goog-hash", "md5=bm90aGluZw==")
         self.end_headers()
-        self.wfile.write(body[: self.server.drops.pop(0)] if self.server.drops else body)
+        sent = body[: self.server.drops.pop(0)] if self.server.drops else body
+        self.server.num_sent += len(sent)
+        self.wfile.write(sent)
         self.close_connection = True
 
     def log_message(self, *_: Any) -> None:

@@ -231,7 +231,7 @@ def _make_block(encoder: RowEncoder, make: Make, work: Any, file: Path, name: st
     smallest, largest = [2**31, 2**31], [0, 0]
     rows: list[dict[str, Any]] = []
     num_bytes = 0
-    with pq.ParquetWriter(beside, encoder.schema) as parquet:
+    with pq.ParquetWriter(beside, encoder.schema, write_statistics=False) as parquet:
 
         def flush() -> None:
             parquet.write_table(pa.Table.from_pylist(rows, schema=encoder.schema))

@@ -4,11 +4,12 @@ A memory-mapped data set must lie on this machine. A stream needs no more room t
 groups: it reads the shards in a random order, in each the row groups in a random order, and
 shuffles what it has read. The order is a function of the seed, the epoch and the lengths of the
 shards alone, so that every process and worker knows its own share, and a resumed run starts at the
-sample where it stopped, without reading what came before.
+sample where it stopped, and reads again no more than what was shuffled together with it.
 """
 
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Any, NamedTuple, TypeVar
@@ -18,22 +19,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from aiohttp import ClientError
 from torch.utils.data import IterableDataset, get_worker_info
 
 from latentslots.data.errors import DataError
-from latentslots.data.manifest import Shard, has_manifest, is_address, read_manifest
+from latentslots.data.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
 from latentslots.data.samples import Sample, SampleReader
 from latentslots.data.store import dataset_path, find_shards
 
 logger = logging.getLogger(__name__)
 
+SHARDS, GROUPS, ROWS = 1, 2, 3
+"""What a random order is of, so that no two of them are drawn alike."""
 Row = tuple[int, dict[str, Any]]
 """A row's number in its split, and its columns."""
 
 NUM_RETRIES = 5
 FIRST_WAIT_SECONDS = 0.5
-_FAILURES = (OSError, ClientError, TimeoutError, pa.ArrowInvalid)
 _SHARDS_MEASURED = 16
 T = TypeVar("T")
 
@@ -49,8 +50,9 @@ class Stretch(NamedTuple):
 class ShardOrder:
     """Who reads what, in which epoch: equal shares of all rows, without overlap.
 
-    The shards of an epoch, in a random order, are one long row of rows; stream s of S gets the
-    s-th of S equal pieces, in full batches. What is left over is other rows in every epoch.
+    The shards of an epoch, in a random order, are one long row of rows, which begins anywhere and
+    goes on from its end to its start; stream s of S gets the s-th of S equal pieces, in full
+    batches. What is left over is other rows in every epoch.
 
     Args:
         shard_rows: Rows of each shard.
@@ -67,12 +69,12 @@ class ShardOrder:
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
-        num_rows = sum(shard_rows)
-        self.batches_per_epoch = num_rows // (num_streams * batch_size)
+        self.num_rows = sum(shard_rows)
+        self.batches_per_epoch = self.num_rows // (num_streams * batch_size)
         if not self.batches_per_epoch:
             streams = f" in each of {num_streams} streams" if num_streams > 1 else ""
             raise DataError(
-                f"the data set has {num_rows} rows, which do not fill one batch of "
+                f"the data set has {self.num_rows} rows, which do not fill one batch of "
                 f"{batch_size}{streams} (processes times workers)"
             )
         self.shard_rows, self.seed = shard_rows, seed
@@ -80,11 +82,12 @@ class ShardOrder:
 
     def stretches(self, epoch: int, stream: int) -> Iterator[Stretch]:
         """What a stream reads in an epoch, in order."""
-        start = stream * self.rows_per_epoch
+        draws = np.random.default_rng([self.seed, epoch, SHARDS])
+        order = draws.permutation(len(self.shard_rows)).tolist()
+        start = (int(draws.integers(self.num_rows)) + stream * self.rows_per_epoch) % self.num_rows
         stop = start + self.rows_per_epoch
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shard_rows))
         begin = 0
-        for shard in order.tolist():
+        for shard in [*order, *order]:
             end = begin + self.shard_rows[shard]
             if begin < stop and start < end:
                 yield Stretch(shard, max(start - begin, 0), min(stop, end) - begin)
@@ -100,10 +103,11 @@ class ImageStream:
         resolution: Side R of the square that is resized and cropped out of every image.
         shuffle_buffer: Rows that a worker shuffles together.
         on_bad_sample: What to do with a row whose picture cannot be used: raise an `error` that
-            names it, or `skip` to the next good row, which is then seen twice.
+            names it, or `skip` to the next good row, which is then seen twice, and log its name,
+            once.
 
     Raises:
-        DataError: If there is no such store, or its images cannot be read.
+        DataError: If there is no such store, or it cannot be read.
     """
 
     def __init__(
@@ -120,9 +124,8 @@ class ImageStream:
         if on_bad_sample not in ("error", "skip"):
             raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
         self.path = dataset_path(path).rstrip("/")
-        if not has_manifest(self.path):
-            raise DataError(f"only a store can be streamed, and {self.path} holds none")
-        self.shards = find_shards(self.path, read_manifest(self.path), split)
+        manifest = _reach(self.path, lambda: _manifest(self.path))
+        self.shards = find_shards(self.path, manifest, split)
         self.shuffle_buffer, self.on_bad_sample = shuffle_buffer, on_bad_sample
         with self._open(self.shards[0]) as file:
             columns = file.columns()
@@ -131,26 +134,45 @@ class ImageStream:
         self.reader = SampleReader(columns, resolution)
         lengths = [shard.num_rows for shard in self.shards]
         self._first_rows = list(accumulate(lengths[:-1], initial=0))
+        # Shared with the workers, as in `ImageDataset`.
+        self._is_bad = torch.zeros(len(self), dtype=torch.bool)
+        self._is_bad.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         """Number of rows."""
         return sum(shard.num_rows for shard in self.shards)
 
     def spread(self, count: int) -> list[Sample]:
-        """The first rows of some shards from all over the split, for what is measured once."""
-        chosen = min(_SHARDS_MEASURED, len(self.shards))
-        samples = []
+        """The first good rows of some shards from all over the split, for what is measured once.
+
+        Raises:
+            DataError: If no row can be used.
+        """
+        chosen = min(_SHARDS_MEASURED, len(self.shards), count)
+        samples: list[Sample] = []
         for i in range(chosen):
             shard = i * len(self.shards) // chosen
             share = (i + 1) * count // chosen - i * count // chosen
-            stretch = Stretch(shard, 0, min(share, self.shards[shard].num_rows))
-            for index, row in self.rows(stretch, groups_seed=None):
-                samples.append(self.sample(index, row, flip=False))
+            whole = Stretch(shard, 0, self.shards[shard].num_rows)
+            good = filter(None, map(self.good_sample, self.rows(whole, groups_seed=None)))
+            samples += islice(good, share)
+        if not samples:
+            raise DataError(f"none of the first images of {self.path} can be used")
         return samples
 
-    def sample(self, index: int, row: dict[str, Any], *, flip: bool) -> Sample:
-        """One row as tensors."""
-        sample = self.reader(row, flip, where=f"row {index}")
+    def good_sample(self, row: Row, *, flip: bool = False) -> Sample | None:
+        """One row as tensors; `None` for one that cannot be used and is to be skipped."""
+        index, cells = row
+        if self._is_bad[index]:
+            return None
+        try:
+            sample = self.reader(cells, flip, where=f"row {index}")
+        except DataError as error:
+            if self.on_bad_sample == "error":
+                raise
+            self._is_bad[index] = True
+            logger.warning("skipped: %s", error)
+            return None
         sample["index"] = torch.tensor(index)
         return sample
 
@@ -158,6 +180,11 @@ class ImageStream:
         """The rows of a stretch, its shard's row groups in the order that the seed gives."""
         with self._open(self.shards[stretch.shard]) as file:
             sizes = file.row_groups()
+            if sum(sizes) != self.shards[stretch.shard].num_rows:
+                raise DataError(
+                    f"{file.place} has {sum(sizes)} rows, where dataset_info.json says "
+                    f"{self.shards[stretch.shard].num_rows}"
+                )
             firsts = list(accumulate(sizes[:-1], initial=self._first_rows[stretch.shard]))
             order = np.arange(len(sizes))
             if groups_seed is not None:
@@ -180,7 +207,6 @@ class _ShardFile:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.num_retries = NUM_RETRIES if is_address(place) else 0
         self._file: pq.ParquetFile | None = None
 
     def __enter__(self) -> "_ShardFile":
@@ -190,37 +216,88 @@ class _ShardFile:
         self._close()
 
     def columns(self) -> list[str]:
-        return list(self._try(lambda file: file.schema_arrow.names))
+        return list(self._ask(lambda file: file.schema_arrow.names))
 
     def row_groups(self) -> list[int]:
         """Rows in each."""
-        return self._try(
+        return self._ask(
             lambda file: [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         )
 
     def read(self, group: int, columns: list[str]) -> pa.Table:
-        return self._try(lambda file: file.read_row_group(group, columns=columns))
+        return self._ask(lambda file: file.read_row_group(group, columns=columns))
 
-    def _try(self, ask: Callable[[pq.ParquetFile], T]) -> T:
-        for attempt in range(self.num_retries + 1):
+    def _ask(self, question: Callable[[pq.ParquetFile], T]) -> T:
+        def opened() -> T:
             try:
                 if self._file is None:
-                    filesystem, path = fsspec.url_to_fs(self.place)
-                    self._file = pq.ParquetFile(filesystem.open(path, "rb"))
-                return ask(self._file)
-            except FileNotFoundError:
-                raise DataError(f"{self.place} is missing") from None
-            except _FAILURES as error:
+                    self._file = _open_parquet(self.place)
+                return question(self._file)
+            except BaseException:
                 self._close()
-                if attempt == self.num_retries:
-                    raise DataError(f"{self.place} cannot be read: {error}") from error
-            time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
-        raise AssertionError("unreachable")
+                raise
+
+        return _reach(self.place, opened)
 
     def _close(self) -> None:
         if self._file is not None:
             self._file.close(force=True)
             self._file = None
+
+
+def _open_parquet(place: str) -> pq.ParquetFile:
+    filesystem, path = fsspec.url_to_fs(place)
+    # Row groups come in any order: what fsspec would read ahead is thrown away.
+    how = {"cache_type": "none"} if is_address(place) else {}
+    file = filesystem.open(path, "rb", **how)
+    try:
+        return pq.ParquetFile(file, pre_buffer=True)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _manifest(path: str) -> Manifest:
+    if not is_address(path) and not has_manifest(path):
+        raise FileNotFoundError(path)
+    return read_manifest(path)
+
+
+def _reach(place: str, ask: Callable[[], T]) -> T:
+    """An answer from a place; one on the web is asked again, a few times, where it fails.
+
+    Raises:
+        DataError: If there is no answer.
+    """
+    num_retries = NUM_RETRIES if is_address(place) else 0
+    for attempt in range(num_retries + 1):
+        try:
+            return ask()
+        except DataError:
+            raise
+        except (ImportError, ValueError) as error:  # asking again would not help
+            raise DataError(f"{place} cannot be read: {error}") from error
+        except Exception as error:  # every file system has errors of its own
+            if _is_missing(error):
+                raise DataError(_missing(place)) from None
+            if attempt == num_retries:
+                reason = error.__cause__ or error
+                raise DataError(f"{place} cannot be read: {reason}") from error
+        time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether a file is not there; fsspec says the same of a web server that does not answer."""
+    cause = error.__cause__
+    found = cause is not None and getattr(cause, "status", None) != 404
+    return isinstance(error, FileNotFoundError) and not found
+
+
+def _missing(place: str) -> str:
+    if place.endswith(".parquet"):
+        return f"{place} is missing"
+    return f"only a store can be streamed, and {place} holds none"
 
 
 class StreamedSamples(IterableDataset[Sample]):
@@ -281,16 +358,21 @@ class StreamedSamples(IterableDataset[Sample]):
 
     def _epoch(self, epoch: int, own: int, start: int) -> Iterator[Sample]:
         """The samples of an epoch from row `start` of the stream on."""
-        size, seed = self.stream.shuffle_buffer, self.order.seed
-        buffer, skipped = start // size, start % size
-        rows = self._rows(epoch, own, buffer * size)
-        while together := list(islice(rows, size)):
-            draws = np.random.default_rng([seed, epoch, own, buffer])
+        rows_per_epoch, seed = self.order.rows_per_epoch, self.order.seed
+        count = -(-rows_per_epoch // self.stream.shuffle_buffer)
+        ends = [(i + 1) * rows_per_epoch // count for i in range(count)]
+        first = bisect_right(ends, start)
+        begin = ends[first - 1] if first else 0
+        rows = self._rows(epoch, own, begin)
+        for buffer in range(first, count):
+            together = list(islice(rows, ends[buffer] - begin))
+            draws = np.random.default_rng([seed, epoch, ROWS, own, buffer])
             order, flips = draws.permutation(len(together)), draws.random(len(together)) < 0.5
-            for place in range(skipped, len(together)):
+            for place in range(max(start - begin, 0), len(together)):
                 flip = bool(self.random_flip and flips[place])
                 yield self._good(together, order, place, flip)
-            buffer, skipped = buffer + 1, 0
+            begin = ends[buffer]
+            del together  # before the next ones are read
 
     def _rows(self, epoch: int, own: int, skip: int) -> Iterator[Row]:
         for shard, start, stop in self.order.stretches(epoch, own):
@@ -298,18 +380,19 @@ class StreamedSamples(IterableDataset[Sample]):
             skip -= passed
             if start + passed < stop:
                 stretch = Stretch(shard, start + passed, stop)
-                yield from self.stream.rows(stretch, groups_seed=[self.order.seed, epoch, shard])
+                seed = [self.order.seed, epoch, GROUPS, shard]
+                yield from self.stream.rows(stretch, groups_seed=seed)
 
     def _good(self, rows: list[Row], order: np.ndarray, place: int, flip: bool) -> Sample:
         """The row at a place of the buffer, or the next good one where bad ones are skipped."""
-        if self.stream.on_bad_sample == "error":
-            return self.stream.sample(*rows[order[place]], flip=flip)
         for num_skipped in range(len(rows)):
             row = rows[order[(place + num_skipped) % len(rows)]]
-            try:
-                sample = self.stream.sample(*row, flip=flip)
-            except DataError as error:
-                logger.warning("skipped: %s", error)
-            else:
-                return {**sample, "num_skipped": torch.tensor(num_skipped)}
-        raise DataError(f"none of {len(rows)} images can be used")
+            sample = self.stream.good_sample(row, flip=flip)
+            if sample is not None:
+                if self.stream.on_bad_sample == "skip":
+                    sample["num_skipped"] = torch.tensor(num_skipped)
+                return sample
+        raise DataError(
+            f"none of {len(rows)} images that were read together can be used: a larger "
+            "shuffle_buffer may hold a good one"
+        )

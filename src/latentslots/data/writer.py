@@ -192,7 +192,10 @@ class StoreWriter:
         if self._parquet is None:
             self._file = self._partial / f"part-{len(self._shards):05d}.parquet"
             self._shard_rows = self._shard_size = 0
-            self._parquet = pq.ParquetWriter(self._file, self.encoder.schema)
+            # Statistics of pictures are pictures, in a footer that every reader fetches first.
+            self._parquet = pq.ParquetWriter(
+                self._file, self.encoder.schema, write_statistics=False
+            )
         self._parquet.write_table(rows)
         self._shard_rows += len(rows)
         self._shard_size += num_bytes
