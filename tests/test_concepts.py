@@ -179,6 +179,19 @@ class TestSample:
         assert set(scenes[:, 1:, 0].flatten().tolist()) == {2, 3, 4}
         assert (scenes[..., 1].std(dim=1) > 0).float().mean() > 0.8
 
+    def test_a_place_that_nothing_else_fits_keeps_its_slot(self, made: ConceptLibrary) -> None:
+        masks = made.masks.clone()
+        own = (made.image == 7).nonzero()[:, 0]
+        masks[own[3]] = 0
+        masks[own[3], 13:, 13:] = 1  # where no other image has anything
+        odd = replace(made, masks=masks, image=torch.where(made.image == 7, 7, made.image))
+        for number in range(200):
+            scene = odd.sample(1, num_slots=4, generator=seed(number))[0]
+            if 7 in scene[1:, 1]:
+                assert scene[scene[:, 1] == 7, 2].tolist() == [3.0]
+                return
+        raise AssertionError("image 7 was never drawn")
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

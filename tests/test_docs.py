@@ -1,5 +1,7 @@
 """The commands and the Python of README and docs run, on tiny data and the recipe `lsd-smoke`."""
 
+import gzip
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +16,15 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES_RUN = (
+    "datasets/scenes",
+    "datasets/nlvr",
+    "data",
+    "streaming",
+    "train",
+    "evaluate",
+    "edit",
+)
 FEW = "--num-train 2 --num-validation 1"
 TINY = "--max-train-steps 2 --validation-steps 2 --preview-steps 2 --checkpointing-steps 2"
 
@@ -50,6 +61,8 @@ def shrink(command: str) -> list[str] | None:
     words = [re.sub(r"^lsd-(nlvr|scenes|parts)-(64|128)$", "lsd-smoke", word) for word in words]
     if words[0] == "recipes":
         return words
+    if words[:3] == ["data", "import", "arrays"]:
+        return [re.sub(r"^data/nlvr", "made/nlvr", word) for word in words]
     if words[:2] == ["data", "make"]:
         words = [re.sub(r"^data/", "made/", word) for word in words]  # others are there already
         return [*words, *FEW.split()]
@@ -73,6 +86,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("train", "dev"):
         image = draws.integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
         np.savez(folder / f"{name}.npz", image=image, mask=image[..., 0] // 128)
+    known = json.dumps([[{"color": "red", "size": 20}]] * 8)
+    (folder / "objects.json.gz").write_bytes(gzip.compress(known.encode()))
     for number in range(10):
         for where, mode in (("photos", "RGB"), ("ids", "L")):
             (folder / where).mkdir(exist_ok=True)
@@ -106,7 +121,7 @@ def test_every_command_that_a_page_names_exists() -> None:
 def test_commands_and_python_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     ran = []
-    for page in ("data", "train", "evaluate", "edit"):
+    for page in PAGES_RUN:
         for number, command in enumerate(commands(ROOT / "docs" / f"{page}.md")):
             words = shrink(command)
             if words is None:
@@ -115,9 +130,9 @@ def test_commands_and_python_run(workplace: Path, monkeypatch: pytest.MonkeyPatc
                 # Pages train the same run more than once.
                 target = Path(words[words.index("--output-dir") + 1])
                 if target.exists():
-                    words[words.index("--output-dir") + 1] += f"-{page}-{number}"
+                    words[words.index("--output-dir") + 1] += f"-{Path(page).name}-{number}"
             elif words[0] == "train" and "--resume" not in words:
-                words += ["--output-dir", f"runs/{page}-{number}"]
+                words += ["--output-dir", f"runs/{Path(page).name}-{number}"]
             assert main(words) == 0, command
             ran.append(words[0])
     assert ran.count("train") >= 4

@@ -326,6 +326,11 @@ def build_training_set(
     """
     data = config.data
     if data.streaming:
+        if data.latents or data.glob:
+            raise ValueError(
+                "data.streaming reads a store and encodes its images as they come: data.latents "
+                "and data.glob are not for it"
+            )
         return ImageStream(
             data.path,
             split=data.train_split,

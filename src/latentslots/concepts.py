@@ -37,6 +37,8 @@ CROP_SIZE = 48
 SILHOUETTE_SAMPLE = 2000
 MAX_OVERLAP = 0.1
 """Share of the smaller mask that two members of a composed scene may share."""
+SMALLEST_FIT = 0.3
+"""IoU below which nothing fits a place, and the slot that is there in its image stays."""
 GOOD_FIT = 0.8
 """A concept fits a place where its best IoU with it is this share of any concept's best."""
 BATCH_SIZE = 64
@@ -240,29 +242,32 @@ class ConceptLibrary:
         own = (self.image == image).nonzero()[:, 0]
         areas = self.masks.sum(dim=(1, 2))
         own = own[areas[own].argsort(descending=True)][:num_slots]
-        free = self.image != image
-        chosen: list[Tensor] = []
+        others = self.image != image
+        free, chosen = others, []
         for place in own[1:]:
             member = self._nearest(self.masks[place], free, generator)
+            if member is None:  # nothing else fits there
+                member = place
             shared = torch.minimum(self.masks, self.masks[member]).sum(dim=(1, 2))
             free = free & (shared <= MAX_OVERLAP * torch.minimum(areas, areas[member]))
             chosen.append(member)
         # The largest is the ground. It is chosen last, so that its holes are where the objects are.
         holes = self.masks[torch.stack(chosen)].sum(dim=0) if chosen else torch.zeros(())
         ground = (1 - holes).clamp(min=0).expand_as(self.masks[0])
-        return torch.stack([self._nearest(ground, self.image != image, generator), *chosen])
+        found = self._nearest(ground, others, generator)
+        return torch.stack([own[0] if found is None else found, *chosen])
 
-    def _nearest(self, place: Tensor, free: Tensor, generator: Generator | None) -> Tensor:
-        """Of a concept that is drawn among those that fit a place, the member that fits best.
-
-        Where nothing that is free touches the place, the slot that it was taken from stays.
-        """
+    def _nearest(
+        self, place: Tensor, free: Tensor, generator: Generator | None
+    ) -> Int[Tensor, ""] | None:
+        """Of a concept that is drawn among those that fit a place, the member that fits best."""
         shared = torch.minimum(self.masks, place).sum(dim=(1, 2))
         iou = shared / torch.maximum(self.masks, place).sum(dim=(1, 2))
-        iou = iou * free if (iou * free).any() else iou
-        best = torch.stack(
-            [iou.where(self.concept == c, 0).max() for c in range(self.num_concepts)]
-        )
+        iou = iou.masked_fill(~free, 0)
+        by_concept = [iou.where(self.concept == c, 0).max() for c in range(self.num_concepts)]
+        best = torch.stack(by_concept)
+        if best.max() < SMALLEST_FIT:
+            return None
         fitting = best >= GOOD_FIT * best.max()
         concept = torch.multinomial(self.shares * fitting, 1, generator=generator)[0]
         return iou.where(self.concept == concept, 0).argmax()

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from latentslots.app.compose import compose
 from latentslots.app.scenes import load_scene, place
 from latentslots.cli.main import main
 from latentslots.concepts import ConceptLibrary
@@ -109,6 +111,20 @@ def test_composed_scenes_are_painted_and_measured(
     for name in names:
         difference = pixels(out / f"{name}.png") - pixels(again / f"out_{name}.png")
         assert abs(difference).max() <= 1, "the slots beside a picture paint it again"
+
+
+@pytest.mark.parametrize("layout", ["layout", "independent", "per-image"])
+def test_more_scenes_are_the_same_and_others(library: str, layout: Any) -> None:
+    made = ConceptLibrary.load(library)
+    few, many = (compose(made, count, layout=layout, num_slots=None, seed=0) for count in (3, 30))
+    assert many.names[:3] == few.names
+    for i in range(3):
+        one, other = (scenes.slots[i][scenes.slots_mask[i]] for scenes in (few, many))
+        assert torch.equal(one, other)
+    sizes = many.slots_mask.sum(dim=1)
+    assert set(sizes.tolist()) <= set(made.slot_counts.tolist()) | {made.num_concepts}
+    with pytest.raises(ValueError, match="num_scenes must be at least 1, got 0"):
+        compose(made, 0, layout=layout, num_slots=None, seed=0)
 
 
 def test_an_interrupted_run_goes_on(

@@ -146,7 +146,8 @@ def test_attributes_of_objects_come_from_json(tmp_path: Path) -> None:
     source = save(tmp_path, image=IMAGE, mask=MASK % 3)
     red = {"color": "red", "size": 20, "place": [0.5, 1.5]}
     blue = {"color": "blue", "size": 10, "place": [2.5, 3.5]}
-    file = objects_file(tmp_path, [[red, blue], [], [blue]])
+    source = save(tmp_path, image=IMAGE, mask=MASK % 3 * np.array([1, 0, 1])[:, None, None])
+    file = objects_file(tmp_path, [[red, blue], [], [blue, red]])
     dataset = load_dataset(import_arrays(source, tmp_path / "out", attributes=file))
     assert dataset[0]["attributes"] == {
         "color": ["red", "blue"],
@@ -165,10 +166,15 @@ def test_attributes_of_objects_come_from_json(tmp_path: Path) -> None:
     [
         ([[]], "must be a list for each of 3 images, got 1"),
         ({"a": 1}, "must be a list for each of 3 images, got dict"),
-        ([[], [], []], "must hold a list of objects' values by name"),
+        ([[], [], []], "says nothing of any object"),
+        ([[{"a": 2**70}], [{"a": 1}], []], "the values of an attribute do not fit"),
+        (
+            [[{"a": 1}], [{"a": 1}], []],
+            "image 0 has ids up to 2, but attributes of 1 objects",
+        ),
         ([[1], [], []], "must hold a list of objects' values by name"),
         ([[{"a": 1}], [{"b": 1}], []], r"object 0 of image 1 has \['b'\], the first .* \['a'\]"),
-        ([[{"a": 1}], [{"a": "x"}], []], "an attribute has values of two kinds"),
+        ([[{"a": 1}], [{"a": "x"}], []], "the values of an attribute do not fit"),
     ],
 )
 def test_attributes_that_cannot_be_used(tmp_path: Path, content: Any, message: str) -> None:
@@ -176,6 +182,10 @@ def test_attributes_that_cannot_be_used(tmp_path: Path, content: Any, message: s
     with pytest.raises(DataError, match=message):
         import_arrays(source, tmp_path / "out", attributes=objects_file(tmp_path, content))
     assert not (tmp_path / "out").exists()
+    cut = tmp_path / "cut.json.gz"
+    cut.write_bytes(gzip.compress(b"[[], [], []]")[:-6])
+    with pytest.raises(DataError, match=r"cut.json.gz cannot be read as JSON"):
+        import_arrays(source, tmp_path / "out", attributes=cut)
     (tmp_path / "broken.json").write_text("[")
     with pytest.raises(DataError, match=r"broken.json cannot be read as JSON"):
         import_arrays(source, tmp_path / "out", attributes=tmp_path / "broken.json")

@@ -52,7 +52,7 @@ def test_each_way_is_scored_on_the_objects_that_were_found(oracle: Oracle, pairs
         assert report.success == 1, "the oracle sees nothing in what was painted"
         assert report.psnr_ceiling == reports["plain"].psnr_ceiling
     assert reports["blending"].psnr > reports["plain"].psnr + 1
-    assert reports["blending, pasted"].psnr > reports["blending"].psnr + 1
+    assert reports["blending-pasted"].psnr > reports["blending"].psnr + 1
     untouched = reports["plain"].psnr_untouched
     assert untouched != reports["plain"].psnr_ceiling, "the object and its shadow are still there"
     assert reports["both"].ssim > reports["plain"].ssim

@@ -1,9 +1,40 @@
 """Painting an edit: what changed is painted, all else stays."""
 
+import pytest
 import torch
 
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.pipelines.edit import paint_edit
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("margin", [0, 2])
+def test_what_was_edited_is_painted_to_its_edge(
+    tiny_pipeline: LatentSlotDiffusionPipeline, margin: int
+) -> None:
+    pixel_values = torch.zeros(1, 3, 32, 32)
+    slots = tiny_pipeline.encode_pixel_values(pixel_values).slots
+    changed = torch.zeros(1, 32, 32, dtype=torch.bool)
+    changed[:, 10:13, 10:13] = True
+    images = {
+        paste: paint_edit(
+            tiny_pipeline,
+            pixel_values,
+            slots,
+            slots[:, 1:],
+            changed,
+            margin=margin,
+            paste=paste,
+            generator=torch.Generator().manual_seed(0),
+            num_inference_steps=2,
+            output_type="np",
+        )
+        for paste in (True, False)
+    }
+    assert images[True].shape == (1, 32, 32, 3)
+    assert images[True][changed.numpy()] == pytest.approx(images[False][changed.numpy()])
+    with pytest.raises(ValueError, match="must be pil, np, pt or latent, got 'tensor'"):
+        paint_edit(tiny_pipeline, pixel_values, slots, slots[:, 1:], changed, output_type="tensor")
 
 
 def test_pixels_away_from_an_edit_stay(tiny_pipeline: LatentSlotDiffusionPipeline) -> None:

@@ -11,6 +11,8 @@ from latentslots.build import build_objective, build_split, build_training_set, 
 from latentslots.config import DataConfig, TrainConfig
 from latentslots.data.errors import DataError
 from latentslots.models.autoencoder import load_vae
+from latentslots.recipes import recipe
+from latentslots.training.run import RunError
 from tests.tiny import squares, tiny_autoencoder
 from tests.training.runs import GivenDraws, build_trainer, losses, rows, run, with_changes
 
@@ -165,6 +167,19 @@ def damage(config: TrainConfig) -> Path:
     path = Path(_paths(config.data, "train")[1]["path"])
     path.write_bytes(path.read_bytes()[:100])
     return path
+
+
+def test_a_stream_needs_what_it_needs(config: TrainConfig, tmp_path: Path) -> None:
+    streamed = with_changes(config, {"data.streaming": True})
+    for path in ("data.glob", "data.latents"):
+        with pytest.raises(ValueError, match=r"data\.latents and data\.glob are not for it"):
+            run(with_changes(streamed, {path: "x"}), tmp_path / path)
+    autoencoder = with_changes(
+        recipe("autoencoder-small"),
+        {"data.path": config.data.path, "data.streaming": True, "data.validation_split": "none"},
+    )
+    with pytest.raises(RunError, match="an autoencoder needs validation images to measure on"):
+        run(autoencoder, tmp_path / "autoencoder")
 
 
 def test_an_image_that_cannot_be_read_stops_the_run(

@@ -75,22 +75,23 @@ def compose(
     """Scenes that never were, see `ConceptLibrary.sample`.
 
     Without `num_slots` each has as many slots as some image of the library, so that many and few
-    are as frequent as there.
+    are as frequent as there. Scene i does not depend on how many there are.
+
+    Raises:
+        ValueError: If none is wanted, or the library cannot make such scenes.
     """
+    if num_scenes < 1:
+        raise ValueError(f"num_scenes must be at least 1, got {num_scenes}")
     generator = Generator().manual_seed(seed)
     counts = library.slot_counts
     if layout == "independent":
         counts = counts.clamp(max=library.num_concepts)
-    drawn = counts[torch.randint(len(counts), (num_scenes,), generator=generator)].tolist()
-    made = [
-        library.sample(
-            1,
-            layout=layout,
-            num_slots=count if num_slots is None else num_slots,
-            generator=generator,
-        )
-        for count in drawn
-    ]
+    made = []
+    for _ in range(num_scenes):
+        wanted = num_slots
+        if num_slots is None and layout != "per-image":  # images of few sizes would be too few
+            wanted = int(counts[torch.randint(len(counts), (), generator=generator)])
+        made.append(library.sample(1, layout=layout, num_slots=wanted, generator=generator))
     digits = max(4, len(str(num_scenes - 1)))
     slots, exist = editing.pad(made)
     return Scenes(slots, exist, [f"scene_{i:0{digits}d}" for i in range(num_scenes)])

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ def import_arrays(
     image, mask = _check(arrays, Path(source))
     columns = _columns(arrays, len(image))
     objects = None if attributes is None else _read_objects(Path(attributes), len(image))
+    if objects is not None and mask is not None:
+        _check_counts(Path(attributes or ""), objects, mask)
     crop = None if resolution is None else ResizeCenterCrop(resolution)
     writer = StoreWriter(
         out,
@@ -125,7 +128,7 @@ def _read_objects(source: Path, num_images: int) -> _Objects:
             images = json.load(file)
     except FileNotFoundError:
         raise DataError(f"there is no file {source}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise DataError(f"{source} cannot be read as JSON: {error}") from error
     if not isinstance(images, list) or len(images) != num_images:
         got = f"{len(images)}" if isinstance(images, list) else type(images).__name__
@@ -134,9 +137,11 @@ def _read_objects(source: Path, num_images: int) -> _Objects:
         isinstance(objects, list) and all(isinstance(known, dict) for known in objects)
         for objects in images
     )
-    everything = [known for objects in images for known in objects] if whole else []
-    if not everything or not everything[0]:
+    if not whole:
         raise DataError(f"{source} must hold a list of objects' values by name for every image")
+    everything = [known for objects in images for known in objects]
+    if not everything or not everything[0]:
+        raise DataError(f"{source} says nothing of any object")
     names = set(everything[0])
     for image, objects in enumerate(images):
         for number, known in enumerate(objects):
@@ -147,8 +152,18 @@ def _read_objects(source: Path, num_images: int) -> _Objects:
                 )
     try:
         return _Objects(Dataset.from_list(everything).features, images)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"{source}: an attribute has values of two kinds: {error}") from error
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise DataError(f"{source}: the values of an attribute do not fit: {error}") from error
+
+
+def _check_counts(source: Path, objects: _Objects, mask: np.ndarray) -> None:
+    """Objects out of sight are fine; ids without an object are not."""
+    for row, (known, ids) in enumerate(zip(objects.images, mask, strict=True)):
+        if len(known) < ids.max():
+            raise DataError(
+                f"{source}: image {row} has ids up to {ids.max()}, but attributes of {len(known)} "
+                "objects"
+            )
 
 
 def _check(arrays: Mapping[str, np.ndarray], source: Path) -> tuple[np.ndarray, np.ndarray | None]:

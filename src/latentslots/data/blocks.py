@@ -191,9 +191,9 @@ def _check_space(path: Path, num_bytes: int, share: float) -> None:
     needed, free = 2 * all_bytes - num_bytes, shutil.disk_usage(path).free
     if free < SURE_SHARE * needed:
         raise DataError(
-            f"{path} will need about {needed / 1e9:.1f} GB more while it is written, half of them "
-            f"in the end, but {free / 1e9:.1f} are free: make some, and give the same command "
-            "again to go on"
+            f"{path} will need about {needed / 1e9:.1f} GB more while it is written, of which "
+            f"{all_bytes / 1e9:.1f} stay, but {free / 1e9:.1f} are free: make some, and give the "
+            "same command again to go on"
         )
 
 

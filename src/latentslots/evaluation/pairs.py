@@ -21,8 +21,8 @@ METHODS = {
     "inversion": {"inversion": True, "blending": False},
     "blending": {"inversion": False, "blending": True, "paste": False},
     "both": {"inversion": True, "blending": True, "paste": False},
-    "blending, pasted": {"inversion": False, "blending": True},
-    "both, pasted": {"inversion": True, "blending": True},
+    "blending-pasted": {"inversion": False, "blending": True},
+    "both-pasted": {"inversion": True, "blending": True},
 }
 """Ways to paint an edit: what `paint_edit` is told."""
 FOUND = 0.5

@@ -43,7 +43,7 @@ class RemovalReport:
             around it, in dB; mean over images.
         psnr_ceiling: The same for what the autoencoder makes of that true picture.
         psnr_untouched: The same for what it makes of the picture with the object, whose shadow is
-            still there: as near as painting can come that changes nothing outside.
+            still there: about as near as the autoencoder can come without touching what is outside.
         ssim: As `psnr`: mean of the local similarity there.
         ssim_ceiling: As `psnr_ceiling`.
         success: Share of the objects found that no slot covers with an IoU of 0.3 or more after.

@@ -53,7 +53,13 @@ def paint_edit(
 
     Returns:
         The images, as `output_type` says.
+
+    Raises:
+        ValueError: If there is no such `output_type`.
     """
+    output_type = options.pop("output_type", "pil")
+    if output_type not in ("pil", "np", "pt", "latent"):
+        raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
     latents = pipe.encode_latents(pixel_values)
     if inversion:
         options["latents"] = pipe.invert(
@@ -62,7 +68,6 @@ def paint_edit(
     if blending:
         options["image_latents"] = latents
         options["edit_mask"] = edit_mask(changed, latents.shape[-2:], margin=margin)
-    output_type = options.pop("output_type", "pil")
     pasted = blending and paste and output_type != "latent"
     (images,) = pipe(
         after,
@@ -74,7 +79,7 @@ def paint_edit(
     )
     if not pasted:
         return images
-    weight = _soft(_grown(changed, margin).to(images))
+    weight = _soft(_grown(changed, margin)).maximum(changed[:, None].float()).to(images)
     images = torch.lerp(pixel_values.to(images), images * 2 - 1, weight)
     return pipe.image_processor.postprocess(images, output_type=output_type)
 
