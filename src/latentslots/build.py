@@ -25,7 +25,7 @@ from latentslots.data.latent_cache import LatentCache, model_fingerprint
 from latentslots.data.latents import cache_latents
 from latentslots.data.loader import ImageDataset
 from latentslots.data.manifest import has_manifest
-from latentslots.data.store import dataset_fingerprint, load_dataset, split_names
+from latentslots.data.store import dataset_fingerprint, dataset_path, load_dataset, split_names
 from latentslots.data.stream import ImageStream
 from latentslots.models import (
     AutoregressiveDecoder,
@@ -280,8 +280,9 @@ def build_split(config: DataConfig, split: str) -> Dataset:
 
     A folder whose subfolders are the splits (`train`, `validation`) is not split once more.
     """
-    if has_manifest(config.path) or (not config.glob and len(split_names(config.path)) > 1):
-        return load_dataset(config.path, split=split)
+    path = dataset_path(config.path)
+    if has_manifest(path) or (not config.glob and len(split_names(path)) > 1):
+        return load_dataset(path, split=split)
     return load_dataset(
         config.path,
         split=split,

@@ -7,6 +7,7 @@ the number of workers changes nothing.
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from latentslots.data.errors import DataError
 from latentslots.data.latent_cache import LatentCache
-from latentslots.data.samples import Sample, SampleReader
+from latentslots.data.samples import Sample, SampleReader, shared_flags
 from latentslots.data.stream import ImageStream, StreamedSamples
 
 logger = logging.getLogger(__name__)
@@ -70,10 +71,7 @@ class ImageDataset(TorchDataset[Sample]):
             self.rows = self.rows.cast_column(column, Image(decode=False))
         self.latents = latents
         self.on_bad_sample = on_bad_sample
-        # Shared with the workers: what one of them found out, all of them know. (torch gives
-        # `share_memory_` no type.)
-        self._is_bad = torch.zeros(len(dataset), dtype=torch.bool)
-        self._is_bad.share_memory_()  # type: ignore[no-untyped-call]
+        self._is_bad = shared_flags(len(dataset))
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -213,42 +211,26 @@ def build_loader(
     # Without a generator of its own, every new iterator would draw from the global one, and a
     # resumed run would continue with other noise than an uninterrupted one.
     generator = torch.Generator().manual_seed(seed)
+    share: dict[str, Any] = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "random_flip": random_flip,
+        "start_batch": start_batch,
+        "num_processes": num_processes,
+        "process_index": process_index,
+    }
+    how: dict[str, Any] = {
+        "num_workers": num_workers,
+        "pin_memory": pin_memory,
+        "generator": generator,
+    }
     if isinstance(dataset, ImageStream):
-        samples = StreamedSamples(
-            dataset,
-            batch_size=batch_size,
-            seed=seed,
-            random_flip=random_flip,
-            start_batch=start_batch,
-            num_workers=num_workers,
-            num_processes=num_processes,
-            process_index=process_index,
-        )
-        return DataLoader(
-            samples,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            generator=generator,
-        )
+        samples = StreamedSamples(dataset, num_workers=num_workers, **share)
+        return DataLoader(samples, batch_size=batch_size, **how)
     if random_flip and dataset.latents is not None and not dataset.latents.has_flip:
         raise DataError(
             f"random_flip needs the latents of mirrored images, which the cache at "
             f"{dataset.latents.path} does not hold"
         )
-    batches = ResumableBatches(
-        len(dataset),
-        batch_size=batch_size,
-        seed=seed,
-        random_flip=random_flip,
-        start_batch=start_batch,
-        num_processes=num_processes,
-        process_index=process_index,
-    )
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        generator=generator,
-    )
+    batches = ResumableBatches(len(dataset), **share)
+    return DataLoader(dataset, batch_sampler=batches, **how)

@@ -16,6 +16,13 @@ PICTURES = ("image", "segmentation", "ignore")
 """Columns that a sample is made of."""
 
 
+def shared_flags(count: int) -> Tensor:
+    """Flags that a process shares with its workers: what one of them finds out, all know."""
+    flags = torch.zeros(count, dtype=torch.bool)
+    flags.share_memory_()  # type: ignore[no-untyped-call]  # torch gives it no type
+    return flags
+
+
 class SampleReader:
     """Makes `pixel_values` [3, R, R] in [-1, 1], `segmentation` [R, R], and `ignore` [R, R].
 

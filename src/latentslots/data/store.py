@@ -165,7 +165,9 @@ def _load_store(path: str, split: str, *, streaming: bool) -> Dataset | Iterable
 
 def _check_folder(path: str, hint: str | None) -> None:
     if is_address(path):
-        raise DataError(f"there is no store at {path}: it holds no dataset_info.json")
+        raise DataError(
+            f"there is no store at {path}, or it cannot be reached: no dataset_info.json is there"
+        )
     if not Path(path).exists():
         raise DataError(f"there is no data set at {path}{f': {hint}' if hint else ''}")
     if not Path(path).is_dir():

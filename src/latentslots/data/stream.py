@@ -23,7 +23,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from latentslots.data.errors import DataError
 from latentslots.data.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
-from latentslots.data.samples import Sample, SampleReader
+from latentslots.data.samples import Sample, SampleReader, shared_flags
 from latentslots.data.store import dataset_path, find_shards
 
 logger = logging.getLogger(__name__)
@@ -134,9 +134,7 @@ class ImageStream:
         self.reader = SampleReader(columns, resolution)
         lengths = [shard.num_rows for shard in self.shards]
         self._first_rows = list(accumulate(lengths[:-1], initial=0))
-        # Shared with the workers, as in `ImageDataset`.
-        self._is_bad = torch.zeros(len(self), dtype=torch.bool)
-        self._is_bad.share_memory_()  # type: ignore[no-untyped-call]
+        self._is_bad = shared_flags(len(self))
 
     def __len__(self) -> int:
         """Number of rows."""

@@ -49,12 +49,12 @@ class Objective(nn.Module, ABC):
 
     def trained_state(self) -> dict[str, Tensor]:
         """The learned tensors, named by part."""
-        return {
-            f"{name}.{key}": tensor
-            for name, part in self.trained().items()
-            for key, tensor in part.state_dict().items()
-            if key not in _frozen(part)
-        }
+        state = {}
+        for name, part in self.trained().items():
+            frozen = _frozen(part)
+            learned = {k: tensor for k, tensor in part.state_dict().items() if k not in frozen}
+            state.update({f"{name}.{key}": tensor for key, tensor in learned.items()})
+        return state
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put learned tensors back; names and shapes must match exactly."""
