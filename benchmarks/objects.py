@@ -11,6 +11,7 @@ on, and what is there becomes the page's table and figure.
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -42,7 +43,6 @@ DATA = {"scenes": 7, "scenes-textured": 7, "nlvr": 9}
 """Sets of images, and slots to look for."""
 SEEDS = {"scenes": (0, 1, 2), "scenes-textured": (0,), "nlvr": (0,)}
 DOCS = Path(__file__).parents[1] / "docs"
-BEGIN, END = "<!-- the table of benchmarks/objects.py -->", "<!-- end of the table -->"
 
 
 def configuration(method: str, data: str, seed: int, steps: int) -> TrainConfig:
@@ -72,10 +72,9 @@ def configuration(method: str, data: str, seed: int, steps: int) -> TrainConfig:
     )
 
 
-def run(method: str, data: str, seed: int, *, steps: int, folder: Path) -> dict[str, Any]:
-    """Train, or go on, and score all validation images."""
-    resume = (folder / "state").is_dir()
-    train(configuration(method, data, seed, steps), folder, resume=resume)
+def run(config: TrainConfig, images: Dataset, folder: Path) -> dict[str, Any]:
+    """Train, or go on, and score the images."""
+    train(config, folder, resume=(folder / "state").is_dir())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curve = [
         {
@@ -86,8 +85,8 @@ def run(method: str, data: str, seed: int, *, steps: int, folder: Path) -> dict[
         for row in rows
         if "validation/fg_ari" in row
     ]
-    report = evaluate(load_pipeline(folder), images_of(data, "validation"))
-    return {"steps": steps, "curve": curve, "scores": scores_of(report)}
+    scores = scores_of(evaluate(load_pipeline(folder), images))
+    return {"steps": config.max_train_steps, "curve": curve, "scores": scores}
 
 
 def references(data: str, pipe: Any, dinov2: str) -> dict[str, Any]:
@@ -150,6 +149,15 @@ def table(logs: Path) -> str:
     return "\n".join(lines)
 
 
+def put_table(text: str, page: Path) -> None:
+    """In place of the one that this script put there before."""
+    begin = f"<!-- the table of benchmarks/{Path(sys.argv[0]).name} -->"
+    end = "<!-- end of the table -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    after = rest.split(end, 1)[1]
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
 def spread(values: list[float]) -> str:
     """The mean, and the deviation of several seeds."""
     mean = f"{statistics.mean(values):.3f}"
@@ -206,7 +214,8 @@ def main() -> None:
         if log.is_file():
             continue
         folder = options.runs / log.stem
-        result = run(method, data, seed, steps=options.steps, folder=folder)
+        config = configuration(method, data, seed, options.steps)
+        result = run(config, images_of(data, "validation"), folder)
         log.write_text(json.dumps(result, indent=1) + "\n")
         against = options.logs / f"{data}-references.json"
         if method == "lsd" and seed == 0:
@@ -214,10 +223,7 @@ def main() -> None:
             against.write_text(json.dumps(rows, indent=1) + "\n")
     text = table(options.logs)
     print(text)
-    page = DOCS / "comparison.md"
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    put_table(text, DOCS / "comparison.md")
     draw(options.logs, DOCS / "images" / "comparison.png")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from latentslots.build import build_objective, build_split
+from latentslots.build import build_objective
+from latentslots.build_data import build_split
 from latentslots.config_io import load_config
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.pipelines import LatentSlotDiffusionPipeline

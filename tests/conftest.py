@@ -29,6 +29,7 @@ os.environ |= {
 import jaxtyping
 import torch
 from diffusers import AutoencoderKL
+from examples.tiny_pretrained import write_stable_diffusion
 
 from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.objectives import LatentSlotDiffusionObjective
@@ -95,6 +96,12 @@ def tiny_vit_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "vit"
     tiny.tiny_vit_encoder().model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusion_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature Stable Diffusion as diffusers saves it, for `unet.name` in a config."""
+    return write_stable_diffusion(tmp_path_factory.mktemp("tiny") / "stable-diffusion")
 
 
 @pytest.fixture(scope="session")

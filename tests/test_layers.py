@@ -16,6 +16,7 @@ ROWS = (
     ("app",),
     ("training",),
     ("build",),
+    ("build_data", "build_stable"),
     ("objectives", "evaluation", "concepts", "recipes", "official"),
     ("pipelines",),
     ("models", "data", "metrics", "editing", "visualize"),

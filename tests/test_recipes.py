@@ -18,10 +18,13 @@ from latentslots.config import (
     MLPDecoderConfig,
     SlateConfig,
     SlotAttentionConfig,
+    StableLSDConfig,
     TrainConfig,
     TransformerDecoderConfig,
     UNetEncoderConfig,
 )
+from latentslots.config import methods as method_configs
+from latentslots.config import run as run_configs
 from latentslots.config_io import dumps, from_dict
 from latentslots.models import AutoregressiveDecoder
 from latentslots.objectives import (
@@ -43,13 +46,28 @@ def config(request: pytest.FixtureRequest) -> TrainConfig:
 
 @pytest.fixture
 def small(
-    config: TrainConfig, scenes_store: Path, tiny_vae_dir: Path, tiny_vit_dir: Path
+    config: TrainConfig,
+    scenes_store: Path,
+    tiny_vae_dir: Path,
+    tiny_vit_dir: Path,
+    tiny_diffusion_dir: Path,
 ) -> TrainConfig:
-    return shrink(config, data=scenes_store, vae=tiny_vae_dir, vit=tiny_vit_dir)
+    return shrink(
+        config,
+        data=scenes_store,
+        vae=tiny_vae_dir,
+        vit=tiny_vit_dir,
+        diffusion=tiny_diffusion_dir,
+    )
 
 
 def shrink(
-    config: TrainConfig, *, data: Path, vae: Path, vit: Path = Path("nowhere")
+    config: TrainConfig,
+    *,
+    data: Path,
+    vae: Path,
+    vit: Path = Path("nowhere"),
+    diffusion: Path = Path("nowhere"),
 ) -> TrainConfig:
     """The same choices at the least sizes: 32 px, eight channels."""
     method: Any = config.method
@@ -61,6 +79,21 @@ def shrink(
             slot_mlp_dim=8,
             encoder=replace(method.encoder, name=str(vit), image_size=32),
             decoder=shrink_decoder(method.decoder),
+        )
+    elif isinstance(method, StableLSDConfig):
+        method = replace(
+            method,
+            num_slots=3,
+            slot_dim=8,
+            slot_mlp_dim=8,
+            encoder=replace(
+                method.encoder,
+                name=str(vit),
+                image_size=32,
+                num_layers=min(method.encoder.num_layers, 2),
+            ),
+            unet=replace(method.unet, name=str(diffusion)),
+            guidance_blocks=("up_blocks.1",),
         )
     elif not isinstance(method, AutoencoderConfig):
         encoder: Any = replace(method.encoder, out_channels=8)
@@ -149,7 +182,7 @@ def test_every_knob_was_decided_on() -> None:
 
 def test_every_knob_is_documented() -> None:
     """The string under a field is its help."""
-    source = inspect.getsource(inspect.getmodule(TrainConfig))
+    source = "\n".join(inspect.getsource(module) for module in (method_configs, run_configs))
     names = {path.rsplit(".", 1)[-1] for path in leaves(TrainConfig)}
     lines = source.splitlines()
     for name in names:
@@ -169,11 +202,14 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
         assert objective.vae.config.latent_channels == method.latent_channels
         assert tuple(objective.vae.config.block_out_channels) == method.block_out_channels
         return
-    if not isinstance(method, DinosaurConfig):
+    if not isinstance(method, DinosaurConfig | StableLSDConfig):
         for name, value in dataclasses.asdict(method.encoder).items():
             assert tuple_or_value(objective.encoder.config[name]) == value, name
     for name in ("num_inference_slots", "merge_overlap"):
         assert getattr(objective, name) == getattr(method, name), name
+    if isinstance(method, StableLSDConfig):
+        builds_stable(objective, method)
+        return
     if not isinstance(method, LSDConfig):
         builds_baseline(objective, method)
         return
@@ -199,6 +235,28 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
     )
     assert objective.resolution == 32
     assert unet.sample_size == 16  # the tiny VAE halves
+
+
+def builds_stable(objective: Any, method: StableLSDConfig) -> None:
+    assert isinstance(objective, LatentSlotDiffusionObjective)
+    encoder, unet, slots = objective.encoder, objective.unet, objective.slot_encoder.config
+    for name in ("image_size", "num_layers"):
+        assert encoder.config[name] == getattr(method.encoder, name), name
+    for name in ("tuned", "lora_rank"):
+        assert unet.config[name] == getattr(method.unet, name), name
+    names = ("num_slots", "slot_dim", "num_iterations", "num_heads", "slot_init", "bi_level")
+    for name in (*names, "position"):
+        assert slots[name] == getattr(method, name), name
+    assert slots.mlp_dim == method.slot_mlp_dim
+    assert slots.in_channels == 8 * method.encoder.num_layers
+    assert slots.cross_attention_dim == unet.cross_attention_dim
+    alignment = dataclasses.asdict(objective.alignment)
+    assert alignment == {name: getattr(method, name) for name in alignment}
+    for name in ("snr_gamma", "timestep_shift", "condition_dropout", "include_pretrained"):
+        assert getattr(objective, name) == getattr(method, name), name
+    assert objective.noise_schedule.config.prediction_type == "v_prediction"  # the folder's own
+    learns = {"slot_encoder"} if method.unet.tuned == "nothing" else {"slot_encoder", "unet"}
+    assert set(objective.trained()) == learns
 
 
 def builds_baseline(objective: Any, method: Any) -> None:

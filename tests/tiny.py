@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Value
 from diffusers import AutoencoderKL
+from examples.tiny_pretrained import NUM_TOKENS, TEXT_WIDTH, tiny_unet_config
 
+from latentslots.build_stable import PretrainedParts, build_stable_lsd
+from latentslots.config import PretrainedUNetConfig, StableLSDConfig
 from latentslots.data.writer import StoreWriter
 from latentslots.models import (
     AutoregressiveDecoder,
@@ -23,6 +26,7 @@ from latentslots.models import (
     UNetEncoder,
 )
 from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives import (
     DinosaurObjective,
     LatentSlotDiffusionObjective,
@@ -241,6 +245,34 @@ def tiny_lsd(
         num_inference_slots=num_inference_slots,
         merge_overlap=merge_overlap,
     )
+
+
+def tiny_stable_lsd(seed: int = 0, *, tuned: str = "nothing", **changes: Any) -> Any:
+    """Stable-LSD around tiny parts in memory; `changes` are knobs of its config."""
+    lora_rank = 2 if tuned == "lora" else 0
+    states = seeded(seed, lambda: torch.randn(NUM_TOKENS, TEXT_WIDTH))
+    parts = PretrainedParts(
+        encoder=tiny_vit_encoder(seed),
+        unet=seeded(
+            seed,
+            lambda: StableDiffusionUNet(
+                architecture=tiny_unet_config(), tuned=tuned, lora_rank=lora_rank
+            ),
+        ).eval(),
+        vae=tiny_autoencoder(seed),
+        noise_schedule=official_schedule("v_prediction"),
+        empty_prompt=states,
+    )
+    knobs = {
+        "num_slots": 4,
+        "slot_dim": SLOT_DIM,
+        "slot_mlp_dim": 16,
+        "num_iterations": 2,
+        "guidance_blocks": ("up_blocks.1",),
+        "unet": PretrainedUNetConfig(tuned=tuned, lora_rank=lora_rank),
+    }
+    method = StableLSDConfig(**{**knobs, **changes})
+    return seeded(seed, lambda: build_stable_lsd(method, RESOLUTION, parts))
 
 
 def squares(num_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

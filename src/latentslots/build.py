@@ -1,32 +1,23 @@
 """The one place where a config becomes objects."""
 
-import os
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
-from datasets import Dataset
 from diffusers import AutoencoderKL, ModelMixin
 from torch import nn
 
+from latentslots.build_stable import build_stable_lsd, load_pretrained_parts
 from latentslots.config import (
     AutoencoderConfig,
-    DataConfig,
     DinosaurConfig,
     LSDConfig,
     MLPDecoderConfig,
     ResidualEncoderConfig,
     SlateConfig,
     SlotAttentionConfig,
+    StableLSDConfig,
     TrainConfig,
     UNetEncoderConfig,
 )
-from latentslots.data.latent_cache import LatentCache, model_fingerprint
-from latentslots.data.latents import cache_latents
-from latentslots.data.loader import ImageDataset
-from latentslots.data.manifest import has_manifest
-from latentslots.data.store import dataset_fingerprint, dataset_path, load_dataset, split_names
-from latentslots.data.stream import ImageStream
 from latentslots.models import (
     AutoregressiveDecoder,
     BroadcastDecoder,
@@ -51,8 +42,6 @@ from latentslots.objectives import (
 from latentslots.objectives.autoencoder import load_lpips
 from latentslots.official import official_schedule
 
-LATENTS_DIR = "latents"
-
 
 def build_objective(config: TrainConfig) -> Objective:
     """Build the model of a run, with fresh weights from the global generator."""
@@ -64,11 +53,15 @@ def build_objective(config: TrainConfig) -> Objective:
         objective = _build_slate(config.method, config.data.resolution)
     elif isinstance(config.method, DinosaurConfig):
         objective = _build_dinosaur(config.method, config.data.resolution)
+    elif isinstance(config.method, StableLSDConfig):
+        objective = build_stable_lsd(
+            config.method, config.data.resolution, load_pretrained_parts(config.method)
+        )
     else:
         vae = load_vae(config.method.vae)
         objective = build_latent_slot_diffusion(config.method, config.data.resolution, vae)
     if config.gradient_checkpointing:
-        for part in objective.trained().values():
+        for part in objective.children():  # a frozen denoiser keeps activations, too
             if isinstance(part, ModelMixin) and part._supports_gradient_checkpointing:
                 part.enable_gradient_checkpointing()
     return objective
@@ -216,7 +209,11 @@ def _build_slots(method: SlotAttentionConfig | SlateConfig, resolution: int) -> 
 
 
 def _build_dinosaur(method: DinosaurConfig, resolution: int) -> DinosaurObjective:
-    encoder = DINOv2Encoder.from_vit(method.encoder.name, image_size=method.encoder.image_size)
+    encoder = DINOv2Encoder.from_vit(
+        method.encoder.name,
+        image_size=method.encoder.image_size,
+        num_layers=method.encoder.num_layers,
+    )
     slot_encoder = SlotEncoder(
         in_channels=encoder.out_channels,
         slot_dim=method.slot_dim,
@@ -273,93 +270,3 @@ def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:
         perceptual=load_lpips() if method.perceptual_weight else None,
         perceptual_weight=method.perceptual_weight,
     )
-
-
-def build_split(config: DataConfig, split: str) -> Dataset:
-    """Open a split of the store, or of the plain folder of images, that a config names.
-
-    A folder whose subfolders are the splits (`train`, `validation`) is not split once more.
-    """
-    path = dataset_path(config.path)
-    if has_manifest(path) or (not config.glob and len(split_names(path)) > 1):
-        return load_dataset(path, split=split)
-    return load_dataset(
-        config.path,
-        split=split,
-        glob=config.glob or None,
-        validation_fraction=config.validation_fraction,
-        group_by=config.group_by,
-    )
-
-
-def latents_dir(
-    config: DataConfig, split: str, vae: AutoencoderKL, fallback: Path | None = None
-) -> Path:
-    """Where a split's latents lie: as told, beside a store's shards, or in `fallback`.
-
-    The fallback serves plain folders of images, and stores that cannot be written to.
-    """
-    if config.latents:
-        return Path(config.latents)
-    beside = has_manifest(config.path) and os.access(config.path, os.W_OK)
-    root = Path(config.path) if beside or fallback is None else fallback
-    return root / LATENTS_DIR / f"{split}-{config.resolution}-{model_fingerprint(vae)[:8]}"
-
-
-def build_training_set(
-    config: TrainConfig,
-    objective: Objective,
-    *,
-    run_dir: Path,
-    is_main_process: bool = True,
-    wait: Callable[[], None] = lambda: None,
-    progress: bool = True,
-) -> ImageDataset | ImageStream:
-    """The training images, with their latents where the method and the config want them.
-
-    Args:
-        config: The run.
-        objective: Its objective, whose VAE makes the latents.
-        run_dir: Keeps the latents of a plain folder of images.
-        is_main_process: Whether to make latents that are not there yet.
-        wait: Called when they are made: a barrier, where there are several processes.
-        progress: Whether to show a bar on stderr.
-    """
-    data = config.data
-    if data.streaming:
-        if data.latents or data.glob:
-            raise ValueError(
-                "data.streaming reads a store and encodes its images as they come: data.latents "
-                "and data.glob are not for it"
-            )
-        return ImageStream(
-            data.path,
-            split=data.train_split,
-            resolution=data.resolution,
-            shuffle_buffer=data.shuffle_buffer,
-            on_bad_sample=data.on_bad_sample,
-        )
-    dataset = build_split(data, data.train_split)
-    latents = None
-    if isinstance(objective, LatentSlotDiffusionObjective) and data.cache_latents:
-        vae = objective.vae
-        assert vae is not None
-        folder = latents_dir(data, data.train_split, vae, fallback=run_dir)
-        if is_main_process:
-            cache_latents(
-                dataset,
-                vae,
-                folder,
-                resolution=data.resolution,
-                flip=data.random_flip,
-                on_bad_sample=data.on_bad_sample,
-                progress=progress,
-            )
-        wait()
-        latents = LatentCache.open(
-            folder,
-            vae_fingerprint=model_fingerprint(vae),
-            resolution=data.resolution,
-            dataset_fingerprint=dataset_fingerprint(dataset),
-        )
-    return ImageDataset(dataset, data.resolution, latents=latents, on_bad_sample=data.on_bad_sample)

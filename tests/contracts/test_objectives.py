@@ -13,6 +13,7 @@ from scipy.fft import dctn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives import (
     AutoencoderObjective,
     DinosaurObjective,
@@ -23,7 +24,7 @@ from latentslots.objectives import (
 )
 from latentslots.objectives.autoencoder import cosine_filters
 from latentslots.objectives.base import collapse_alarms
-from latentslots.objectives.latent_slot_diffusion import mask_cross_entropy
+from latentslots.objectives.patch_loss import mask_cross_entropy
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.tiny import (
     squares,
@@ -33,6 +34,7 @@ from tests.tiny import (
     tiny_patch_decoder,
     tiny_slate,
     tiny_slot_autoencoder,
+    tiny_stable_lsd,
 )
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
@@ -48,6 +50,15 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "lsd-mask-distillation": lambda: tiny_lsd(
         patch_decoder_weight=2.0, mask_distillation_weight=1.0
     ),
+    "stable-lsd": tiny_stable_lsd,
+    "stable-lsd-plus": lambda: tiny_stable_lsd(
+        tuned="cross-attention",
+        registers="empty-prompt",
+        condition_dropout=0.3,
+        contrastive_weight=0.05,
+        guidance_weight=0.1,
+    ),
+    "stable-lsd-lora": lambda: tiny_stable_lsd(tuned="lora", registers="learned", num_registers=3),
     "slot-attention": tiny_slot_autoencoder,
     "slate": tiny_slate,
     "dinosaur": tiny_dinosaur,
@@ -109,7 +120,7 @@ class TestEveryObjective:
             name
             for part in objective.trained().values()
             for name, p in part.named_parameters()
-            if p.grad is None
+            if p.requires_grad and p.grad is None
         ]
         assert untouched == []
 
@@ -158,13 +169,22 @@ class TestEveryObjective:
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        assert losses[-1] < 0.8 * losses[0]
+        # Slots alone can do little about a denoiser that was never trained.
+        enough = 0.95 if isinstance(getattr(objective, "unet", None), StableDiffusionUNet) else 0.8
+        assert losses[-1] < enough * losses[0]
 
     def test_what_was_learned_can_be_put_back(
         self, objective: Objective, batch: dict[str, Tensor]
     ) -> None:
         state = {name: tensor.clone() for name, tensor in objective.trained_state().items()}
-        assert len(state) == sum(len(part.state_dict()) for part in objective.trained().values())
+        frozen = {id(p) for p in objective.parameters() if not p.requires_grad}
+        kept = [
+            f"{name}.{key}"
+            for name, part in objective.trained().items()
+            for key, tensor in part.state_dict(keep_vars=True).items()
+            if id(tensor) not in frozen
+        ]
+        assert list(state) == kept
         with torch.no_grad():
             for parameter in objective.trained_parameters():
                 parameter.zero_()

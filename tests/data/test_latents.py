@@ -36,7 +36,7 @@ def make(nlvr: Dataset, vae: AutoencoderKL, path: Path, **options: Any) -> Laten
 
 def reopen(nlvr: Dataset, vae: AutoencoderKL, path: Path, **options: Any) -> LatentCache:
     needed = {
-        "vae_fingerprint": model_fingerprint(vae),
+        "fingerprint": model_fingerprint(vae),
         "resolution": RESOLUTION,
         "dataset_fingerprint": dataset_fingerprint(nlvr),
     }
@@ -132,7 +132,7 @@ def test_interrupted_it_goes_on_where_it_stopped(
     assert path.joinpath("plain").exists() == flip
     assert not path.joinpath("flip").exists()
     if not flip:
-        with pytest.raises(DataError, match="there is no latent cache at"):
+        with pytest.raises(DataError, match="there is no cache of latents at"):
             reopen(nlvr, vae, path)
 
     calls.clear()
@@ -175,7 +175,7 @@ def test_a_beginning_made_of_other_data_is_thrown_away(
     monkeypatch.undo()
     make(nlvr, vae, tmp_path / "latents")
     assert snapshot(tmp_path / "latents") == snapshot(made)
-    assert "was begun with other data or another VAE" in caplog.text
+    assert "was begun with other data or models" in caplog.text
 
 
 def test_what_is_there_is_not_made_again(
@@ -188,7 +188,7 @@ def test_what_is_there_is_not_made_again(
 def test_flips_can_be_added_later(nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path) -> None:
     plain = make(nlvr, vae, tmp_path / "latents", flip=False)
     assert not plain.has_flip
-    with pytest.raises(DataError, match="has no latents of mirrored images"):
+    with pytest.raises(DataError, match="has none of mirrored images"):
         plain[0, True]
     with pytest.raises(DataError, match="random_flip needs the latents of mirrored images"):
         build_loader(ImageDataset(nlvr, RESOLUTION, latents=plain), batch_size=2, random_flip=True)
@@ -214,7 +214,8 @@ def test_another_vae_resolution_or_data_set_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "has format 2, not 1"),
+        ({"format_version": 3}, "has format 3, not 2"),
+        ({"holds": "features"}, "holds features, not latents"),
         ({"transform": "stretch"}, "another transform \\('stretch'\\)"),
         ({"dtype": "float32"}, "holds float32, not float16"),
     ],
@@ -223,9 +224,9 @@ def test_each_difference_is_named(
     nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     path = make(nlvr, vae, tmp_path, flip=False).path / "plain" / "cache.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "vae": "0" * 64, **change}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": "0" * 64, **change}))
     with pytest.raises(DataError, match=message):
-        reopen(nlvr, vae, tmp_path, vae_fingerprint="0" * 64)
+        reopen(nlvr, vae, tmp_path, fingerprint="0" * 64)
     path.write_text("{}")
     with pytest.raises(DataError, match=r"cache.json is damaged"):
         reopen(nlvr, vae, tmp_path)
@@ -233,17 +234,17 @@ def test_each_difference_is_named(
 
 def test_a_cache_of_fewer_rows_is_refused(nlvr: Dataset, vae: AutoencoderKL, made: Path) -> None:
     cache = reopen(nlvr, vae, made)
-    with pytest.raises(DataError, match="cache has 12 rows, but the data set has 5"):
+    with pytest.raises(DataError, match="has 12 rows, but the data set has 5"):
         ImageDataset(nlvr.select(range(5)), RESOLUTION, latents=cache)
     with pytest.raises(DataError, match=r"has rows 0\.\.11, got 12"):
         cache[12, False]
 
 
 def test_nothing_there_is_said(nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"there is no latent cache at {tmp_path}"):
+    with pytest.raises(DataError, match=f"there is no cache of latents at {tmp_path}"):
         reopen(nlvr, vae, tmp_path)
     (tmp_path / "plain").mkdir()
-    with pytest.raises(DataError, match=r"exists and is no latent cache: it has no cache.json"):
+    with pytest.raises(DataError, match=r"exists and is no cache of latents: it has no cache.json"):
         make(nlvr, vae, tmp_path)
 
 

@@ -45,6 +45,31 @@ def test_features_are_the_folders_patches_in_their_places(folder: Path) -> None:
 
 
 @torch.no_grad()
+def test_the_last_layers_side_by_side(folder: Path) -> None:
+    one = DINOv2Encoder.from_vit(str(folder), image_size=48)
+    two = DINOv2Encoder.from_vit(str(folder), image_size=48, num_layers=2)
+    assert (one.out_channels, two.out_channels) == (8, 16)
+    pixels = images(48)
+    found = two(pixels)
+    torch.testing.assert_close(found[:, 8:], one(pixels))
+    model, mean, deviation = two.model, *(torch.tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
+    kept: list[torch.Tensor] = []
+    layers = (model.encoder if hasattr(model, "encoder") else model.model).layer
+    layers[0].register_forward_hook(lambda *given: kept.append(given[2]))
+    model(((pixels + 1) / 2 - mean) / deviation)
+    hidden = kept[0] if isinstance(kept[0], torch.Tensor) else kept[0][0]
+    norm = model.layernorm if hasattr(model, "layernorm") else model.norm
+    before = norm(hidden)[:, -36:].transpose(1, 2).unflatten(2, (6, 6))
+    torch.testing.assert_close(found[:, :8], before)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_layers_that_are_not_there_are_named(folder: Path, number: int) -> None:
+    with pytest.raises(ValueError, match=f"num_layers must be from 1 to 2, got {number}"):
+        DINOv2Encoder.from_vit(str(folder), image_size=48, num_layers=number)
+
+
+@torch.no_grad()
 def test_images_of_any_size_are_resized(folder: Path) -> None:
     encoder = DINOv2Encoder.from_vit(str(folder), image_size=32)
     small = images(24)

@@ -1,32 +1,29 @@
 """Stable Diffusion's parts: loaded from a true folder, and what of them learns."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from examples.tiny_pretrained import NUM_TOKENS, TEXT_WIDTH, tiny_unet_config
 
 from latentslots.models import stable_diffusion
+from latentslots.models.cross_attention import record_cross_attention
 from latentslots.models.stable_diffusion import (
     StableDiffusionUNet,
     empty_prompt,
     load_noise_schedule,
 )
-from tests.tiny_stable_diffusion import (
-    NUM_TOKENS,
-    TEXT_WIDTH,
-    tiny_unet_config,
-    write_stable_diffusion,
-)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_stable_diffusion(tmp_path_factory.mktemp("sd") / "tiny")
+@pytest.fixture
+def folder(tiny_diffusion_dir: Path) -> Path:
+    return tiny_diffusion_dir
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pipe(folder: Path) -> StableDiffusionPipeline:
     return StableDiffusionPipeline.from_pretrained(folder)
 
@@ -73,12 +70,73 @@ def test_what_learns(folder: Path) -> None:
     assert all("attn2" in name for name in names)
 
 
-@pytest.mark.parametrize("tuned", ["nothing", "cross-attention"])
-def test_it_is_saved_and_loaded(folder: Path, tmp_path: Path, tuned: Any) -> None:
-    unet = StableDiffusionUNet.from_stable_diffusion(str(folder), tuned=tuned)
+@torch.no_grad()
+def test_lora_begins_as_nothing_and_learns_beside_what_was_there(folder: Path) -> None:
+    plain = StableDiffusionUNet.from_stable_diffusion(str(folder))
+    tuned = StableDiffusionUNet.from_stable_diffusion(str(folder), tuned="lora", lora_rank=2)
+    inputs = draws(2, 4, 16, 16), torch.tensor([3, 700]), draws(2, 5, TEXT_WIDTH)
+    torch.testing.assert_close(tuned(*inputs).sample, plain(*inputs).sample)
+    names = set(tuned.tuned_parameters())
+    assert names == {n for n, p in tuned.model.named_parameters() if p.requires_grad}
+    layers = {name.partition(".lora_")[0].rpartition(".attn")[2] for name in names}
+    assert layers == {
+        f"{i}.{part}" for i in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")
+    }
+    for parameter in tuned.tuned_parameters().values():
+        parameter.normal_()
+    assert not torch.allclose(tuned(*inputs).sample, plain(*inputs).sample, atol=1e-2)
+
+
+@pytest.mark.parametrize(("tuned", "rank"), [("lora", 0), ("nothing", 4), ("cross-attention", 1)])
+def test_a_rank_goes_with_lora(tuned: Any, rank: int) -> None:
+    with pytest.raises(ValueError, match=f"lora_rank must be above 0 .* got {rank} with '{tuned}'"):
+        StableDiffusionUNet(architecture=tiny_unet_config(), tuned=tuned, lora_rank=rank)
+
+
+def test_lora_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match=r"needs peft: pip install 'latentslots\[lora\]'"):
+        StableDiffusionUNet(architecture=tiny_unet_config(), tuned="lora", lora_rank=1)
+
+
+@torch.no_grad()
+def test_where_it_looked_can_be_recorded(folder: Path) -> None:
+    unet = StableDiffusionUNet.from_stable_diffusion(str(folder))
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    inputs = draws(2, 4, 16, 16), 5, draws(2, 5, TEXT_WIDTH), mask
+    plain = unet(*inputs).sample
+    with record_cross_attention(unet) as layers:
+        torch.testing.assert_close(unet(*inputs).sample, plain)
+    assert [tuple(layer.shape) for layer in layers] == [
+        (2, 256, 5),
+        (2, 64, 5),
+        (2, 256, 5),
+        (2, 256, 5),
+    ]
+    for layer in layers:
+        torch.testing.assert_close(layer.sum(dim=2), torch.ones(layer.shape[:2]))
+        assert layer[1, :, 3:].max() == 0
+    with record_cross_attention(unet, ("up_blocks.1",)) as some:
+        unet(*inputs)
+    torch.testing.assert_close(some, layers[2:])
+
+
+def test_its_sizes(folder: Path) -> None:
+    unet = StableDiffusionUNet.from_stable_diffusion(str(folder))
+    assert (unet.latent_size, unet.latent_channels, unet.num_levels, unet.map_channels) == (
+        16,
+        4,
+        2,
+        0,
+    )
+
+
+@pytest.mark.parametrize(("tuned", "rank"), [("nothing", 0), ("cross-attention", 0), ("lora", 2)])
+def test_it_is_saved_and_loaded(folder: Path, tmp_path: Path, tuned: Any, rank: int) -> None:
+    unet = StableDiffusionUNet.from_stable_diffusion(str(folder), tuned=tuned, lora_rank=rank)
     unet.save_pretrained(tmp_path)
     again = StableDiffusionUNet.from_pretrained(tmp_path)
-    assert again.config.tuned == tuned
+    assert (again.config.tuned, again.config.lora_rank) == (tuned, rank)
     for one, other in zip(unet.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
         assert one.requires_grad == other.requires_grad
@@ -112,7 +170,7 @@ def test_what_is_no_stable_diffusion_is_named(folder: Path, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="cannot load the scheduler"):
         load_noise_schedule(str(tmp_path))
     unknown: Any = "all"
-    with pytest.raises(ValueError, match="must be one of nothing, cross-attention, got 'all'"):
+    with pytest.raises(ValueError, match="one of nothing, cross-attention, lora, got 'all'"):
         StableDiffusionUNet(architecture=tiny_unet_config(), tuned=unknown)
     for changes, message in (
         ({"addition_embed_type": "text_time", "addition_time_embed_dim": 8}, "text_time"),

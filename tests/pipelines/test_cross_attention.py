@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
-from latentslots.models.slot_unet import PositionedAttnProcessor, record_cross_attention
+from latentslots.models.cross_attention import record_cross_attention, token_grids
+from latentslots.models.slot_unet import PositionedAttnProcessor
 from latentslots.pipelines.cross_attention import CrossAttentionPipeline
 from tests.tiny import tiny_lsd, tiny_unet
 
@@ -40,8 +41,10 @@ def test_what_is_recorded_is_the_attention_of_every_cross_attention_layer() -> N
     with torch.no_grad(), record_cross_attention(pipe.unet) as found:
         pipe.unet(latents, torch.tensor(500), states, mask)
     assert len(found) == len(layers)
-    for (attention, (height, width)), (name, module) in zip(found, seen.items(), strict=True):
+    grids = token_grids(*latents.shape[2:], pipe.unet.num_levels)
+    for attention, (name, module) in zip(found, seen.items(), strict=True):
         tokens, sources = module
+        height, width = grids[tokens.shape[1]]
         layer = layers[name]
         assert isinstance(layer.processor, PositionedAttnProcessor)
         tokens = tokens + layer.processor.position(height, width)
@@ -71,7 +74,7 @@ def test_it_needs_a_vae_and_positions() -> None:
     with pytest.raises(ValueError, match="cross-attention masks need a VAE"):
         CrossAttentionPipeline.of(pipe)
     with (
-        pytest.raises(ValueError, match="only be recorded in a U-Net with positions"),
+        pytest.raises(ValueError, match="cannot be recorded: it has no positions"),
         record_cross_attention(tiny_unet(position="none")),
     ):
         pass

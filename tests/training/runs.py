@@ -19,7 +19,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latentslots.build import build_objective, build_split
+from latentslots.build import build_objective
+from latentslots.build_data import build_split
 from latentslots.config import LSDConfig, TrainConfig
 from latentslots.config_io import from_dict, to_dict
 from latentslots.data.loader import ImageDataset, Request, Sample

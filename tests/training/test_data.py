@@ -7,7 +7,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from latentslots.build import build_objective, build_split, build_training_set, latents_dir
+from latentslots.build import build_objective
+from latentslots.build_data import build_split, build_training_set, latents_dir
 from latentslots.config import DataConfig, TrainConfig
 from latentslots.data.errors import DataError
 from latentslots.models.autoencoder import load_vae
@@ -172,7 +173,7 @@ def damage(config: TrainConfig) -> Path:
 def test_a_stream_needs_what_it_needs(config: TrainConfig, tmp_path: Path) -> None:
     streamed = with_changes(config, {"data.streaming": True})
     for path in ("data.glob", "data.latents"):
-        with pytest.raises(ValueError, match=r"data\.latents and data\.glob are not for it"):
+        with pytest.raises(ValueError, match=r"data\.cache_features and data\.glob are not for it"):
             run(with_changes(streamed, {path: "x"}), tmp_path / path)
     autoencoder = with_changes(
         recipe("autoencoder-small"),

@@ -14,6 +14,7 @@ from latentslots.config import (
     ResidualEncoderConfig,
     SlateConfig,
     SlotAttentionConfig,
+    StableLSDConfig,
     TrainConfig,
 )
 from latentslots.models.autoencoder import load_vae
@@ -22,7 +23,7 @@ from latentslots.recipes import RECIPES, recipe
 from tests.training.runs import assert_same_run, losses, rewind, rows, run
 
 
-def shrink(config: TrainConfig, store: Path, vae: Path, vit: Path) -> TrainConfig:
+def shrink(config: TrainConfig, store: Path, vae: Path, vit: Path, diffusion: Path) -> TrainConfig:
     """The same run on 12 images of 32 px, on a CPU; what is not size stays."""
     method = config.method
 
@@ -38,6 +39,17 @@ def shrink(config: TrainConfig, store: Path, vae: Path, vit: Path) -> TrainConfi
             slot_mlp_dim=16,
             encoder=replace(method.encoder, name=str(vit), image_size=32),
             decoder=replace(method.decoder, mlp_dim=16),
+        )
+    elif isinstance(method, StableLSDConfig):
+        layers = min(method.encoder.num_layers, 2)
+        method = replace(
+            method,
+            slot_dim=16,
+            slot_mlp_dim=16,
+            encoder=replace(method.encoder, name=str(vit), image_size=32, num_layers=layers),
+            unet=replace(method.unet, name=str(diffusion)),
+            guidance_blocks=("up_blocks.1",),
+            contrastive_start=0,
         )
     else:
         encoder: Any = replace(method.encoder, out_channels=16, norm_num_groups=4)
@@ -78,9 +90,14 @@ def shrink(config: TrainConfig, store: Path, vae: Path, vit: Path) -> TrainConfi
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_steps_resumed_and_loaded(
-    name: str, squares_store: Path, tiny_vae_dir: Path, tiny_vit_dir: Path, tmp_path: Path
+    name: str,
+    squares_store: Path,
+    tiny_vae_dir: Path,
+    tiny_vit_dir: Path,
+    tiny_diffusion_dir: Path,
+    tmp_path: Path,
 ) -> None:
-    config = shrink(recipe(name), squares_store, tiny_vae_dir, tiny_vit_dir)
+    config = shrink(recipe(name), squares_store, tiny_vae_dir, tiny_vit_dir, tiny_diffusion_dir)
     run(config, tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 2
     assert any("validation" in key for key in rows(tmp_path / "whole")[-1])

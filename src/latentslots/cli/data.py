@@ -217,7 +217,7 @@ def _cache_latents(arguments: list[str]) -> int:
 
     import torch
 
-    from latentslots.build import latents_dir
+    from latentslots.build_data import latents_dir
     from latentslots.config import DataConfig
     from latentslots.data.latents import cache_latents
     from latentslots.data.manifest import has_manifest

@@ -1,7 +1,7 @@
-"""Making a latent cache: what a VAE makes of every image, computed once instead of every epoch.
+"""What a frozen VAE or image backbone makes of every image, once instead of every epoch.
 
-In the official code the VAE encodes every image at every step, which is the largest fixed cost
-of its training.
+In the official code both look at every image at every step, which is the largest fixed cost of its
+training.
 """
 
 import json
@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from latentslots.data.latent_cache import (
     MANIFEST_NAME,
     PLAIN,
     CacheKey,
+    FeatureCache,
+    ImageCache,
     LatentCache,
     model_fingerprint,
     read_key,
@@ -35,7 +37,7 @@ from latentslots.data.latent_cache import (
 from latentslots.data.loader import ImageDataset
 from latentslots.data.store import dataset_fingerprint
 
-__all__ = ["LatentCache", "cache_latents", "model_fingerprint"]
+__all__ = ["FeatureCache", "LatentCache", "cache_features", "cache_latents", "model_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +45,11 @@ _PROGRESS_NAME = "progress.json"
 _BATCHES_BETWEEN_SAVES = 50
 
 
+Encode = Callable[[Any, Tensor], tuple[np.ndarray, ...]]
+
+
 def cache_latents(
-    dataset: Dataset,
-    vae: nn.Module,
-    out_dir: str | os.PathLike[str],
-    *,
-    resolution: int,
-    batch_size: int = 32,
-    flip: bool = False,
-    num_workers: int = 0,
-    on_bad_sample: str = "error",
-    progress: bool = False,
+    dataset: Dataset, vae: nn.Module, out_dir: str | os.PathLike[str], **options: Any
 ) -> LatentCache:
     """Encode every image of a data set, and open the result.
 
@@ -64,76 +60,114 @@ def cache_latents(
         dataset: Rows with an `image`; row i of the cache belongs to row i.
         vae: A diffusers `AutoencoderKL`, on the device and in the type that it shall run in.
         out_dir: Folder of the cache.
+        **options: As for `cache_features`.
+    """
+    return _cache(LatentCache, _encode, dataset, vae, out_dir, **options)
+
+
+def cache_features(
+    dataset: Dataset, encoder: nn.Module, out_dir: str | os.PathLike[str], **options: Any
+) -> FeatureCache:
+    """As `cache_latents`, for the features of a frozen image backbone.
+
+    Args:
+        dataset: Rows with an `image`; row i of the cache belongs to row i.
+        encoder: Images in [-1, 1] to a map of features, on the device and in the type that it shall
+            run in.
+        out_dir: Folder of the cache.
+        **options: `resolution`, the side of the images in pixels; and those with defaults below.
+    """
+    return _cache(FeatureCache, _look, dataset, encoder, out_dir, **options)
+
+
+def _cache(
+    cls: type[ImageCache],
+    encode: Encode,
+    dataset: Dataset,
+    model: nn.Module,
+    out_dir: str | os.PathLike[str],
+    *,
+    resolution: int,
+    batch_size: int = 32,
+    flip: bool = False,
+    num_workers: int = 0,
+    on_bad_sample: str = "error",
+    progress: bool = False,
+) -> Any:
+    """Ask a model of every image, and open the result.
+
+    Args:
+        cls: What to make.
+        encode: Asks the model of a batch; an array for each that the cache holds.
+        dataset: The images.
+        model: The model.
+        out_dir: Folder of the cache.
         resolution: Side of the images in pixels.
         batch_size: Images that are encoded at once.
         flip: Also encode the mirrored images, for training with `random_flip`.
         num_workers: Processes that decode images.
-        on_bad_sample: As in `ImageDataset`. The latents in the place of a row that is skipped are
-            those of the row that stands in for it.
+        on_bad_sample: As in `ImageDataset`. In the place of a row that is skipped is what was made
+            of the row that stands in for it.
         progress: Show a bar on stderr.
     """
     path = Path(out_dir)
-    fingerprint = model_fingerprint(vae)
+    fingerprint = model_fingerprint(model)
     key = CacheKey(
-        vae=fingerprint,
+        holds=cls.HOLDS,
+        model=fingerprint,
         resolution=resolution,
         dataset=dataset_fingerprint(dataset),
         num_rows=len(dataset),
     )
     images = ImageDataset(dataset, resolution, on_bad_sample=on_bad_sample)
-    was_training = vae.training
-    vae.eval()
+    was_training = model.training
+    model.eval()
     try:
         for folder in (PLAIN, FLIP) if flip else (PLAIN,):
             made = read_key(path / folder)
             if made is not None:
                 key.check(made, path)
                 continue
-            job = _Job(path / folder, key, flip=folder == FLIP)
-            job.run(images, vae, batch_size=batch_size, num_workers=num_workers, progress=progress)
+            job = _Job(path / folder, key, cls.ARRAYS, flip=folder == FLIP)
+            batches = job.batches(images, batch_size, num_workers)
+            answers = (encode(model, pixel_values) for pixel_values in batches)
+            job.run(answers, progress=progress)
     finally:
-        vae.train(was_training)
-    return LatentCache.open(
-        path, vae_fingerprint=fingerprint, resolution=resolution, dataset_fingerprint=key.dataset
+        model.train(was_training)
+    return cls.open(
+        path, fingerprint=fingerprint, resolution=resolution, dataset_fingerprint=key.dataset
     )
 
 
 class _Job:
     """One folder of a cache, in the making: `<folder>.partial`, which is renamed at the end."""
 
-    def __init__(self, folder: Path, key: CacheKey, *, flip: bool) -> None:
+    def __init__(self, folder: Path, key: CacheKey, names: tuple[str, ...], *, flip: bool) -> None:
         if folder.exists():
-            raise DataError(f"{folder} exists and is no latent cache: it has no {MANIFEST_NAME}")
-        self.folder, self.key, self.flip = folder, key, flip
+            raise DataError(
+                f"{folder} exists and is no cache of {key.holds}: it has no {MANIFEST_NAME}"
+            )
+        self.folder, self.key, self.names, self.flip = folder, key, names, flip
         self.partial = folder.with_name(f"{folder.name}.partial")
         self.num_done = 0
         self.arrays: dict[str, np.memmap] = {}
         self._resume()
 
-    def run(
-        self,
-        images: ImageDataset,
-        vae: nn.Module,
-        *,
-        batch_size: int,
-        num_workers: int,
-        progress: bool,
-    ) -> None:
-        """Encode what is left, and let the folder appear under its name."""
-        batches = self._batches(images, batch_size, num_workers)
+    def run(self, answers: Iterator[tuple[np.ndarray, ...]], *, progress: bool) -> None:
+        """Keep what a model says of what is left, and let the folder appear under its name."""
         bar = tqdm(
-            total=len(images),
+            total=self.key.num_rows,
             initial=self.num_done,
-            desc=f"latents ({self.folder.name})",
+            desc=f"{self.key.holds} ({self.folder.name})",
             unit="image",
             file=sys.stderr,
             disable=not progress,
         )
         with bar:
             try:
-                for number, pixel_values in enumerate(batches, start=1):
-                    self._write(*_encode(vae, pixel_values))
-                    bar.update(len(pixel_values))
+                for number, arrays in enumerate(answers, start=1):
+                    self._write(arrays)
+                    bar.update(len(arrays[0]))
                     if number % _BATCHES_BETWEEN_SAVES == 0:
                         self._save()
             finally:
@@ -143,7 +177,8 @@ class _Job:
         _write_json(self.partial / MANIFEST_NAME, asdict(self.key))
         self.partial.rename(self.folder)
 
-    def _batches(self, images: ImageDataset, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+    def batches(self, images: ImageDataset, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+        """The images that are left."""
         left = [(row, self.flip) for row in range(self.num_done, len(images))]
         loader = DataLoader(
             images,
@@ -154,13 +189,13 @@ class _Job:
         )
         return (batch["pixel_values"] for batch in loader)
 
-    def _write(self, mean: np.ndarray, std: np.ndarray) -> None:
-        end = self.num_done + len(mean)
-        for name, rows in (("mean", mean), ("std", std)):
+    def _write(self, arrays: tuple[np.ndarray, ...]) -> None:
+        end = self.num_done + len(arrays[0])
+        for name, rows in zip(self.names, arrays, strict=True):
             if not np.isfinite(rows).all():
                 raise DataError(
-                    f"the VAE gave latents that are not finite in half precision for rows "
-                    f"{self.num_done}..{end - 1}"
+                    f"the model gave {self.key.holds} that are not finite in half precision for "
+                    f"rows {self.num_done}..{end - 1}"
                 )
             if name not in self.arrays:
                 self.arrays[name] = self._create(name, rows.shape[1:])
@@ -191,9 +226,9 @@ class _Job:
             if content["key"] == asdict(self.key):
                 self.num_done = content["num_done"]
             else:
-                logger.warning("%s was begun with other data or another VAE: again", self.partial)
+                logger.warning("%s was begun with other data or models: again", self.partial)
         if self.num_done:
-            for name in ("mean", "std"):
+            for name in self.names:
                 self.arrays[name] = open_memmap(self.partial / f"{name}.npy", "r+")
         else:
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -205,6 +240,12 @@ def _encode(vae: Any, pixel_values: Tensor) -> tuple[np.ndarray, np.ndarray]:
         posterior = vae.encode(pixel_values.to(vae.device, vae.dtype)).latent_dist
     mean, std = posterior.mean, posterior.std
     return mean.half().cpu().numpy(), std.half().cpu().numpy()
+
+
+def _look(encoder: Any, pixel_values: Tensor) -> tuple[np.ndarray, ...]:
+    with torch.inference_mode():
+        features = encoder(pixel_values.to(encoder.device))
+    return (features.half().cpu().numpy(),)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from latentslots.data.errors import DataError
-from latentslots.data.latent_cache import LatentCache
+from latentslots.data.latent_cache import FeatureCache, LatentCache
 from latentslots.data.samples import Sample, SampleReader, shared_flags
 from latentslots.data.stream import ImageStream, StreamedSamples
 
@@ -30,14 +30,15 @@ class ImageDataset(TorchDataset[Sample]):
     """Rows of a data set as tensors.
 
     A sample holds `pixel_values` [3, R, R] in [-1, 1]; `segmentation` [R, R], int64, and `ignore`
-    [R, R], bool, where the data set has them; `latent_mean` and `latent_std` [C, h, w] where a
-    latent cache is attached; `index`, the row; and, with `on_bad_sample="skip"`, `num_skipped`,
-    the number of bad rows that this one stands in for.
+    [R, R], bool, where the data set has them; `latent_mean` and `latent_std` [C, h, w] where
+    latents are attached, and `features` [D, h, w] where these are; `index`, the row; and, with
+    `on_bad_sample="skip"`, `num_skipped`, the number of bad rows that this one stands in for.
 
     Args:
         dataset: Rows with an `image`, as `load_dataset` returns them without streaming.
         resolution: Side R of the square that is resized and cropped out of every image.
-        latents: Cache made from the same rows at the same resolution.
+        latents: Made from the same rows at the same resolution.
+        features: Likewise.
         on_bad_sample: What to do with a row whose picture cannot be used: raise an `error` that
             names it, or `skip` to the next good row and log its name, once.
     """
@@ -48,6 +49,7 @@ class ImageDataset(TorchDataset[Sample]):
         resolution: int,
         *,
         latents: LatentCache | None = None,
+        features: FeatureCache | None = None,
         on_bad_sample: str = "error",
     ) -> None:
         if on_bad_sample not in ("error", "skip"):
@@ -61,15 +63,18 @@ class ImageDataset(TorchDataset[Sample]):
             raise DataError(
                 f"the data set needs an image column 'image', got {dataset.column_names}"
             )
-        if latents is not None and len(latents) != len(dataset):
-            raise DataError(
-                f"the latent cache has {len(latents)} rows, but the data set has {len(dataset)}"
-            )
+        for cache in (latents, features):
+            if cache is not None and len(cache) != len(dataset):
+                raise DataError(
+                    f"the cache of {cache.HOLDS} has {len(cache)} rows, but the data set has "
+                    f"{len(dataset)}"
+                )
         self.reader = SampleReader(dataset.column_names, resolution)
         self.rows = dataset.with_format(None).select_columns(self.reader.columns)
         for column in self.reader.columns:
             self.rows = self.rows.cast_column(column, Image(decode=False))
         self.latents = latents
+        self.features = features
         self.on_bad_sample = on_bad_sample
         self._is_bad = shared_flags(len(dataset))
 
@@ -109,6 +114,8 @@ class ImageDataset(TorchDataset[Sample]):
         sample["index"] = torch.tensor(index)
         if self.latents is not None:
             sample["latent_mean"], sample["latent_std"] = self.latents[index, flip]
+        if self.features is not None:
+            (sample["features"],) = self.features[index, flip]
         return sample
 
 
@@ -227,10 +234,11 @@ def build_loader(
     if isinstance(dataset, ImageStream):
         samples = StreamedSamples(dataset, num_workers=num_workers, **share)
         return DataLoader(samples, batch_size=batch_size, **how)
-    if random_flip and dataset.latents is not None and not dataset.latents.has_flip:
-        raise DataError(
-            f"random_flip needs the latents of mirrored images, which the cache at "
-            f"{dataset.latents.path} does not hold"
-        )
+    for cache in (dataset.latents, dataset.features):
+        if random_flip and cache is not None and not cache.has_flip:
+            raise DataError(
+                f"random_flip needs the {cache.HOLDS} of mirrored images, which the cache at "
+                f"{cache.path} does not hold"
+            )
     batches = ResumableBatches(len(dataset), **share)
     return DataLoader(dataset, batch_sampler=batches, **how)

@@ -54,10 +54,18 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
         architecture: The transformer's architecture, transformers' config as a dictionary.
         image_size: Pixels per side to which images are resized, bicubically: a multiple of the
             transformer's patch size. 224 gives a DINOv2 of patch 14 a grid of 16 x 16.
+        num_layers: How many of the last layers tell, their features side by side; deep layers know
+            what things are, earlier ones where they end (MUFASA, 2026, takes the last four). Each
+            passes through the transformer's own last normalization.
+
+    Raises:
+        ValueError: If the transformer is of another family, or a number does not fit it.
     """
 
     @register_to_config
-    def __init__(self, *, architecture: dict[str, Any], image_size: int = SIZE) -> None:
+    def __init__(
+        self, *, architecture: dict[str, Any], image_size: int = SIZE, num_layers: int = 1
+    ) -> None:
         super().__init__()
         kind = architecture.get("model_type")
         if kind not in VITS:
@@ -69,15 +77,19 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
                 f"image_size must be a multiple of the transformer's patch, {patch_size} pixels, "
                 f"got {image_size}"
             )
+        depth = self.model.config.num_hidden_layers
+        if not 1 <= num_layers <= depth:
+            raise ValueError(f"num_layers must be from 1 to {depth}, got {num_layers}")
         self.requires_grad_(False)
 
     @classmethod
-    def from_vit(cls, name: str, *, image_size: int = SIZE) -> "DINOv2Encoder":
+    def from_vit(cls, name: str, *, image_size: int = SIZE, num_layers: int = 1) -> "DINOv2Encoder":
         """Take over a pretrained transformer.
 
         Args:
             name: A local folder, or a hub id.
             image_size: As above.
+            num_layers: As above.
 
         Raises:
             ValueError: If there is none of that name, or it is none of the family.
@@ -85,14 +97,14 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
         vit = load_vit(name)
         architecture = vit.config.to_diff_dict()
         architecture.pop("transformers_version", None)
-        encoder = cls(architecture=architecture, image_size=image_size)
+        encoder = cls(architecture=architecture, image_size=image_size, num_layers=num_layers)
         encoder.model.load_state_dict(vit.state_dict())
         return encoder.eval()
 
     @property
     def out_channels(self) -> int:
-        """Channels of a feature."""
-        return self.model.config.hidden_size
+        """Channels of a feature: those of all layers that tell."""
+        return self.model.config.hidden_size * self.config.num_layers
 
     @property
     def grid_size(self) -> int:
@@ -106,7 +118,15 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
         images = (pixel_values.float() + 1) / 2  # torch resizes nothing in half precision
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
-        tokens = self.model(normalize(images).to(self.dtype)).last_hidden_state
+        several = self.config.num_layers > 1
+        out = self.model(normalize(images).to(self.dtype), output_hidden_states=several)
+        tokens = out.last_hidden_state
+        if several:
+            norm = (
+                getattr(self.model, "layernorm", None) or self.model.norm
+            )  # DINOv3 has the latter
+            layers = out.hidden_states[-self.config.num_layers :]
+            tokens = torch.cat([norm(layer) for layer in layers], dim=2)
         patches = tokens[:, 1 + getattr(self.model.config, "num_register_tokens", 0) :]
         return patches.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
 

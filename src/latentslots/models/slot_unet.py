@@ -5,8 +5,7 @@ h w rows and columns of the latent.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +16,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
+from latentslots.models.cross_attention import attention_of, token_grids
 from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
-
-LayerAttention = tuple[Tensor, tuple[int, int]]
-"""Attention of one layer, `[B, N, S]`, and the rows and columns of its N tokens."""
 
 FEW_SOURCES = 64
 """To so few vectors torch's fused attention is the slower one, under bf16 autocast on a CPU
@@ -40,7 +37,11 @@ class PositionedAttnProcessor(nn.Module):
         self.position = position
         self.fused = AttnProcessor2_0()
         self.plain = AttnProcessor()
-        self.recorded: list[LayerAttention] | None = None
+        self.recorded: list[Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy records for itself."""
+        return {**super().__getstate__(), "recorded": None}
 
     def __call__(
         self,
@@ -56,55 +57,13 @@ class PositionedAttnProcessor(nn.Module):
         height, width = grids[hidden_states.shape[1]]
         hidden_states = hidden_states + self.position(height, width).to(hidden_states.dtype)
         if self.recorded is not None and encoder_hidden_states is not None:
-            attention = _attention(attn, hidden_states, encoder_hidden_states, attention_mask)
-            self.recorded.append((attention, (height, width)))
+            self.recorded.append(
+                attention_of(attn, hidden_states, encoder_hidden_states, attention_mask)
+            )
         sources = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         on_cpu = hidden_states.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         attend = self.plain if on_cpu and sources.shape[1] <= FEW_SOURCES else self.fused
         return attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-
-
-def _attention(
-    attn: Attention,
-    hidden_states: Float[Tensor, "B N C"],
-    encoder_hidden_states: Float[Tensor, "B S X"],
-    attention_mask: Tensor | None,
-) -> Float[Tensor, "B N S"]:
-    """How much every token looks at every conditioning vector, the mean over heads."""
-    query = attn.head_to_batch_dim(attn.to_q(hidden_states))
-    key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
-    if attention_mask is not None:
-        batch, sources = len(hidden_states), encoder_hidden_states.shape[1]
-        attention_mask = attn.prepare_attention_mask(attention_mask, sources, batch)
-    scores = attn.get_attention_scores(query, key, attention_mask)
-    return scores.unflatten(0, (len(hidden_states), attn.heads)).mean(dim=1)
-
-
-@contextmanager
-def record_cross_attention(unet: "SlotUNet") -> Iterator[list[LayerAttention]]:
-    """Collect how much every token looks at every conditioning vector, layer by layer.
-
-    Args:
-        unet: One with positions.
-
-    Yields:
-        A list that every call of the U-Net inside the block appends to: `[B, N, S]`, which sums to
-        1 over S, and the rows and columns of the tokens.
-
-    Raises:
-        ValueError: If the U-Net has no positions, and with them none of our attention.
-    """
-    layers = [one for one in unet.modules() if isinstance(one, PositionedAttnProcessor)]
-    if not layers:
-        raise ValueError("cross-attention can only be recorded in a U-Net with positions")
-    found: list[LayerAttention] = []
-    for layer in layers:
-        layer.recorded = found
-    try:
-        yield found
-    finally:
-        for layer in layers:
-            layer.recorded = None
 
 
 # diffusers loads a component by the loading classes that it finds in the component's own module:
@@ -194,6 +153,26 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             return 2**deepest
         return 2 ** (int(level) if block == "down_blocks" else deepest - int(level))
 
+    @property
+    def latent_size(self) -> int:
+        """Rows, and columns, of the latents it is trained on."""
+        return int(self.config.sample_size)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.config.in_channels)
+
+    @property
+    def num_levels(self) -> int:
+        """Resolutions at which it works."""
+        return len(self.config.block_out_channels)
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the map of slots that it reads beside the latents; 0 for none."""
+        return int(self.config.map_channels)
+
     def set_attn_processor(self, processor: Any) -> None:
         """Replace attention processors; refused where that would drop the learned positions."""
         new = processor.values() if isinstance(processor, dict) else [processor]
@@ -245,21 +224,14 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             vectors = self.map_in(vectors)
             made = torch.einsum("bphw,bpc->bchw", places.to(vectors.dtype), vectors)
             sample = torch.cat([sample, made.to(sample.dtype)], dim=1)
+        grids = None
+        if self.config.position != "none":
+            grids = token_grids(sample.shape[2], sample.shape[3], self.num_levels)
         return super().forward(
             sample,
             timestep,
             encoder_hidden_states,
-            cross_attention_kwargs=self._cross_attention_kwargs(*sample.shape[-2:]),
+            cross_attention_kwargs=None if grids is None else {"grids": grids},
             encoder_attention_mask=encoder_attention_mask,
             return_dict=return_dict,
         )
-
-    def _cross_attention_kwargs(self, height: int, width: int) -> dict[str, Any] | None:
-        """The grid behind every number of tokens: each level halves the one above, rounding up."""
-        if self.config.position == "none":
-            return None
-        grids = {}
-        for _ in self.config.block_out_channels:
-            grids[height * width] = (height, width)
-            height, width = (height + 1) // 2, (width + 1) // 2
-        return {"grids": grids}

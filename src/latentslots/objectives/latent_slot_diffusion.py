@@ -3,8 +3,8 @@
 Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent size.
 """
 
-import math
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL
@@ -16,30 +16,36 @@ from torch.nn import functional as F
 
 from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import scale_latents
+from latentslots.models.cross_attention import start_recording, stop_recording, token_grids
+from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.models.stable_diffusion import StableDiffusionUNet
+from latentslots.objectives.alignment import (
+    Alignment,
+    FixedTwin,
+    attention_distance,
+    choose_half,
+    share_noise,
+    swap_slots,
+)
 from latentslots.objectives.base import Batch, Logs, SlotObjective, collapse_alarms
+from latentslots.objectives.patch_loss import check_patch_decoder, patch_loss
 from latentslots.pipelines.latent_slot_diffusion import (
     LatentSlotDiffusionPipeline,
     default_sampler,
 )
 from latentslots.pipelines.merging import check_inference
 from latentslots.pipelines.places import slot_places
+from latentslots.pipelines.pretrained import Pretrained
 
-NUM_CELLS = 256
-"""Patches of an image that the patch decoder paints per step, drawn anew each time."""
+NO_ALIGNMENT = Alignment()
 
 
-def mask_cross_entropy(
-    masks: Float[Tensor, "B K N"], targets: Float[Tensor, "B K N"]
-) -> Float[Tensor, ""]:
-    """How badly soft masks foretell others, in nats per cell where the others are sure.
+class Noisy(NamedTuple):
+    """Latents as the denoiser gets them, how noisy, and what it shall say of them."""
 
-    A cell counts by how sure the targets are of its slot, from 0 (all slots alike) to 1 (one
-    slot): targets that know nothing yet teach nothing.
-    """
-    entropy = -(targets * targets.clamp(min=1e-9).log()).sum(dim=1)
-    sureness = 1 - entropy / math.log(max(targets.shape[1], 2))
-    cross_entropy = -(targets * masks.clamp(min=1e-6).log()).sum(dim=1)
-    return (sureness * cross_entropy).mean()
+    latents: Float[Tensor, "B C h w"]
+    timesteps: Int[Tensor, " B"]
+    target: Float[Tensor, "B C h w"]
 
 
 class LatentSlotDiffusionObjective(SlotObjective):
@@ -53,9 +59,9 @@ class LatentSlotDiffusionObjective(SlotObjective):
     without a teacher that was trained before.
 
     Args:
-        encoder: Image to feature map; learns.
+        encoder: Image to feature map; learns, unless it is pretrained.
         slot_encoder: Feature map to slots to conditioning; learns.
-        unet: The denoiser; learns.
+        unet: The denoiser; learns, as far as it is not pretrained.
         noise_schedule: A diffusers scheduler; its `prediction_type` says what the target is.
         vae: The frozen autoencoder; may be absent where batches carry latents and no pixels are
             painted.
@@ -72,8 +78,11 @@ class LatentSlotDiffusionObjective(SlotObjective):
             becomes free to have another one at each place.
         mask_distillation_weight: Weight of the cross-entropy from the patch decoder's
             responsibilities, which are held fixed, to the attention.
+        alignment: Losses that tie slots to things.
         num_inference_slots: For the pipeline: slots to look for; 0 for as many as in training.
         merge_overlap: For the pipeline: slots whose masks overlap more become one; 0 for never.
+        pretrained: For the pipeline: where parts come from that it need not copy.
+        include_pretrained: Whether saved pipelines hold them nevertheless.
 
     Raises:
         ValueError: If a number is out of its range, or one of patch decoder and weight is given
@@ -83,9 +92,9 @@ class LatentSlotDiffusionObjective(SlotObjective):
     def __init__(
         self,
         *,
-        encoder: UNetEncoder | ResidualEncoder,
+        encoder: UNetEncoder | ResidualEncoder | DINOv2Encoder,
         slot_encoder: SlotEncoder,
-        unet: SlotUNet,
+        unet: SlotUNet | StableDiffusionUNet,
         noise_schedule: Any,
         vae: AutoencoderKL | None,
         resolution: int,
@@ -97,22 +106,25 @@ class LatentSlotDiffusionObjective(SlotObjective):
         patch_size: int = 2,
         patch_plain_steps: int = 0,
         mask_distillation_weight: float = 0.0,
+        alignment: Alignment = NO_ALIGNMENT,
         num_inference_slots: int = 0,
         merge_overlap: float = 0.0,
+        pretrained: dict[str, Pretrained] | None = None,
+        include_pretrained: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= condition_dropout < 1:
             raise ValueError(f"condition_dropout must be in [0, 1), got {condition_dropout}")
         if timestep_shift <= 0:
             raise ValueError(f"timestep_shift must be more than 0, got {timestep_shift}")
-        _check_patch_decoder(
+        check_patch_decoder(
             patch_decoder, patch_decoder_weight, mask_distillation_weight, patch_size, resolution
         )
         if patch_plain_steps < 0:
             raise ValueError(f"patch_plain_steps must be 0 or more, got {patch_plain_steps}")
         for name, number in (
             ("patch_plain_steps", patch_plain_steps),
-            ("unet.map_channels", unet.config.map_channels),
+            ("unet.map_channels", unet.map_channels),
         ):
             if number and patch_decoder is None:
                 raise ValueError(
@@ -127,6 +139,9 @@ class LatentSlotDiffusionObjective(SlotObjective):
         self.patch_size = patch_size
         self.patch_plain_steps = patch_plain_steps
         self.mask_distillation_weight = mask_distillation_weight
+        self.alignment = alignment
+        self.contrasts = False
+        self.fixed_unet = FixedTwin()
         self.vae = vae
         self.noise_schedule = noise_schedule
         self.resolution = resolution
@@ -135,18 +150,32 @@ class LatentSlotDiffusionObjective(SlotObjective):
         self.condition_dropout = condition_dropout
         self.num_inference_slots = num_inference_slots
         self.merge_overlap = merge_overlap
+        self.pretrained = pretrained or {}
+        self.include_pretrained = include_pretrained
         self.freeze(vae)
+        if alignment.guidance_weight:
+            start_recording(unet, alignment.guidance_blocks)  # refuses blocks that are not there
+            stop_recording(unet)
 
     def trained(self) -> dict[str, nn.Module]:
-        """Encoder, slots and denoiser: all from scratch, jointly, with no warm-up."""
-        parts: dict[str, nn.Module] = {
+        """Encoder, slots and denoiser, jointly, with no warm-up; what is frozen is left out."""
+        parts: dict[str, nn.Module | None] = {
             "encoder": self.encoder,
             "slot_encoder": self.slot_encoder,
             "unet": self.unet,
+            "patch_decoder": self.patch_decoder,
         }
-        if self.patch_decoder is not None:
-            parts["patch_decoder"] = self.patch_decoder
-        return parts
+        return {
+            name: part
+            for name, part in parts.items()
+            if part is not None and any(p.requires_grad for p in part.parameters())
+        }
+
+    def train(self, mode: bool = True) -> "LatentSlotDiffusionObjective":
+        """As for all; what the backward pass wanted recorded is of no use any more."""
+        stop_recording(self.unet)
+        super().train(mode)
+        return self
 
     def measure(self, pixel_values: Float[Tensor, "B 3 H W"]) -> None:
         """The mean color, around which the patch decoder paints."""
@@ -154,7 +183,9 @@ class LatentSlotDiffusionObjective(SlotObjective):
             self.patch_decoder.color_mean.copy_(pixel_values.float().mean(dim=(0, 2, 3)))
 
     def begin_step(self, step: int) -> None:
-        """Free the patch decoder's colors, once slots have had time to part."""
+        """Free the patch decoder's colors, once slots have had time to part, and contrast slots."""
+        late = step >= self.alignment.contrastive_start
+        self.contrasts = late and self.alignment.contrastive_weight > 0
         if self.patch_decoder is not None:
             plain = self.patch_plain_steps
             freedom = 1.0 if plain == 0 else min(1.0, max(0.0, step / plain - 1))
@@ -165,15 +196,56 @@ class LatentSlotDiffusionObjective(SlotObjective):
 
         Args:
             batch: `pixel_values` [B, 3, H, W] in [-1, 1]; optionally `latents` (in the denoiser's
-                units) or `latent_mean` and `latent_std` (in the VAE's). `noise`, `timesteps`,
-                `slot_noise`, `posterior_noise`, `dropped` and `cells` override the draws. With
-                `average_slots`, every image is painted from the mean of its slots instead.
+                units) or `latent_mean` and `latent_std` (in the VAE's), and `features`, in place of
+                the encoder's. `noise`, `timesteps`, `slot_noise`, `posterior_noise`, `dropped`,
+                `cells` and `swapped` override the draws. With `average_slots`, every image is
+                painted from the mean of its slots instead.
 
         Returns:
-            The loss, and logs: the collapse alarms; with a patch decoder also `denoising_loss`,
-            `patch_loss` (squared error, in units of the patch decoder's `color_scale`) and
-            `distillation_loss`, of which the loss is the weighted sum.
+            The loss, and logs: the collapse alarms; where there is more than denoising also
+            `denoising_loss` and what the loss is the weighted sum of: `patch_loss` (squared error,
+            in units of the patch decoder's `color_scale`) and `distillation_loss`,
+            `contrastive_loss` (to be large) and `guidance_loss`.
         """
+        noisy = self._make_noisy(batch)
+        features = batch["features"] if "features" in batch else self.encoder(batch["pixel_values"])
+        out = self.slot_encoder(features, noise=self._slot_noise(batch))
+        slots = out.slots
+        if batch.get("average_slots"):
+            slots = slots.mean(dim=1, keepdim=True)
+        attention = out.attention.unflatten(2, features.shape[-2:])
+        guides = self.alignment.guidance_weight > 0 and slots.shape[1] == attention.shape[1]
+        looked = start_recording(self.unet, self.alignment.guidance_blocks) if guides else []
+        error = self._error(noisy, slots, self._dropped(batch))
+        layers = self._stop(looked) if guides else []
+
+        loss = error.mean()
+        terms: list[tuple[Tensor, Logs]] = []
+        if self.patch_decoder is not None and self.patch_decoder_weight:
+            term = patch_loss(
+                self.patch_decoder,
+                batch,
+                out.slots,
+                attention,
+                patch_size=self.patch_size,
+                weight=self.patch_decoder_weight,
+                distillation_weight=self.mask_distillation_weight,
+            )
+            terms.append(term)
+        if guides:
+            terms.append(self._guidance_loss(layers, attention, noisy))
+        if self.contrasts and len(slots) > 1 and slots.shape[1] > 1:
+            terms.append(self._contrastive_loss(batch, noisy, slots))
+        logs = collapse_alarms(out.slots, out.attention)
+        if terms:
+            logs["denoising_loss"] = loss.detach()
+        for weighted, term_logs in terms:
+            loss = loss + weighted
+            logs |= term_logs
+        return loss, logs
+
+    def _make_noisy(self, batch: Batch) -> Noisy:
+        """Latents as the denoiser gets them, and what it shall say of them."""
         latents = self.latents(batch)
         noise = batch.get("noise")
         if noise is None:
@@ -182,58 +254,63 @@ class LatentSlotDiffusionObjective(SlotObjective):
         timesteps = batch.get("timesteps")
         if timesteps is None:
             timesteps = self._draw_timesteps(latents)
-        noisy_latents = self.noise_schedule.add_noise(latents, noise, timesteps)
-
-        features = self.encoder(batch["pixel_values"])
-        out = self.slot_encoder(features, noise=batch.get("slot_noise"))
-        slots = out.slots
-        if batch.get("average_slots"):
-            slots = slots.mean(dim=1, keepdim=True)
-        states, mask = self.slot_encoder.condition(slots, dropped=self._dropped(batch))
-        places = slot_places(self.unet, self.patch_decoder, slots, None, latents.shape[2:])
-        prediction = self.unet(noisy_latents, timesteps, states, mask, places).sample
-
         target = noise
         if self.noise_schedule.config.prediction_type == "v_prediction":
             target = self.noise_schedule.get_velocity(latents, noise, timesteps)
-        error = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
-        loss = (error * self._weight(timesteps)).mean()
-        logs = collapse_alarms(out.slots, out.attention)
-        if self.patch_decoder is not None:
-            attention = out.attention.unflatten(2, features.shape[-2:])
-            patch_loss, patch_logs = self._patch_loss(batch, out.slots, attention)
-            logs |= {"denoising_loss": loss.detach(), **patch_logs}
-            loss = loss + patch_loss
-        return loss, logs
+        noisy_latents = self.noise_schedule.add_noise(latents, noise, timesteps)
+        return Noisy(noisy_latents, timesteps, target)
 
-    def _patch_loss(
+    def _slot_noise(self, batch: Batch) -> Float[Tensor, "B K D"] | None:
+        """Where slots start, if that is to be known here: alike in both images of a pair."""
+        noise = batch.get("slot_noise")
+        if noise is None and self.contrasts and self.slot_encoder.slot_log_std is not None:
+            noise = share_noise(self.slot_encoder.draw_noise(len(batch["pixel_values"])))
+        return noise
+
+    def _error(
         self,
-        batch: Batch,
+        noisy: Noisy,
         slots: Float[Tensor, "B K D"],
-        attention: Float[Tensor, "B K h w"],
+        dropped: Tensor | None,
+        *,
+        fixed: bool = False,
+    ) -> Float[Tensor, " B"]:
+        """The denoiser's weighted squared error on every image; held fixed, it learns nothing."""
+        states, mask = self.slot_encoder.condition(slots, dropped=dropped)
+        size = noisy.latents.shape[2:]
+        places = slot_places(self.unet, self.patch_decoder, slots, None, size)
+        unet = self.fixed_unet.of(self.unet) if fixed else self.unet
+        answer = unet(noisy.latents, noisy.timesteps, states, mask, places)
+        error = F.mse_loss(answer.sample.float(), noisy.target.float(), reduction="none")
+        return error.mean(dim=(1, 2, 3)) * self._weight(noisy.timesteps)
+
+    def _stop(self, looked: list[Tensor]) -> list[Tensor]:
+        """What was recorded; with checkpoints, the backward pass needs the recording once more."""
+        layers = list(looked)
+        if not (torch.is_grad_enabled() and self.unet.is_gradient_checkpointing):
+            stop_recording(self.unet)
+        return layers
+
+    def _guidance_loss(
+        self, layers: list[Tensor], attention: Float[Tensor, "B K h w"], noisy: Noisy
     ) -> tuple[Tensor, Logs]:
-        """What the patch decoder adds to the loss."""
-        assert self.patch_decoder is not None
-        patches = F.avg_pool2d(batch["pixel_values"].float(), self.patch_size)
-        height, width = patches.shape[-2:]
-        cells = batch.get("cells")
-        if cells is None:
-            cells = torch.randperm(height * width, device=patches.device)[:NUM_CELLS]
-        target = patches.flatten(2)[:, :, cells].transpose(1, 2)
-        painted = self.patch_decoder(slots, height=height, width=width, cells=cells)
-        patch_loss = (
-            F.mse_loss(painted.mixture(), target) / self.patch_decoder.config.color_scale**2
-        )
-        loss, logs = self.patch_decoder_weight * patch_loss, {"patch_loss": patch_loss.detach()}
-        if self.mask_distillation_weight:
-            fine = height >= attention.shape[2]
-            masks = F.interpolate(attention, (height, width), mode="bilinear" if fine else "area")
-            distillation_loss = mask_cross_entropy(
-                masks.flatten(2)[:, :, cells], painted.responsibilities(target).detach()
-            )
-            loss = loss + self.mask_distillation_weight * distillation_loss
-            logs["distillation_loss"] = distillation_loss.detach()
-        return loss, logs
+        """Cross-attention that looks for slots where slot attention found them."""
+        height, width = noisy.latents.shape[2:]
+        grids = token_grids(height, width, self.unet.num_levels)
+        distance = attention_distance(layers, attention, grids)
+        return self.alignment.guidance_weight * distance, {"guidance_loss": distance.detach()}
+
+    def _contrastive_loss(
+        self, batch: Batch, noisy: Noisy, slots: Float[Tensor, "B K D"]
+    ) -> tuple[Tensor, Logs]:
+        """The error with half of the slots from another image, subtracted; only slots learn."""
+        chosen = batch.get("swapped")
+        if chosen is None:
+            chosen = choose_half(slots)
+        swapped = swap_slots(slots, chosen)
+        pairs = Noisy(*(part[: len(swapped)] for part in noisy))
+        error = self._error(pairs, swapped, None, fixed=True).mean()
+        return -self.alignment.contrastive_weight * error, {"contrastive_loss": error.detach()}
 
     @torch.no_grad()
     def latents(
@@ -293,31 +370,10 @@ class LatentSlotDiffusionObjective(SlotObjective):
             resolution=self.resolution,
             num_inference_slots=self.num_inference_slots,
             merge_overlap=self.merge_overlap,
+            pretrained=self.pretrained,
         )
 
-
-def _check_patch_decoder(
-    patch_decoder: PatchDecoder | None,
-    patch_decoder_weight: float,
-    mask_distillation_weight: float,
-    patch_size: int,
-    resolution: int,
-) -> None:
-    weights = {
-        "patch_decoder_weight": patch_decoder_weight,
-        "mask_distillation_weight": mask_distillation_weight,
-    }
-    for name, weight in weights.items():
-        if not weight >= 0:
-            raise ValueError(f"{name} must be 0 or above, got {weight:g}")
-    if mask_distillation_weight and patch_decoder is None:
-        raise ValueError(
-            "mask_distillation_weight needs a patch decoder, whose masks teach: set "
-            "patch_decoder_weight above 0, or both to 0"
-        )
-    if patch_decoder is not None and (patch_size < 1 or resolution % patch_size):
-        raise ValueError(
-            f"patch_size must divide the resolution of {resolution} pixels, got {patch_size}"
-        )
-    if (patch_decoder is None) != (patch_decoder_weight == 0):
-        raise ValueError("patch_decoder and patch_decoder_weight are given together, or neither")
+    def save_pipeline(self, folder: Path) -> None:
+        """Write a pipeline folder; what is pretrained is named there, or copied."""
+        pipe = self.to_pipeline()
+        pipe.save_pretrained(folder, include_pretrained=self.include_pretrained)

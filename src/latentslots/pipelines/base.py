@@ -3,6 +3,7 @@
 Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from latentslots.bundled import bundled_folder
 from latentslots.data.latent_cache import model_fingerprint
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
 from latentslots.pipelines.merging import check_inference, merge_slots
+from latentslots.pipelines.pretrained import Pretrained
 
 ImageInput = Image.Image | np.ndarray | Tensor | list[Image.Image] | list[np.ndarray] | list[Tensor]
 PipelineT = TypeVar("PipelineT", bound="SlotPipeline")
@@ -106,6 +108,7 @@ class SlotPipeline(DiffusionPipeline):
 
     encoder: Any
     slot_encoder: Any
+    _optional_components: list[str] = []  # noqa: RUF012  (diffusers' own declaration)
 
     @property
     def resolution(self) -> int:
@@ -133,7 +136,60 @@ class SlotPipeline(DiffusionPipeline):
                 nor a run that saved one, or the bundled model is missing or damaged.
         """
         folder = pipeline_folder(pretrained_model_name_or_path, kwargs)
+        index = json.loads((folder / PIPELINE_FILE).read_text(encoding="utf-8"))
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        for name, source in (index.get("pretrained") or {}).items():
+            if name not in kwargs:
+                part = Pretrained(**source).load(folder / name)
+                kwargs[name] = part.to(dtype) if isinstance(dtype, torch.dtype) else part
         return super().from_pretrained(folder, **kwargs)
+
+    def name_pretrained(self, pretrained: dict[str, Any] | None) -> None:
+        """Name the parts that saved pipelines need not hold; subclasses call it when built.
+
+        Args:
+            pretrained: Where they come from, by the parts' names.
+        """
+        sources = {
+            name: source if isinstance(source, Pretrained) else Pretrained(**source)
+            for name, source in (pretrained or {}).items()
+        }
+        self._pretrained = {name: (s, getattr(self, name)) for name, s in sources.items()}
+        self.register_to_config(pretrained={name: s.to_dict() for name, s in sources.items()})
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, include_pretrained: bool = False, **kwargs: Any
+    ) -> None:
+        """Write a pipeline folder.
+
+        Args:
+            save_directory: The folder.
+            include_pretrained: Copy the frozen parts that came from elsewhere, too; else the folder
+                names them by id and hash. A part that was replaced since is always copied.
+            **kwargs: diffusers' own.
+        """
+        if "pretrained" not in self.config:
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        named = {} if include_pretrained else self._named_parts()
+        config, optional = dict(self.config), self._optional_components
+        self.register_to_config(
+            pretrained={name: source.to_dict() for name, (source, _) in named.items()},
+            **dict.fromkeys(named, (None, None)),
+        )
+        self._optional_components = [*optional, *named]
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self._optional_components = optional
+            self.register_to_config(**{name: config[name] for name in ("pretrained", *named)})
+        for name, (source, part) in named.items():
+            source.write(part, Path(save_directory) / name)
+
+    def _named_parts(self) -> dict[str, tuple[Pretrained, Any]]:
+        """Where parts come from, and they themselves, as far as they are still the same."""
+        known = getattr(self, "_pretrained", {})
+        return {k: (s, part) for k, (s, part) in known.items() if getattr(self, k) is part}
 
     @property
     def paints(self) -> bool:

@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from latentslots.models.slot_unet import record_cross_attention
+from latentslots.models.cross_attention import record_cross_attention, token_grids
 from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
 from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
 from latentslots.pipelines.places import slot_places
@@ -76,6 +76,7 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         states, mask = self.slot_encoder.condition(slots, slots_mask)
         size = (latents.shape[2], latents.shape[3])
         places = slot_places(self.unet, self.patch_decoder, slots, slots_mask, size)
+        grids = token_grids(size[0], size[1], self.unet.num_levels)
         total = slots.new_zeros(len(slots), slots.shape[1], *size)
         for level in TIMESTEPS:
             timestep = torch.full((len(latents),), level, device=self.device)
@@ -85,7 +86,8 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
             noisy = self.scheduler.add_noise(latents, noise, timestep)
             with record_cross_attention(self.unet) as layers:
                 self.unet(noisy, timestep, states, mask, places)
-            for attention, grid in layers:
-                of_slots = attention[..., : slots.shape[1]].transpose(1, 2).unflatten(2, grid)
+            for attention in layers:
+                of_slots = attention[..., : slots.shape[1]].transpose(1, 2)
+                of_slots = of_slots.unflatten(2, grids[attention.shape[1]])
                 total += upsample_masks(of_slots, size)
         return total / total.sum(dim=1, keepdim=True).clamp(min=1e-9)

@@ -23,6 +23,8 @@ from torch import Generator, Tensor
 
 from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import decode_latents, downscale_factor, encode_latents
+from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.pipelines.base import SlotPipeline
 from latentslots.pipelines.merging import check_inference
 from latentslots.pipelines.places import slot_places
@@ -65,21 +67,23 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         resolution: Pixels per side of the training images; by default what `unet` and `vae` say.
         num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
         merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
+        pretrained: Where parts come from that saved pipelines need not hold, by their names.
     """
 
-    _optional_components = ["vae", "patch_decoder"]  # noqa: RUF012  (diffusers' own declaration)
+    _optional_components: list[str] = ["vae", "patch_decoder"]  # noqa: RUF012  (as above)
 
     def __init__(
         self,
-        encoder: UNetEncoder | ResidualEncoder,
+        encoder: UNetEncoder | ResidualEncoder | DINOv2Encoder,
         slot_encoder: SlotEncoder,
-        unet: SlotUNet,
+        unet: SlotUNet | StableDiffusionUNet,
         scheduler: Any,
         vae: AutoencoderKL | None = None,
         patch_decoder: PatchDecoder | None = None,
         resolution: int | None = None,
         num_inference_slots: int = 0,
         merge_overlap: float = 0.0,
+        pretrained: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_inference(slot_encoder, num_inference_slots, merge_overlap)
@@ -93,12 +97,13 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         )
         if resolution is None:
             # Without a VAE we can only suppose the usual 8 pixels per latent.
-            resolution = unet.config.sample_size * (8 if vae is None else downscale_factor(vae))
+            resolution = unet.latent_size * (8 if vae is None else downscale_factor(vae))
         self.register_to_config(
             resolution=resolution,
             num_inference_slots=num_inference_slots,
             merge_overlap=merge_overlap,
         )
+        self.name_pretrained(pretrained)
         self.image_processor = VaeImageProcessor()
 
     @torch.no_grad()
@@ -305,13 +310,15 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
     def _latents_shape(
         self, batch_size: int, height: int | None, width: int | None
     ) -> tuple[int, int, int, int]:
-        size = self.unet.config.sample_size
-        factor = self.resolution // size
+        if self.vae is not None:
+            factor = downscale_factor(self.vae)
+        else:
+            factor = max(self.resolution // self.unet.latent_size, 1)
         for name, pixels in (("height", height), ("width", width)):
             if pixels is not None and (pixels < factor or pixels % factor):
                 raise ValueError(f"{name} must be a multiple of {factor} pixels, got {pixels}")
-        rows, columns = (size if pixels is None else pixels // factor for pixels in (height, width))
-        return (batch_size, self.unet.config.in_channels, rows, columns)
+        rows, columns = ((pixels or self.resolution) // factor for pixels in (height, width))
+        return (batch_size, self.unet.latent_channels, rows, columns)
 
     def _kept(
         self,

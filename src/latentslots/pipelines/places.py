@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from latentslots.models import PatchDecoder, SlotUNet
+from latentslots.models.stable_diffusion import StableDiffusionUNet
 
 
 def slot_places(
-    unet: SlotUNet,
+    unet: SlotUNet | StableDiffusionUNet,
     patch_decoder: PatchDecoder | None,
     slots: Float[Tensor, "B K D"],
     slots_mask: Bool[Tensor, "B K"] | None,
@@ -30,7 +31,7 @@ def slot_places(
     Raises:
         ValueError: If it asks, and nobody knows.
     """
-    if not unet.config.map_channels:
+    if not unet.map_channels:
         return None
     if patch_decoder is None:
         raise ValueError("a denoiser with map_channels needs a patch decoder")

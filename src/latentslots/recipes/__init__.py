@@ -22,6 +22,13 @@ from latentslots.recipes.paper import (
     lsd_ffhq,
     lsd_movi_c,
 )
+from latentslots.recipes.stable_lsd import (
+    stable_lsd_coco,
+    stable_lsd_coco_plus,
+    stable_lsd_movi_e,
+    stable_lsd_tiny,
+    stable_lsd_voc,
+)
 
 __all__ = ["RECIPES", "recipe"]
 
@@ -43,6 +50,11 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "lsd-smoke": lsd_smoke,
     "slate-64": slate_64,
     "slot-attention-64": slot_attention_64,
+    "stable-lsd-coco": stable_lsd_coco,
+    "stable-lsd-coco-plus": stable_lsd_coco_plus,
+    "stable-lsd-movi-e": stable_lsd_movi_e,
+    "stable-lsd-tiny": stable_lsd_tiny,
+    "stable-lsd-voc": stable_lsd_voc,
 }
 
 

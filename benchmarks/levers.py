@@ -1,0 +1,132 @@
+"""Which parts of the recipe matter: `lsd-scenes-64` with one thing changed (docs/lab-notes.md).
+
+latentslots data make scenes data/scenes
+python benchmarks/levers.py
+
+All with the same images, steps and seed. Nobody looks for more slots than in training, or merges
+any. A run leaves a small log; those that have one are not made again, and one that was stopped goes
+on.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from latentslots.config import LSDConfig, TrainConfig, UNetEncoderConfig
+from objects import DOCS, SCORES, configuration, images_of, put_table, run
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One thing to change in the recipe."""
+
+    name: str
+    change: Callable[[TrainConfig], TrainConfig]
+
+
+def method(**changes: object) -> Callable[[TrainConfig], TrainConfig]:
+    def change(config: TrainConfig) -> TrainConfig:
+        return replace(config, method=replace(config.method, **changes))
+
+    return change
+
+
+def denoiser(**changes: object) -> Callable[[TrainConfig], TrainConfig]:
+    def change(config: TrainConfig) -> TrainConfig:
+        chosen = config.method
+        assert isinstance(chosen, LSDConfig)
+        return replace(config, method=replace(chosen, unet=replace(chosen.unet, **changes)))
+
+    return change
+
+
+def training(**changes: object) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, **changes)
+
+
+def optimizer(**changes: object) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, optim=replace(config.optim, **changes))
+
+
+def denoiser_alone(config: TrainConfig) -> TrainConfig:
+    """The paper's one loss: a map of the slots needs the patch decoder, too."""
+    alone = {"patch_decoder_weight": 0.0, "mask_distillation_weight": 0.0, "patch_plain_steps": 0}
+    return denoiser(map_channels=0)(method(**alone)(config))
+
+
+def paper(config: TrainConfig) -> TrainConfig:
+    return method(prediction_type="epsilon")(denoiser_alone(config))
+
+
+UNET = UNetEncoderConfig(
+    out_channels=64,
+    downscale_factor=4,
+    block_out_channels=(48, 64),
+    layers_per_block=1,
+    norm_num_groups=8,
+    mid_attention=False,
+)
+LEVERS = {
+    "recipe": Lever("the recipe", training()),
+    "denoiser-alone": Lever("no patch decoder (nor what needs it)", denoiser_alone),
+    "no-distillation": Lever("attention not taught by masks", method(mask_distillation_weight=0.0)),
+    "free-colors": Lever("a color at each place from the start", method(patch_plain_steps=0)),
+    "noise": Lever("noise prediction", method(prediction_type="epsilon")),
+    "paper": Lever("no patch decoder, noise prediction", paper),
+    "no-map": Lever("no map of slots for the denoiser", denoiser(map_channels=0)),
+    "unet-encoder": Lever("a U-Net as encoder, no attention", method(encoder=UNET)),
+    "registers": Lever("4 registers", method(num_registers=4)),
+    "slow-denoiser": Lever("the denoiser learns at 4e-4, too", optimizer(decoder_lr_scale=1.0)),
+    "high-noise": Lever("timesteps toward noise (shift 3)", method(timestep_shift=3.0)),
+    "learned": Lever("learned slots, bi-level", method(slot_init="learned", bi_level=True)),
+    "iterations": Lever("5 iterations", method(num_iterations=5)),
+    "temperature": Lever("temperature 1/2", method(temperature=0.5)),
+    "wide": Lever("slots of 128", method(slot_dim=128, slot_mlp_dim=256)),
+    "batch": Lever("twice the batch", training(train_batch_size=48)),
+    "slow": Lever("half of all rates", optimizer(learning_rate=2e-4)),
+    "no-average": Lever("weights not averaged", optimizer(ema_decay=0.0)),
+}
+
+
+def table(logs: Path) -> str:
+    """What the logs say, as Markdown: the curve of FG-ARI, and the scores at the end."""
+    names = {key: logs / f"{key}.json" for key in LEVERS}
+    found = {key: json.loads(path.read_text()) for key, path in names.items() if path.is_file()}
+    steps = [point["step"] for point in next(iter(found.values()))["curve"]] if found else []
+    titles = [f"FG-ARI at {step:,}" for step in steps]
+    titles = [" / ".join(titles).replace(" / FG-ARI at", " /")] if titles else []
+    head = ["changed", *titles, *SCORES.values(), "minutes"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for key, one in found.items():
+        curve = " / ".join(f"{point['fg_ari']:.2f}" for point in one["curve"])
+        scores = [f"{one['scores'][name]:.3f}" for name in SCORES]
+        minutes = f"{one['curve'][-1]['seconds'] / 60:.0f}"
+        lines.append(f"| {' | '.join([LEVERS[key].name, curve, *scores, minutes])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2_000, help="optimizer steps of every run")
+    parser.add_argument("--only", nargs="*", default=list(LEVERS), choices=LEVERS, help="some runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/levers"), help="run folders")
+    parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "levers", help="results")
+    parser.add_argument("--no-train", action="store_true", help="the table alone")
+    options = parser.parse_args()
+    options.logs.mkdir(parents=True, exist_ok=True)
+    for key in [] if options.no_train else options.only:
+        log = options.logs / f"{key}.json"
+        if log.is_file():
+            continue
+        config = LEVERS[key].change(configuration("lsd", "scenes", 0, options.steps))
+        result = run(config, images_of("scenes", "validation"), options.runs / key)
+        log.write_text(json.dumps(result, indent=1) + "\n")
+    text = table(options.logs)
+    print(text)
+    put_table(text, DOCS / "lab-notes.md")
+
+
+if __name__ == "__main__":
+    main()

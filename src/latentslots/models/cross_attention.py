@@ -1,0 +1,134 @@
+"""Where a denoiser looks: its cross-attention, recorded while it answers.
+
+Dimensions: B batch, N tokens, S conditioning vectors, C channels, X their width.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def attention_of(
+    attn: Attention,
+    hidden_states: Float[Tensor, "B N C"],
+    encoder_hidden_states: Float[Tensor, "B S X"],
+    attention_mask: Tensor | None,
+) -> Float[Tensor, "B N S"]:
+    """How much every token looks at every conditioning vector, the mean over heads."""
+    query = attn.head_to_batch_dim(attn.to_q(hidden_states))
+    key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
+    if attention_mask is not None:
+        batch, sources = len(hidden_states), encoder_hidden_states.shape[1]
+        attention_mask = attn.prepare_attention_mask(attention_mask, sources, batch)
+    scores = attn.get_attention_scores(query, key, attention_mask)
+    return scores.unflatten(0, (len(hidden_states), attn.heads)).mean(dim=1)
+
+
+class RecordingAttnProcessor(AttnProcessor2_0):
+    """diffusers' attention, which can also tell where it looked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: list[Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy records for itself."""
+        return {**self.__dict__, "recorded": None}
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Float[Tensor, "B N C"],
+        encoder_hidden_states: Float[Tensor, "B S X"] | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Float[Tensor, "B N C"]:
+        """Attend, and record where, if asked to."""
+        if self.recorded is not None and encoder_hidden_states is not None:
+            self.recorded.append(
+                attention_of(attn, hidden_states, encoder_hidden_states, attention_mask)
+            )
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+def token_grids(height: int, width: int, num_levels: int) -> dict[int, tuple[int, int]]:
+    """Rows and columns behind every number of tokens: each level halves the one above, rounding up.
+
+    Args:
+        height: Rows of the latents.
+        width: Columns.
+        num_levels: Levels of the denoiser.
+    """
+    grids = {}
+    for _ in range(num_levels):
+        grids[height * width] = (height, width)
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return grids
+
+
+def start_recording(unet: nn.Module, blocks: Sequence[str] = ()) -> list[Tensor]:
+    """Record cross-attention from now on, until `stop_recording`.
+
+    With gradient checkpointing, recording must go on until the backward pass is done: it computes
+    the layers once more, and must find them as they were.
+
+    Args:
+        unet: A denoiser whose attention can be recorded.
+        blocks: Blocks to record, such as `up_blocks.2`; all when empty.
+
+    Returns:
+        A list to which every call of the denoiser appends what its layers looked at, in their
+        order: `[B, N, S]`, which sums to 1 over S.
+
+    Raises:
+        ValueError: If there is nothing to record, or no block of a name.
+    """
+    layers = _recorders(unet)
+    if not layers:
+        raise ValueError("this denoiser's attention cannot be recorded: it has no positions")
+    for block in blocks:
+        if not any(_is_in(name, block) for name in layers):
+            known = sorted({".".join(name.split(".")[:2]) for name in layers if "blocks." in name})
+            raise ValueError(
+                f"the denoiser has no block {block} with cross-attention; it has "
+                f"{', '.join(known)} and mid_block"
+            )
+    found: list[Tensor] = []
+    for name, layer in layers.items():
+        if not blocks or any(_is_in(name, block) for block in blocks):
+            layer.recorded = found
+    return found
+
+
+def stop_recording(unet: nn.Module) -> None:
+    """End what `start_recording` began."""
+    for layer in _recorders(unet).values():
+        layer.recorded = None
+
+
+@contextmanager
+def record_cross_attention(unet: nn.Module, blocks: Sequence[str] = ()) -> Iterator[list[Tensor]]:
+    """As `start_recording`, for what happens inside the block."""
+    found = start_recording(unet, blocks)
+    try:
+        yield found
+    finally:
+        stop_recording(unet)
+
+
+def _recorders(unet: nn.Module) -> dict[str, Any]:
+    """The processors of a denoiser that can record, by the names of their layers."""
+    model = getattr(unet, "model", unet)
+    return {
+        name: module.processor
+        for name, module in model.named_modules()
+        if isinstance(module, Attention) and hasattr(module.processor, "recorded")
+    }
+
+
+def _is_in(layer: str, block: str) -> bool:
+    return layer == block or layer.startswith(f"{block}.")

@@ -1,0 +1,112 @@
+"""Frozen parts that a saved pipeline names, by id and hash, instead of copying them.
+
+In the place of a part's weights lie its config and, where some of it learned, `tuned.safetensors`;
+`model_index.json` says where the rest comes from.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, ModelMixin
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from latentslots.data.latent_cache import weights_fingerprint
+from latentslots.models.autoencoder import load_vae
+from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.models.stable_diffusion import StableDiffusionUNet, load_part
+
+TUNED_FILE = "tuned.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """Where a part comes from.
+
+    Attributes:
+        kind: Its class.
+        name: A local folder, or a hub id.
+        subfolder: Of an autoencoder: its folder in there; empty where it is `name` itself.
+        sha256: Hash of its weights as they came.
+    """
+
+    kind: str
+    name: str
+    subfolder: str = ""
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, part: ModelMixin, name: str, *, subfolder: str = "") -> "Pretrained":
+        """Where a part that was just loaded comes from."""
+        digest = weights_fingerprint(_given_weights(part))
+        return cls(kind=type(part).__name__, name=name, subfolder=subfolder, sha256=digest)
+
+    def write(self, part: ModelMixin, folder: Path) -> None:
+        """Leave in a folder what cannot be had from where it comes from."""
+        part.save_config(folder)
+        if isinstance(part, StableDiffusionUNet) and part.tuned_parameters():
+            tuned = {k: p.detach().contiguous() for k, p in part.tuned_parameters().items()}
+            save_file(tuned, folder / TUNED_FILE)
+
+    def load(self, folder: Path) -> ModelMixin:
+        """The part that `write` left there.
+
+        Raises:
+            ValueError: If it cannot be had any more, or is another one than it was.
+        """
+        try:
+            part = _LOADERS[self.kind](self, folder)
+        except ValueError as error:
+            raise ValueError(
+                f"the model in {folder.parent} was saved without its {folder.name}, which comes "
+                f"from {self.name!r}: {error}; if it lies elsewhere now, say where in "
+                f"{folder.parent / 'model_index.json'}"
+            ) from None
+        found = weights_fingerprint(_given_weights(part))
+        if found != self.sha256:
+            raise ValueError(
+                f"{self.name!r} holds another {folder.name} than the model in {folder.parent} was "
+                f"made with (its hash is {found[:12]}, not {self.sha256[:12]})"
+            )
+        if (folder / TUNED_FILE).is_file():
+            part.model.load_state_dict(load_file(folder / TUNED_FILE), strict=False)
+        return part
+
+    def to_dict(self) -> dict[str, str]:
+        """As it stands in `model_index.json`."""
+        return asdict(self)
+
+
+def _given_weights(part: ModelMixin) -> dict[str, Tensor]:
+    """The weights that a part came with; LoRA adds some, and renames others."""
+    state = part.state_dict()
+    return {k.replace(".base_layer.", "."): v for k, v in state.items() if ".lora_" not in k}
+
+
+def _load_unet(source: Pretrained, folder: Path) -> ModelMixin:
+    config = StableDiffusionUNet.load_config(folder)
+    return StableDiffusionUNet.from_stable_diffusion(
+        source.name, tuned=config["tuned"], lora_rank=config["lora_rank"]
+    )
+
+
+def _load_vit(source: Pretrained, folder: Path) -> ModelMixin:
+    config = DINOv2Encoder.load_config(folder)
+    return DINOv2Encoder.from_vit(
+        source.name, image_size=config["image_size"], num_layers=config["num_layers"]
+    )
+
+
+def _load_autoencoder(source: Pretrained, folder: Path) -> ModelMixin:
+    if source.subfolder:
+        return load_part(AutoencoderKL.from_pretrained, source.name, source.subfolder)
+    return load_vae(source.name)
+
+
+_LOADERS: dict[str, Callable[[Pretrained, Path], Any]] = {
+    "StableDiffusionUNet": _load_unet,
+    "DINOv2Encoder": _load_vit,
+    "AutoencoderKL": _load_autoencoder,
+}
