@@ -31,7 +31,7 @@ def tiny_unet_config(**changes: Any) -> dict[str, Any]:
     }
 
 
-def write_stable_diffusion(folder: Path, *, seed: int = 0) -> Path:
+def write_stable_diffusion(folder: Path, *, text_width: int = TEXT_WIDTH, seed: int = 0) -> Path:
     """U-Net, autoencoder, text encoder, tokenizer and schedule, as Stable Diffusion 2.1 has them.
 
     The autoencoder has two pixels per latent; the schedule's prediction is the velocity.
@@ -39,7 +39,7 @@ def write_stable_diffusion(folder: Path, *, seed: int = 0) -> Path:
     vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2, "a": 3}
     text = CLIPTextConfig(
         vocab_size=len(vocabulary),
-        hidden_size=TEXT_WIDTH,
+        hidden_size=text_width,
         intermediate_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -51,7 +51,7 @@ def write_stable_diffusion(folder: Path, *, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipe = StableDiffusionPipeline(
-            unet=UNet2DConditionModel(**tiny_unet_config()),
+            unet=UNet2DConditionModel(**tiny_unet_config(cross_attention_dim=text_width)),
             vae=AutoencoderKL(
                 block_out_channels=(8, 8),
                 down_block_types=("DownEncoderBlock2D",) * 2,
@@ -78,12 +78,12 @@ def write_stable_diffusion(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def write_dinov2(folder: Path, *, seed: int = 0) -> Path:
+def write_dinov2(folder: Path, *, width: int = 16, seed: int = 0) -> Path:
     """A vision transformer with patches of four pixels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = Dinov2Config(
-            hidden_size=16,
+            hidden_size=width,
             num_hidden_layers=2,
             num_attention_heads=2,
             patch_size=4,

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from examples.tiny_pretrained import write_dinov2, write_stable_diffusion
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentslots.cli.main import main
+from latentslots.models.stable_diffusion import empty_prompt
 from latentslots.official import OfficialCheckpointError, load_official
 from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.pipelines.pretrained import load_pretrained_parts
 
 GOLDEN = Path(__file__).parent / "golden"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -174,6 +177,46 @@ class TestParts:
         shutil.rmtree(checkpoint / UNET)
         with pytest.raises(OfficialCheckpointError, match=r"is a Stable-LSD checkpoint: .* DINOv2"):
             load_official(checkpoint)
+
+    def test_stable_lsd_is_read_between_its_parts(self, checkpoint: Path, tmp_path: Path) -> None:
+        expected = load_official(checkpoint).slot_encoder
+        shutil.rmtree(checkpoint / ENCODER)
+        shutil.rmtree(checkpoint / UNET)
+        diffusion = write_stable_diffusion(tmp_path / "diffusion", text_width=24)
+        vit = write_dinov2(tmp_path / "vit", width=24)
+        out = tmp_path / "out"
+        words = ["--stable-diffusion", str(diffusion), "--dinov2", str(vit), "--dinov2-size", "32"]
+        assert main(["import-official", str(checkpoint), str(out), *words]) == 0
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(out)
+        assert not list((out / "unet").glob("*.safetensors"))
+        for name, tensor in expected.state_dict().items():
+            torch.testing.assert_close(pipe.slot_encoder.state_dict()[name], tensor)
+        torch.testing.assert_close(pipe.slot_encoder.null, empty_prompt(str(diffusion)))
+        scene = pipe.encode(torch.rand(2, 3, 64, 64))
+        assert scene.slots.shape == (2, 5, 32)
+        pipe.set_progress_bar_config(disable=True)
+        options = {"num_inference_steps": 1, "height": 32, "width": 32, "guidance_scale": 1.3}
+        assert pipe(scene.slots, **options).images[0].size == (32, 32)
+        assert pipe.resolution == 256
+
+    def test_parts_that_do_not_fit_are_named(
+        self, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        parts = load_pretrained_parts(
+            str(write_stable_diffusion(tmp_path / "diffusion")),
+            str(write_dinov2(tmp_path / "vit", width=24)),
+            image_size=32,
+        )
+        with pytest.raises(OfficialCheckpointError, match="is no Stable-LSD checkpoint, and so"):
+            load_official(checkpoint, parts=parts)
+        shutil.rmtree(checkpoint / ENCODER)
+        shutil.rmtree(checkpoint / UNET)
+        message = "out_size is 24, and the Stable Diffusion given has 12 channels"
+        with pytest.raises(OfficialCheckpointError, match=message):
+            load_official(checkpoint, parts=parts)
+        command = ["import-official", str(checkpoint), str(tmp_path / "out"), "--dinov2", "x"]
+        assert main(command) == 2
+        assert "--stable-diffusion and --dinov2 go together" in capsys.readouterr().err
 
     @pytest.mark.parametrize("gone", [(ENCODER,), (SLOTS,), (UNET,), (ENCODER, SLOTS, UNET)])
     def test_missing_ones_are_named(self, checkpoint: Path, gone: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Value
 from diffusers import AutoencoderKL
 from examples.tiny_pretrained import NUM_TOKENS, TEXT_WIDTH, tiny_unet_config
 
-from latentslots.build_stable import PretrainedParts, build_stable_lsd
+from latentslots.build_stable import build_stable_lsd
 from latentslots.config import PretrainedUNetConfig, StableLSDConfig
 from latentslots.data.writer import StoreWriter
 from latentslots.models import (
@@ -34,6 +34,7 @@ from latentslots.objectives import (
     SlotAutoencoderObjective,
 )
 from latentslots.official import official_schedule
+from latentslots.pipelines.pretrained import PretrainedParts
 
 RESOLUTION = 32
 LATENT_SIZE = 16

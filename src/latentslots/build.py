@@ -5,7 +5,7 @@ from dataclasses import asdict
 from diffusers import AutoencoderKL, ModelMixin
 from torch import nn
 
-from latentslots.build_stable import build_stable_lsd, load_pretrained_parts
+from latentslots.build_stable import build_stable_lsd
 from latentslots.config import (
     AutoencoderConfig,
     DinosaurConfig,
@@ -41,6 +41,7 @@ from latentslots.objectives import (
 )
 from latentslots.objectives.autoencoder import load_lpips
 from latentslots.official import official_schedule
+from latentslots.pipelines.pretrained import load_pretrained_parts
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -54,9 +55,17 @@ def build_objective(config: TrainConfig) -> Objective:
     elif isinstance(config.method, DinosaurConfig):
         objective = _build_dinosaur(config.method, config.data.resolution)
     elif isinstance(config.method, StableLSDConfig):
-        objective = build_stable_lsd(
-            config.method, config.data.resolution, load_pretrained_parts(config.method)
+        method = config.method
+        parts = load_pretrained_parts(
+            method.unet.name,
+            method.encoder.name,
+            image_size=method.encoder.image_size,
+            num_layers=method.encoder.num_layers,
+            tuned=method.unet.tuned,
+            lora_rank=method.unet.lora_rank,
+            vae=method.vae,
         )
+        objective = build_stable_lsd(method, config.data.resolution, parts)
     else:
         vae = load_vae(config.method.vae)
         objective = build_latent_slot_diffusion(config.method, config.data.resolution, vae)

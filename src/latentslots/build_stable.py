@@ -1,79 +1,11 @@
 """Where a config becomes Stable-LSD: slots between pretrained parts."""
 
-from dataclasses import dataclass, field
-from typing import Any
-
-from diffusers import AutoencoderKL
-from jaxtyping import Float
-from torch import Tensor
-
 from latentslots.config import StableLSDConfig
 from latentslots.models import SlotEncoder
-from latentslots.models.autoencoder import downscale_factor, load_vae
-from latentslots.models.dinov2_encoder import DINOv2Encoder
-from latentslots.models.stable_diffusion import (
-    StableDiffusionUNet,
-    empty_prompt,
-    load_noise_schedule,
-    load_part,
-)
+from latentslots.models.autoencoder import downscale_factor
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.objectives.alignment import Alignment
-from latentslots.pipelines.pretrained import Pretrained
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainedParts:
-    """What Stable-LSD is built around.
-
-    Attributes:
-        encoder: The image backbone.
-        unet: The denoiser.
-        vae: The autoencoder.
-        noise_schedule: The one that the denoiser was trained with.
-        empty_prompt: What its text encoder says of no words, `[S, X]`.
-        sources: Where parts come from, by their names.
-    """
-
-    encoder: DINOv2Encoder
-    unet: StableDiffusionUNet
-    vae: AutoencoderKL
-    noise_schedule: Any
-    empty_prompt: Float[Tensor, "S X"]
-    sources: dict[str, Pretrained] = field(default_factory=dict)
-
-
-def load_pretrained_parts(method: StableLSDConfig) -> PretrainedParts:
-    """Load what a config names.
-
-    Raises:
-        ValueError: If a part cannot be had, or is of another kind.
-    """
-    encoder = DINOv2Encoder.from_vit(
-        method.encoder.name,
-        image_size=method.encoder.image_size,
-        num_layers=method.encoder.num_layers,
-    )
-    name = method.unet.name
-    unet = StableDiffusionUNet.from_stable_diffusion(
-        name, tuned=method.unet.tuned, lora_rank=method.unet.lora_rank
-    )
-    if method.vae:
-        vae, source = load_vae(method.vae), method.vae
-    else:
-        vae, source = load_part(AutoencoderKL.from_pretrained, name, "vae"), name
-    return PretrainedParts(
-        encoder=encoder,
-        unet=unet,
-        vae=vae,
-        noise_schedule=load_noise_schedule(name),
-        empty_prompt=empty_prompt(name),
-        sources={
-            "encoder": Pretrained.of(encoder, method.encoder.name),
-            "unet": Pretrained.of(unet, name),
-            "vae": Pretrained.of(vae, source, subfolder="" if method.vae else "vae"),
-        },
-    )
+from latentslots.pipelines.pretrained import PretrainedParts
 
 
 def build_stable_lsd(

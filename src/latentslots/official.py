@@ -24,7 +24,10 @@ from latentslots.pipelines.latent_slot_diffusion import (
     LatentSlotDiffusionPipeline,
     default_sampler,
 )
+from latentslots.pipelines.pretrained import PretrainedParts
 
+STABLE_RESOLUTION = 256
+"""Pixels per side of the images in the official Stable-LSD configuration."""
 ENCODER, SLOTS, UNET = "unetencoder", "multiheadstevesa", "unet2dconditionmodelwithpos"
 
 POSITIONS = {
@@ -64,7 +67,10 @@ class OfficialCheckpointError(ValueError):
 
 
 def load_official(
-    checkpoint_dir: str | Path, *, vae: AutoencoderKL | None = None
+    checkpoint_dir: str | Path,
+    *,
+    vae: AutoencoderKL | None = None,
+    parts: PretrainedParts | None = None,
 ) -> LatentSlotDiffusionPipeline:
     """Build a pipeline from an official LSD checkpoint.
 
@@ -72,22 +78,25 @@ def load_official(
         checkpoint_dir: A `checkpoint-<step>` folder.
         vae: The autoencoder that the model was trained with (for MOVi-E, that of Stable
             Diffusion 2.1). Without it the pipeline encodes and segments, but cannot paint.
+        parts: The DINOv2 and Stable Diffusion of a Stable-LSD checkpoint, which holds slot
+            attention alone (`load_pretrained_parts`); officially those of `stable-lsd-coco`.
 
     Raises:
         OfficialCheckpointError: If the folder or a part is missing, a tensor is missing,
-            unexpected or of another shape (each is named), or if it is a Stable-LSD checkpoint,
-            which holds slot attention alone.
+            unexpected or of another shape (each is named), if a Stable-LSD checkpoint is given no
+            parts or parts of other widths, or others are given some.
     """
     folder = Path(checkpoint_dir)
     if not folder.is_dir():
         raise OfficialCheckpointError(f"there is no folder {folder}")
-    parts = [name for name in (ENCODER, SLOTS, UNET) if (folder / name).is_dir()]
-    if parts == [SLOTS]:
+    found = [name for name in (ENCODER, SLOTS, UNET) if (folder / name).is_dir()]
+    if found == [SLOTS]:
+        return _stable(folder / SLOTS, parts)
+    if parts is not None:
         raise OfficialCheckpointError(
-            f"{folder} is a Stable-LSD checkpoint: it holds slot attention ({SLOTS}) alone, and "
-            "needs the frozen DINOv2 and Stable Diffusion that it was trained with"
+            f"{folder} is no Stable-LSD checkpoint, and so takes no pretrained parts"
         )
-    missing = [name for name in (ENCODER, SLOTS, UNET) if name not in parts]
+    missing = [name for name in (ENCODER, SLOTS, UNET) if name not in found]
     if missing:
         raise OfficialCheckpointError(
             f"{folder} is no official LSD checkpoint: it lacks {', '.join(missing)}"
@@ -113,6 +122,38 @@ def official_schedule(prediction_type: str = "epsilon") -> DDPMScheduler:
         clip_sample=False,
         variance_type="fixed_small",
         prediction_type=prediction_type,
+    )
+
+
+def _stable(folder: Path, parts: PretrainedParts | None) -> LatentSlotDiffusionPipeline:
+    """Slots between pretrained parts; without slots, the denoiser is shown the empty prompt."""
+    if parts is None:
+        raise OfficialCheckpointError(
+            f"{folder.parent} is a Stable-LSD checkpoint: it holds slot attention ({SLOTS}) alone, "
+            "and needs the frozen DINOv2 and Stable Diffusion that it was trained with"
+        )
+    trained = _slot_encoder(folder)
+    for name, own, others in (
+        ("input_size", trained.config.in_channels, parts.encoder.out_channels),
+        ("out_size", trained.config.cross_attention_dim, parts.unet.cross_attention_dim),
+    ):
+        if own != others:
+            part = "DINOv2" if name == "input_size" else "Stable Diffusion"
+            raise OfficialCheckpointError(
+                f"{folder / 'config.json'}: {name} is {own}, and the {part} given has {others} "
+                "channels"
+            )
+    options = {k: v for k, v in trained.config.items() if not k.startswith("_")}
+    slots = SlotEncoder(**{**options, "num_given_null": len(parts.empty_prompt)})
+    slots.load_state_dict({**trained.state_dict(), "null": parts.empty_prompt})
+    return LatentSlotDiffusionPipeline(
+        encoder=parts.encoder,
+        slot_encoder=slots.eval(),
+        unet=parts.unet,
+        scheduler=default_sampler(parts.noise_schedule),
+        vae=parts.vae,
+        resolution=STABLE_RESOLUTION,
+        pretrained=dict(parts.sources),
     )
 
 

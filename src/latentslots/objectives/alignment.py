@@ -111,7 +111,8 @@ def attention_distance(
     describe such a loss in words; its exact form here is ours.
 
     Args:
-        layers: Cross-attention of the denoiser's layers, `[B, N, S]` each; of the S vectors the first K are slots.
+        layers: Cross-attention of the denoiser's layers, `[B, N, S]` each; of the S vectors the
+            first K are slots.
         masks: Slot attention.
         grids: Rows and columns behind every number of tokens.
     """

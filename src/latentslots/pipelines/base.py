@@ -15,7 +15,7 @@ from diffusers.utils import BaseOutput
 from huggingface_hub import snapshot_download
 from jaxtyping import Bool, Float, Int
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from latentslots.bundled import bundled_folder
@@ -141,7 +141,8 @@ class SlotPipeline(DiffusionPipeline):
         for name, source in (index.get("pretrained") or {}).items():
             if name not in kwargs:
                 part = Pretrained(**source).load(folder / name)
-                kwargs[name] = part.to(dtype) if isinstance(dtype, torch.dtype) else part
+                # Not the part's own `to`, which warns of nothing.
+                kwargs[name] = nn.Module.to(part, dtype) if dtype is not None else part
         return super().from_pretrained(folder, **kwargs)
 
     def name_pretrained(self, pretrained: dict[str, Any] | None) -> None:

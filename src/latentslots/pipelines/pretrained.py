@@ -5,18 +5,25 @@ In the place of a part's weights lie its config and, where some of it learned, `
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, ModelMixin
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentslots.data.latent_cache import weights_fingerprint
 from latentslots.models.autoencoder import load_vae
 from latentslots.models.dinov2_encoder import DINOv2Encoder
-from latentslots.models.stable_diffusion import StableDiffusionUNet, load_part
+from latentslots.models.stable_diffusion import (
+    StableDiffusionUNet,
+    Tuned,
+    empty_prompt,
+    load_noise_schedule,
+    load_part,
+)
 
 TUNED_FILE = "tuned.safetensors"
 
@@ -77,6 +84,74 @@ class Pretrained:
     def to_dict(self) -> dict[str, str]:
         """As it stands in `model_index.json`."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedParts:
+    """What Stable-LSD is built around.
+
+    Attributes:
+        encoder: The image backbone.
+        unet: The denoiser.
+        vae: The autoencoder.
+        noise_schedule: The one that the denoiser was trained with.
+        empty_prompt: What its text encoder says of no words, `[S, X]`.
+        sources: Where parts come from, by their names.
+    """
+
+    encoder: DINOv2Encoder
+    unet: StableDiffusionUNet
+    vae: AutoencoderKL
+    noise_schedule: Any
+    empty_prompt: Float[Tensor, "S X"]
+    sources: dict[str, Pretrained] = field(default_factory=dict)
+
+
+def load_pretrained_parts(
+    stable_diffusion: str,
+    dinov2: str,
+    *,
+    image_size: int = 448,
+    num_layers: int = 1,
+    tuned: Tuned = "nothing",
+    lora_rank: int = 0,
+    vae: str = "",
+) -> PretrainedParts:
+    """Load what Stable-LSD is built around.
+
+    Args:
+        stable_diffusion: A local folder, or a hub id.
+        dinov2: Likewise.
+        image_size: As for `DINOv2Encoder`.
+        num_layers: As for `DINOv2Encoder`.
+        tuned: As for `StableDiffusionUNet`.
+        lora_rank: As for `StableDiffusionUNet`.
+        vae: As for `load_vae`; empty for that of the Stable Diffusion.
+
+    Raises:
+        ValueError: If a part cannot be had, or is of another kind.
+    """
+    encoder = DINOv2Encoder.from_vit(dinov2, image_size=image_size, num_layers=num_layers)
+    unet = StableDiffusionUNet.from_stable_diffusion(
+        stable_diffusion, tuned=tuned, lora_rank=lora_rank
+    )
+    if vae:
+        autoencoder, source = load_vae(vae), vae
+    else:
+        autoencoder = load_part(AutoencoderKL.from_pretrained, stable_diffusion, "vae")
+        source = stable_diffusion
+    return PretrainedParts(
+        encoder=encoder,
+        unet=unet,
+        vae=autoencoder,
+        noise_schedule=load_noise_schedule(stable_diffusion),
+        empty_prompt=empty_prompt(stable_diffusion),
+        sources={
+            "encoder": Pretrained.of(encoder, dinov2),
+            "unet": Pretrained.of(unet, stable_diffusion),
+            "vae": Pretrained.of(autoencoder, source, subfolder="" if vae else "vae"),
+        },
+    )
 
 
 def _given_weights(part: ModelMixin) -> dict[str, Tensor]:
