@@ -35,7 +35,10 @@ def load_vit(name: str) -> PreTrainedModel:
         model = AutoModel.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"cannot load a DINOv2 from {name!r}: {reason}") from None
+        raise ValueError(
+            f"cannot load a DINOv2 from {name!r}: it must be a folder as transformers saves one, "
+            f"or a hub id such as facebook/dinov2-base ({reason})"
+        ) from None
     return model.eval().requires_grad_(False)
 
 

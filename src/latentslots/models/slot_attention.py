@@ -4,6 +4,7 @@ Dimensions: B batch, N tokens, C input channels, K slots, D slot channels, R reg
 X cross-attention width of the decoder, h w rows and columns of the feature map.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,7 +117,9 @@ class SlotAttention(nn.Module):
 
         # In full precision also under autocast: slots start almost alike, and what sets them apart
         # is lost when every iteration rounds to eight bits.
-        with torch.autocast(slots.device.type, enabled=False):
+        device = slots.device.type  # `meta` knows no autocast
+        known = torch.amp.is_autocast_available(device)
+        with torch.autocast(device, enabled=False) if known else nullcontext():
             return self._iterate(slots, key.to(slots.dtype), value.to(slots.dtype))
 
     def _iterate(

@@ -89,7 +89,7 @@ class FixedTwin:
         weights = list(module.parameters())
         if self._twin is not None:
             pairs = zip(weights, self._twin.parameters(), strict=True)
-            if all(one.data_ptr() == other.data_ptr() for one, other in pairs):
+            if all(one.is_set_to(other) for one, other in pairs):
                 return self._twin
         shared: dict[int, Any] = {
             id(p): nn.Parameter(p.detach(), requires_grad=False) for p in weights

@@ -1,0 +1,170 @@
+"""Slots trained anew between the bundled model's frozen parts, the Stable-LSD way.
+
+latentslots data make scenes data/scenes
+python benchmarks/frozen_parts.py
+
+The bundled model's image backbone and denoiser (with the patch decoder that makes its map of slots)
+stand for DINOv2 and Stable Diffusion: they are frozen, fresh slot attention learns between them
+from denoising alone, and masks are the slots' attention. Every row has one option on. A run leaves
+a small log (docs/lab-notes.md); those that have one are not made again.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from latentslots.config import OptimConfig
+from latentslots.data.latents import cache_latents
+from latentslots.data.loader import ImageDataset, build_loader
+from latentslots.evaluation import evaluate
+from latentslots.models import SlotEncoder
+from latentslots.models.stable_diffusion import CROSS_ATTENTION
+from latentslots.objectives import LatentSlotDiffusionObjective
+from latentslots.objectives.alignment import Alignment
+from latentslots.official import official_schedule
+from latentslots.pipelines import load_pipeline
+from latentslots.training.optim import build_lr_scheduler, build_optimizer
+from objects import DOCS, SCORES, images_of, put_table, scores_of
+
+BATCH_SIZE, NUM_WATCHED = 24, 256
+OPTIM = OptimConfig(learning_rate=4e-4, lr_scheduler="linear_decay", lr_warmup_steps=100)
+CONTRASTIVE, GUIDED = {"contrastive_weight": 0.05}, {"guidance_weight": 0.1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One option, or several."""
+
+    name: str
+    alignment: dict[str, Any] = field(default_factory=dict)
+    slots: dict[str, Any] = field(default_factory=dict)
+    dropout: float = 0.0
+    tuned: bool = False
+
+
+ROWS = {
+    "frozen": Row("slots alone learn"),
+    "contrastive": Row("slots contrasted (0.05)", alignment=CONTRASTIVE),
+    "guided": Row("cross-attention guided (0.1)", alignment=GUIDED),
+    "registers": Row("4 learned registers", slots={"num_registers": 4}),
+    "tuned": Row("cross-attention tuned", tuned=True),
+    "dropout": Row("slots dropped (0.1)", slots={"null_condition": True}, dropout=0.1),
+    "all": Row(
+        "all of these",
+        alignment={**CONTRASTIVE, **GUIDED},
+        slots={"num_registers": 4},
+        dropout=0.1,
+        tuned=True,
+    ),
+}
+
+
+def build(row: Row) -> LatentSlotDiffusionObjective:
+    """Fresh slots between frozen parts."""
+    bundled = load_pipeline("bundled")
+    for part in (bundled.encoder, bundled.unet, bundled.patch_decoder):
+        part.requires_grad_(False)
+    if row.tuned:
+        for name, parameter in bundled.unet.named_parameters():
+            parameter.requires_grad_(any(layer in name for layer in CROSS_ATTENTION))
+    options = {k: v for k, v in bundled.slot_encoder.config.items() if not k.startswith("_")}
+    torch.manual_seed(0)
+    return LatentSlotDiffusionObjective(
+        encoder=bundled.encoder,
+        slot_encoder=SlotEncoder(**{**options, "null_condition": False, **row.slots}),
+        unet=bundled.unet,
+        noise_schedule=official_schedule(bundled.scheduler.config.prediction_type),
+        vae=bundled.vae,
+        patch_decoder=bundled.patch_decoder,
+        resolution=bundled.resolution,
+        condition_dropout=row.dropout,
+        alignment=Alignment(guidance_blocks=("up_blocks",), **row.alignment),
+    )
+
+
+def run(row: Row, steps: int, run_dir: Path) -> dict[str, Any]:
+    """Train slots, look at them now and then, and score all validation images at the end."""
+    objective = build(row).train()
+    train, watched = images_of("scenes", "train"), images_of("scenes", "validation")
+    latents = cache_latents(train, objective.vae, run_dir / "latents", resolution=64, progress=True)
+    loader = build_loader(ImageDataset(train, 64, latents=latents), batch_size=BATCH_SIZE)
+    optimizer = build_optimizer(objective, OPTIM)
+    scheduler = build_lr_scheduler(optimizer, OPTIM, steps)
+    curve, losses, start = [], [], time.time()
+    for step, batch in zip(range(1, steps + 1), loader, strict=False):
+        objective.begin_step(step - 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = objective(batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(objective.trained_parameters(), OPTIM.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        losses.append(loss.item())
+        if step % max(steps // 5, 1) == 0:
+            point = score(objective, watched.select(range(NUM_WATCHED)))
+            seconds = time.time() - start
+            curve.append({"step": step, "seconds": seconds, "loss": mean(losses), **point})
+            losses = []
+            print(row.name, curve[-1], flush=True)
+    return {"steps": steps, "curve": curve, "scores": score(objective, watched)}
+
+
+def score(objective: LatentSlotDiffusionObjective, images: Any) -> dict[str, float]:
+    """Of the slots' attention, after which training goes on."""
+    pipe = objective.eval().to_pipeline()
+    pipe.use_attention_masks()
+    found = scores_of(evaluate(pipe, images))
+    objective.train()
+    return found
+
+
+def mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 4)
+
+
+def table(logs: Path) -> str:
+    """What the logs say, as Markdown."""
+    found = {key: logs / f"{key}.json" for key in ROWS}
+    lines: list[str] = []
+    for key, path in found.items():
+        if not path.is_file():
+            continue
+        one = json.loads(path.read_text())
+        if not lines:
+            steps = " / ".join(f"{point['step']:,}" for point in one["curve"])
+            head = ["option", f"FG-ARI at {steps}", *SCORES.values(), "minutes"]
+            lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        curve = " / ".join(f"{point['fg_ari']:.2f}" for point in one["curve"])
+        scores = [f"{one['scores'][name]:.3f}" for name in SCORES]
+        minutes = f"{one['curve'][-1]['seconds'] / 60:.0f}"
+        lines.append(f"| {' | '.join([ROWS[key].name, curve, *scores, minutes])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1_500, help="optimizer steps of every run")
+    parser.add_argument("--only", nargs="*", default=list(ROWS), choices=ROWS, help="some rows")
+    parser.add_argument("--runs", type=Path, default=Path("runs/frozen"), help="keeps latents")
+    parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "frozen", help="results")
+    parser.add_argument("--no-train", action="store_true", help="the table alone")
+    options = parser.parse_args()
+    options.logs.mkdir(parents=True, exist_ok=True)
+    for key in [] if options.no_train else options.only:
+        log = options.logs / f"{key}.json"
+        if not log.is_file():
+            log.write_text(json.dumps(run(ROWS[key], options.steps, options.runs), indent=1) + "\n")
+    text = table(options.logs)
+    print(text)
+    put_table(text, DOCS / "lab-notes.md")
+
+
+if __name__ == "__main__":
+    main()
