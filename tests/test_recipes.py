@@ -344,6 +344,52 @@ def test_dinosaur_takes_the_other_decoder(
     assert (decoder.config.in_dim, decoder.config.out_dim, decoder.config.num_tokens) == (8, 8, 16)
 
 
+def test_slots_cannot_be_contrasted_with_those_of_no_other_image(
+    scenes_store: Path, tiny_vit_dir: Path, tiny_diffusion_dir: Path
+) -> None:
+    config = shrink(
+        recipe("stable-lsd-voc"),
+        data=scenes_store,
+        vae=Path("nowhere"),
+        vit=tiny_vit_dir,
+        diffusion=tiny_diffusion_dir,
+    )
+    with pytest.raises(ValueError, match="train_batch_size must be at least 2, got 1"):
+        build_objective(replace(config, train_batch_size=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"registers": "learned"}, "num_registers must be above 0 .* got 0 with 'learned'"),
+        ({"num_registers": 3}, "and 0 elsewhere; got 3 with 'empty-prompt'"),
+        ({"vae": "bundled"}, "latents of 4 channels, and the VAE 'bundled' has 8"),
+        (
+            {"guidance_blocks": ("up_blocks.0",)},
+            "no block up_blocks.0 .* it has down_blocks.0, mid",
+        ),
+    ],
+)
+def test_what_does_not_fit_stable_lsd_is_named(
+    scenes_store: Path,
+    tiny_vit_dir: Path,
+    tiny_diffusion_dir: Path,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    config = shrink(
+        recipe("stable-lsd-voc"),
+        data=scenes_store,
+        vae=Path("nowhere"),
+        vit=tiny_vit_dir,
+        diffusion=tiny_diffusion_dir,
+    )
+    data = replace(config.data, resolution=changes.pop("resolution", 32))
+    config = replace(config, method=replace(config.method, **changes), data=data)
+    with pytest.raises(ValueError, match=message):
+        build_objective(config)
+
+
 def test_a_resolution_that_the_vae_does_not_divide_is_named(
     scenes_store: Path, tiny_vae_dir: Path
 ) -> None:

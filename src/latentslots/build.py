@@ -56,6 +56,11 @@ def build_objective(config: TrainConfig) -> Objective:
         objective = _build_dinosaur(config.method, config.data.resolution)
     elif isinstance(config.method, StableLSDConfig):
         method = config.method
+        if method.contrastive_weight and config.train_batch_size < 2:
+            raise ValueError(
+                "method.contrastive_weight takes slots from another image of the batch: "
+                f"train_batch_size must be at least 2, got {config.train_batch_size}"
+            )
         parts = load_pretrained_parts(
             method.unet.name,
             method.encoder.name,

@@ -92,10 +92,11 @@ def start_recording(unet: nn.Module, blocks: Sequence[str] = ()) -> list[Tensor]
         raise ValueError("this denoiser's attention cannot be recorded: it has no positions")
     for block in blocks:
         if not any(_is_in(name, block) for name in layers):
-            known = sorted({".".join(name.split(".")[:2]) for name in layers if "blocks." in name})
+            parts = [name.split(".") for name in layers]
+            known = {".".join(part[: 1 if part[0] == "mid_block" else 2]) for part in parts}
             raise ValueError(
                 f"the denoiser has no block {block} with cross-attention; it has "
-                f"{', '.join(known)} and mid_block"
+                f"{', '.join(sorted(known))}"
             )
     found: list[Tensor] = []
     for name, layer in layers.items():
