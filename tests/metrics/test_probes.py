@@ -114,12 +114,15 @@ def test_a_head_is_trained_as_a_plain_module_would_be(hidden_dim: int) -> None:
     plain = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 3))
     if not hidden_dim:
         plain = nn.Sequential(nn.Linear(D, 3))
-    starts = [p.flatten(0, -3)[0] if p.ndim > 2 else p[0] for p in bank.parameters()]
+    weights = [p.flatten(0, -3)[0] for p in bank.parameters()]
+    if not hidden_dim:
+        weights = [weight.T for weight in weights]
     layers = [layer for layer in plain if isinstance(layer, nn.Linear)]
     with torch.no_grad():
-        for layer, weight, bias in zip(layers, starts[::2], starts[1::2], strict=True):
-            layer.weight.copy_(weight.T)
-            layer.bias.copy_(bias[0])
+        for layer, weight, bias in zip(layers, weights[::2], weights[1::2], strict=True):
+            rows = layer.out_features  # what is padded comes last
+            layer.weight.copy_(weight[:rows])
+            layer.bias.copy_(bias[:rows, 0])
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3)
     for _ in range(30):
         optimizer.zero_grad()

@@ -43,7 +43,9 @@ class HeadTarget:
 class HeadBank(nn.Module):
     """One head per attribute and seed: linear, or with one hidden layer of ReLU.
 
-    The start of each head depends on its own seed and size alone.
+    The start of each head depends on its own seed and size alone. Linear heads are one matrix
+    product for all attributes. Of MLPs the hidden layers are one, too; the last layers are one for
+    each of a few sizes.
 
     Args:
         dim: Channels of the inputs.
@@ -53,70 +55,112 @@ class HeadBank(nn.Module):
     """
 
     owner: Int[Tensor, " O"]
+    rows: Int[Tensor, " O"]
 
     def __init__(
         self, dim: int, sizes: Sequence[int], *, seeds: Sequence[int], hidden_dim: int = 0
     ) -> None:
         super().__init__()
-        self.sizes, self.hidden_dim = tuple(sizes), hidden_dim
-        self.register_buffer("owner", _owner(self.sizes))
+        self.hidden_dim = hidden_dim
+        self._order(sizes)
         generators = [[torch.Generator().manual_seed(seed) for seed in seeds] for _ in sizes]
         width = hidden_dim or dim
         if hidden_dim:
             first = [[_uniform(g, dim, dim, hidden_dim) for g in row] for row in generators]
             bias = [[_uniform(g, dim, 1, hidden_dim) for g in row] for row in generators]
-            self.weight_in = nn.Parameter(_stack(first))  # [A, S, D, F]
-            self.bias_in = nn.Parameter(_stack(bias))
+            every = [a for group in self.groups.values() for a in group]
+            self.weight_in = nn.Parameter(_columns(first, every))  # [S, A, F, D]
+            self.bias_in = nn.Parameter(_columns(bias, every))  # [S, A, F, 1]
         last, last_bias = [], []
         for row, size in zip(generators, self.sizes, strict=True):
             last.append([_uniform(g, width, width, size) for g in row])
             last_bias.append([_uniform(g, width, 1, size) for g in row])
-        if hidden_dim:
-            self.weight_out = nn.Parameter(_stack(_padded(last, max(self.sizes))))
-            self.bias_out = nn.Parameter(_stack(_padded(last_bias, max(self.sizes))))
-        else:  # [S, D, O]: one matrix product for all attributes
+        if not hidden_dim:  # [S, D, O]
             self.weight_out = nn.Parameter(torch.cat([torch.stack(row) for row in last], dim=2))
             self.bias_out = nn.Parameter(torch.cat([torch.stack(row) for row in last_bias], dim=2))
+        for size, group in self.groups.items() if hidden_dim else ():
+            for name, weights in (("weight", last), ("bias", last_bias)):  # [S, G, size, F or 1]
+                padded = nn.Parameter(_columns(weights, group, size))
+                self.register_parameter(f"{name}_out_{size}", padded)
+
+    def _order(self, sizes: Sequence[int]) -> None:
+        """Decide who is computed with whom: attributes whose sizes round up to the same one."""
+        self.sizes = tuple(sizes)
+        self.register_buffer("owner", _owner(self.sizes))
+        rounded = [-(-size // 4) * 4 for size in sizes]
+        self.groups = {
+            size: [a for a, own in enumerate(rounded) if own == size]
+            for size in sorted(set(rounded))
+        }
+        rows: dict[int, range] = {}
+        start = 0
+        for size, group in self.groups.items():
+            for a in group:
+                rows[a] = range(start, start + self.sizes[a])
+                start += size
+        wanted = [row for a in range(len(self.sizes)) for row in rows[a]]
+        self.register_buffer("rows", torch.tensor(wanted, dtype=torch.int64))
 
     def forward(self, inputs: Float[Tensor, "S N D"]) -> Float[Tensor, "S N O"]:
         """What the heads say, one attribute after the other."""
         if not self.hidden_dim:
             return torch.baddbmm(self.bias_out, inputs, self.weight_out)
-        count, seeds = self.weight_in.shape[:2]
-        many = inputs.expand(count, *inputs.shape).flatten(0, 1)
-        hidden = torch.baddbmm(self.bias_in.flatten(0, 1), many, self.weight_in.flatten(0, 1))
-        out = torch.baddbmm(
-            self.bias_out.flatten(0, 1), hidden.relu(), self.weight_out.flatten(0, 1)
-        ).view(count, seeds, inputs.shape[1], -1)
-        return torch.cat([part[..., :size] for part, size in zip(out, self.sizes, strict=True)], 2)
+        said = [self._said(seed, own) for seed, own in enumerate(inputs)]
+        return torch.stack(said).transpose(1, 2)
+
+    def _said(self, seed: int, inputs: Float[Tensor, "N D"]) -> Float[Tensor, "O N"]:
+        """What the MLPs of one seed say."""
+        count = len(self.sizes)
+        bias, weight = self.bias_in[seed].flatten(0, 1), self.weight_in[seed].flatten(0, 1)
+        hidden = torch.addmm(bias, weight, inputs.T).relu().view(count, self.hidden_dim, -1)
+        groups = torch.split(hidden, [len(group) for group in self.groups.values()])
+        parts = []
+        for size, own in zip(self.groups, groups, strict=True):
+            bias, weight = (self.get_parameter(f"{name}_out_{size}") for name in ("bias", "weight"))
+            parts.append(torch.baddbmm(bias[seed], weight[seed], own).flatten(0, 1))
+        return torch.cat(parts).index_select(0, self.rows)
 
     def keep(self, chosen: Bool[Tensor, "A S"], kept: dict[str, Tensor]) -> None:
         """Copy the weights of the chosen heads into a set of weights of all heads."""
         columns = chosen[self.owner].T[:, None]  # [S, 1, O]
         for name, parameter in self.named_parameters():
-            where = chosen[..., None, None] if self.hidden_dim else columns
+            own = chosen[self.attributes(name)].T[..., None, None]
+            where = own if self.hidden_dim else columns
             kept[name] = torch.where(where, parameter.detach(), kept[name])
 
-    def part(self, weights: Tensor, chosen: Bool[Tensor, " A"]) -> Tensor:
-        """Of what is shaped like a weight of all heads, that of the chosen attributes."""
-        return weights[chosen] if self.hidden_dim else weights[:, :, chosen[self.owner]]
+    def attributes(self, name: str) -> Int[Tensor, " G"]:
+        """Whose weights a parameter holds, in their order; of an MLP's."""
+        last = name.rpartition("_out_")[2]
+        if last in map(str, self.groups):
+            return torch.tensor(self.groups[int(last)])
+        return torch.tensor([a for group in self.groups.values() for a in group])
+
+    def part(self, name: str, weights: Tensor, chosen: Bool[Tensor, " A"]) -> Tensor:
+        """Of what is shaped like a parameter of all heads, that of the chosen attributes."""
+        if not self.hidden_dim:
+            return weights[:, :, chosen[self.owner]]
+        return weights[:, chosen[self.attributes(name)]]
 
     def select(self, chosen: Bool[Tensor, " A"]) -> "HeadBank":
         """The heads of the chosen attributes alone, as they are."""
         sizes = [size for size, wanted in zip(self.sizes, chosen.tolist(), strict=True) if wanted]
         fewer = copy.copy(self)
-        fewer.__dict__.update(_parameters={}, _buffers={}, sizes=tuple(sizes))
-        fewer.register_buffer("owner", _owner(sizes))
+        fewer.__dict__.update(_parameters={}, _buffers={})
+        fewer._order(sizes)
         for name, parameter in self.named_parameters():
-            fewer.register_parameter(name, nn.Parameter(self.part(parameter.detach(), chosen)))
+            part = self.part(name, parameter.detach(), chosen)
+            if part.numel():  # else no attribute of that size is left
+                fewer.register_parameter(name, nn.Parameter(part))
         return fewer
 
     @torch.no_grad()
     def put(self, weights: dict[str, Tensor], attributes: Int[Tensor, " B"]) -> None:
         """Take the weights of some attributes, which are those of a smaller bank."""
         for name, parameter in self.named_parameters():
+            if name not in weights:
+                continue
             if self.hidden_dim:
-                parameter[attributes] = weights[name]
+                parameter[:, torch.isin(self.attributes(name), attributes)] = weights[name]
             else:
                 parameter[:, :, torch.isin(self.owner, attributes)] = weights[name]
 
@@ -236,8 +280,9 @@ def train_heads(
             break
         if alive.sum() <= WORTH_FEWER * len(alive):
             bank.put(kept, active)
-            kept = {name: some.part(weights, alive) for name, weights in kept.items()}
             fewer = some.select(alive)
+            names = dict(fewer.named_parameters())
+            kept = {name: some.part(name, kept[name], alive) for name in names}
             optimizer = _of_fewer(optimizer, some, fewer, alive, training)
             losses, validation = losses.select(alive), (validation[0], validation[1].select(alive))
             active, some = active[alive], fewer
@@ -260,10 +305,11 @@ def _of_fewer(
 ) -> torch.optim.AdamW:
     """An optimizer of fewer heads that goes on with their moments."""
     new = _optimizer(fewer, training)
-    for before, after in zip(bank.parameters(), fewer.parameters(), strict=True):
+    before = dict(bank.named_parameters())
+    for name, after in fewer.named_parameters():
         new.state[after] = {
-            name: bank.part(value, alive) if value.ndim else value
-            for name, value in optimizer.state[before].items()
+            moment: bank.part(name, value, alive) if value.ndim else value
+            for moment, value in optimizer.state[before[name]].items()
         }
     return new
 
@@ -279,10 +325,11 @@ def _uniform(generator: torch.Generator, fan_in: int, *shape: int) -> Tensor:
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
-def _stack(rows: list[list[Tensor]]) -> Tensor:
-    return torch.stack([torch.stack(row) for row in rows])
+def _columns(rows: list[list[Tensor]], chosen: Sequence[int], size: int = 0) -> Tensor:
+    """Weights `[in, out]` of some attributes, for each seed, as `[S, A, out, in]`.
 
-
-def _padded(rows: list[list[Tensor]], size: int) -> list[list[Tensor]]:
-    """Weights for outputs that do not exist are 0; nothing reads them."""
-    return [[F.pad(one, (0, size - one.shape[-1])) for one in row] for row in rows]
+    Those for outputs that do not exist, up to `size`, are 0; nothing reads them.
+    """
+    attributes = [torch.stack([one.T for one in rows[a]]) for a in chosen]
+    padded = [F.pad(one, (0, 0, 0, max(size - one.shape[1], 0))) for one in attributes]
+    return torch.stack(padded, dim=1).contiguous()
