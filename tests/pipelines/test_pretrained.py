@@ -79,6 +79,13 @@ def test_it_goes_round(
     assert weights(tmp_path / "saved") == {**named, "slot_encoder": whole, "scheduler": []}
     index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
     assert set(index["pretrained"]) == (set() if include else set(PARTS))
+    kinds = {name: index[name][1] or index["pretrained"][name]["kind"] for name in PARTS}
+    assert kinds == dict(encoder="DINOv2Encoder", unet="StableDiffusionUNet", vae="AutoencoderKL")
+    if include:  # where classes live must never move
+        modules = [index[name][0] for name in ("encoder", "unet")]
+        assert modules == [
+            f"latentslots.models.{m}" for m in ("dinov2_encoder", "stable_diffusion")
+        ]
 
     pipe, again = objective.to_pipeline(), load_pipeline(tmp_path / "saved")
     for name in (*PARTS, "slot_encoder"):

@@ -156,7 +156,8 @@ class SlotPipeline(DiffusionPipeline):
             for name, source in (pretrained or {}).items()
         }
         self._pretrained = {name: (s, getattr(self, name)) for name, s in sources.items()}
-        self.register_to_config(pretrained={name: s.to_dict() for name, s in sources.items()})
+        if sources:
+            self.register_to_config(pretrained={name: s.to_dict() for name, s in sources.items()})
 
     def save_pretrained(
         self, save_directory: str | Path, *, include_pretrained: bool = False, **kwargs: Any
