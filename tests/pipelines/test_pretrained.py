@@ -80,7 +80,11 @@ def test_it_goes_round(
     index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
     assert set(index["pretrained"]) == (set() if include else set(PARTS))
     kinds = {name: index[name][1] or index["pretrained"][name]["kind"] for name in PARTS}
-    assert kinds == dict(encoder="DINOv2Encoder", unet="StableDiffusionUNet", vae="AutoencoderKL")
+    assert kinds == {
+        "encoder": "DINOv2Encoder",
+        "unet": "StableDiffusionUNet",
+        "vae": "AutoencoderKL",
+    }
     if include:  # where classes live must never move
         modules = [index[name][0] for name in ("encoder", "unet")]
         assert modules == [
