@@ -84,6 +84,8 @@ def _wanted_caches(config: TrainConfig, objective: Objective) -> Iterator[_Wante
     if isinstance(objective, LatentSlotDiffusionObjective) and data.cache_latents:
         assert objective.vae is not None
         yield LatentCache, cache_latents, objective.vae
+    if data.features and not data.cache_features:
+        raise ValueError("data.features is where data.cache_features puts them: set both")
     if not data.cache_features:
         return
     encoder = getattr(objective, "encoder", None)
@@ -106,6 +108,7 @@ def _cached(wanted: _Wanted, dataset: Dataset, config: TrainConfig, how: _How) -
             folder,
             resolution=data.resolution,
             flip=data.random_flip,
+            num_workers=data.num_workers,
             on_bad_sample=data.on_bad_sample,
             progress=how.progress,
         )

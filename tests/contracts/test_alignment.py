@@ -93,6 +93,17 @@ class TestContrastive:
         assert all(alike for name, alike in same.items() if name.startswith("unet."))
         assert not any(same[f"slot_encoder.{name}.weight"] for name in ("linear_out", "mlp_in.0"))
 
+    def test_registers_belong_to_the_denoiser(self, batch: dict[str, Tensor]) -> None:
+        gradients = []
+        for weight in (0.0, 0.5):
+            objective = tiny_stable_lsd(
+                registers="learned", num_registers=2, contrastive_weight=weight
+            )
+            objective.begin_step(0)
+            objective(batch | {"swapped": chosen([1, 1, 0, 0]).repeat(4, 1)})[0].backward()
+            gradients.append(objective.slot_encoder.registers.grad)
+        torch.testing.assert_close(gradients[1], gradients[0])
+
     def test_it_begins_when_it_shall(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_stable_lsd(contrastive_weight=0.1, contrastive_start=7)
         for step, begun in ((0, False), (6, False), (7, True), (100, True)):
@@ -122,9 +133,9 @@ class TestGuidance:
         registers = torch.full((1, 4, 3), 2.0)  # what is looked at beside the slots
         layers = [torch.cat([same * share, registers], dim=2) for share in (0.3, 0.01)]
         entropy = -(masks * masks.log() + (1 - masks) * (1 - masks).log()).mean()
-        found = attention_distance(layers, masks, {4: (2, 2)})
+        found = attention_distance(layers, masks, {4: (2, 2)}, torch.ones(1))
         torch.testing.assert_close(found, entropy)
-        other = attention_distance([same.flip(2)], masks, {4: (2, 2)})
+        other = attention_distance([same.flip(2)], masks, {4: (2, 2)}, torch.ones(1))
         assert other > entropy
 
     def test_layers_of_all_sizes_count(self) -> None:
@@ -134,9 +145,26 @@ class TestGuidance:
             F.interpolate(masks, size, mode=mode).flatten(2).transpose(1, 2)
             for size, mode in ((2, "area"), (8, "bilinear"))
         ]
-        found = attention_distance(layers, masks, {4: (2, 2), 64: (8, 8)})
-        each = [attention_distance([layer], masks, {4: (2, 2), 64: (8, 8)}) for layer in layers]
+        grids, weights = {4: (2, 2), 64: (8, 8)}, torch.tensor([1.0, 3.0])
+        found = attention_distance(layers, masks, grids, weights)
+        each = [attention_distance([layer], masks, grids, weights) for layer in layers]
         torch.testing.assert_close(found, (each[0] + each[1]) / 2)
+        apart = [
+            attention_distance([layer[i : i + 1] for layer in layers], masks[i : i + 1], grids, one)
+            for i, one in enumerate(torch.ones(2, 1))
+        ]
+        torch.testing.assert_close(found, apart[0] / 4 + 3 * apart[1] / 4)
+
+    def test_images_without_their_slots_do_not_count(self, batch: dict[str, Tensor]) -> None:
+        objective = tiny_stable_lsd(guidance_weight=0.5, condition_dropout=0.5)
+        some = {**batch, "dropped": torch.tensor([True, False, False, True, True])}
+        alone = {name: values[1:3] for name, values in some.items()}
+        torch.testing.assert_close(
+            objective(some)[1]["guidance_loss"], objective(alone)[1]["guidance_loss"]
+        )
+        objective({**batch, "dropped": torch.ones(5, dtype=torch.bool)})[0].backward()
+        gradient = objective.slot_encoder.slot_attention.to_key.weight.grad
+        assert gradient.abs().max() == 0
 
     @pytest.mark.parametrize("registers", ["none", "empty-prompt"])
     def test_it_is_of_the_blocks_that_are_named(
@@ -153,7 +181,7 @@ class TestGuidance:
             objective.unet(noisy, batch["timesteps"], states, mask)
         assert len(layers) == 2  # as many as that block has
         masks = out.attention.unflatten(2, features.shape[-2:])
-        expected = attention_distance(layers, masks, {256: (16, 16)})
+        expected = attention_distance(layers, masks, {256: (16, 16)}, torch.ones(5))
         torch.testing.assert_close(logs["guidance_loss"], expected)
         torch.testing.assert_close(loss, logs["denoising_loss"] + 0.5 * expected)
 
@@ -178,8 +206,9 @@ class TestGuidance:
     def test_nothing_is_recorded_outside_of_training(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_stable_lsd(guidance_weight=0.5).train()
         objective.unet.enable_gradient_checkpointing()
-        objective(batch)
+        objective(batch)[0].backward()
         assert recorders(objective)
+        assert not any(one.recorded for one in recorders(objective)), "nothing is kept alive"
         objective.eval()
         assert not recorders(objective)
 

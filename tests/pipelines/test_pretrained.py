@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from examples.tiny_pretrained import write_stable_diffusion
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from latentslots.build import build_objective
@@ -115,6 +115,16 @@ def test_what_was_loaded_is_saved_the_same_way(
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
 
 
+def test_a_folder_is_found_from_anywhere(
+    diffusion: Path, tiny_vit_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(diffusion.parent)
+    objective = build(Path(diffusion.name), tiny_vit_dir)
+    objective.save_pipeline(tmp_path / "saved")
+    monkeypatch.chdir("/")
+    load_pipeline(tmp_path / "saved")
+
+
 def test_a_part_that_was_replaced_is_copied(
     objective: LatentSlotDiffusionObjective, tmp_path: Path
 ) -> None:
@@ -127,12 +137,67 @@ def test_a_part_that_was_replaced_is_copied(
     torch.testing.assert_close(again.vae.state_dict(), pipe.vae.state_dict())
 
 
+def test_a_part_that_was_given_is_copied(
+    objective: LatentSlotDiffusionObjective, tmp_path: Path
+) -> None:
+    objective.save_pipeline(tmp_path / "one")
+    other = type(objective.vae).from_config(objective.vae.config)
+    load_pipeline(tmp_path / "one", vae=other).save_pretrained(tmp_path / "two")
+    again = load_pipeline(tmp_path / "two")
+    torch.testing.assert_close(again.vae.state_dict(), other.state_dict())
+    load_pipeline(tmp_path / "one", vae=None).save_pretrained(tmp_path / "three")
+    assert load_pipeline(tmp_path / "three").vae is None
+
+
+def test_what_was_tuned_is_there_and_nothing_else(
+    objective: LatentSlotDiffusionObjective, diffusion: Path, tiny_vit_dir: Path, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        for parameter in objective.unet.tuned_parameters().values():
+            parameter.mul_(1.5)
+    saved = tmp_path / "saved"
+    objective.save_pipeline(saved)
+    plain = build(diffusion, tiny_vit_dir, "stable-lsd-coco")
+    plain.to_pipeline().save_pretrained(tmp_path / "plain")
+    shutil.copy(saved / "unet" / "tuned.safetensors", tmp_path / "plain" / "unet")
+    plain.to_pipeline().save_pretrained(tmp_path / "plain")  # over one that was tuned
+    torch.testing.assert_close(
+        load_pipeline(tmp_path / "plain").unet.state_dict(), plain.unet.state_dict()
+    )
+    file = saved / "unet" / "tuned.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    fewer = {k: v for k, v in tensors.items() if k != name}
+    for broken in ({}, fewer, {**tensors, "other": tensors[name].clone()}):
+        save_file(broken, file)
+        with pytest.raises(ValueError, match=r"does not hold the \d+ tensors that were tuned"):
+            load_pipeline(saved)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"tuned\.safetensors is missing"):
+        load_pipeline(saved)
+
+
+@pytest.mark.parametrize(
+    "source", [{"kind": "Other", "name": "x", "subfolder": "", "sha256": ""}, {"name": "x"}, 3]
+)
+def test_what_the_index_says_wrong_is_named(
+    objective: LatentSlotDiffusionObjective, tmp_path: Path, source: Any
+) -> None:
+    objective.save_pipeline(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["pretrained"]["vae"] = source
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"model_index\.json: a pretrained part has kind"):
+        load_pipeline(tmp_path)
+
+
 def test_parts_may_be_given_and_in_half_precision(
     objective: LatentSlotDiffusionObjective, diffusion: Path, tmp_path: Path
 ) -> None:
     objective.save_pipeline(tmp_path / "saved")
-    half = load_pipeline(tmp_path / "saved", dtype=torch.bfloat16)
-    assert {half.components[name].dtype for name in PARTS} == {torch.bfloat16}
+    for dtype in (torch.bfloat16, {"default": torch.bfloat16}):
+        half = load_pipeline(tmp_path / "saved", dtype=dtype)
+        assert {half.components[name].dtype for name in PARTS} == {torch.bfloat16}
     shutil.rmtree(diffusion)
     given = {"unet": objective.unet, "vae": objective.vae}
     assert load_pipeline(tmp_path / "saved", **given).unet is objective.unet

@@ -70,7 +70,16 @@ def token_grids(height: int, width: int, num_levels: int) -> dict[int, tuple[int
     return grids
 
 
-def start_recording(unet: nn.Module, blocks: Sequence[str] = ()) -> list[Tensor]:
+class Sink(list[Tensor]):
+    """A list that keeps nothing."""
+
+    def append(self, _: Tensor) -> None:
+        """Let go of it."""
+
+
+def start_recording(
+    unet: nn.Module, blocks: Sequence[str] = (), *, keep: bool = True
+) -> list[Tensor]:
     """Record cross-attention from now on, until `stop_recording`.
 
     With gradient checkpointing, recording must go on until the backward pass is done: it computes
@@ -79,6 +88,8 @@ def start_recording(unet: nn.Module, blocks: Sequence[str] = ()) -> list[Tensor]
     Args:
         unet: A denoiser whose attention can be recorded.
         blocks: Blocks to record, such as `up_blocks.2`; all when empty.
+        keep: Whether to keep what they looked at, or only to compute it, as that backward pass
+            needs it.
 
     Returns:
         A list to which every call of the denoiser appends what its layers looked at, in their
@@ -98,7 +109,7 @@ def start_recording(unet: nn.Module, blocks: Sequence[str] = ()) -> list[Tensor]
                 f"the denoiser has no block {block} with cross-attention; it has "
                 f"{', '.join(sorted(known))}"
             )
-    found: list[Tensor] = []
+    found: list[Tensor] = [] if keep else Sink()
     for name, layer in layers.items():
         if not blocks or any(_is_in(name, block) for block in blocks):
             layer.recorded = found

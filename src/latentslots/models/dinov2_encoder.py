@@ -32,7 +32,7 @@ def load_vit(name: str) -> PreTrainedModel:
         ValueError: If no model of that name can be loaded.
     """
     try:
-        model = AutoModel.from_pretrained(name)
+        model = AutoModel.from_pretrained(name, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -51,7 +51,9 @@ def normalize(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
 class DINOv2Encoder(ModelMixin, StrictConfigMixin):
     """The patch features of a frozen DINOv2 or DINOv3, with its own resizing and normalization.
 
-    A batch carries images as every other part sees them; nothing has to be prepared twice.
+    A batch carries images as every other part sees them; nothing has to be prepared twice. Differs
+    from the official code, where the transformer's image is resized from the original: here it
+    sees no more than the `data.resolution` pixels of the others, enlarged.
 
     Args:
         architecture: The transformer's architecture, transformers' config as a dictionary.
@@ -99,7 +101,8 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
         """
         vit = load_vit(name)
         architecture = vit.config.to_diff_dict()
-        architecture.pop("transformers_version", None)
+        for word in ("transformers_version", "dtype", "torch_dtype"):
+            architecture.pop(word, None)
         encoder = cls(architecture=architecture, image_size=image_size, num_layers=num_layers)
         encoder.model.load_state_dict(vit.state_dict())
         return encoder.eval()

@@ -175,9 +175,16 @@ def load_noise_schedule(name: str) -> DDPMScheduler:
         name: A local folder, or a hub id.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is none of that name, or it predicts neither noise nor velocity.
     """
-    return load_part(DDPMScheduler.from_pretrained, name, "scheduler")
+    schedule = load_part(DDPMScheduler.from_pretrained, name, "scheduler")
+    if schedule.config.prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"the denoiser of {name!r} must predict epsilon or v_prediction, and predicts "
+            f"{schedule.config.prediction_type}"
+        )
+    schedule.register_to_config(clip_sample=False)  # latents are not bounded, as pixels are
+    return schedule
 
 
 @torch.no_grad()

@@ -96,6 +96,8 @@ class FixedTwin:
         }
         shared |= {id(buffer): buffer for buffer in module.buffers()}
         self._twin = copy.deepcopy(module, shared)
+        if module._compiled_call_impl is not None:  # which a copy does not have
+            self._twin.compile()
         return self._twin
 
 
@@ -103,6 +105,7 @@ def attention_distance(
     layers: Sequence[Float[Tensor, "B _ S"]],
     masks: Float[Tensor, "B K h w"],
     grids: Mapping[int, tuple[int, int]],
+    weights: Float[Tensor, " B"],
 ) -> Float[Tensor, ""]:
     """How badly cross-attention says of each place whose it is, the mean over layers and places.
 
@@ -115,7 +118,9 @@ def attention_distance(
             first K are slots.
         masks: Slot attention.
         grids: Rows and columns behind every number of tokens.
+        weights: How much each image counts.
     """
+    weights = weights / weights.sum().clamp(min=1e-6)
     total = masks.new_zeros((), dtype=torch.float32)
     for attention in layers:
         height, width = grids[attention.shape[1]]
@@ -126,5 +131,6 @@ def attention_distance(
         owned = F.interpolate(owned, (height, width), mode="bilinear" if fine else "area")
         owned = owned.flatten(2)
         looked = looked.clamp(1e-6, 1 - 1e-6)
-        total = total - (owned * looked.log() + (1 - owned) * (1 - looked).log()).mean()
+        entropy = -(owned * looked.log() + (1 - owned) * (1 - looked).log())
+        total = total + (entropy.mean(dim=(1, 2)) * weights).sum()
     return total / max(len(layers), 1)

@@ -66,6 +66,14 @@ class Objective(nn.Module, ABC):
             own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             part.load_state_dict({**_frozen(part), **own})
 
+    def compiled(self) -> list[nn.Module]:
+        """The parts that `torch.compile` is for: those that learn, and those that are asked."""
+        return list(self.trained().values())
+
+    def frozen_hashes(self) -> dict[str, str]:
+        """Hashes of the pretrained parts that a checkpoint supposes and does not hold, by name."""
+        return {}
+
     def freeze(self, *modules: nn.Module | None) -> None:
         """Take modules out of learning."""
         for module in modules:

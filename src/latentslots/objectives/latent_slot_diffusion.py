@@ -171,6 +171,15 @@ class LatentSlotDiffusionObjective(SlotObjective):
             if part is not None and any(p.requires_grad for p in part.parameters())
         }
 
+    def compiled(self) -> list[nn.Module]:
+        """As for all, and the frozen denoiser and backbone, which take most of the time."""
+        parts = [*self.trained().values(), self.encoder, self.unet]
+        return list(dict.fromkeys(parts))
+
+    def frozen_hashes(self) -> dict[str, str]:
+        """As for all: of encoder, denoiser and autoencoder, where they are pretrained."""
+        return {name: source.sha256 for name, source in self.pretrained.items()}
+
     def train(self, mode: bool = True) -> "LatentSlotDiffusionObjective":
         """As for all; what the backward pass wanted recorded is of no use any more."""
         stop_recording(self.unet)
@@ -215,8 +224,9 @@ class LatentSlotDiffusionObjective(SlotObjective):
             slots = slots.mean(dim=1, keepdim=True)
         attention = out.attention.unflatten(2, features.shape[-2:])
         guides = self.alignment.guidance_weight > 0 and slots.shape[1] == attention.shape[1]
+        dropped = self._dropped(batch)
         looked = start_recording(self.unet, self.alignment.guidance_blocks) if guides else []
-        error = self._error(noisy, slots, self._dropped(batch))
+        error = self._error(noisy, slots, dropped)
         layers = self._stop(looked) if guides else []
 
         loss = error.mean()
@@ -233,7 +243,7 @@ class LatentSlotDiffusionObjective(SlotObjective):
             )
             terms.append(term)
         if guides:
-            terms.append(self._guidance_loss(layers, attention, noisy))
+            terms.append(self._guidance_loss(layers, attention, noisy, dropped))
         if self.contrasts and len(slots) > 1 and slots.shape[1] > 1:
             terms.append(self._contrastive_loss(batch, noisy, slots))
         logs = collapse_alarms(out.slots, out.attention)
@@ -277,6 +287,9 @@ class LatentSlotDiffusionObjective(SlotObjective):
     ) -> Float[Tensor, " B"]:
         """The denoiser's weighted squared error on every image; held fixed, it learns nothing."""
         states, mask = self.slot_encoder.condition(slots, dropped=dropped)
+        if fixed:  # registers belong to the denoiser
+            own, registers = states.tensor_split([slots.shape[1]], dim=1)
+            states = torch.cat([own, registers.detach()], dim=1)
         size = noisy.latents.shape[2:]
         places = slot_places(self.unet, self.patch_decoder, slots, None, size)
         unet = self.fixed_unet.of(self.unet) if fixed else self.unet
@@ -287,17 +300,27 @@ class LatentSlotDiffusionObjective(SlotObjective):
     def _stop(self, looked: list[Tensor]) -> list[Tensor]:
         """What was recorded; with checkpoints, the backward pass needs the recording once more."""
         layers = list(looked)
-        if not (torch.is_grad_enabled() and self.unet.is_gradient_checkpointing):
+        if torch.is_grad_enabled() and self.unet.is_gradient_checkpointing:
+            start_recording(self.unet, self.alignment.guidance_blocks, keep=False)
+        else:
             stop_recording(self.unet)
         return layers
 
     def _guidance_loss(
-        self, layers: list[Tensor], attention: Float[Tensor, "B K h w"], noisy: Noisy
+        self,
+        layers: list[Tensor],
+        attention: Float[Tensor, "B K h w"],
+        noisy: Noisy,
+        dropped: Tensor | None,
     ) -> tuple[Tensor, Logs]:
-        """Cross-attention that looks for slots where slot attention found them."""
+        """Cross-attention that looks for slots where slot attention found them.
+
+        Images that are shown without their slots have none to look for.
+        """
         height, width = noisy.latents.shape[2:]
         grids = token_grids(height, width, self.unet.num_levels)
-        distance = attention_distance(layers, attention, grids)
+        seen = torch.ones(len(attention)) if dropped is None else (~dropped).float()
+        distance = attention_distance(layers, attention, grids, seen.to(attention.device))
         return self.alignment.guidance_weight * distance, {"guidance_loss": distance.detach()}
 
     def _contrastive_loss(

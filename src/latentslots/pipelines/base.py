@@ -137,12 +137,19 @@ class SlotPipeline(DiffusionPipeline):
         """
         folder = pipeline_folder(pretrained_model_name_or_path, kwargs)
         index = json.loads((folder / PIPELINE_FILE).read_text(encoding="utf-8"))
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        for name, source in (index.get("pretrained") or {}).items():
-            if name not in kwargs:
-                part = Pretrained(**source).load(folder / name)
-                # Not the part's own `to`, which warns of nothing.
-                kwargs[name] = nn.Module.to(part, dtype) if dtype is not None else part
+        dtypes = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        dtypes = dtypes if isinstance(dtypes, dict) else {"default": dtypes}
+        named = {
+            name: Pretrained.read(source, folder / PIPELINE_FILE)
+            for name, source in (index.get("pretrained") or {}).items()
+            if name not in kwargs  # a part that is given is none of these any more
+        }
+        for name, source in named.items():
+            part, dtype = source.load(folder / name), dtypes.get(name, dtypes.get("default"))
+            # Not the part's own `to`, which warns of nothing.
+            kwargs[name] = nn.Module.to(part, dtype) if dtype is not None else part
+        if index.get("pretrained"):
+            kwargs["pretrained"] = named
         return super().from_pretrained(folder, **kwargs)
 
     def name_pretrained(self, pretrained: dict[str, Any] | None) -> None:
@@ -167,7 +174,8 @@ class SlotPipeline(DiffusionPipeline):
         Args:
             save_directory: The folder.
             include_pretrained: Copy the frozen parts that came from elsewhere, too; else the folder
-                names them by id and hash. A part that was replaced since is always copied.
+                names them by id and hash. A part that was replaced since is always copied; one
+                whose frozen weights were changed in place must be asked for.
             **kwargs: diffusers' own.
         """
         if "pretrained" not in self.config:
@@ -181,12 +189,12 @@ class SlotPipeline(DiffusionPipeline):
         )
         self._optional_components = [*optional, *named]
         try:
+            for name, (source, part) in named.items():  # first: what follows may upload all
+                source.write(part, Path(save_directory) / name)
             super().save_pretrained(save_directory, **kwargs)
         finally:
             self._optional_components = optional
             self.register_to_config(**{name: config[name] for name in ("pretrained", *named)})
-        for name, (source, part) in named.items():
-            source.write(part, Path(save_directory) / name)
 
     def _named_parts(self) -> dict[str, tuple[Pretrained, Any]]:
         """Where parts come from, and they themselves, as far as they are still the same."""

@@ -46,26 +46,45 @@ class Pretrained:
 
     @classmethod
     def of(cls, part: ModelMixin, name: str, *, subfolder: str = "") -> "Pretrained":
-        """Where a part that was just loaded comes from."""
+        """Where a part that was just loaded comes from; a local folder by its whole path."""
         digest = weights_fingerprint(_given_weights(part))
+        name = str(Path(name).resolve()) if Path(name).is_dir() else name
         return cls(kind=type(part).__name__, name=name, subfolder=subfolder, sha256=digest)
 
     def write(self, part: ModelMixin, folder: Path) -> None:
         """Leave in a folder what cannot be had from where it comes from."""
+        folder.mkdir(parents=True, exist_ok=True)
         part.save_config(folder)
-        if isinstance(part, StableDiffusionUNet) and part.tuned_parameters():
-            tuned = {k: p.detach().contiguous() for k, p in part.tuned_parameters().items()}
+        (folder / TUNED_FILE).unlink(missing_ok=True)
+        tuned = {k: p.detach().contiguous() for k, p in _tuned(part).items()}
+        if tuned:
             save_file(tuned, folder / TUNED_FILE)
+
+    @classmethod
+    def read(cls, source: Any, where: Path) -> "Pretrained":
+        """From `model_index.json`.
+
+        Raises:
+            ValueError: If it says something unknown.
+        """
+        known = {"kind", "name", "subfolder", "sha256"}
+        if not isinstance(source, dict) or set(source) != known or source["kind"] not in _LOADERS:
+            raise ValueError(
+                f"{where}: a pretrained part has {', '.join(sorted(known))}, and is one of "
+                f"{', '.join(_LOADERS)}; got {source}"
+            )
+        return cls(**source)
 
     def load(self, folder: Path) -> ModelMixin:
         """The part that `write` left there.
 
         Raises:
-            ValueError: If it cannot be had any more, or is another one than it was.
+            ValueError: If it cannot be had any more, or is another one than it was, or what was
+                tuned of it is missing or does not fit.
         """
         try:
             part = _LOADERS[self.kind](self, folder)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"the model in {folder.parent} was saved without its {folder.name}, which comes "
                 f"from {self.name!r}: {error}; if it lies elsewhere now, say where in "
@@ -77,9 +96,23 @@ class Pretrained:
                 f"{self.name!r} holds another {folder.name} than the model in {folder.parent} was "
                 f"made with (its hash is {found[:12]}, not {self.sha256[:12]})"
             )
-        if (folder / TUNED_FILE).is_file():
-            part.model.load_state_dict(load_file(folder / TUNED_FILE), strict=False)
+        self._tune(part, folder / TUNED_FILE)
         return part
+
+    @staticmethod
+    def _tune(part: Any, file: Path) -> None:
+        """Put what was tuned in its place."""
+        wanted = _tuned(part)
+        if not wanted:
+            return
+        found = load_file(file) if file.is_file() else {}
+        shapes = [{k: tuple(v.shape) for k, v in each.items()} for each in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{file} is missing, or does not hold the {len(wanted)} tensors that were tuned"
+            )
+        for name, parameter in wanted.items():
+            parameter.data.copy_(found[name])
 
     def to_dict(self) -> dict[str, str]:
         """As it stands in `model_index.json`."""
@@ -152,6 +185,11 @@ def load_pretrained_parts(
             "vae": Pretrained.of(autoencoder, source, subfolder="" if vae else "vae"),
         },
     )
+
+
+def _tuned(part: ModelMixin) -> dict[str, Any]:
+    """What learned of a part, by name."""
+    return part.tuned_parameters() if isinstance(part, StableDiffusionUNet) else {}
 
 
 def _given_weights(part: ModelMixin) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 
 from latentslots.build import build_objective
-from latentslots.build_data import LATENTS_DIR, build_split, build_training_set
+from latentslots.build_data import FEATURES_DIR, LATENTS_DIR, build_split, build_training_set
 from latentslots.config import AutoencoderConfig, TrainConfig
 from latentslots.config_io import differences, dumps, load_config
 from latentslots.data.errors import UnknownSplitError
@@ -52,6 +52,11 @@ RESUMABLE = (
     "data.on_bad_sample",
     "data.path",
     "data.latents",
+    "data.features",
+    "method.unet.name",  # the same weights, somewhere else: checked by their hash
+    "method.encoder.name",
+    "method.vae",
+    "method.include_pretrained",
     "method.num_inference_slots",
     "method.merge_overlap",
 )
@@ -188,8 +193,10 @@ def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path 
             raise RunError(
                 f"{run_dir} already holds a run; go on with --resume, or name another folder"
             )
-        # Latents are made first, and stay where making them was interrupted: they can be used.
-        others = run_dir.is_dir() and any(file.name != LATENTS_DIR for file in run_dir.iterdir())
+        # Latents and features are made first; begun, they stay, and can be used.
+        others = run_dir.is_dir() and any(
+            file.name not in (LATENTS_DIR, FEATURES_DIR) for file in run_dir.iterdir()
+        )
         if others or (run_dir.exists() and not run_dir.is_dir()):
             raise RunError(f"{run_dir} exists and is not an empty folder; name another one")
         return None

@@ -74,7 +74,7 @@ class Trainer:
             # torch declares this call for tensors alone.
             objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.compile:
-            for part in objective.trained().values():
+            for part in objective.compiled():
                 part.compile()
         optimizer = build_optimizer(objective, config.optim)
         # The schedule is left unprepared: Accelerate would step it once per process.
@@ -308,6 +308,7 @@ class Trainer:
             "num_bad_steps": self.num_bad_steps,
             "num_skipped": self.num_skipped,
             "ema_step": self.ema.optimization_step if self.ema is not None else 0,
+            "frozen": self.objective.frozen_hashes(),
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
 
@@ -338,6 +339,13 @@ class Trainer:
         processes = self.accelerator.num_processes
         snapshot = checkpoint.load(folder, self.accelerator.process_index, processes)
         tensors, values = snapshot.tensors, snapshot.values
+        frozen, before = self.objective.frozen_hashes(), values.get("frozen", {})
+        for name in before:
+            if frozen.get(name) != before[name]:
+                raise checkpoint.CheckpointError(
+                    f"the checkpoint {folder} was trained with another {name} (its hash is "
+                    f"{before[name][:12]}, not {frozen.get(name, '')[:12]})"
+                )
         try:
             self.objective.load_trained_state(tensors["model"])
             checkpoint.load_optimizer_tensors(self.optimizer.optimizer, tensors["optimizer"])

@@ -1,0 +1,79 @@
+"""Runs of Stable-LSD: what they go on from, where they were interrupted, what they upload."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from examples.tiny_pretrained import write_stable_diffusion
+
+from latentslots.build import build_objective
+from latentslots.config import TrainConfig
+from latentslots.recipes import recipe
+from latentslots.training import train
+from latentslots.training.checkpoint import CheckpointError
+from latentslots.training.hub import push_to_hub
+from tests.training.runs import run
+from tests.training.test_recipes_run import shrink
+
+
+@pytest.fixture
+def diffusion(tmp_path: Path) -> Path:
+    return write_stable_diffusion(tmp_path / "diffusion")
+
+
+@pytest.fixture
+def config(squares_store: Path, tiny_vit_dir: Path, diffusion: Path) -> TrainConfig:
+    nowhere = Path("nowhere")
+    return shrink(recipe("stable-lsd-voc"), squares_store, nowhere, tiny_vit_dir, diffusion)
+
+
+def longer(config: TrainConfig, **method: Any) -> TrainConfig:
+    changed = dataclasses.replace(config.method, **method)
+    return dataclasses.replace(config, method=changed, max_train_steps=3)
+
+
+def test_it_goes_on_where_the_parts_moved_and_not_with_others(
+    config: TrainConfig, diffusion: Path, tmp_path: Path
+) -> None:
+    run(config, tmp_path / "run")
+    moved = diffusion.rename(tmp_path / "moved")
+    unet = dataclasses.replace(config.method.unet, name=str(moved))
+    train(longer(config, unet=unet), tmp_path / "run", resume=True, progress=False)
+    other = UNet2DConditionModel.from_pretrained(moved / "unet")
+    with torch.no_grad():
+        other.conv_in.bias.add_(1e-3)
+    other.save_pretrained(moved / "unet")
+    with pytest.raises(CheckpointError, match=r"was trained with another unet \(its hash is"):
+        train(longer(config, unet=unet), tmp_path / "run", resume=True, progress=False)
+
+
+def test_features_that_were_begun_are_used(config: TrainConfig, tmp_path: Path) -> None:
+    for name in ("latents", "features"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    run(config, tmp_path / "run")
+    (tmp_path / "other" / "things").mkdir(parents=True)
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
+        run(config, tmp_path / "other")
+
+
+def test_a_folder_of_features_is_for_cached_ones(config: TrainConfig, tmp_path: Path) -> None:
+    data = dataclasses.replace(config.data, features=str(tmp_path / "kept"))
+    with pytest.raises(ValueError, match=r"data\.cache_features puts them: set both"):
+        run(dataclasses.replace(config, data=data), tmp_path / "run")
+
+
+def test_what_others_cannot_load_is_not_uploaded(config: TrainConfig, tmp_path: Path) -> None:
+    run(config, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"names /.*, a folder that others do not have; save it"):
+        push_to_hub(tmp_path / "run", "someone/model", endpoint="http://127.0.0.1:9")
+
+
+def test_frozen_parts_are_compiled_too(config: TrainConfig) -> None:
+    unet = dataclasses.replace(config.method.unet, tuned="nothing")
+    objective = build_objective(longer(config, unet=unet))
+    assert set(objective.trained()) == {"slot_encoder"}
+    parts = [objective.slot_encoder, objective.encoder, objective.unet]
+    assert [id(part) for part in objective.compiled()] == [id(part) for part in parts]
