@@ -92,8 +92,8 @@ def test_a_whole_number_is_a_fine_float() -> None:
         ("zzz", 1, r"unknown config key 'zzz'"),
         (
             "method.kind",
-            "stable-lsd",
-            r"method.kind must be one of lsd, .*, autoencoder, got 'stable-",
+            "slot-diffusion",
+            r"method.kind must be one of lsd, .*, autoencoder, got 'slot-diff",
         ),
         (
             "method.kind",
