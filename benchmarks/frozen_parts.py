@@ -30,7 +30,7 @@ from latentslots.objectives.alignment import Alignment
 from latentslots.official import official_schedule
 from latentslots.pipelines import load_pipeline
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
-from objects import DOCS, SCORES, images_of, put_table, scores_of
+from objects import DOCS, curves_table, images_of, put_table, scores_of
 
 BATCH_SIZE, NUM_WATCHED = 24, 256
 OPTIM = OptimConfig(learning_rate=4e-4, lr_scheduler="linear_decay", lr_warmup_steps=100)
@@ -129,25 +129,6 @@ def mean(values: list[float]) -> float:
     return round(sum(values) / len(values), 4)
 
 
-def table(logs: Path) -> str:
-    """What the logs say, as Markdown."""
-    found = {key: logs / f"{key}.json" for key in ROWS}
-    lines: list[str] = []
-    for key, path in found.items():
-        if not path.is_file():
-            continue
-        one = json.loads(path.read_text())
-        if not lines:
-            steps = " / ".join(f"{point['step']:,}" for point in one["curve"])
-            head = ["option", f"FG-ARI at {steps}", *SCORES.values(), "minutes"]
-            lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        curve = " / ".join(f"{point['fg_ari']:.2f}" for point in one["curve"])
-        scores = [f"{one['scores'][name]:.3f}" for name in SCORES]
-        minutes = f"{one['curve'][-1]['seconds'] / 60:.0f}"
-        lines.append(f"| {' | '.join([ROWS[key].name, curve, *scores, minutes])} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1_500, help="optimizer steps of every run")
@@ -161,7 +142,8 @@ def main() -> None:
         log = options.logs / f"{key}.json"
         if not log.is_file():
             log.write_text(json.dumps(run(ROWS[key], options.steps, options.runs), indent=1) + "\n")
-    text = table(options.logs)
+    names = {key: one.name for key, one in ROWS.items()}
+    text = curves_table(names, options.logs, title="option")
     print(text)
     put_table(text, DOCS / "lab-notes.md")
 

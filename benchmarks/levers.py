@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentslots.config import LSDConfig, TrainConfig, UNetEncoderConfig
-from objects import DOCS, SCORES, configuration, images_of, put_table, run
+from objects import DOCS, configuration, curves_table, images_of, put_table, run
 
 
 @dataclass(frozen=True)
@@ -90,23 +90,6 @@ LEVERS = {
 }
 
 
-def table(logs: Path) -> str:
-    """What the logs say, as Markdown: the curve of FG-ARI, and the scores at the end."""
-    names = {key: logs / f"{key}.json" for key in LEVERS}
-    found = {key: json.loads(path.read_text()) for key, path in names.items() if path.is_file()}
-    steps = [point["step"] for point in next(iter(found.values()))["curve"]] if found else []
-    titles = [f"FG-ARI at {step:,}" for step in steps]
-    titles = [" / ".join(titles).replace(" / FG-ARI at", " /")] if titles else []
-    head = ["changed", *titles, *SCORES.values(), "minutes"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for key, one in found.items():
-        curve = " / ".join(f"{point['fg_ari']:.2f}" for point in one["curve"])
-        scores = [f"{one['scores'][name]:.3f}" for name in SCORES]
-        minutes = f"{one['curve'][-1]['seconds'] / 60:.0f}"
-        lines.append(f"| {' | '.join([LEVERS[key].name, curve, *scores, minutes])} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2_000, help="optimizer steps of every run")
@@ -123,7 +106,8 @@ def main() -> None:
         config = LEVERS[key].change(configuration("lsd", "scenes", 0, options.steps))
         result = run(config, images_of("scenes", "validation"), options.runs / key)
         log.write_text(json.dumps(result, indent=1) + "\n")
-    text = table(options.logs)
+    names = {key: one.name for key, one in LEVERS.items()}
+    text = curves_table(names, options.logs, title="changed")
     print(text)
     put_table(text, DOCS / "lab-notes.md")
 

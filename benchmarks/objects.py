@@ -149,6 +149,35 @@ def table(logs: Path) -> str:
     return "\n".join(lines)
 
 
+def curves_table(named: dict[str, str], logs: Path, *, title: str) -> str:
+    """What the logs of a script's runs say, as Markdown: the curve of FG-ARI, and the last scores.
+
+    Args:
+        named: Names of the runs, by the stems of their logs; those without a log are left out.
+        logs: Their folder.
+        title: What the names are.
+
+    Raises:
+        ValueError: If some took more steps than others.
+    """
+    paths = {key: logs / f"{key}.json" for key in named}
+    found = {key: json.loads(path.read_text()) for key, path in paths.items() if path.is_file()}
+    budgets = {one["steps"] for one in found.values()}
+    if len(budgets) > 1:
+        raise ValueError(f"{logs} holds runs of {sorted(budgets)} steps: one budget for all")
+    if not found:
+        return ""
+    steps = " / ".join(f"{point['step']:,}" for point in next(iter(found.values()))["curve"])
+    head = [title, f"FG-ARI at {steps}", *SCORES.values(), "minutes"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for key, one in found.items():
+        curve = " / ".join(f"{point['fg_ari']:.2f}" for point in one["curve"])
+        scores = [f"{one['scores'][name]:.3f}" for name in SCORES]
+        minutes = f"{one['curve'][-1]['seconds'] / 60:.0f}"
+        lines.append(f"| {' | '.join([named[key], curve, *scores, minutes])} |")
+    return "\n".join(lines)
+
+
 def put_table(text: str, page: Path) -> None:
     """In place of the one that this script put there before."""
     begin = f"<!-- the table of benchmarks/{Path(sys.argv[0]).name} -->"

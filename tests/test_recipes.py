@@ -344,18 +344,20 @@ def test_dinosaur_takes_the_other_decoder(
     assert (decoder.config.in_dim, decoder.config.out_dim, decoder.config.num_tokens) == (8, 8, 16)
 
 
-def test_slots_cannot_be_contrasted_with_those_of_no_other_image(
-    scenes_store: Path, tiny_vit_dir: Path, tiny_diffusion_dir: Path
-) -> None:
-    config = shrink(
+@pytest.fixture
+def stable(scenes_store: Path, tiny_vit_dir: Path, tiny_diffusion_dir: Path) -> TrainConfig:
+    return shrink(
         recipe("stable-lsd-voc"),
         data=scenes_store,
         vae=Path("nowhere"),
         vit=tiny_vit_dir,
         diffusion=tiny_diffusion_dir,
     )
+
+
+def test_slots_cannot_be_contrasted_with_those_of_no_other_image(stable: TrainConfig) -> None:
     with pytest.raises(ValueError, match="train_batch_size must be at least 2, got 1"):
-        build_objective(replace(config, train_batch_size=1))
+        build_objective(replace(stable, train_batch_size=1))
 
 
 @pytest.mark.parametrize(
@@ -371,21 +373,11 @@ def test_slots_cannot_be_contrasted_with_those_of_no_other_image(
     ],
 )
 def test_what_does_not_fit_stable_lsd_is_named(
-    scenes_store: Path,
-    tiny_vit_dir: Path,
-    tiny_diffusion_dir: Path,
-    changes: dict[str, Any],
-    message: str,
+    stable: TrainConfig, changes: dict[str, Any], message: str
 ) -> None:
-    config = shrink(
-        recipe("stable-lsd-voc"),
-        data=scenes_store,
-        vae=Path("nowhere"),
-        vit=tiny_vit_dir,
-        diffusion=tiny_diffusion_dir,
-    )
-    data = replace(config.data, resolution=changes.pop("resolution", 32))
-    config = replace(config, method=replace(config.method, **changes), data=data)
+    changed = {name: value for name, value in changes.items() if name != "resolution"}
+    data = replace(stable.data, resolution=changes.get("resolution", 32))
+    config = replace(stable, method=replace(stable.method, **changed), data=data)
     with pytest.raises(ValueError, match=message):
         build_objective(config)
 

@@ -157,13 +157,40 @@ class PretrainedUNetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StableLSDConfig:
+class BroadcastDecoderConfig:
+    """A decoder that paints every slot by itself, trained from scratch."""
+
+    channels: int = 64
+    """Width of the convolutions."""
+    num_doublings: int = 4
+    """How often a slot's grid is doubled on its way to the image."""
+    num_refinements: int = 1
+    """Convolutions at the size of the image, before the last one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotsConfig:
+    """What Stable-LSD and the methods that are compared with Latent Slot Diffusion share."""
+
+    num_slots: int = 7
+    """Slots per image: the most objects expected, plus one for the background."""
+    num_iterations: int = 3
+    """Rounds of slot attention."""
+    slot_init: Literal["gaussian", "learned"] = "gaussian"
+    """Whether slots start from draws of one Gaussian or from learned vectors."""
+    num_inference_slots: int = 0
+    """Slots to look for in an image once trained; 0 for `num_slots`."""
+    merge_overlap: float = 0.0
+    """Once trained, slots of an image whose masks overlap more than this become one; 0 for
+    never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableLSDConfig(SlotsConfig):
     """Stable-LSD (Jiang et al., 2023): slots between a frozen DINOv2 and a Stable Diffusion."""
 
     kind: ClassVar[str] = "stable-lsd"
 
-    num_slots: int = 7
-    """Slots per image: the most objects expected, plus one for the background."""
     slot_dim: int = 768
     """Channels per slot."""
     num_iterations: int = 5
@@ -172,8 +199,6 @@ class StableLSDConfig:
     """Heads of slot attention."""
     slot_mlp_dim: int = 768
     """Hidden width of the slots' MLP."""
-    slot_init: Literal["gaussian", "learned"] = "gaussian"
-    """Whether slots start from draws of one Gaussian or from learned vectors."""
     bi_level: bool = False
     """Send gradients straight from the last iteration to the initial slots."""
     position: Position = "cartesian"
@@ -206,42 +231,8 @@ class StableLSDConfig:
     timestep_shift: float = 1.0
     """Draw timesteps toward high noise, where slots decide; 1 draws them evenly, as the paper
     does."""
-    num_inference_slots: int = 0
-    """Slots to look for in an image once trained; 0 for `num_slots`."""
-    merge_overlap: float = 0.0
-    """Once trained, slots of an image whose masks overlap more than this become one; 0 for
-    never."""
     include_pretrained: bool = False
     """Copy the frozen parts into every saved pipeline, instead of naming them by id and hash."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BroadcastDecoderConfig:
-    """A decoder that paints every slot by itself, trained from scratch."""
-
-    channels: int = 64
-    """Width of the convolutions."""
-    num_doublings: int = 4
-    """How often a slot's grid is doubled on its way to the image."""
-    num_refinements: int = 1
-    """Convolutions at the size of the image, before the last one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotsConfig:
-    """What the methods that Latent Slot Diffusion is compared with share."""
-
-    num_slots: int = 7
-    """Slots per image: the most objects expected, plus one for the background."""
-    num_iterations: int = 3
-    """Rounds of slot attention."""
-    slot_init: Literal["gaussian", "learned"] = "gaussian"
-    """Whether slots start from draws of one Gaussian or from learned vectors."""
-    num_inference_slots: int = 0
-    """Slots to look for in an image once trained; 0 for `num_slots`."""
-    merge_overlap: float = 0.0
-    """Once trained, slots of an image whose masks overlap more than this become one; 0 for
-    never."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from latentslots.objectives.alignment import (
     swap_slots,
 )
 from latentslots.objectives.base import Batch, Logs, SlotObjective, collapse_alarms
-from latentslots.objectives.patch_loss import check_patch_decoder, patch_loss
+from latentslots.objectives.patch_loss import check_needed, check_patch_decoder, patch_loss
 from latentslots.pipelines.latent_slot_diffusion import (
     LatentSlotDiffusionPipeline,
     default_sampler,
@@ -120,16 +120,10 @@ class LatentSlotDiffusionObjective(SlotObjective):
         check_patch_decoder(
             patch_decoder, patch_decoder_weight, mask_distillation_weight, patch_size, resolution
         )
-        if patch_plain_steps < 0:
-            raise ValueError(f"patch_plain_steps must be 0 or more, got {patch_plain_steps}")
-        for name, number in (
-            ("patch_plain_steps", patch_plain_steps),
-            ("unet.map_channels", unet.map_channels),
-        ):
-            if number and patch_decoder is None:
-                raise ValueError(
-                    f"{name} needs a patch decoder: set patch_decoder_weight above 0, or both to 0"
-                )
+        check_needed(
+            {"patch_plain_steps": patch_plain_steps, "unet.map_channels": unet.map_channels},
+            patch_decoder,
+        )
         check_inference(slot_encoder, num_inference_slots, merge_overlap)
         self.encoder = encoder
         self.slot_encoder = slot_encoder

@@ -104,3 +104,22 @@ def check_patch_decoder(
     learns = patch_decoder is not None and any(p.requires_grad for p in patch_decoder.parameters())
     if (learns and patch_decoder_weight == 0) or (patch_decoder is None and patch_decoder_weight):
         raise ValueError("patch_decoder and patch_decoder_weight are given together, or neither")
+
+
+def check_needed(numbers: dict[str, int], patch_decoder: PatchDecoder | None) -> None:
+    """Refuse what means something only with a patch decoder.
+
+    Args:
+        numbers: By the names of their knobs; 0 where the knob is off.
+        patch_decoder: What they need.
+
+    Raises:
+        ValueError: If one is below 0, or is on without a patch decoder.
+    """
+    for name, number in numbers.items():
+        if number < 0:
+            raise ValueError(f"{name} must be 0 or more, got {number}")
+        if number and patch_decoder is None:
+            raise ValueError(
+                f"{name} needs a patch decoder: set patch_decoder_weight above 0, or both to 0"
+            )

@@ -129,7 +129,9 @@ class SlotPipeline(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: The folder, `bundled` (ours: `lsd-scenes-64`), or the hub
                 id.
-            **kwargs: diffusers' own: `dtype`, `variant`, `local_files_only`, `revision`, ...
+            **kwargs: diffusers' own: `dtype`, `variant`, `local_files_only`, `revision`, ... Those
+                for the hub are for the pipeline's repository; pretrained parts that it names are
+                fetched as the environment says (`HF_HUB_OFFLINE`, `HF_TOKEN`).
 
         Raises:
             ValueError: If there is no such folder or repository, a folder holds neither a pipeline
