@@ -1,13 +1,13 @@
-"""Training steps at MOVi-E shapes: the plain way against ours, in one run.
+"""Training steps at 256 px: the plain way against ours, in one run.
 
-    python benchmarks/train_step.py [--steps 4] [--compile] [--json FILE]
+    python benchmarks/train_step.py [--recipe NAME] [--steps 4] [--compile] [--json FILE]
 
 Plain is what the official code does on a CPU: the autoencoder encodes every image at every step,
 fp32, contiguous tensors, the unfused AdamW. Ours is what `latentslots train` does: cached latents,
 bf16 autocast, channels_last, fused AdamW, freed memory kept. `live` is ours with the autoencoder at
-every step. Same model (349 M parameters), same
-batch of 8 images of 256 px. Each way runs in a process of its own, one after the other, so that
-peak memory is its own. Run it alone on the machine.
+every step. Same model (349 M parameters, unless another recipe is named), same autoencoder of the
+size of Stable Diffusion's, same batch of 8 images. Each way runs in a process of its own, one after
+the other, so that peak memory is its own. Run it alone on the machine.
 """
 
 import argparse
@@ -61,11 +61,11 @@ class Stopwatch:
 
 
 def build(
-    way: str, *, compiled: bool
+    way: str, name: str, *, compiled: bool
 ) -> tuple[LatentSlotDiffusionObjective, torch.optim.Optimizer]:
-    """The objective and its optimizer."""
+    """The objective of a recipe, and its optimizer."""
     torch.manual_seed(0)
-    config = recipe("lsd-movi-e")
+    config = recipe(name)
     objective = build_latent_slot_diffusion(config.method, RESOLUTION, stable_diffusion_vae())
     if way == "plain":
         parameters = objective.trained_parameters()
@@ -77,11 +77,11 @@ def build(
     return objective, build_optimizer(objective, config.optim)
 
 
-def measure(way: str, steps: int, *, compiled: bool) -> dict[str, object]:
+def measure(way: str, name: str, steps: int, *, compiled: bool) -> dict[str, object]:
     """Time steps of one way, after some that are not counted."""
     if way != "plain":
         keep_freed_memory()
-    objective, optimizer = build(way, compiled=compiled)
+    objective, optimizer = build(way, name, compiled=compiled)
     pixels = torch.rand(BATCH_SIZE, 3, RESOLUTION, RESOLUTION) * 2 - 1
     batch = {"pixel_values": pixels}
     if way != "plain":
@@ -120,9 +120,9 @@ def measure(way: str, steps: int, *, compiled: bool) -> dict[str, object]:
     }
 
 
-def in_own_process(way: str, steps: int, *, compiled: bool = False) -> dict[str, object]:
+def in_own_process(way: str, name: str, steps: int, *, compiled: bool = False) -> dict[str, object]:
     """Measure one way in a fresh process."""
-    command = [sys.executable, __file__, "--way", way, "--steps", str(steps)]
+    command = [sys.executable, __file__, "--way", way, "--recipe", name, "--steps", str(steps)]
     command += ["--compile"] if compiled else []
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
@@ -130,17 +130,22 @@ def in_own_process(way: str, steps: int, *, compiled: bool = False) -> dict[str,
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="lsd-movi-e", help="any of `lsd-...`")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--way", choices=["plain", "live", "ours"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(measure(options.way, options.steps, compiled=options.compile)))
+        print(
+            json.dumps(
+                measure(options.way, options.recipe, options.steps, compiled=options.compile)
+            )
+        )
         return
-    rows = [in_own_process(way, options.steps) for way in ("plain", "live", "ours")]
+    rows = [in_own_process(way, options.recipe, options.steps) for way in ("plain", "live", "ours")]
     if options.compile:
-        rows.append(in_own_process("ours", options.steps, compiled=True))
+        rows.append(in_own_process("ours", options.recipe, options.steps, compiled=True))
     plain = rows[0]["images_per_second"]
     print(f"{'':16} {'images/s':>9} {'ratio':>6} {'peak GiB':>9}  seconds per step")
     for row in rows:
