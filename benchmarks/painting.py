@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from latentslots.data import load_dataset
 from latentslots.evaluation.generation import Sampling, paint
 from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.pipelines.memory import place
 
 
 def rate(work: Callable[[], object], num: int) -> float:
@@ -34,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    place(pipe)
     rows = load_dataset(options.data, split="validation").select(range(options.num))
     pixel_values = pipe.preprocess([row["image"] for row in rows])
     seeds = [Generator().manual_seed(i) for i in range(options.num)]

@@ -14,8 +14,8 @@ import time
 import torch
 
 from latentslots.build_stable import build_stable_lsd
+from latentslots.pipelines.memory import keep_freed_memory
 from latentslots.recipes import recipe
-from latentslots.training.memory import keep_freed_memory
 from latentslots.training.optim import build_optimizer
 from memory import true_parts
 

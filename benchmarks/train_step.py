@@ -24,8 +24,8 @@ from torch import nn
 
 from latentslots.build import build_latent_slot_diffusion
 from latentslots.objectives import LatentSlotDiffusionObjective
+from latentslots.pipelines.memory import keep_freed_memory
 from latentslots.recipes import recipe
-from latentslots.training.memory import keep_freed_memory
 from latentslots.training.optim import build_optimizer
 
 BATCH_SIZE, RESOLUTION = 8, 256

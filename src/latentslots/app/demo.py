@@ -4,8 +4,6 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from latentslots.app.demo_training import CREDIT, train_fresh_model
 from latentslots.app.gallery import Gallery, show_concepts
 from latentslots.data.store import load_dataset
@@ -13,6 +11,7 @@ from latentslots.evaluation.baselines import cluster_pixels, untrained
 from latentslots.evaluation.page import Page
 from latentslots.evaluation.segmentation import SegmentationReport, evaluate, evaluate_baseline
 from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.pipelines.memory import place
 
 CLUSTERINGS = {7: 25.0, 11: 100.0}
 """Of k-means, with as many clusters as the bundled model had slots in training and as it looks for:
@@ -42,7 +41,7 @@ def run_demo(
     if train_minutes is not None and not train_minutes > 0:
         raise ValueError(f"--train must be more than 0 minutes, got {train_minutes:g}")
     pipe = LatentSlotDiffusionPipeline.from_pretrained("bundled")
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    place(pipe)
     pipe.set_progress_bar_config(disable=True)
     scenes = load_dataset("bundled", split="validation")
     _clear(output_dir)

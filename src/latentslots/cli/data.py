@@ -215,18 +215,17 @@ def _verify(arguments: list[str]) -> int:
 def _cache_latents(arguments: list[str]) -> int:
     options = tyro.cli(CacheLatents, prog=f"{PROG} cache-latents", args=arguments)
 
-    import torch
-
     from latentslots.build_data import latents_dir
     from latentslots.config import DataConfig
     from latentslots.data.latents import cache_latents
     from latentslots.data.manifest import has_manifest
     from latentslots.data.store import load_dataset
     from latentslots.models.autoencoder import load_vae
+    from latentslots.pipelines.memory import place
 
     if not options.output_dir and not has_manifest(options.path):
         raise ValueError("a plain folder of images keeps no latents: name an --output-dir")
-    vae = load_vae(options.vae).to("cuda" if torch.cuda.is_available() else "cpu")
+    vae = place(load_vae(options.vae))
     data = DataConfig(path=options.path, resolution=options.resolution, latents=options.output_dir)
     folder = latents_dir(data, options.split, vae, fallback=Path(options.path))
     cache_latents(

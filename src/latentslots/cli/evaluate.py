@@ -72,13 +72,12 @@ def run(arguments: list[str]) -> None:
     options = tyro.cli(Evaluate, prog="latentslots evaluate", args=arguments)
     _check(options)
 
-    import torch
-
     from latentslots.app.evaluate import EvaluationOptions, run_evaluation, write_evaluation
     from latentslots.data.store import load_dataset
     from latentslots.evaluation.findings import with_objects
     from latentslots.pipelines import load_pipeline
     from latentslots.pipelines.cross_attention import CrossAttentionPipeline
+    from latentslots.pipelines.memory import place
 
     pipe: Any = load_pipeline(options.run)
     if options.masks == "attention":
@@ -86,7 +85,7 @@ def run(arguments: list[str]) -> None:
     pipe.set_inference(num_slots=options.num_slots, merge_overlap=options.merge_overlap)
     if options.masks == "cross-attention":
         pipe = CrossAttentionPipeline.of(pipe)
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    place(pipe)
     dataset = load_dataset(options.data, split=options.split)
     if options.min_objects:
         dataset = with_objects(dataset, options.min_objects)

@@ -18,11 +18,10 @@ def load_pipeline(
     Raises:
         ValueError: If there is no such pipeline or sampler, or a number is out of its range.
     """
-    import torch
-
     from latentslots.evaluation.generation import set_sampler
     from latentslots.pipelines import LatentSlotDiffusionPipeline
     from latentslots.pipelines import load_pipeline as load
+    from latentslots.pipelines.memory import place
 
     pipe = load(name)
     if painting is not None and not isinstance(pipe, LatentSlotDiffusionPipeline):
@@ -38,4 +37,4 @@ def load_pipeline(
                 f"--num-inference-steps must be at least 1, got {painting.num_inference_steps}"
             )
         set_sampler(pipe, painting.sampler)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    return place(pipe)

@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentslots.metrics.two_layers import TwoLayers
+
 WORTH_FEWER = 0.8
 """Share of the attributes still trained from which the others are left out of the computation."""
 
@@ -110,15 +112,14 @@ class HeadBank(nn.Module):
 
     def _said(self, seed: int, inputs: Float[Tensor, "N D"]) -> Float[Tensor, "O N"]:
         """What the MLPs of one seed say."""
-        count = len(self.sizes)
-        bias, weight = self.bias_in[seed].flatten(0, 1), self.weight_in[seed].flatten(0, 1)
-        hidden = torch.addmm(bias, weight, inputs.T).relu().view(count, self.hidden_dim, -1)
-        groups = torch.split(hidden, [len(group) for group in self.groups.values()])
-        parts = []
-        for size, own in zip(self.groups, groups, strict=True):
-            bias, weight = (self.get_parameter(f"{name}_out_{size}") for name in ("bias", "weight"))
-            parts.append(torch.baddbmm(bias[seed], weight[seed], own).flatten(0, 1))
-        return torch.cat(parts).index_select(0, self.rows)
+        last = [
+            self.get_parameter(f"{name}_out_{size}")[seed]
+            for size in self.groups
+            for name in ("weight", "bias")
+        ]
+        first = self.weight_in[seed].flatten(0, 1), self.bias_in[seed].flatten(0, 1)
+        said: Tensor = TwoLayers.apply(inputs, self.rows, *first, *last)  # type: ignore[no-untyped-call]
+        return said
 
     def keep(self, chosen: Bool[Tensor, "A S"], kept: dict[str, Tensor]) -> None:
         """Copy the weights of the chosen heads into a set of weights of all heads."""
@@ -200,7 +201,8 @@ class HeadLosses:
         parts = torch.split(outputs, [target.size for target in self.targets], dim=2)
         losses: dict[int, Tensor] = {}
         if self.numbers:
-            said = torch.cat([parts[a] for a in self.numbers], dim=2)
+            alone = len(self.numbers) == len(self.targets)
+            said = outputs if alone else torch.cat([parts[a] for a in self.numbers], dim=2)
             squares = (said - self.number_values).square() * self.number_weights
             sums = squares.new_zeros(len(squares), len(self.numbers))
             sums = sums.index_add(1, self.number_owner, squares.sum(dim=1))

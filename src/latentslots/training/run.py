@@ -22,8 +22,8 @@ from latentslots.data.errors import UnknownSplitError
 from latentslots.data.loader import ImageDataset
 from latentslots.data.stream import ImageStream
 from latentslots.objectives import Objective
+from latentslots.pipelines.memory import keep_freed_memory
 from latentslots.training.checkpoint import list_checkpoints, write_text
-from latentslots.training.memory import keep_freed_memory
 from latentslots.training.preview import Previewer
 from latentslots.training.records import Records
 from latentslots.training.trainer import STATE_DIR, Trainer

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch
-from latentslots.training.memory import keep_freed_memory
+from latentslots.pipelines.memory import keep_freed_memory
 
 told = keep_freed_memory() if sys.argv[1] == "keep" else True
 faults = []
