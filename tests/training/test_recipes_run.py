@@ -79,6 +79,7 @@ def shrink(config: TrainConfig, store: Path, vae: Path, vit: Path, diffusion: Pa
         config,
         method=method,
         data=replace(config.data, path=str(store), resolution=32, num_workers=0),
+        init_from="",  # there are no weights of these sizes
         max_train_steps=2,
         train_batch_size=4,
         mixed_precision="no" if config.mixed_precision == "fp16" else config.mixed_precision,

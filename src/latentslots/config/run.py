@@ -103,6 +103,8 @@ class TrainConfig:
     """What it learns from."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """How it learns."""
+    init_from: str = ""
+    """Start from the weights of a trained model: `bundled`, a run or pipeline folder, a hub id."""
     max_train_steps: int = 200_000
     """Optimizer steps."""
     max_train_minutes: float = 0.0

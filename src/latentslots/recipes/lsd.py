@@ -41,10 +41,14 @@ def lsd_nlvr_64() -> TrainConfig:
 def lsd_parts_64() -> TrainConfig:
     """LSD on figures of five parts at 64 px, for two CPU cores: slots for parts, not for things.
 
-    Cost: about two hours on one core; not trained by us yet. `latentslots data make parts
-    data/parts` makes its images.
+    It starts from the bundled model, which knows how to split scenes: with fresh weights one slot
+    has the whole figure, and nothing splits it any more (docs/lab-notes.md). Cost: about an hour on
+    one core. `latentslots data make parts data/parts` makes its images.
     """
-    return _small("data/parts", num_slots=7, num_inference_slots=0)
+    config = _small("data/parts", num_slots=7, num_inference_slots=0)
+    assert isinstance(config.method, LSDConfig)
+    method = replace(config.method, patch_plain_steps=0)
+    return replace(config, method=method, init_from="bundled", max_train_steps=6_000)
 
 
 def lsd_scenes_128() -> TrainConfig:

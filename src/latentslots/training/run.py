@@ -24,6 +24,7 @@ from latentslots.data.stream import ImageStream
 from latentslots.objectives import Objective
 from latentslots.pipelines.memory import keep_freed_memory
 from latentslots.training.checkpoint import list_checkpoints, write_text
+from latentslots.training.initial import load_initial_weights
 from latentslots.training.preview import Previewer
 from latentslots.training.records import Records
 from latentslots.training.trainer import STATE_DIR, Trainer
@@ -108,7 +109,9 @@ def train(
         wait=accelerator.wait_for_everyone,
         progress=progress,
     )
-    if newest is None:
+    if newest is None and config.init_from:
+        load_initial_weights(objective, config.init_from)
+    elif newest is None:
         _measure(objective, dataset)
     set_seed(config.seed, device_specific=True)
     if accelerator.is_main_process:

@@ -1,0 +1,83 @@
+"""Training that starts from the weights of another model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentslots.config import TrainConfig
+from latentslots.pipelines import load_pipeline
+from latentslots.training.run import train
+from tests.training.runs import rows, run, with_changes
+
+PARTS = ("encoder", "slot_encoder", "unet")
+STILL = {"optim.learning_rate": 0.0, "optim.adam_weight_decay": 0.0, "max_train_steps": 1}
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    pipe = load_pipeline(run_dir)
+    return {
+        f"{part}.{key}": value
+        for part in PARTS
+        for key, value in pipe.components[part].state_dict().items()
+    }
+
+
+def test_weights_are_those_of_the_other_model(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    fresh = with_changes(config, {**STILL, "seed": 5})
+    run(fresh, tmp_path / "fresh")
+    run(with_changes(fresh, {"init_from": str(finished)}), tmp_path / "out")
+    before, without, after = (
+        weights(finished),
+        weights(tmp_path / "fresh"),
+        weights(tmp_path / "out"),
+    )
+    assert not all(torch.equal(before[key], without[key]) for key in before)
+    for key in before:
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
+
+
+def test_a_resumed_run_goes_on_with_its_own(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    longer = with_changes(config, {"init_from": str(finished), "max_train_steps": 4})
+    run(longer, tmp_path / "whole")
+    shorter = with_changes(longer, {"max_train_steps": 2})
+    run(shorter, tmp_path / "parts")
+    run(longer, tmp_path / "parts", resume=True)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert [row["loss"] for row in rows(tmp_path / "whole") if "loss" in row][-1] == [
+        row["loss"] for row in rows(tmp_path / "parts") if "loss" in row
+    ][-1]
+
+
+def test_a_model_that_is_not_there(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing-here"):
+        train(with_changes(config, {"init_from": str(tmp_path / "nothing-here")}), tmp_path / "r")
+
+
+def test_a_model_of_another_width(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
+    wider = with_changes(config, {"init_from": str(finished), "method.slot_dim": 48})
+    with pytest.raises(ValueError, match=r"init_from: the \w+ of .* there and .* here"):
+        train(wider, tmp_path / "r", progress=False)
+
+
+def test_a_model_without_a_part(config: TrainConfig, tmp_path: Path) -> None:
+    alone = {
+        "method.patch_decoder_weight": 0.0,
+        "method.mask_distillation_weight": 0.0,
+        "method.patch_plain_steps": 0,
+        "method.unet.map_channels": 0,
+        "max_train_steps": 1,
+    }
+    run(with_changes(config, alone), tmp_path / "bare")
+    wanted = with_changes(config, {**alone, "method.patch_decoder_weight": 1.0})
+    with pytest.raises(ValueError, match="bare has no patch_decoder to start from"):
+        train(
+            with_changes(wanted, {"init_from": str(tmp_path / "bare")}),
+            tmp_path / "r",
+            progress=False,
+        )
