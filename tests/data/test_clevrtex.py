@@ -147,6 +147,12 @@ def test_bad_input(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     lone = write_scene(tmp_path / "lone", 0)
     lone.with_name("CLEVRTEX_full_000000_flat.png").unlink()
     fails(tmp_path / "lone", "has no CLEVRTEX_full_000000_flat.png beside it")
+    lone = write_scene(tmp_path / "orphan", 0)
+    write_scene(tmp_path / "orphan", 1).unlink()
+    fails(tmp_path / "orphan", r"000001(_flat)?.png has no CLEVRTEX_full_000001.json beside it")
+    for number in (0, 2):
+        write_scene(tmp_path / "gap", number)
+    fails(tmp_path / "gap", "lacks scene 000001 of 2 and more")
     gray = write_scene(tmp_path / "gray", 0).with_name("CLEVRTEX_full_000000_flat.png")
     Image.open(gray).convert("RGB").save(gray)
     fails(tmp_path / "gray", "has lost its ids: it is no palette PNG any more, but of mode RGB")

@@ -208,7 +208,14 @@ class TestBadInput:
         stray = [{"id": 1, "category_id": 1, "image_id": 8, "segmentation": square(0, 0, 5, 5)}]
         self.fails(made(tmp_path / "a", stray), "annotation of the image 8, and no such image")
         odd = [{"id": 1, "category_id": 2, "segmentation": square(0, 0, 5, 5)}]
-        self.fails(made(tmp_path / "b", odd), "is no file of COCO's instances: KeyError")
+        self.fails(made(tmp_path / "b", odd), "has the category 2, which it does not list")
+        for number, part in enumerate(("images", "categories")):
+            folder = made(tmp_path / f"lacks-{number}", TWO)
+            file = folder / "annotations" / "instances_val2017.json"
+            content = json.loads(file.read_text())
+            del content[part][0]["id"]
+            file.write_text(json.dumps(content))
+            self.fails(folder, "instances: an entry lacks 'id'")
         broken = [{"id": 1, "category_id": 1, "segmentation": [[1, 2]]}]
         self.fails(made(tmp_path / "c", broken), r"7.jpg has a segmentation that cannot be read")
         size = {"images": [{"id": 7, "file_name": "7.jpg", "height": 30, "width": 20}]}
@@ -246,7 +253,10 @@ class TestBadInput:
         file.write_text(json.dumps(content))
         fails("has no annotation of the image")
 
-    def test_more_regions_than_ids(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("resolution", [None, 16])
+    def test_more_regions_than_ids(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolution: int | None
+    ) -> None:
         """65,535 is the most that a PNG of 16 bits can tell apart."""
         from latentslots.data import coco
 
@@ -254,7 +264,14 @@ class TestBadInput:
         ids = np.full((20, 30), 65_536)
         nothing = np.zeros((20, 30), bool)
         monkeypatch.setattr(coco, "_owners", lambda *_: (ids, nothing, []))
-        self.fails(folder, r"ids of a segmentation must be in 0\.\.65535, got 65536")
+        with pytest.raises(DataError, match=r"ids of a segmentation must be in 0\.\.65535, got "):
+            import_coco(
+                folder,
+                tmp_path / "out",
+                CocoOptions(resolution=resolution),
+                splits=["validation"],
+                workers=1,
+            )
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -1,6 +1,7 @@
 """The folders of the official LSD and of SlotDiffusion, as their scripts lay them out."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from PIL import Image
 
 from latentslots.cli.main import main
-from latentslots.data import DataError, load_dataset
+from latentslots.data import DataError, import_folder, load_dataset
 from latentslots.data.dumps import import_dump
+from latentslots.data.manifest import read_manifest
 
 PADDED = 5
 
@@ -130,3 +132,26 @@ def test_bad_input(tmp_path: Path) -> None:
     )
     (labels / "00000002_segment.png").unlink()
     fails(tmp_path / "b", "has no .*00000002_segment.png")
+    images = tmp_path / "b" / "movi-e-train-with-label" / "images" / "00000000"
+    (images / "00000001_image.png").unlink()
+    (images / "00000002_image.png").unlink()
+    fails(tmp_path / "b", "00000001_segment.png has no image, and 0 others like it")
+    Image.new("RGB", (16, 16)).save(images / "abc_image.png")
+    fails(tmp_path / "b", "abc_image.png is not named by a number")
+    videos = slotdiffusion(tmp_path / "d") / "train" / "00000000"
+    next(videos.glob("*.jpg")).unlink()
+    fails(tmp_path / "d", "_mask.png has no image", "slotdiffusion")
+
+
+def test_other_files_are_not_taken_for_those_that_are_there(tmp_path: Path) -> None:
+    first, second = lsd(tmp_path / "a"), lsd(tmp_path / "b")
+    out = import_dump(first, tmp_path / "out", "lsd", workers=1, license="Apache-2.0")
+    assert read_manifest(str(out)).license == "Apache-2.0"
+    import_dump(second, out, "lsd", workers=1)  # the same, elsewhere
+    extra = second / "movi-e-train-with-label"
+    shutil.copytree(extra / "images" / "00000001", extra / "images" / "00000007")
+    shutil.copytree(extra / "labels" / "00000001", extra / "labels" / "00000007")
+    with pytest.raises(DataError, match="holds 'train' of other files than these"):
+        import_dump(second, out, "lsd", workers=1)
+    with pytest.raises(DataError, match="holds lsd-dump, which nothing can join"):
+        import_folder(extra / "images", out, split="test", workers=1)

@@ -7,7 +7,7 @@ import pytest
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from latentslots.data import DataError, import_folder, load_dataset, split_names
+from latentslots.data import DataError, image_folder, import_folder, load_dataset, split_names
 
 from .conftest import NUCLEI, noise_image, snapshot, truncate
 
@@ -164,10 +164,34 @@ def test_a_folder_with_something_else_is_left_alone(photos: Path, tmp_path: Path
     assert snapshot(out) == before
 
 
+def test_more_processes_and_a_killed_import_give_the_same_bytes(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "_BLOCK", 3)
+    options = {"validation_fraction": 0.5, "group_by": "parent"}
+    whole = snapshot(import_folder(photos, tmp_path / "whole" / "out", workers=1, **options))
+    made = []
+    rows = image_folder._rows
+
+    def killed(work: Any) -> Any:
+        made.append(work)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return rows(work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_folder, "_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_folder(photos, tmp_path / "killed" / "out", workers=1, **options)
+    out = import_folder(photos, tmp_path / "killed" / "out", workers=2, **options)
+    assert snapshot(out) == whole
+    assert snapshot(import_folder(photos, out, **options)) == whole  # and there is nothing left
+
+
 def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     noise_image(tmp_path / "images" / "a.png")
     import_folder(tmp_path / "images", tmp_path / "out", progress=True)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "images: 100%" in captured.err
+    assert "train: 100%" in captured.err

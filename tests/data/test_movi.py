@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from latentslots.cli.main import main
 from latentslots.data import DataError, load_dataset, movi
 from latentslots.data.movi import find_movi, import_movi
 from latentslots.data.movi_records import LAYERS, MoviOptions
+from latentslots.data.tfrecord import read_records
 from latentslots.evaluation import evaluate
 from tests.data.records import example, write_records
 from tests.data.server import Server
@@ -350,6 +352,14 @@ class TestFromTheWeb:
         assert said[0] == f"train: 3 shards, {size:,} bytes"
         assert not (tmp_path / "no").exists()
 
+    def test_a_busy_server_is_asked_again_what_there_is(
+        self, web: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        web.errors = [503, 503]
+        assert set(find_movi(f"{web.url}/movi", "movi-e")) == {"train", "validation"}
+        assert not web.errors
+
     def test_an_address_without_movi(self, web: Server, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"elsewhere/dataset_info.json cannot be fetched.*404"):
             import_movi(f"{web.url}/elsewhere", tmp_path / "out", E)
@@ -418,6 +428,39 @@ class TestBadInput:
         assert not (tmp_path / "out" / "train").exists()
         path.write_bytes(whole)  # mended, it goes on
         assert len(load_dataset(import_movi(folder, tmp_path / "out", E, workers=1))) == 24
+
+    def test_a_shard_that_is_cut_between_records(self, tmp_path: Path) -> None:
+        folder = shards(tmp_path / "shards")
+        path = folder / "movi_e-train.tfrecord-00001-of-00003"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: next(islice(read_records(path), 1, None)).offset])
+        with pytest.raises(DataError, match=r"00003 holds 1 videos, and dataset_info\.json says 2"):
+            import_movi(folder, tmp_path / "out", E, workers=1)
+        (folder / "dataset_info.json").unlink()  # without it only an empty one is known to be cut
+        path.write_bytes(b"")
+        with pytest.raises(DataError, match="00001-of-00003 holds no record"):
+            import_movi(folder, tmp_path / "bare", E, workers=1)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"segmentations": [png(np.zeros((32, 32), np.uint8))]}, "frames and 1 segmentations"),
+            ({"instances/bbox_frames/ragged_flat_values": [99]}, "a box of frame 99"),
+            ({"video": [png(np.zeros((32, 32, 3), np.uint8))[:-20]]}, "breaks off before its end"),
+            ({"segmentations": [png(np.zeros((32, 32, 3), np.uint8))]}, "its mode is RGB"),
+        ],
+    )
+    def test_videos_that_do_not_fit(
+        self, change: dict[str, list[Any]], message: str, tmp_path: Path
+    ) -> None:
+        values = video(0)
+        for name, given in change.items():
+            count = len(values[name]) if name != "segmentations" or "RGB" in message else 1
+            values[name] = given * count
+        write_records(tmp_path / "in" / "movi_e-train.tfrecord-00000-of-00001", [example(values)])
+        with pytest.raises(DataError, match=message):
+            import_movi(tmp_path / "in", tmp_path / "out", E, splits=["train"], workers=1)
+        assert not (tmp_path / "out" / "train").exists()
 
     def test_records_of_something_else(self, tmp_path: Path) -> None:
         name = "movi_e-train.tfrecord-00000-of-00001"

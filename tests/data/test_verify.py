@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Image as ImageFeature
 
 from latentslots.cli.main import main
-from latentslots.data import DataError
-from latentslots.data.encoding import encode_ids
+from latentslots.data import DataError, StoreWriter
+from latentslots.data.encoding import encode_ids, encode_image
 from latentslots.data.manifest import read_manifest, write_manifest
 from latentslots.data.verify import verify
 from tests.tiny import write_squares
@@ -72,6 +73,19 @@ def test_damage_is_named(store: Path, capsys: pytest.CaptureFixture[str]) -> Non
             "row 2: it has the id 9, and attributes of",
         ),
         (
+            {"segmentation": {"bytes": encode_ids(np.full((16, 16), 1)), "path": None}},
+            "row 2, segmentation: the segmentation is 16x16 pixels, but its image is 32x32",
+        ),
+        (
+            {
+                "segmentation": {
+                    "bytes": encode_image(np.zeros((32, 32, 3), np.uint8)),
+                    "path": None,
+                }
+            },
+            "row 2, segmentation: a segmentation must have one channel",
+        ),
+        (
             {"attributes": {"color_label": [1], "side": [1.0, 2.0]}},
             "row 2: its attributes have different lengths",
         ),
@@ -81,3 +95,12 @@ def test_rows_that_do_not_fit(store: Path, change: dict[str, object], message: s
     rewrite(store, change)
     (found,) = verify(store)
     assert message in found
+
+
+def test_further_layers_are_read_too(tmp_path: Path) -> None:
+    picture = encode_image(np.zeros((8, 8, 3), np.uint8))
+    depth = {"bytes": picture[:-30] + picture[-16:], "path": None}
+    with StoreWriter(tmp_path / "store", columns={"depth": ImageFeature()}) as writer:
+        writer.add(picture, depth=depth)
+    (found,) = verify(tmp_path / "store")
+    assert "row 0, depth cannot be decoded" in found

@@ -70,6 +70,23 @@ def test_objects_have_their_class_and_void_is_not_scored(tmp_path: Path) -> None
     assert tuple(names) == CLASSES
 
 
+def test_classes_of_every_pixel_come_along(tmp_path: Path) -> None:
+    folder = voc(tmp_path / "in")
+    root = folder / "VOCdevkit" / "VOC2012"
+    added = np.zeros((40, 60), np.uint8)
+    added[5:9] = 7
+    (root / "SegmentationClassAug").mkdir()
+    Image.fromarray(added).save(root / "SegmentationClassAug" / "2007_000003.png")
+    out = import_voc(folder, tmp_path / "out", lists={"train": "trainaug"}, workers=1)
+    rows = load_dataset(out, split="train")
+    for number, row in enumerate(list(rows)[:2]):
+        assert (np.asarray(row["classes"]) == masks(number)[1]).all()
+    assert (np.asarray(rows[2]["classes"]) == added).all()
+    Image.new("RGB", (60, 40)).save(root / "SegmentationClassAug" / "2007_000003.png")
+    with pytest.raises(DataError, match="must hold ids of 60x40 pixels, got RGB of 60x40"):
+        import_voc(folder, tmp_path / "bad", lists={"train": "trainaug"}, workers=1)
+
+
 def test_images_without_masks_are_there_to_learn_from(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -65,6 +65,8 @@ class ImportFolder(_Import):
     """What is held out together: single files, or all of a parent folder (a video)."""
     on_bad_sample: Literal["error", "skip"] = "error"
     """What to do with a file that cannot be read: stop, or go on without it and count."""
+    workers: int | None = None
+    """Processes; by default one per core."""
     seed: int = 0
     """Another seed holds out other images."""
 
@@ -147,6 +149,10 @@ class ImportCoco:
     """Of other data in COCO's format, the JSON file."""
     images: str | None = None
     """Of such data, the folder of the images; by default SOURCE."""
+    license: str | None = None
+    """Of such data, their license."""
+    credit: str | None = None
+    """Of such data, whom to name as their author."""
     crowd: Literal["ignore", "keep", "drop"] = "ignore"
     """A region that holds a crowd: not scored, an object like any other, or background."""
     resolution: int | None = None
@@ -190,8 +196,8 @@ class ImportVoc:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportDump:
-    """Import folders that other code made of videos; a half-written data set is gone on with."""
+class ImportFiles:
+    """Import files; a half-written data set is gone on with."""
 
     source: tyro.conf.Positional[str]
     """The folder that holds the splits."""
@@ -204,7 +210,17 @@ class ImportDump:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportClevr(ImportDump):
+class ImportDump(ImportFiles):
+    """Import folders that other code made of videos; a half-written data set is gone on with."""
+
+    license: str | None = None
+    """Of the images: a dump does not tell (MOVi's are Apache-2.0)."""
+    credit: str | None = None
+    """Whom to name as their author."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportClevr(ImportFiles):
     """Import CLEVR without masks; a half-written data set is gone on with."""
 
     splits: tuple[str, ...] = ("train", "validation")
@@ -212,7 +228,7 @@ class ImportClevr(ImportDump):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportFfhq(ImportDump):
+class ImportFfhq(ImportFiles):
     """Import FFHQ; a half-written data set is gone on with."""
 
     num_train: int = 60_000

@@ -4,10 +4,9 @@ import gzip
 import json
 import logging
 import os
-import sys
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,17 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Value
 from PIL import Image
-from tqdm.auto import tqdm
 
+from latentslots.data.blocks import is_joined, write_items
 from latentslots.data.errors import DataError
 from latentslots.data.rows import RESERVED_COLUMNS
+from latentslots.data.sources import source_of
 from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
 
+_BLOCK = 1_000
 _TYPES = {"b": "bool", "i": "int64", "u": "int64", "f": "float64", "U": "string"}
 
 
@@ -41,6 +42,8 @@ def import_arrays(
     progress: bool = False,
 ) -> Path:
     """Write the arrays of an `.npz` file as one split of a store, new or existing.
+
+    A split that is half written is gone on with; one that was made of the same file stays.
 
     Args:
         source: File with `image` [N, H, W, 3], uint8; `mask` [N, H, W], integer ids with 0 for the
@@ -69,6 +72,12 @@ def import_arrays(
     if objects is not None and mask is not None:
         _check_counts(Path(attributes or ""), objects, mask)
     crop = None if resolution is None else ResizeCenterCrop(resolution)
+    spec = {"attributes": os.fspath(attributes or ""), "resolution": resolution}
+    files = [source] if attributes is None else [source, attributes]
+    made_of = source_of(map(Path, files), Path(source).parent)
+    fingerprint = f"{made_of.fingerprint}-{resolution or 'as they came'}"
+    if is_joined(Path(out), split, fingerprint):
+        return Path(out)
     writer = StoreWriter(
         out,
         split,
@@ -83,17 +92,30 @@ def import_arrays(
             for column, values in columns.items()
             if column not in RESERVED_COLUMNS
         },
+        source=fingerprint,
     )
-    rows = tqdm(range(len(image)), desc=split, unit="image", file=sys.stderr, disable=not progress)
-    with writer:
-        for row in rows:
+
+    def rows(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+        for row in numbers:
             pixels = Image.fromarray(image[row])
             ids = None if mask is None else Image.fromarray(_narrow(mask[row]))
             if crop is not None:
                 pixels, ids = crop(pixels, ids)
             values = {column: array[row].item() for column, array in columns.items()}
             known = None if objects is None else objects.of_image(row)
-            writer.add(pixels, segmentation=ids, attributes=known, **values)
+            yield {"image": pixels, "segmentation": ids, "attributes": known, **values}
+
+    # One process: arrays that are compressed would be unpacked in every other one again.
+    write_items(
+        writer,
+        range(len(image)),
+        rows,
+        block_size=_BLOCK,
+        spec=spec,
+        source=source,
+        workers=1,
+        progress=progress,
+    )
     return Path(out)
 
 

@@ -4,7 +4,6 @@ The rows of a split are made in blocks, each a hidden Parquet file that appears 
 What is killed goes on with the blocks that are missing, and ends with the same bytes.
 """
 
-import errno
 import json
 import multiprocessing
 import os
@@ -28,7 +27,8 @@ from latentslots.data.rows import (
     RowEncoder,
     with_sizes,
 )
-from latentslots.data.writer import StoreWriter
+from latentslots.data.sources import Source
+from latentslots.data.writer import StoreWriter, refuse_full_disk
 
 SURE_SHARE = 0.8
 """Of the space that blocks to come are expected to need, what must be free."""
@@ -57,13 +57,14 @@ class Workers:
             raise DataError(f"workers must be at least 1, got {self.count}")
 
 
-def is_written(out: Path, split: str, spec: Mapping[str, Any]) -> bool:
+def is_written(out: Path, split: str, spec: Mapping[str, Any], source: Source) -> bool:
     """Tell whether a store has a split already.
 
     Args:
         out: Folder of the store, which may not be there.
         split: Name of the split.
         spec: As for `write_blocks`; the store's `made_by`.
+        source: What the split is made of.
 
     Raises:
         DataError: If the store is of other data.
@@ -73,7 +74,32 @@ def is_written(out: Path, split: str, spec: Mapping[str, Any]) -> bool:
     manifest = read_manifest(str(out))
     if dict(manifest.made_by) != dict(spec):
         raise DataError(f"{out} holds other data ({manifest.kind}): choose another folder")
-    return split in manifest.splits
+    if split not in manifest.splits:
+        return False
+    if manifest.splits[split].source not in ("", source.fingerprint):
+        raise DataError(
+            f"{out} holds {split!r} of other files than these: choose another folder, or remove it"
+        )
+    return True
+
+
+def is_joined(out: Path, split: str, source: str) -> bool:
+    """Tell whether a store of images that anybody brought together has a split already.
+
+    Args:
+        out: Folder of the store, which may not be there.
+        split: Name of the split.
+        source: Fingerprint of what it would be made of.
+
+    Raises:
+        DataError: If the store is of other data: a public data set, or made scenes.
+    """
+    if not has_manifest(str(out)):
+        return False
+    manifest = read_manifest(str(out))
+    if manifest.kind != "images":
+        raise DataError(f"{out} holds {manifest.kind}, which nothing can join: choose another")
+    return split in manifest.splits and manifest.splits[split].source == source
 
 
 def write_items(
@@ -86,6 +112,7 @@ def write_items(
     source: str | os.PathLike[str],
     workers: int | None,
     progress: bool,
+    expected_bytes: int = 0,
 ) -> None:
     """Write one split of a store from a list of what its images are made of.
 
@@ -98,6 +125,7 @@ def write_items(
         source: As for `write_blocks`.
         workers: Processes; by default one per core.
         progress: Whether to show a bar on stderr.
+        expected_bytes: As for `write_blocks`.
     """
     blocks = {
         f"{first:07d}": tuple(items[first : first + block_size])
@@ -113,6 +141,7 @@ def write_items(
         progress=progress,
         unit="image",
         sizes={name: len(block) for name, block in blocks.items()},
+        expected_bytes=expected_bytes,
     )
 
 
@@ -127,6 +156,7 @@ def write_blocks(
     progress: bool = False,
     unit: str = "block",
     sizes: Mapping[str, int] | None = None,
+    expected_bytes: int = 0,
 ) -> None:
     """Write one split of a store, or go on with it.
 
@@ -141,6 +171,8 @@ def write_blocks(
         progress: Whether to show a bar on stderr.
         unit: What the bar counts.
         sizes: How many of these a block is; by default 1.
+        expected_bytes: What the split will have at least, where that is known: a disk without room
+            for it is found before anything is made. The blocks tell in any case.
 
     Raises:
         DataError: If the store cannot be written to, half-made blocks are of other data, a row
@@ -161,22 +193,20 @@ def write_blocks(
     jobs = [(writer.encoder, make, work, files[name], name) for name, work in missing.items()]
     made = {name: files[name].stat().st_size for name in blocks if name not in missing}
     try:
+        _check_space(writer.path, expected_bytes, sum(made.values()))
         with bar:
             for name in _run(jobs, workers):
                 bar.update(sizes[name])
                 made[name] = files[name].stat().st_size
                 done = sum(sizes[name] for name in made) / sum(sizes.values())
-                _check_space(writer.path, sum(made.values()), done)
+                written = sum(made.values())
+                _check_space(writer.path, round(written / done), written)
         with writer:
             for file in files.values():
                 writer.add_block(file)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise DataError(
-            f"there is no space left for {writer.path}: make some, and give the same command again "
-            "to go on"
-        ) from error
+        refuse_full_disk(writer.path, error)
+        raise
     finally:
         if not any(folder.glob("*.parquet")):  # nothing to go on with
             shutil.rmtree(folder)
@@ -185,10 +215,9 @@ def write_blocks(
     shutil.rmtree(folder)
 
 
-def _check_space(path: Path, num_bytes: int, share: float) -> None:
-    """Stop as soon as the blocks so far tell that all of them, and the split, will not fit."""
-    all_bytes = num_bytes / share
-    needed, free = 2 * all_bytes - num_bytes, shutil.disk_usage(path).free
+def _check_space(path: Path, all_bytes: int, written: int) -> None:
+    """Stop as soon as it is known that all blocks, and the split, will not fit."""
+    needed, free = 2 * all_bytes - written, shutil.disk_usage(path).free
     if free < SURE_SHARE * needed:
         raise DataError(
             f"{path} will need about {needed / 1e9:.1f} GB more while it is written, of which "

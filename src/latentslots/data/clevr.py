@@ -15,6 +15,7 @@ from datasets import ClassLabel, List, Value
 from latentslots.data.blocks import is_written, write_items
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
+from latentslots.data.sources import source_of
 from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
 
@@ -63,9 +64,10 @@ def import_clevr(
     for split in splits:
         if split not in SPLITS:
             raise DataError(f"CLEVR has no split {split!r}, only {', '.join(SPLITS)}")
-        if is_written(out, split, spec):
-            continue
         scenes = _scenes(root, SPLITS[split])
+        made_of = source_of((image for image, _ in scenes), root)
+        if is_written(out, split, spec, made_of):
+            continue
         writer = StoreWriter(
             out,
             split,
@@ -74,6 +76,7 @@ def import_clevr(
             credit="Johnson et al., 2017, https://cs.stanford.edu/people/jcjohns/clevr",
             attributes=None if split == "test" else FEATURES,
             made_by=spec,
+            source=made_of.fingerprint,
         )
         write_items(
             writer,
@@ -84,6 +87,7 @@ def import_clevr(
             source=source,
             workers=workers,
             progress=progress,
+            expected_bytes=0 if resolution else made_of.num_bytes,
         )
     return out
 

@@ -4,6 +4,7 @@ A scene is three files: the image, its ids as a palette PNG, and a JSON file of 
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,13 +19,18 @@ from PIL import Image
 from latentslots.data.blocks import is_written, write_items
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
+from latentslots.data.sources import source_of
 from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
+
+logger = logging.getLogger(__name__)
 
 VARIANTS = ("full", "pbg", "vbg", "grassbg", "camo", "outd")
 """The data set; plain background, varied background, grass; camouflaged; out of distribution."""
 CROPS = {"center": (64, 24, 256, 216), "clevr": (64, 29, 256, 221)}
 """Left, upper, right, lower, of images of 320 x 240: that of the authors, and that of CLEVR."""
+NUM_SCENES = {"full": 50_000, "outd": 10_000}
+"""Of the variants of which we know it."""
 _BLOCK = 200
 
 
@@ -82,7 +88,8 @@ def import_clevrtex(
     spec = {"program": "latentslots data import", "name": "clevrtex", **asdict(options)}
     names: dict[str, list[str]] = {}
     for split, chosen in _divide(scenes, options.variant).items():
-        if is_written(out, split, spec):
+        made_of = source_of((_files(scene)[0] for scene in chosen), source)
+        if is_written(out, split, spec, made_of):
             continue
         names = names or _names(scenes)
         writer = StoreWriter(
@@ -95,6 +102,7 @@ def import_clevrtex(
             attributes=_features(names),
             columns={"ground_material": Value("string")},
             made_by=spec,
+            source=made_of.fingerprint,
         )
         write_items(
             writer,
@@ -105,6 +113,7 @@ def import_clevrtex(
             source=source,
             workers=workers,
             progress=progress,
+            expected_bytes=0 if options.crop or options.resolution else made_of.num_bytes,
         )
     return out
 
@@ -133,7 +142,24 @@ def find_scenes(folder: Path, variant: str) -> list[Path]:
         for twin in _files(path):
             if not twin.is_file():
                 raise DataError(f"{path} has no {twin.name} beside it")
+    _check_whole(folder, variant, set(found))
     return [found[number] for number in sorted(found)]
+
+
+def _check_whole(folder: Path, variant: str, found: set[str]) -> None:
+    """Refuse images without a scene, and gaps: splits go by the place of a scene among all."""
+    pattern = re.compile(rf"CLEVRTEX_{variant}_(\d{{6}})(_flat)?\.png")
+    for path in sorted(folder.rglob(f"CLEVRTEX_{variant}_*.png")):
+        match = pattern.fullmatch(path.name)
+        if match and match[1] not in found:
+            raise DataError(f"{path} has no CLEVRTEX_{variant}_{match[1]}.json beside it")
+    missing = next(n for n in range(len(found) + 1) if f"{n:06d}" not in found)
+    if missing < len(found):
+        raise DataError(f"{folder} lacks scene {missing:06d} of {len(found)} and more")
+    if len(found) < NUM_SCENES.get(variant, 0):
+        logger.warning(
+            "%d of %d scenes: splits are not those of the authors", len(found), NUM_SCENES[variant]
+        )
 
 
 def _files(scene: Path) -> tuple[Path, Path]:

@@ -20,14 +20,17 @@ from PIL import Image
 
 from latentslots.data.blocks import is_written, write_items
 from latentslots.data.boxes import bounding_box
-from latentslots.data.encoding import read_picture
+from latentslots.data.encoding import ids_picture, read_picture
 from latentslots.data.errors import DataError
+from latentslots.data.sources import source_of
 from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
 
 SPLITS = {"train": "train2017", "validation": "val2017"}
+LICENSE = "annotations: CC-BY-4.0; of every image, see the column license"
+CREDIT = "COCO Consortium, https://cocodataset.org"
 _BLOCK = 200
 
 
@@ -87,6 +90,8 @@ def import_coco(
     splits: Sequence[str] = ("train", "validation"),
     annotations: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
+    license: str | None = None,
+    credit: str | None = None,
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
@@ -103,6 +108,8 @@ def import_coco(
         splits: Of `SPLITS`; one alone where `annotations` is given.
         annotations: Of other data in COCO's format, the JSON file; `source` may be any folder.
         images: Of such data, the folder of the images, by default `source`.
+        license: Of such data, their license; every image has its own beside it.
+        credit: Of such data, whom to name as their author.
         workers: Processes; by default one per core.
         progress: Whether to show a bar on stderr.
 
@@ -120,35 +127,40 @@ def import_coco(
     for split in splits:
         if split not in SPLITS and annotations is None:
             raise DataError(f"COCO has no split {split!r}, only {', '.join(SPLITS)}")
-        if is_written(out, split, spec):
-            continue
         if annotations is None:
             file = root / "annotations" / f"{options.kind}_{SPLITS[split]}.json"
             folder = _image_folder(root, SPLITS[split])
+            license, credit = license or LICENSE, credit or CREDIT
         else:
             file, folder = Path(annotations), root if images is None else Path(images)
         content = _read(file)
+        pictures = _pictures(content, folder, file, options)
+        made_of = source_of([file, *(picture.path for picture in pictures)], folder)
+        if is_written(out, split, spec, made_of):
+            continue
         writer = StoreWriter(
             out,
             split,
             kind=f"coco-{options.kind}",
-            license="annotations: CC-BY-4.0; of every image, see the column license",
-            credit="COCO Consortium, https://cocodataset.org",
+            license=license,
+            credit=credit,
             segmentation=True,
             ignore=True,
             attributes=_features(content),
             columns={"license": Value("string")},
             made_by=spec,
+            source=made_of.fingerprint,
         )
         write_items(
             writer,
-            [(picture, options) for picture in _pictures(content, folder, file, options)],
+            [(picture, options) for picture in pictures],
             _rows,
             block_size=_BLOCK,
             spec=spec,
             source=file,
             workers=workers,
             progress=progress,
+            expected_bytes=0 if options.resolution else made_of.num_bytes - file.stat().st_size,
         )
     return out
 
@@ -191,12 +203,12 @@ def _pictures(
     content: Mapping[str, Any], folder: Path, file: Path, options: CocoOptions
 ) -> list[_Picture]:
     """Every image with what is said of it, by the images' ids."""
-    names = _names(content)
-    things = {c["id"]: bool(c.get("isthing", 1)) for c in content["categories"]}
-    licenses = {one["id"]: str(one["name"]) for one in content.get("licenses", ())}
-    said: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     pngs: dict[int, str] = {}
     try:
+        names = _names(content)
+        things = {c["id"]: bool(c.get("isthing", 1)) for c in content["categories"]}
+        licenses = {one["id"]: str(one["name"]) for one in content.get("licenses", ())}
+        said: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
         for annotation in content["annotations"]:
             number = annotation["image_id"]
             if number not in said:
@@ -209,6 +221,8 @@ def _pictures(
                 pngs[number] = str(file.with_suffix("") / annotation["file_name"])
             for segment in segments:
                 category = segment["category_id"]
+                if category not in names:
+                    raise DataError(f"{file} has the category {category}, which it does not list")
                 said[number].append(
                     {
                         "id": segment.get("id"),
@@ -229,8 +243,12 @@ def _pictures(
             )
             for image in sorted(content["images"], key=lambda image: image["id"])
         ]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{file} is no file of COCO's {options.kind}: {error!r}") from error
+    except KeyError as error:
+        raise DataError(
+            f"{file} is no file of COCO's {options.kind}: an entry lacks {error}"
+        ) from error
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{file} is no file of COCO's {options.kind}: {error}") from error
     _check(pictures, file, options)
     return pictures
 
@@ -282,7 +300,7 @@ def picture_row(picture: _Picture, options: CocoOptions) -> dict[str, Any]:
     unsure: Any = ignore.astype(np.uint8)
     if options.resolution is not None:
         crop, pixels = ResizeCenterCrop(options.resolution), opened.convert("RGB")
-        image, mask = crop(pixels, Image.fromarray(ids.astype(np.uint16)))
+        image, mask = crop(pixels, ids_picture(ids))
         _, unsure = crop(pixels, Image.fromarray(unsure))
     return {
         "image": image,

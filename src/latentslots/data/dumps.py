@@ -7,7 +7,7 @@ same numbers, `00000000_segment.png` and `00000000_instances.json`. SlotDiffusio
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from datasets import List, Value
 from latentslots.data.blocks import is_written, write_items
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
+from latentslots.data.sources import source_of
 from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
 from latentslots.data.writer import StoreWriter
 
@@ -43,6 +44,8 @@ def import_dump(
     kind: Literal["lsd", "slotdiffusion"],
     *,
     resolution: int | None = None,
+    license: str | None = None,
+    credit: str | None = None,
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
@@ -56,6 +59,8 @@ def import_dump(
         out: Folder of the store, new or half written.
         kind: Whose dump it is.
         resolution: Resize the shortest side to this, and crop the center.
+        license: Of the images; MOVi's are Apache-2.0, a dump does not say.
+        credit: Whom to name as their author.
         workers: Processes; by default one per core.
         progress: Whether to show a bar on stderr.
 
@@ -70,9 +75,10 @@ def import_dump(
     out, root = Path(out), Path(source)
     spec = {"program": "latentslots data import", "name": f"{kind}-dump", "resolution": resolution}
     for split, folder in _splits(root, kind).items():
-        if is_written(out, split, spec):
-            continue
         frames = _lsd_frames(folder) if kind == "lsd" else _slotdiffusion_frames(folder)
+        made_of = source_of((frame.image for frame in frames), folder)
+        if is_written(out, split, spec, made_of):
+            continue
         features = _features(frames[0].labels) if frames[0].labels else {}
         writer = StoreWriter(
             out,
@@ -81,7 +87,10 @@ def import_dump(
             segmentation=True,
             video=True,
             attributes=features,
+            license=license,
+            credit=credit,
             made_by=spec,
+            source=made_of.fingerprint,
         )
         write_items(
             writer,
@@ -92,6 +101,7 @@ def import_dump(
             source=source,
             workers=workers,
             progress=progress,
+            expected_bytes=0 if resolution else made_of.num_bytes,
         )
     return out
 
@@ -120,6 +130,8 @@ def _lsd_frames(folder: Path) -> list[_Frame]:
     for image in sorted((folder / "images").glob("*/*_image.png")):
         video, stem = image.parent.name, image.name.removesuffix("_image.png")
         labels = folder / "labels" / video
+        if not stem.isdigit():
+            raise DataError(f"{image} is not named by a number, such as 00000000_image.png")
         frames.append(
             _Frame(
                 image=str(image),
@@ -129,7 +141,7 @@ def _lsd_frames(folder: Path) -> list[_Frame]:
                 labels=str(labels / f"{stem}_instances.json"),
             )
         )
-    return _checked(frames, folder)
+    return _checked(frames, folder, (folder / "labels").glob("*/*_segment.png"))
 
 
 def _slotdiffusion_frames(folder: Path) -> list[_Frame]:
@@ -143,12 +155,15 @@ def _slotdiffusion_frames(folder: Path) -> list[_Frame]:
         for image in sorted(folder.glob("*/*.jpg"))
         if image.stem.isdigit()
     ]
-    return _checked(frames, folder)
+    return _checked(frames, folder, folder.glob("*/*_mask.png"))
 
 
-def _checked(frames: list[_Frame], folder: Path) -> list[_Frame]:
+def _checked(frames: list[_Frame], folder: Path, masks: Iterable[Path]) -> list[_Frame]:
     if not frames:
         raise DataError(f"{folder} holds no images of a dump")
+    lonely = sorted(set(map(str, masks)) - {frame.mask for frame in frames})
+    if lonely:
+        raise DataError(f"{lonely[0]} has no image, and {len(lonely) - 1} others like it")
     for frame in frames:
         for file in (frame.mask, frame.labels):
             if file and not Path(file).is_file():

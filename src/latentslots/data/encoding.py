@@ -68,14 +68,34 @@ def encode_ids(ids: Picture) -> bytes:
             "a segmentation must be an array [H, W] of integers, "
             f"got {ids.dtype} of shape {list(ids.shape)}"
         )
+    _check_range(ids)
+    return _png(Image.fromarray(ids.astype(np.uint8 if ids.max() < 256 else np.uint16)))
+
+
+def ids_picture(ids: np.ndarray) -> Image.Image:
+    """A segmentation `[H, W]` of integers as a picture of 16 bits.
+
+    Raises:
+        DataError: If an id is not in 0..65535.
+    """
+    _check_range(ids)
+    return Image.fromarray(ids.astype(np.uint16))
+
+
+def _check_range(ids: np.ndarray) -> None:
     lowest, highest = int(ids.min()), int(ids.max())
     if lowest < 0 or highest > 65535:
         raise DataError(f"ids of a segmentation must be in 0..65535, got {lowest}..{highest}")
-    return _png(Image.fromarray(ids.astype(np.uint8 if highest < 256 else np.uint16)))
 
 
-def picture_size(encoded: bytes) -> tuple[int, int]:
-    """Read upright width and height from an encoded picture's header, without decoding it."""
+def picture_header(encoded: bytes) -> tuple[tuple[int, int], str]:
+    """Read upright width and height, and the mode, from a picture's header, without decoding it.
+
+    Raises:
+        DataError: If it is no picture, or a PNG without its end.
+    """
+    if encoded.startswith(b"\x89PNG") and b"IEND" not in encoded[-64:]:
+        raise DataError(f"a PNG of {len(encoded)} bytes breaks off before its end")
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
             width, height = picture.size
@@ -83,7 +103,7 @@ def picture_size(encoded: bytes) -> tuple[int, int]:
             turned = (
                 picture.format != "PNG" and picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS
             )
-            return (height, width) if turned else (width, height)
+            return ((height, width) if turned else (width, height)), picture.mode
     except BROKEN_PICTURE as error:
         raise DataError(f"{len(encoded)} bytes are not an image that can be read") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 from latentslots.data.blocks import is_written, write_items
 from latentslots.data.encoding import IMAGE_SUFFIXES, read_picture
 from latentslots.data.errors import DataError
+from latentslots.data.sources import source_of
 from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
 
@@ -57,7 +58,8 @@ def import_ffhq(
         "validation": [path for number, path in images.items() if number >= num_train],
     }
     for split, paths in splits.items():
-        if not paths or is_written(out, split, spec):
+        made_of = source_of(paths, source)
+        if not paths or is_written(out, split, spec, made_of):
             continue
         writer = StoreWriter(
             out,
@@ -66,6 +68,7 @@ def import_ffhq(
             license="CC-BY-NC-SA-4.0; of every image, see ffhq-dataset-v2.json",
             credit="NVIDIA, https://github.com/NVlabs/ffhq-dataset; images from Flickr",
             made_by=spec,
+            source=made_of.fingerprint,
         )
         write_items(
             writer,
@@ -76,6 +79,7 @@ def import_ffhq(
             source=source,
             workers=workers,
             progress=progress,
+            expected_bytes=0 if resolution else made_of.num_bytes,
         )
     return out
 

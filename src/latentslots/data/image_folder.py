@@ -1,24 +1,62 @@
 """Importing a folder of image files, with a twin folder of masks if there is one."""
 
+import hashlib
+import json
 import logging
 import os
 import re
-import sys
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image, ImageOps
-from tqdm.auto import tqdm
 
+from latentslots.data.blocks import is_joined, write_items
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
 from latentslots.data.folder import find_images, group_of, split_files
+from latentslots.data.sources import source_of
 from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
 from latentslots.data.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
+
+_BLOCK = 500
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One image, and what becomes of it."""
+
+    file: str
+    path: str
+    mask: str | None
+    video: str | None
+    frame: int | None
+    skip: bool
+    crop: ResizeCenterCrop | None
+
+
+def _item(
+    file: str,
+    root: Path,
+    twins: dict[str, Path] | None,
+    frames: dict[str, int] | None,
+    *,
+    skip: bool,
+    crop: ResizeCenterCrop | None,
+) -> _Item:
+    return _Item(
+        file=file,
+        path=str(root / file),
+        mask=str(twins[file]) if twins else None,
+        video=group_of(file, "parent") if frames else None,
+        frame=frames[file] if frames else None,
+        skip=skip,
+        crop=crop,
+    )
 
 
 def import_folder(
@@ -36,9 +74,12 @@ def import_folder(
     on_bad_sample: str = "error",
     license: str | None = None,
     credit: str | None = None,
+    workers: int | None = None,
     progress: bool = False,
 ) -> Path:
     """Write a folder of images as one split of a store, or as `train` and `validation`.
+
+    A split that is half written is gone on with; one that was made of the same files stays.
 
     Every file is decoded once, so that a broken one is found now; stored are the bytes as they
     are, unless a resolution is asked for.
@@ -60,21 +101,39 @@ def import_folder(
             or `skip` it, log its name, and at the end log how many there were.
         license: License of the images.
         credit: Whom to name as their author.
+        workers: Processes; by default one per core.
         progress: Show a bar on stderr.
 
     Returns:
         The folder of the store.
+
+    Raises:
+        DataError: If a file is broken or has no twin, or the store has another such split or is of
+            other data.
     """
     if on_bad_sample not in ("error", "skip"):
         raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
     root = _folder(images)
     files = find_images(root, glob)
     twins = None if masks is None else _match(files, root, _folder(masks))
-    splits = _divide(files, split, validation_fraction, group_by, seed)
     frames = _frames(files) if group_by == "parent" else None
     crop = None if resolution is None else ResizeCenterCrop(resolution)
-    writers = {
-        side: StoreWriter(
+    jobs: list[tuple[StoreWriter, list[_Item], dict[str, Any], int]] = []
+    for side, chosen in _divide(files, split, validation_fraction, group_by, seed).items():
+        skip = on_bad_sample == "skip"
+        items = [_item(file, root, twins, frames, skip=skip, crop=crop) for file in chosen]
+        made_of = source_of((item.path for item in items), root)
+        spec = {
+            "images": made_of.fingerprint,
+            "masks": source_of((i.mask for i in items if i.mask), masks or root).fingerprint,
+            "videos": group_by == "parent",
+            "resolution": resolution,
+            "skip": skip,
+        }
+        fingerprint = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:16]
+        if is_joined(Path(out), side, fingerprint):
+            continue
+        writer = StoreWriter(
             out,
             side,
             name=name,
@@ -82,34 +141,44 @@ def import_folder(
             credit=credit,
             segmentation=twins is not None,
             video=frames is not None,
+            source=fingerprint,
         )
-        for side in splits
-    }
+        jobs.append((writer, items, spec, 0 if resolution else made_of.num_bytes))
     num_skipped = 0
-    bar = tqdm(total=len(files), desc="images", unit="image", file=sys.stderr, disable=not progress)
-    with bar, ExitStack() as stack:
-        for side, writer in reversed(writers.items()):  # what is entered last appears first
-            stack.enter_context(writer)
-            for file in splits[side]:
-                bar.update()
-                try:
-                    picture, ids = _read(root / file, twins[file] if twins else None, crop)
-                except DataError as error:
-                    if on_bad_sample == "error":
-                        raise
-                    logger.warning("skipped: %s", error)
-                    num_skipped += 1
-                    continue
-                writer.add(
-                    picture,
-                    segmentation=ids,
-                    video=group_of(file, "parent") if frames else None,
-                    frame=frames[file] if frames else None,
-                    source=file,
-                )
+    for writer, items, spec, expected_bytes in jobs:  # nothing is written before all can be
+        write_items(
+            writer,
+            items,
+            _rows,
+            block_size=_BLOCK,
+            spec=spec,
+            source=root,
+            workers=workers,
+            progress=progress,
+            expected_bytes=expected_bytes,
+        )
+        num_skipped += len(items) - writer.num_rows
     if num_skipped:
         logger.warning("skipped %d of %d images", num_skipped, len(files))
     return Path(out)
+
+
+def _rows(work: Sequence[_Item]) -> Iterator[dict[str, Any]]:
+    for item in work:
+        try:
+            picture, ids = _read(item.path, item.mask, item.crop)
+        except DataError as error:
+            if not item.skip:
+                raise
+            logger.warning("skipped: %s", error)
+            continue
+        yield {
+            "image": picture,
+            "segmentation": ids,
+            "video": item.video,
+            "frame": item.frame,
+            "source": item.file,
+        }
 
 
 def _divide(
@@ -127,7 +196,7 @@ def _divide(
 
 
 def _read(
-    path: Path, mask: Path | None, crop: ResizeCenterCrop | None
+    path: str, mask: str | None, crop: ResizeCenterCrop | None
 ) -> tuple[bytes | Image.Image, Image.Image | None]:
     encoded, image = read_picture(path)
     ids = None if mask is None else read_picture(mask)[1]

@@ -1,5 +1,6 @@
 """What a data set holds: a table of numbers, and a sheet of pictures to look at."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +69,8 @@ class SplitInfo:
     """Sampled images by number of objects in sight; empty where there are no masks."""
     scenes: SceneStatistics | None = None
     """Of the sampled images, where they are scenes that `data make` made."""
+    sha256: str = ""
+    """Of the hashes of a store's shards, one after the other."""
 
     @property
     def mean_objects(self) -> float | None:
@@ -103,6 +106,9 @@ class DatasetInfo:
             if split.objects:
                 counts = ", ".join(f"{number}: {count}" for number, count in split.objects.items())
                 lines.append(f"objects in {split.num_sampled} images of {name}: {counts}")
+        hashes = [f"{name} {split.sha256[:16]}" for name, split in self.splits.items()]
+        if all(split.sha256 for split in self.splits.values()):
+            lines.append(f"sha256: {', '.join(hashes)}")
         made = {name: split.scenes for name, split in self.splits.items() if split.scenes}
         if made:
             lines += _table([_SCENE_HEAD, *(_scene_cells(*item) for item in made.items())])
@@ -185,12 +191,15 @@ def _describe(path: str, split: str, manifest: Manifest | None) -> SplitInfo:
             objects[len(np.setdiff1d(ids, [0]))] += 1
         labels.append(row.get(_LABELS, {}))
         num_sampled += 1
+    sha256 = ""
     if manifest is None:
         files = load_dataset(path, split=split).cast_column("image", ImageFeature(decode=False))
         num_images = len(files)
         num_bytes = sum(Path(cell["path"]).stat().st_size for cell in files["image"])
     else:
         num_images, num_bytes = manifest.splits[split].num_rows, manifest.splits[split].num_bytes
+        together = "".join(shard.sha256 for shard in manifest.splits[split].shards)
+        sha256 = hashlib.sha256(together.encode()).hexdigest()
     return SplitInfo(
         num_images=num_images,
         num_bytes=num_bytes,
@@ -198,6 +207,7 @@ def _describe(path: str, split: str, manifest: Manifest | None) -> SplitInfo:
         sizes=dict(sizes.most_common()),
         objects=dict(sorted(objects.items())),
         scenes=_scene_statistics(labels),
+        sha256=sha256,
     )
 
 

@@ -34,6 +34,8 @@ class SplitManifest:
     smallest: tuple[int, int]
     largest: tuple[int, int]
     shards: tuple[Shard, ...]
+    source: str = ""
+    """Fingerprint of what it was made of, where that is known (`latentslots.data.sources`)."""
 
     @property
     def num_bytes(self) -> int:
@@ -101,6 +103,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
             smallest=tuple(split["smallest"]),
             largest=tuple(split["largest"]),
             shards=tuple(Shard(**shard) for shard in split["shards"]),
+            source=split.get("source", ""),
         )
         for name, split in content["splits"].items()
     }

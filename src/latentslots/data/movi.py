@@ -5,17 +5,18 @@ segmentation, where the camera was, and what is known of every object in that fr
 the id `i + 1`.
 """
 
+import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 from latentslots.data.blocks import Workers, is_written, write_blocks
-from latentslots.data.download import TIMEOUT_SECONDS, download, is_url
+from latentslots.data.download import download, is_url
 from latentslots.data.errors import DataError
 from latentslots.data.movi_records import (
     MoviOptions,
@@ -23,6 +24,7 @@ from latentslots.data.movi_records import (
     columns,
     video_rows,
 )
+from latentslots.data.sources import Source
 from latentslots.data.tfrecord import Feature, TFRecordError, parse_example, read_records
 from latentslots.data.writer import StoreWriter
 
@@ -38,10 +40,19 @@ class MoviShards:
     Attributes:
         places: Where they are.
         num_bytes: Their size, all together, where it is known.
+        lengths: How many videos each has, where a `dataset_info.json` tells.
     """
 
     places: tuple[str, ...]
     num_bytes: int | None = field(default=None, compare=False)
+    lengths: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def source(self) -> Source:
+        """What tells them from others: their names and their size."""
+        names = "\n".join(place.rpartition("/")[2] for place in self.places)
+        content = f"{names}\n{self.num_bytes}".encode()
+        return Source(hashlib.sha256(content).hexdigest()[:16], self.num_bytes or 0)
 
 
 def find_movi(
@@ -88,28 +99,51 @@ def find_movi(
                 f"{folder} holds {split!r} of {variant} more than once: name one of its folders"
             )
         paths = [shards[number] for number in range(count)]
-        num_bytes = sum(path.stat().st_size for path in paths)
-        splits[split] = MoviShards(places=tuple(map(str, paths)), num_bytes=num_bytes)
+        splits[split] = MoviShards(
+            places=tuple(map(str, paths)),
+            num_bytes=sum(path.stat().st_size for path in paths),
+            lengths=_told_lengths(parent, split, count),
+        )
     return {split: splits[split] for split in sorted(splits, key=_order)}
+
+
+def _told_lengths(folder: Path, split: str, count: int) -> tuple[int, ...]:
+    """How many videos the shards of a folder have, where its `dataset_info.json` tells."""
+    file = folder / "dataset_info.json"
+    if not file.is_file():
+        return ()
+    for told in _read_info(file, str(file)):
+        if told["name"] == split and len(told["shardLengths"]) == count:
+            return tuple(map(int, told["shardLengths"]))
+    return ()
+
+
+def _read_info(file: Path, name: str) -> list[dict[str, Any]]:
+    """What a `dataset_info.json` says of every split."""
+    try:
+        splits: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["splits"]
+        for split in splits:
+            split["name"], list(map(int, split["shardLengths"])), int(split.get("numBytes", 0))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{name} does not list shards: {error!r}") from error
+    return splits
 
 
 def _listed(address: str, variant: str) -> dict[str, MoviShards]:
     """What the `dataset_info.json` of an address names."""
-    try:
-        with urlopen(f"{address}/dataset_info.json", timeout=TIMEOUT_SECONDS) as response:
-            content = json.load(response)
-        splits = {}
-        for split in content["splits"]:
-            count = len(split["shardLengths"])
-            stem = f"{variant.replace('-', '_')}-{split['name']}.tfrecord"
-            splits[split["name"]] = MoviShards(
-                places=tuple(f"{address}/{stem}-{n:05d}-of-{count:05d}" for n in range(count)),
-                num_bytes=int(split["numBytes"]) if "numBytes" in split else None,
-            )
-    except OSError as error:
-        raise DataError(f"{address}/dataset_info.json cannot be fetched: {error}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{address}/dataset_info.json does not list shards: {error!r}") from error
+    place = f"{address}/dataset_info.json"
+    with tempfile.TemporaryDirectory() as folder:
+        told = _read_info(download(place, Path(folder) / "dataset_info.json"), place)
+    splits = {}
+    for split in told:
+        lengths = tuple(map(int, split["shardLengths"]))
+        stem = f"{variant.replace('-', '_')}-{split['name']}.tfrecord"
+        names = (f"{stem}-{n:05d}-of-{len(lengths):05d}" for n in range(len(lengths)))
+        splits[split["name"]] = MoviShards(
+            places=tuple(f"{address}/{name}" for name in names),
+            num_bytes=int(split["numBytes"]) if "numBytes" in split else None,
+            lengths=lengths,
+        )
     return {split: splits[split] for split in sorted(splits, key=_order)}
 
 
@@ -154,7 +188,8 @@ def import_movi(
         if split not in found:
             raise DataError(f"{source} has no split {split!r}, only {', '.join(found)}")
     for split in splits:
-        places = found[split].places
+        shards = found[split]
+        places = shards.places
         spec = {
             "program": "latentslots data import",
             "variant": options.variant,
@@ -163,15 +198,17 @@ def import_movi(
             "layers": list(options.layers),
             "size": size if str(source) == "public" else None,
         }
-        if is_written(out, split, spec):
+        if is_written(out, split, spec, shards.source):
             continue
         downloads = out / f".{split}.downloads.partial"
         first = _fetched(places[0], downloads)
+        lengths = shards.lengths or (0,) * len(places)
         blocks = {
-            f"{number:05d}": (place, str(downloads), options) for number, place in enumerate(places)
+            f"{number:05d}": (place, length, str(downloads), options)
+            for number, (place, length) in enumerate(zip(places, lengths, strict=True))
         }
         write_blocks(
-            _writer(out, split, options, spec, _peek(first)),
+            _writer(out, split, options, spec, shards.source, _peek(first)),
             blocks,
             _shard_rows,
             spec=spec,
@@ -207,6 +244,7 @@ def _writer(
     split: str,
     options: MoviOptions,
     spec: Mapping[str, Any],
+    source: Source,
     first: Mapping[str, Feature],
 ) -> StoreWriter:
     return StoreWriter(
@@ -220,18 +258,25 @@ def _writer(
         attributes=attribute_features(options.variant, first),
         columns=columns(first, options),
         made_by=spec,
+        source=source.fingerprint,
     )
 
 
-def _shard_rows(work: tuple[str, str, MoviOptions]) -> Iterator[dict[str, Any]]:
+def _shard_rows(work: tuple[str, int, str, MoviOptions]) -> Iterator[dict[str, Any]]:
     """The frames of a shard's videos; a fetched shard is gone afterwards."""
-    place, folder, options = work
+    place, length, folder, options = work
     path = _fetched(place, Path(folder))
+    count = 0
     for record in read_records(path):
+        count += 1
         try:
             yield from video_rows(parse_example(record.data), options)
-        except (TFRecordError, KeyError, ValueError) as error:
+        except (TFRecordError, KeyError, ValueError, IndexError) as error:
             reason = f"has no {error}" if isinstance(error, KeyError) else f"is no MOVi: {error}"
             raise DataError(f"{path}, the record at byte {record.offset}, {reason}") from error
+    if not count:
+        raise TFRecordError(f"{path} holds no record")
+    if length and count != length:
+        raise DataError(f"{path} holds {count} videos, and dataset_info.json says {length}")
     if is_url(place):
         path.unlink()

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Image, List, Value
-from PIL import Image as PilImage
 
+from latentslots.data.encoding import decode
 from latentslots.data.errors import DataError
 from latentslots.data.tfrecord import Feature
 from latentslots.data.transforms import ResizeCenterCrop
@@ -104,6 +104,8 @@ def columns(first: Mapping[str, Feature], options: MoviOptions) -> dict[str, Any
         "camera_field_of_view": Value("float32"),
         "camera_focal_length": Value("float32"),
     }
+    if "camera/sensor_width" in first:
+        found["camera_sensor_width"] = Value("float32")
     if "background" in first:
         found["background"] = Value("string")
     for layer in options.layers:
@@ -147,6 +149,8 @@ def video_rows(video: Mapping[str, Feature], options: MoviOptions) -> Iterator[d
     masks = video["segmentations"].byte_strings()
     num_frames, count = len(frames), int(video["metadata/num_instances"].ints()[0])
     name = video["metadata/video_name"].byte_strings()[0].decode()
+    if len(masks) != num_frames:
+        raise ValueError(f"it has {num_frames} frames and {len(masks)} segmentations")
     once, per_frame = _attributes(video, num_frames, count, options.variant)
     camera = {
         "camera_position": video["camera/positions"].floats().reshape(num_frames, 3),
@@ -154,6 +158,9 @@ def video_rows(video: Mapping[str, Feature], options: MoviOptions) -> Iterator[d
         "camera_field_of_view": np.resize(video["camera/field_of_view"].floats(), num_frames),
         "camera_focal_length": np.resize(video["camera/focal_length"].floats(), num_frames),
     }
+    if "camera/sensor_width" in video:
+        width = video["camera/sensor_width"].floats()
+        camera["camera_sensor_width"] = np.resize(width, num_frames)
     fixed = {}
     if "background" in video:
         fixed["background"] = video["background"].byte_strings()[0].decode()
@@ -163,7 +170,11 @@ def video_rows(video: Mapping[str, Feature], options: MoviOptions) -> Iterator[d
         image: Any = frames[number]
         ids: Any = masks[number]
         if crop is not None:
-            image, ids = crop(PilImage.open(io.BytesIO(image)), PilImage.open(io.BytesIO(ids)))
+            image, ids = (
+                decode({"bytes": encoded, "path": None}, where=f"frame {number} of {name}")
+                for encoded in (image, ids)
+            )
+            image, ids = crop(image, ids)
         yield {
             "image": image,
             "segmentation": ids,
@@ -216,6 +227,8 @@ def _boxes(video: Mapping[str, Feature], num_frames: int, count: int) -> np.ndar
     lengths = video["instances/bbox_frames/ragged_row_lengths_0"].ints()
     if len(flat) != len(frames) or lengths.sum() != len(frames) or len(lengths) != count:
         raise ValueError(f"{len(flat)} boxes for {len(frames)} frames of {len(lengths)} objects")
+    if len(frames) and not 0 <= frames.min() <= frames.max() < num_frames:
+        raise ValueError(f"it has a box of frame {frames.max()}, and {num_frames} frames")
     boxes[frames, np.repeat(np.arange(count), lengths)] = flat
     return boxes
 

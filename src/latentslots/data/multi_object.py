@@ -21,6 +21,7 @@ from PIL import Image
 
 from latentslots.data.blocks import Workers, is_written, write_blocks
 from latentslots.data.errors import DataError
+from latentslots.data.sources import Source, source_of
 from latentslots.data.tfrecord import (
     Feature,
     Record,
@@ -173,14 +174,17 @@ def import_multi_object(
         "counts": counts,
     }
     stream, first = _Cursor(Path(source)), 0
+    if not stream.path.is_file():
+        raise DataError(f"there is no file {source}")
+    made_of = source_of([stream.path], stream.path.parent)
     for split, count in counts.items():
-        if not is_written(out, split, spec):
+        if not is_written(out, split, spec, made_of):
             sizes = {
                 f"{number:07d}": min(_BLOCK, first + count - number)
                 for number in range(first, first + count, _BLOCK)
             }
             write_blocks(
-                _writer(out, split, options, spec),
+                _writer(out, split, options, spec, made_of),
                 {name: (int(name), size) for name, size in sizes.items()},
                 lambda work: _rows(stream, options, *work),
                 spec=spec,
@@ -220,7 +224,7 @@ class _Cursor:
 
 
 def _writer(
-    out: Path, split: str, options: MultiObjectOptions, spec: Mapping[str, Any]
+    out: Path, split: str, options: MultiObjectOptions, spec: Mapping[str, Any], made_of: Source
 ) -> StoreWriter:
     return StoreWriter(
         out,
@@ -231,6 +235,7 @@ def _writer(
         segmentation=True,
         attributes=LAYOUTS[options.kind].attributes,
         made_by=spec,
+        source=made_of.fingerprint,
     )
 
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, List, Value
 
-from latentslots.data.encoding import Picture, encode_ids, encode_image, picture_size
+from latentslots.data.encoding import Picture, encode_ids, encode_image, picture_header
 from latentslots.data.errors import DataError
+from latentslots.data.transforms import ID_MODES
 
 RESERVED_COLUMNS = ("image", "segmentation", "ignore", "attributes", "video", "frame")
 ROW_GROUP_ROWS = 100
@@ -109,11 +110,13 @@ class RowEncoder:
                 column: encode_image(picture) if column == "image" else encode_ids(picture)
                 for column, picture in pictures.items()
             }
-            sizes = {column: picture_size(content) for column, content in encoded.items()}
+            headers = {column: picture_header(content) for column, content in encoded.items()}
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
-        width, height = sizes["image"]
-        for column, other in sizes.items():
+        width, height = headers["image"][0]
+        for column, (other, mode) in headers.items():
+            if column != "image" and mode not in ID_MODES:
+                raise DataError(f"{where}: the {column} has no ids any more: its mode is {mode}")
             if other != (width, height):
                 raise DataError(
                     f"{where}: the {column} is {other[0]}x{other[1]} pixels, but its image is "

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from PIL import Image, ImageOps
 from torch import Tensor
 
-_ID_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
+ID_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
 _TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "PA")
 
@@ -116,10 +116,10 @@ def check_segmentation(segmentation: Image.Image, size: tuple[int, int]) -> None
             f"the segmentation is {segmentation.width}x{segmentation.height} pixels, but its "
             f"image is {size[0]}x{size[1]}: they must have the same size"
         )
-    if segmentation.mode not in _ID_MODES:
+    if segmentation.mode not in ID_MODES:
         raise ValueError(
             f"a segmentation must have one channel of integers (a PIL mode of "
-            f"{', '.join(_ID_MODES)}), got mode {segmentation.mode!r}"
+            f"{', '.join(ID_MODES)}), got mode {segmentation.mode!r}"
         )
 
 

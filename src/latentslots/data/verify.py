@@ -9,20 +9,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from latentslots.data.encoding import decode
 from latentslots.data.errors import DataError
 from latentslots.data.manifest import has_manifest, read_manifest
+from latentslots.data.transforms import check_segmentation
 
+MASKS = {"segmentation", "ignore"}
 _BATCH = 64
 
 
 def verify(path: str | os.PathLike[str], *, progress: bool = False) -> list[str]:
     """Find what is wrong with a store on this machine.
 
-    Shards are compared with their hashes; all pictures are decoded; segmentations must be as large
-    as their images, attributes of one length, and ids must have attributes where there are some.
+    Shards are compared with their hashes; all pictures are decoded, further layers too;
+    segmentations and `ignore` masks must hold ids and be as large as their images, attributes must
+    be of one length, and ids must have attributes where there are some.
 
     Args:
         path: Folder of the store.
@@ -73,25 +77,26 @@ def _wrong(file: Path, shard: Any) -> Iterator[str]:
 
 
 def _wrong_row(row: dict[str, Any], where: str) -> Iterator[str]:
-    sizes = {}
-    for column in ("image", "segmentation", "ignore"):
-        if row.get(column) is None:
+    pictures: dict[str, Image.Image] = {}
+    for column, cell in row.items():
+        if not isinstance(cell, dict) or set(cell) != {"bytes", "path"}:
             continue
         try:
-            picture = decode(row[column], where=f"{where}, {column}")
+            pictures[column] = decode(cell, where=f"{where}, {column}")
         except DataError as error:
             yield str(error)
             return
-        sizes[column] = picture.size
-        if column == "segmentation":
-            largest = int(np.asarray(picture).max())
+    size = ImageOps.exif_transpose(pictures["image"]).size
+    for column in MASKS & set(pictures):
+        try:
+            check_segmentation(pictures[column], size)
+        except ValueError as error:
+            yield f"{where}, {column}: {error}"
+            return
     lengths = {len(values) for values in (row.get("attributes") or {}).values()}
     if len(lengths) > 1:
         yield f"{where}: its attributes have different lengths"
-    elif lengths and "segmentation" in sizes and largest > max(lengths):
-        yield f"{where}: it has the id {largest}, and attributes of {max(lengths)} objects"
-    if (
-        "segmentation" in sizes
-        and sizes.get("ignore", sizes["segmentation"]) != sizes["segmentation"]
-    ):
-        yield f"{where}: its ignore mask and its segmentation differ in size"
+    elif lengths and "segmentation" in pictures:
+        largest = int(np.asarray(pictures["segmentation"]).max())
+        if largest > max(lengths):
+            yield f"{where}: it has the id {largest}, and attributes of {max(lengths)} objects"

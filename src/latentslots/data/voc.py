@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, List, Value
+from datasets import Image as ImageFeature
 from jaxtyping import UInt8
 from PIL import Image
 
 from latentslots.data.blocks import is_written, write_items
 from latentslots.data.boxes import bounding_box
-from latentslots.data.encoding import read_picture
+from latentslots.data.encoding import encode_ids, read_picture
 from latentslots.data.errors import DataError
+from latentslots.data.sources import source_of
 from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
 
@@ -60,7 +62,9 @@ def import_voc(
 
     The object of row `i` has the id `i + 1`; its class is that of most of its pixels. An image of
     a list that has no masks of objects, as most of `trainaug`, is there to learn from: nothing of
-    it is scored.
+    it is scored. `classes` has the class of every pixel, `k` for the name `k - 1` of `CLASSES`, 0
+    for the background and 255 for what nobody labeled; where VOC has none, those of SBD
+    (`SegmentationClassAug`).
 
     Args:
         source: The folder `VOC2012`, or one that holds it or `VOCdevkit`.
@@ -80,9 +84,10 @@ def import_voc(
     out, root = Path(out), _root(Path(source))
     spec = {"program": "latentslots data import", "name": "voc", "lists": lists, **asdict(options)}
     for split, name in lists.items():
-        if is_written(out, split, spec):
-            continue
         names = _names(root, name)
+        made_of = source_of((_image(root, one) for one in names), root)
+        if is_written(out, split, spec, made_of):
+            continue
         without = sum(not _masks(root, one)[0].is_file() for one in names)
         if without:
             logger.warning(
@@ -103,7 +108,9 @@ def import_voc(
                 "category": ClassLabel(names=list(CLASSES)),
                 "bboxes": List(Value("float32"), length=4),
             },
+            columns={"classes": ImageFeature()},
             made_by=spec,
+            source=made_of.fingerprint,
         )
         write_items(
             writer,
@@ -114,6 +121,7 @@ def import_voc(
             source=root,
             workers=workers,
             progress=progress,
+            expected_bytes=0 if options.resolution else made_of.num_bytes,
         )
     return out
 
@@ -185,10 +193,12 @@ def image_row(root: Path, name: str, options: VocOptions) -> dict[str, Any]:
     image: Any = encoded
     mask: Any = ids
     ignore: Any = void.astype(np.uint8)
+    everywhere: Any = Image.fromarray(_classes(root, name, size))
     if options.resolution is not None:
         crop, pixels = ResizeCenterCrop(options.resolution), picture.convert("RGB")
         image, mask = crop(pixels, Image.fromarray(ids))
         _, ignore = crop(pixels, Image.fromarray(ignore))
+        _, everywhere = crop(pixels, everywhere)
     return {
         "image": image,
         "segmentation": mask,
@@ -197,8 +207,25 @@ def image_row(root: Path, name: str, options: VocOptions) -> dict[str, Any]:
             "category": categories,
             "bboxes": [bounding_box(ids == number) for number in range(1, len(categories) + 1)],
         },
+        "classes": {"bytes": encode_ids(everywhere), "path": None},
         "source": path.name,
     }
+
+
+def _classes(root: Path, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+    """The class of every pixel; all void where nobody labeled the image."""
+    own, added = _masks(root, name)[1], root / "SegmentationClassAug" / f"{name}.png"
+    if own.is_file():
+        return _palette(own, size)
+    if not added.is_file():
+        return np.full(size, VOID, np.uint8)
+    mask = read_picture(added)[1]  # of gray values, not of a palette
+    if mask.mode not in ("L", "P") or (mask.height, mask.width) != size:
+        raise DataError(
+            f"{added} must hold ids of {size[1]}x{size[0]} pixels, got {mask.mode} of "
+            f"{mask.width}x{mask.height}"
+        )
+    return np.asarray(mask)
 
 
 def _palette(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:

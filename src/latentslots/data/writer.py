@@ -1,5 +1,6 @@
 """Writing one split of a store, all or nothing."""
 
+import errno
 import hashlib
 import os
 import re
@@ -49,6 +50,7 @@ class StoreWriter:
             go into `dataset_info.json` too.
         columns: Further columns, one value per image: HF feature per name.
         made_by: The program and the options that made the images, where a program did.
+        source: Fingerprint of what the split is made of.
         shard_bytes: A shard is closed when it has this size.
 
     Example:
@@ -74,9 +76,10 @@ class StoreWriter:
         attributes: Mapping[str, Any] | None = None,
         columns: Mapping[str, Any] | None = None,
         made_by: Mapping[str, Any] | None = None,
+        source: str = "",
         shard_bytes: int = 256 * 2**20,
     ) -> None:
-        self.path, self.split = Path(path), split
+        self.path, self.split, self.source = Path(path), split, source
         self.shard_bytes = shard_bytes
         self.encoder = RowEncoder(
             segmentation=segmentation,
@@ -107,10 +110,19 @@ class StoreWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let the split appear, or leave nothing of it."""
+        """Let the split appear, or leave nothing of it.
+
+        Raises:
+            DataError: If the disk is full.
+        """
         try:
+            if isinstance(error, OSError):
+                refuse_full_disk(self.path, error)
             if error is None:
                 self._commit()
+        except OSError as problem:
+            refuse_full_disk(self.path, problem)
+            raise
         finally:
             if self._parquet is not None:
                 self._parquet.close()
@@ -228,6 +240,7 @@ class StoreWriter:
             smallest=self._smallest,
             largest=self._largest,
             shards=tuple(self._shards),
+            source=self.source,
         )
         self._partial.rename(self.path / self.split)
         # Another split may have been added since this writer was made.
@@ -286,6 +299,14 @@ class StoreWriter:
             if value is not None and value != known.get(key, value):
                 raise DataError(f"{self.path} has {key} {known[key]!r}, not {value!r}")
         return replace(there, class_names={**there.class_names, **class_names})
+
+
+def refuse_full_disk(path: Path, error: OSError) -> None:
+    """Say in one sentence that the disk is full, where that is the error."""
+    if error.errno == errno.ENOSPC:
+        raise DataError(
+            f"there is no space left for {path}: make some, and give the same command again"
+        ) from error
 
 
 def _is_leftover(entry: Path) -> bool:

@@ -1,0 +1,36 @@
+"""What a split is made of: so that other data of the same kind are not taken for it."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a split.
+
+    Attributes:
+        fingerprint: Of their names and sizes; not of where they lie, nor of their bytes.
+        num_bytes: All together.
+    """
+
+    fingerprint: str
+    num_bytes: int
+
+
+def source_of(files: Iterable[str | Path], root: str | os.PathLike[str]) -> Source:
+    """Look at the files that a split is made of.
+
+    Args:
+        files: In any order, each once.
+        root: Folder that their names start from; a file that lies elsewhere goes by its own name.
+    """
+    digest, total = hashlib.sha256(), 0
+    for path in sorted(map(Path, files)):
+        name = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+        size = path.stat().st_size
+        digest.update(f"{name.as_posix()}\0{size}\n".encode())
+        total += size
+    return Source(digest.hexdigest()[:16], total)

@@ -1,0 +1,52 @@
+"""What tells the files of one data set from those of another, and room on the disk for them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentslots.data import DataError, import_folder
+from latentslots.data.ffhq import import_ffhq
+from latentslots.data.sources import source_of
+
+
+def files(folder: Path) -> list[Path]:
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(name.encode() * 9)
+    return sorted(folder.iterdir())
+
+
+def test_names_and_sizes_count_and_places_do_not(tmp_path: Path) -> None:
+    here, there = files(tmp_path / "here"), files(tmp_path / "there")
+    first = source_of(here, tmp_path / "here")
+    assert first.num_bytes == 18
+    assert source_of(reversed(there), tmp_path / "there") == first
+    there[0].write_bytes(b"longer than before")
+    assert source_of(there, tmp_path / "there").fingerprint != first.fingerprint
+    here[0].rename(here[0].with_name("c"))
+    moved = source_of(sorted((tmp_path / "here").iterdir()), tmp_path / "here")
+    assert moved.fingerprint != first.fingerprint
+
+
+def test_a_disk_without_room_is_found_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in" / "0.png")
+
+    class Usage:
+        free = 1000
+
+    def never(*_: object) -> None:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr("latentslots.data.blocks.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("latentslots.data.blocks._make_block", never)
+    with pytest.raises(DataError, match=r"will need about .* GB more .* are free"):
+        import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
+    with pytest.raises(DataError, match=r"will need about .* GB more .* are free"):
+        import_folder(tmp_path / "in", tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
