@@ -8,6 +8,7 @@ images are masks and labels. Run it alone on its core.
 """
 
 import argparse
+import gzip
 import json
 import tempfile
 import time
@@ -22,10 +23,16 @@ from PIL import Image, ImageChops
 from pycocotools import mask as coco_mask
 
 from latentslots.data import SceneOptions, load_dataset, make_scenes, split_names
+from latentslots.data.arrays import import_arrays
 from latentslots.data.clevrtex import ClevrTexOptions, import_clevrtex
 from latentslots.data.coco import CocoOptions, import_coco
+from latentslots.data.dumps import import_dump
 from latentslots.data.ffhq import import_ffhq
+from latentslots.data.movi import import_movi
+from latentslots.data.movi_records import MoviOptions
+from latentslots.data.multi_object import MultiObjectOptions, import_multi_object
 from latentslots.data.voc import import_voc
+from records import FRAMES, movi_video, png, record
 
 SIZE, DISTINCT = 640, 40
 PALETTE = np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tobytes()
@@ -158,6 +165,66 @@ def write_faces(root: Path, drawn: list[Scene], count: int, *, size: int) -> Non
         image.save(root / f"{number:05d}.png")
 
 
+def write_movi(root: Path, drawn: list[Scene], count: int) -> None:
+    """Shards of two videos of 24 frames of 256 px, with both flows (`benchmarks/records.py`)."""
+    root.mkdir()
+    random, frames = np.random.default_rng(0), list(shown(drawn, count, 256, 256))
+    videos = [frames[first : first + FRAMES] for first in range(0, count, FRAMES)]
+    shards = -(-len(videos) // 2)
+    for shard in range(shards):
+        content = []
+        for number, video in enumerate(videos[2 * shard : 2 * shard + 2]):
+            values = movi_video(random)
+            values["video"] = [png(np.asarray(image)) for _, image, _ in video]
+            values["segmentations"] = [png(ids) for *_, ids in video]
+            values["metadata/video_name"] = [f"{2 * shard + number}".encode()]
+            content.append(record(values))
+        file = root / f"movi_e-train.tfrecord-{shard:05d}-of-{shards:05d}"
+        file.write_bytes(b"".join(content))
+
+
+def write_clevr(root: Path, drawn: list[Scene], count: int) -> None:
+    """One GZIP stream, a byte string for every value."""
+    root.mkdir()
+    each = [bytes([value]) for value in range(256)]
+    with gzip.open(root / "records", "wb", compresslevel=6) as stream:
+        for _, image, ids in shown(drawn, count, 320, 240):
+            masks = (ids[None] == np.arange(11)[:, None, None]).astype(np.uint8) * 255
+            values: dict[str, Any] = {
+                "image": [each[value] for value in np.asarray(image).ravel()],
+                "mask": [each[value] for value in masks.ravel()],
+                "visibility": np.float32([(ids == k).any() for k in range(11)]),
+                "pixel_coords": np.zeros(33, np.float32),
+            }
+            values |= {name: np.zeros(11, np.float32) for name in ("x", "y", "z", "rotation")}
+            for name in ("size", "material", "shape", "color"):
+                values[name] = [each[0]] * 11
+            stream.write(record(values))
+
+
+def write_arrays(root: Path, drawn: list[Scene], count: int) -> None:
+    root.mkdir()
+    images = list(shown(drawn, count, 100, 100))
+    np.savez_compressed(
+        root / "arrays.npz",
+        image=np.stack([np.asarray(image) for _, image, _ in images]),
+        mask=np.stack([ids for *_, ids in images]),
+    )
+
+
+def write_dump(root: Path, drawn: list[Scene], count: int) -> None:
+    """Frames of 256 px as the official script leaves them."""
+    folder = root / "movi-e-train-with-label"
+    for number, image, ids in shown(drawn, count, 256, 256):
+        video, frame = f"{number // FRAMES:08d}", f"{number % FRAMES:08d}"
+        for part in ("images", "labels"):
+            (folder / part / video).mkdir(parents=True, exist_ok=True)
+        image.save(folder / "images" / video / f"{frame}_image.png")
+        Image.fromarray(ids).save(folder / "labels" / video / f"{frame}_segment.png")
+        told = json.dumps({"category": [1] * 23, "positions": [[0.0, 0.0, 1.0]] * 23})
+        (folder / "labels" / video / f"{frame}_instances.json").write_text(told)
+
+
 @dataclass(frozen=True)
 class Import:
     """A source to write, and how it is imported."""
@@ -166,6 +233,8 @@ class Import:
     total: int
     write: Callable[[Path, list[Scene], int], None]
     read: Callable[[Path, Path], object]
+    images: int = 0
+    """Of the source; 0 for as many as asked."""
 
 
 def clevrtex(source: Path, out: Path, **changes: Any) -> object:
@@ -184,7 +253,43 @@ def faces(source: Path, out: Path, **changes: Any) -> object:
     return import_ffhq(source, out, workers=1, **changes)
 
 
+def movi(source: Path, out: Path) -> object:
+    options = MoviOptions(variant="movi-e")
+    return import_movi(source, out, options, splits=["train"], workers=1)
+
+
+def clevr(source: Path, out: Path, *, count: int, **changes: Any) -> object:
+    options = MultiObjectOptions(kind="clevr-with-masks", **changes)
+    return import_multi_object(source / "records", out, options, counts={"train": count})
+
+
+def arrays(source: Path, out: Path) -> object:
+    return import_arrays(source / "arrays.npz", out)
+
+
+def dump(source: Path, out: Path) -> object:
+    return import_dump(source, out, "lsd", workers=1)
+
+
+CLEVR_RECORDS = 48
 IMPORTS = (
+    Import("movi-e, from a folder", 239_976, write_movi, movi, images=240),
+    Import(
+        "clevr-with-masks",
+        100_000,
+        write_clevr,
+        partial(clevr, count=CLEVR_RECORDS),
+        images=CLEVR_RECORDS,
+    ),
+    Import(
+        "clevr-with-masks, crop to 128 px",
+        100_000,
+        write_clevr,
+        partial(clevr, count=CLEVR_RECORDS, crop=True, resolution=128),
+        images=CLEVR_RECORDS,
+    ),
+    Import("arrays, 100 px (NLVR)", 20_944, write_arrays, arrays),
+    Import("lsd-dump, 256 px", 239_976, write_dump, dump),
     Import("coco", 123_287, write_coco, coco),
     Import("coco-panoptic", 123_287, write_coco, partial(coco, kind="panoptic")),
     Import(
@@ -229,11 +334,12 @@ def main() -> None:
         print("|---|---|---|---|---|---|")
         for number, one in enumerate(IMPORTS):
             source, out = root / f"source-{number}", root / f"out-{number}"
-            one.write(source, drawn, options.images)
+            count = one.images or options.images
+            one.write(source, drawn, count)
             start = time.perf_counter()
             one.read(source, out)
-            rate = options.images / (time.perf_counter() - start)
-            files, images = (size / options.images / 1024 for size in stored_bytes(out))
+            rate = count / (time.perf_counter() - start)
+            files, images = (size / count / 1024 for size in stored_bytes(out))
             whole = one.total / rate / 60, one.total * (files - images) / 2**20
             print(
                 f"| {one.name} | {rate:,.0f} | {images:.1f} | {files - images:.2f} "

@@ -155,6 +155,16 @@ def test_says_what_it_is(config: TrainConfig) -> None:
     assert len(rest.split()) >= 5  # what it costs, what to expect
 
 
+@pytest.mark.parametrize(
+    "name", ["lsd-clevr", "lsd-clevr-mix", "lsd-clevrtex", "lsd-ffhq", "lsd-movi-c"]
+)
+def test_says_what_the_paper_did_not(name: str) -> None:
+    said = inspect.getdoc(RECIPES[name])
+    assert "nknown" in said
+    ours = said.partition("ours")[2]
+    assert "lsd-movi-e" in ours or "lsd-clevr" in ours
+
+
 def test_names_are_those_of_their_functions() -> None:
     assert list(RECIPES) == sorted(RECIPES)
     for name, function in RECIPES.items():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,36 @@ def test_baselines_stand_beside_the_model(
         assert name in table
         assert f"{reports['iou']['fg_ari']:.4f}" in table
     assert table.strip() in (out / "report.md").read_text()
+
+
+def test_baselines_have_classes_too(
+    tiny_pipeline_dir: Path, scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report"
+    common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--baselines"]
+    words = ["--class-attribute", "color_label", "--output-dir", str(out), "--num-images", "4"]
+    assert main([*common, *words]) == 0
+    assert "mBO of classes, mean over images" in capsys.readouterr().out
+    report = json.loads((out / "report.json").read_text())
+    assert report["conditions"]["class_attribute"] == "color_label"
+    for reports in report["baselines"].values():
+        assert 0 <= reports["iou"]["mbo_classes"] <= 1
+    assert set(report["config"]) >= {"pipeline", "encoder", "slot_encoder", "unet"}
+    assert report["config"]["slot_encoder"]["num_slots"] == 4
+    assert {"scipy", "torchmetrics"} <= set(report["packages"])
+    plain = tmp_path / "plain"
+    assert main([*common[:-1], "--output-dir", str(plain), "--num-images", "4"]) == 0
+    assert main(["compare", str(out), str(plain)]) == 2
+    assert "class_attribute" in capsys.readouterr().err
+
+
+def test_a_score_of_zero_is_shown_as_one(scenes_store: Path) -> None:
+    scenes = load_dataset(scenes_store, split="validation")
+    own = evaluate(tiny_lsd().to_pipeline(), scenes, progress=False)
+    none = replace(own, fg_ari=0.0, ari=0.0)
+    lines = own.to_markdown({"other": none}).splitlines()
+    assert next(line for line in lines if line.startswith("| FG-ARI ")).endswith("| 0.0000 |")
+    assert "nan" not in "".join(lines)
 
 
 def test_the_weight_of_place_is_tuned_on_another_split(

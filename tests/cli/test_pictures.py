@@ -313,6 +313,43 @@ def test_originals_are_not_painted_over(
     assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["segment"],
+        ["edit", "--remove", "1", *STEPS],
+        ["edit", "--insert", "OTHER:1", *STEPS],
+        ["reconstruct", *STEPS],
+        ["generate", *STEPS],
+    ],
+    ids=["segment", "edit", "others", "reconstruct", "generate"],
+)
+def test_other_pictures_of_the_same_names_are_not_taken_for_those_that_are_there(
+    words: list[str], model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = tmp_path / "other.png", tmp_path / "out"
+    Image.fromarray(tiny.squares(1, seed=6)[0][0]).save(other)
+    action, *options = [word.replace("OTHER", str(other)) for word in words]
+    source = ["--from-images", str(pictures)] if action == "generate" else [str(pictures)]
+    command = [action, model, *source, *options, "--output-dir", str(out)]
+
+    def written() -> set[str]:
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+        assert main(command) == 0
+        capsys.readouterr()
+        return {
+            path.relative_to(out).parts[0].removesuffix(".png")
+            for path in out.rglob("*.png")
+            if before.get(path) != path.stat().st_mtime_ns and path.name != "contact_sheet.png"
+        }
+
+    assert written() == {"p0", "p1", "wide"}
+    assert written() == set()
+    changed = pictures / "p1.png" if "OTHER" not in "".join(words) else other
+    Image.fromarray(tiny.squares(1, seed=9)[0][0]).save(changed)
+    assert written() == ({"p1"} if changed != other else {"p0", "p1", "wide"})
+
+
 def test_pictures_are_painted_again(
     model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,19 @@ def test_a_second_split_joins_the_first(store: Path, tmp_path: Path) -> None:
     assert len(load_dataset(out, split="validation")) == 12
 
 
+@pytest.mark.parametrize("name", ["kandinsky", "tetrominoes"])
+def test_real_arrays_of_others(name: str, tmp_path: Path) -> None:
+    file = Path(__file__).parent / name / f"{name}.npz"
+    truth = np.load(file)
+    rows = load_dataset(import_arrays(file, tmp_path / "out", license="MIT"))
+    assert len(rows) == len(truth["image"])
+    for row, pixels, ids in zip(rows, truth["image"], truth["mask"], strict=True):
+        assert np.array_equal(np.asarray(row["image"]), pixels)
+        assert np.array_equal(np.asarray(row["segmentation"]), ids)
+    if name == "kandinsky":
+        assert [len(np.setdiff1d(r["segmentation"], [0])) for r in rows] == rows["n_objects"][:]
+
+
 def test_ids_above_255_and_no_masks_at_all(tmp_path: Path) -> None:
     import_arrays(save(tmp_path, image=IMAGE, mask=MASK), tmp_path / "with")
     row = load_dataset(tmp_path / "with")[2]

@@ -63,6 +63,26 @@ def test_every_sampler_paints(name: str, pipe: LatentSlotDiffusionPipeline, slot
     assert pictures.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FlowMatchEulerDiscreteScheduler",
+        "DDIMInverseScheduler",
+        "RePaintScheduler",
+        "VQDiffusionScheduler",
+    ],
+)
+def test_schedulers_that_do_not_denoise_latents_are_named(
+    name: str, pipe: LatentSlotDiffusionPipeline
+) -> None:
+    before = pipe.scheduler
+    with pytest.raises(
+        ValueError, match=f"{name} is a diffusers scheduler, but none that denoises"
+    ):
+        set_sampler(pipe, name)
+    assert pipe.scheduler is before
+
+
 @pytest.mark.parametrize("name", ["", "magic", "UNet2DModel"])
 def test_what_is_no_sampler_is_named(name: str, pipe: LatentSlotDiffusionPipeline) -> None:
     with pytest.raises(ValueError, match=f"there is no sampler '{name}'; take one of ddim, "):
@@ -159,6 +179,22 @@ def test_painted_images_stand_between_both_ends() -> None:
     assert "| compositional consistency (chance 0.010) | 0.500 |" in text
 
 
+def test_reconstructions_are_an_end_of_their_own() -> None:
+    real = torch.rand(40, 3, 16, 16) * torch.rand(40, 3, 1, 1)
+    report = compare_with_real(
+        _MeanColor(),
+        real,
+        real,
+        reconstructions=real + 0.1,
+        name="mean color",
+        sampler="DDIMScheduler",
+        sampling=Sampling(),
+    )
+    assert report.reconstructions == pytest.approx(3 * 0.01, abs=1e-4)
+    assert "real images from their slots | 0.030 |" in report.to_markdown()
+    assert "other real images | - |" in report.to_markdown()
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_sets_of_different_size_are_not_compared() -> None:
     images = torch.rand(6, 3, 16, 16)
@@ -169,6 +205,15 @@ def test_sets_of_different_size_are_not_compared() -> None:
 
 
 class TestFeatures:
+    def test_a_module_of_ones_own(self) -> None:
+        features, name = load_features("module:tests.evaluation.test_generation:_MeanColor")
+        assert name == "tests.evaluation.test_generation:_MeanColor"
+        assert features(torch.ones(1, 3, 8, 8)).tolist() == [[1.0, 1.0, 1.0]]
+        with pytest.raises(ValueError, match="there is no 'Nobody' in 'tests'"):
+            load_features("module:tests:Nobody")
+        with pytest.raises(ValueError, match="made a dict, not a torch module"):
+            load_features("module:builtins:dict")
+
     def test_those_of_the_autoencoder_are_what_it_sees(self, tiny_vae: Any) -> None:
         images = torch.rand(2, 3, 32, 32)
         features = AutoencoderFeatures(tiny_vae)(images)

@@ -16,8 +16,15 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import Picture, batches, open_picture
-from latentslots.app.outcome import facts_made_alike, found_by, write_facts
-from latentslots.app.scenes import Scene, find_scenes, load_scene, place, save_scene
+from latentslots.app.outcome import content_hash, facts_made_alike, found_by, write_facts
+from latentslots.app.scenes import (
+    Scene,
+    find_scenes,
+    load_scene,
+    place,
+    save_scene,
+    scene_facts,
+)
 from latentslots.concepts import ConceptLibrary, Layout
 from latentslots.evaluation.generation import Sampling, paint
 from latentslots.metrics.reconstruction import psnr, ssim
@@ -40,6 +47,12 @@ class Scenes:
     slots_mask: Bool[Tensor, "B K"]
     names: list[str]
     places: tuple[tuple[Path, Float[Tensor, "K h w"]], ...] = ()
+    origins: tuple[str, ...] = ()
+    """Hashes of the files that they come from, where they come from files."""
+
+    def origin(self, row: int) -> str:
+        """The hash of the file that a scene comes from; empty where it was composed."""
+        return self.origins[row] if self.origins else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +129,7 @@ def read_scenes(pipe: LatentSlotDiffusionPipeline, paths: Sequence[str]) -> Scen
     names = ["_".join(Path(path).resolve().with_suffix("").parts[-2:]) for path in paths]
     if len(set(names)) < len(names):
         raise ValueError(f"two files would be painted under one name: {', '.join(sorted(names))}")
-    return scenes_of(found, names)
+    return replace(scenes_of(found, names), origins=tuple(map(content_hash, paths)))
 
 
 def scenes_in(
@@ -138,7 +151,8 @@ def scenes_in(
         raise ValueError(f"none of the pictures can be read: {problems[0]}")
     scenes = scenes_of(found, [path.stem for path in read])
     places = zip(read, (scene.masks.half() for scene in found), strict=True)
-    return replace(scenes, places=tuple(places)), problems
+    origins = tuple(map(content_hash, read))
+    return replace(scenes, places=tuple(places), origins=origins), problems
 
 
 def generate(
@@ -150,7 +164,7 @@ def generate(
     facts: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> list[str]:
-    """Paint scenes; those whose pictures are there already, made alike, are skipped.
+    """Paint scenes; those whose pictures are there already, of the same scenes, are skipped.
 
     `output_dir` gets a picture NAME.png for each scene (with several scales or seeds a grid of
     them, a row for each scale) and NAME.safetensors with its slots, a contact sheet, and
@@ -181,7 +195,7 @@ def generate(
     made_by["guidance_scales"] = list(grid_options.guidance_scales)
     made_by.pop("batch_size")
     _check_folder(output_dir, made_by)
-    waiting = [i for i, n in enumerate(scenes.names) if not (output_dir / f"{n}.png").is_file()]
+    waiting = [row for row in range(len(scenes.names)) if not _is_painted(scenes, row, output_dir)]
     with tqdm(total=len(waiting), disable=not progress, unit="scene") as bar:
         for start in range(0, len(waiting), grid_options.batch_size):
             rows = waiting[start : start + grid_options.batch_size]
@@ -192,10 +206,19 @@ def generate(
                 if scenes.places:
                     strip = _strip(pipe, *scenes.places[row])
                     strip.save(output_dir / f"{scenes.names[row]}_slots.jpg", quality=92)
-                _save(scene, pictures, output_dir / scenes.names[row], fingerprint)
+                path, origin = output_dir / scenes.names[row], scenes.origin(row)
+                _save(scene, pictures, path, fingerprint, origin)
             bar.update(len(rows))
     _contact_sheet(output_dir, scenes.names)
     return [scenes.names[row] for row in waiting]
+
+
+def _is_painted(scenes: Scenes, row: int, folder: Path) -> bool:
+    """Whether a scene's picture is there, and shows what comes from the same file."""
+    path = folder / scenes.names[row]
+    if not path.with_suffix(".png").is_file():
+        return False
+    return scene_facts(path.with_suffix(".safetensors")).get("origin", "") == scenes.origin(row)
 
 
 def _paint(
@@ -228,9 +251,10 @@ def _strip(pipe: LatentSlotDiffusionPipeline, path: Path, masks: Tensor) -> Imag
     return grid([tiles])
 
 
-def _save(scene: Scene, pictures: Tensor, path: Path, fingerprint: str) -> None:
+def _save(scene: Scene, pictures: Tensor, path: Path, fingerprint: str, origin: str) -> None:
     """The slots first: a picture that is there has its slots."""
-    save_scene(scene, path.with_suffix(".safetensors"), fingerprint)
+    path.with_suffix(".png").unlink(missing_ok=True)  # of another file of the same name
+    save_scene(scene, path.with_suffix(".safetensors"), fingerprint, origin=origin)
     page = grid([[to_pil(picture * 2 - 1) for picture in row] for row in pictures])
     partial = path.with_suffix(".partial")
     page.save(partial, format="PNG")
@@ -241,7 +265,10 @@ def _check_folder(output_dir: Path, made_by: dict[str, Any]) -> None:
     facts = output_dir / FACTS_FILE
     output_dir.mkdir(parents=True, exist_ok=True)
     if facts.is_file():
-        known = json.loads(facts.read_text(encoding="utf-8"))
+        try:
+            known = json.loads(facts.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{facts} is damaged: {error}; name another --output-dir") from None
         changed = sorted(key for key in made_by if known.get(key) != made_by[key])
         if changed:
             raise ValueError(
@@ -305,7 +332,8 @@ def reconstruct(
         for kind, images in (("slots", painted), ("autoencoder", kept)):
             pair = (images[i : i + 1], original[i : i + 1])
             numbers |= {f"psnr_{kind}": float(psnr(*pair)), f"ssim_{kind}": float(ssim(*pair))}
-        write_facts(output_dir / f"{name}.json", {**numbers, **made_by})
+        origin = {"sha256": content_hash(pictures[i].path)}
+        write_facts(output_dir / f"{name}.json", {**numbers, **made_by, **origin})
         scores.append(numbers)
     return scores
 

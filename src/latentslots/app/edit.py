@@ -14,7 +14,13 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import Picture, open_picture
-from latentslots.app.outcome import Outcome, facts_made_alike, found_by, write_facts
+from latentslots.app.outcome import (
+    Outcome,
+    content_hash,
+    facts_made_alike,
+    found_by,
+    write_facts,
+)
 from latentslots.app.scenes import SLOTS_FILE, Scene, find_scenes, load_scene, save_scene
 from latentslots.data.output import check_place, whole_folder
 from latentslots.pipelines.base import upsample_masks
@@ -48,6 +54,12 @@ class Edits:
     insert: Sequence[str] = ()
     swap_background: str = ""
     at: Sequence[str] = ()
+
+    def others(self) -> list[str]:
+        """The other scenes that parts are taken from."""
+        named = [text.partition("=")[2] for text in self.replace]
+        named = [text.rpartition(":")[0] for text in (*named, *self.insert)]
+        return sorted({*named, self.swap_background} - {""})
 
 
 @dataclass(frozen=True)
@@ -227,7 +239,7 @@ def edit_files(
 
     `output_dir/NAME` gets `edited.png`, `strip.png` (before, slots, after), `slots.safetensors`
     (the slots after the edit), and `edited.json`, which says how it was made. What is there already
-    and was made in the same way is skipped.
+    and was made in the same way, of the same files, is skipped.
 
     Args:
         pipe: Finds the slots, and paints.
@@ -241,11 +253,13 @@ def edit_files(
     """
     sampler = type(pipe.scheduler).__name__
     how = {"sampler": sampler, **asdict(edits), **asdict(painting), "seed": seed, "slots": slots}
-    made_by = {**found_by(pipe), **{name: _plain(value) for name, value in how.items()}}
+    how["others"] = {name: content_hash(name) for name in (*edits.others(), slots) if name}
+    alike = {**found_by(pipe), **{name: _plain(value) for name, value in how.items()}}
+    made_by = {path: {**alike, "sha256": content_hash(path)} for path in paths}
     outcome = Outcome()
     waiting = []
     for path in paths:
-        if facts_made_alike(output_dir / path.stem / FACTS_FILE, made_by) is None:
+        if facts_made_alike(output_dir / path.stem / FACTS_FILE, made_by[path]) is None:
             check_place(output_dir / path.stem, mark=EDITED_FILE)
             waiting.append(path)
         else:
@@ -263,7 +277,7 @@ def edit_files(
             after.save(folder / EDITED_FILE)
             editor.strip(after).save(folder / "strip.png")
             save_scene(edited.scene, folder / SLOTS_FILE, editor.fingerprint, seed=seed)
-            write_facts(folder / FACTS_FILE, {"image": path.name, **made_by})
+            write_facts(folder / FACTS_FILE, {"image": path.name, **made_by[path]})
         outcome.done.append(path.stem)
     return outcome
 

@@ -1,6 +1,7 @@
 """One look at a data set, and all that is asked about it."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -85,9 +86,7 @@ def run_evaluation(
     _check(dataset, options, cache)
     conditions = {**about, **_conditions(pipe, dataset, options)}
     findings = _find(pipe, dataset, options, conditions, cache)
-    classes = None
-    if options.class_attribute:
-        classes = object_classes(findings, dataset, options.class_attribute)
+    segmentation = _scores(findings, dataset, options)
     baselines: dict[str, Findings] = {}
     if options.baselines:
         baselines = find_baselines(
@@ -99,24 +98,45 @@ def run_evaluation(
             seed=options.seed,
             num_images=options.num_images,
         )
-    segmentation: dict[str, SegmentationReport] = {}
     probes: dict[str, ProbeReport] = {}
-    for convention in options.conventions:
-        segmentation[convention] = score(findings, convention=convention, classes=classes)
-        if options.probes:
-            probes[convention] = probe_slots(
-                findings, dataset, convention=convention, attributes=options.attributes
-            )
+    for convention in options.conventions if options.probes else ():
+        probes[convention] = probe_slots(
+            findings, dataset, convention=convention, attributes=options.attributes
+        )
     return EvaluationReport(
-        conditions={**conditions, "num_images": len(findings)},
-        segmentation=segmentation,
-        baselines={
-            name: {c: score(found, convention=c) for c in options.conventions}
-            for name, found in baselines.items()
+        conditions={
+            **conditions,
+            "num_images": len(findings),
+            "class_attribute": options.class_attribute or None,
         },
+        segmentation=segmentation,
+        baselines={name: _scores(found, dataset, options) for name, found in baselines.items()},
         probes=probes,
         command=command,
+        config=_config(pipe),
     )
+
+
+def _scores(
+    findings: Findings, dataset: Dataset, options: EvaluationOptions
+) -> dict[str, SegmentationReport]:
+    classes = None
+    if options.class_attribute:
+        classes = object_classes(findings, dataset, options.class_attribute)
+    return {c: score(findings, convention=c, classes=classes) for c in options.conventions}
+
+
+def _config(pipe: Any) -> dict[str, Any]:
+    """The configuration of every part, as JSON can hold it."""
+    parts = {"pipeline": pipe, **pipe.components}
+    found = {
+        name: {key: value for key, value in part.config.items() if not key.startswith("_")}
+        for name, part in parts.items()
+        if hasattr(part, "config")
+    }
+    # JSON knows no infinity, which some schedulers have.
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str), parse_constant=str)
+    return plain
 
 
 def _check(dataset: Dataset, options: EvaluationOptions, cache: Path | None) -> None:

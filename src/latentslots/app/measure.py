@@ -8,18 +8,22 @@ import torch
 from datasets import Dataset
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
 from latentslots.app.compose import Scenes
 from latentslots.concepts import ConceptLibrary
 from latentslots.data.transforms import to_pixel_values
+from latentslots.editing import pad
 from latentslots.evaluation.generation import (
     GenerationReport,
     Sampling,
     compare_with_real,
     compositional_consistency,
+    paint,
 )
 from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+
+BATCH_SIZE = 32
 
 
 def measure(
@@ -65,11 +69,13 @@ def measure(
             slots_mask=scenes.slots_mask,
             seed=sampling.seed,
         )
+    real = _real(pipe, dataset, 0, count)
     report = compare_with_real(
         features,
         images,
-        _real(pipe, dataset, 0, count),
+        real,
         _real(pipe, dataset, count, 2 * count) if len(dataset) >= 2 * count else None,
+        reconstructions=_again(pipe, real, sampling),
         name=name,
         sampler=type(pipe.scheduler).__name__,
         sampling=sampling,
@@ -79,6 +85,21 @@ def measure(
     (folder / "report.json").write_text(text, encoding="utf-8")
     (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     return report
+
+
+def _again(
+    pipe: LatentSlotDiffusionPipeline, images: Float[Tensor, "B 3 H W"], sampling: Sampling
+) -> Float[Tensor, "B 3 H W"]:
+    """Images painted from the slots that are found in them."""
+    found = []
+    for start in range(0, len(images), BATCH_SIZE):
+        part = images[start : start + BATCH_SIZE] * 2 - 1
+        generators = [Generator().manual_seed(sampling.seed + start + i) for i in range(len(part))]
+        out = pipe.encode_pixel_values(part, generator=generators)
+        exist = out.slots_mask
+        found += [slots if exist is None else slots[exist[i]] for i, slots in enumerate(out.slots)]
+    slots, mask = pad([scene[None].float().cpu() for scene in found])
+    return paint(pipe, slots, mask, sampling=sampling, progress=False)
 
 
 def _read(path: Path) -> Float[Tensor, "3 H W"]:

@@ -1,5 +1,6 @@
 """What came of many files, some of which may have been done before, and some not be readable."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,12 @@ def found_by(pipe: Any) -> dict[str, Any]:
         "num_slots": pipe.num_slots,
         "merge_overlap": pipe.config.merge_overlap,
     }
+
+
+def content_hash(path: str | Path) -> str:
+    """By which a file of the same name, but with other content, is told apart."""
+    path = Path(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
 def facts_made_alike(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:

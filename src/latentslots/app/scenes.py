@@ -101,6 +101,16 @@ def load_scene(path: str | Path, fingerprint: str) -> Scene:
     return scene
 
 
+def scene_facts(path: Path) -> dict[str, Any]:
+    """The facts that `save_scene` wrote; none where there is no such file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found: dict[str, Any] = json.loads((file.metadata() or {}).get("latentslots", "{}"))
+    except (SafetensorError, json.JSONDecodeError, OSError):
+        return {}
+    return found
+
+
 def bounding_box(owned: Tensor) -> list[int] | None:
     """Left, top, right and bottom (the first pixels outside) of what is True; `None` if nothing."""
     places = owned.nonzero()

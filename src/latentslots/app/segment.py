@@ -9,7 +9,13 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import OUTSIDE, Picture, batches
-from latentslots.app.outcome import Outcome, facts_made_alike, found_by, write_facts
+from latentslots.app.outcome import (
+    Outcome,
+    content_hash,
+    facts_made_alike,
+    found_by,
+    write_facts,
+)
 from latentslots.app.scenes import SLOTS_FILE, Scene, bounding_box, find_scenes, save_scene
 from latentslots.data.output import check_place, whole_folder
 from latentslots.pipelines.base import SlotPipeline
@@ -27,7 +33,8 @@ def segment_files(
     `output_dir/NAME` gets `overlay.png`, `ids.png` (the slot of every pixel, 255 where the model
     does not look), `slot_00.png` and so on (what each slot sees, the background's left out, the
     rest transparent), `slots.safetensors` for `latentslots edit`, and `segments.json`. A picture
-    whose results are there, by the same pipeline from the same seed, is skipped.
+    whose results are there, of the same bytes and by the same pipeline from the same seed, is
+    skipped.
 
     Args:
         pipe: Finds the slots.
@@ -36,11 +43,12 @@ def segment_files(
         seed: Of every picture's slot noise.
         progress: Whether to show a progress bar on stderr.
     """
-    made_by = {**found_by(pipe), "seed": seed}
+    how = {**found_by(pipe), "seed": seed}
+    made_by = {path: {**how, "sha256": content_hash(path)} for path in paths}
     waiting = [
         path
         for path in paths
-        if facts_made_alike(output_dir / path.stem / FACTS_FILE, made_by) is None
+        if facts_made_alike(output_dir / path.stem / FACTS_FILE, made_by[path]) is None
     ]
     for path in waiting:
         check_place(output_dir / path.stem, mark=FACTS_FILE)
@@ -51,7 +59,7 @@ def segment_files(
                 pictures, find_scenes(pipe, pictures, seed=seed), strict=True
             ):
                 with whole_folder(output_dir / picture.name, mark=FACTS_FILE) as folder:
-                    _write(picture, scene, folder, made_by)
+                    _write(picture, scene, folder, made_by[picture.path])
                 outcome.done.append(picture.name)
             outcome.problems.extend(problems)
             bar.update(len(pictures) + len(problems))

@@ -48,8 +48,8 @@ class Generate:
     reference_split: str = "validation"
     """Which part of it; its first images are the reference, the next as many the floor."""
     features: str = "bundled"
-    """What is compared: bundled (an autoencoder; offline, not FID), inception:FILE, or
-    dinov2:FOLDER-OR-HUB-ID."""
+    """What is compared: bundled (an autoencoder; offline, not FID), inception:FILE (TorchScript),
+    dinov2:FOLDER-OR-HUB-ID, or module:PACKAGE.MODULE:NAME (what it returns, a torch module)."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
     """How slots are found."""
     json: bool = False
@@ -84,9 +84,10 @@ def run(arguments: list[str]) -> int:
     )
     pipe = load_pipeline(options.run, options.inference, painting)
     scenes, library, facts, problems = _scenes(options, pipe)
+    real = _real(options, len(scenes.names)) if options.reference else None
     out = Path(options.output_dir)
     painted = generate(pipe, scenes, out, grid, facts=facts)
-    report = _measure(options, pipe, scenes, library, out) if options.reference else None
+    report = _measure(options, pipe, scenes, library, out, real) if real else None
     for problem in problems:
         print(f"latentslots generate: {problem}", file=sys.stderr)
     if options.json:
@@ -122,19 +123,32 @@ def _scenes(options: Generate, pipe: Any) -> tuple[Any, Any, dict[str, Any], lis
     return scenes, library, facts, []
 
 
-def _measure(options: Generate, pipe: Any, scenes: Any, library: Any, out: Any) -> Any:
-    """Distances to real images, and how often what was asked for is found again."""
-    from latentslots.app.measure import measure
+def _real(options: Generate, count: int) -> tuple[Any, Any, str]:
+    """Real images, and how they are looked at: before the minutes that painting takes."""
     from latentslots.data.store import load_dataset
     from latentslots.evaluation.features import load_features
+
+    dataset = load_dataset(options.reference, split=options.reference_split)
+    if len(dataset) < count:
+        raise ValueError(
+            f"{count} scenes need as many real images, but the data set has {len(dataset)}"
+        )
+    return dataset, *load_features(options.features)
+
+
+def _measure(
+    options: Generate, pipe: Any, scenes: Any, library: Any, out: Any, real: tuple[Any, Any, str]
+) -> Any:
+    """Distances to real images, and how often what was asked for is found again."""
+    from latentslots.app.measure import measure
     from latentslots.evaluation.generation import Sampling
 
-    features, name = load_features(options.features)
+    dataset, features, name = real
     return measure(
         pipe,
         scenes,
         out,
-        load_dataset(options.reference, split=options.reference_split),
+        dataset,
         features,
         name=name,
         library=library,

@@ -36,5 +36,9 @@ def load_pipeline(
             raise ValueError(
                 f"--num-inference-steps must be at least 1, got {painting.num_inference_steps}"
             )
+        if not 0 <= painting.guidance_scale < float("inf"):
+            raise ValueError(
+                f"--guidance-scale must be a number, 0 or above, got {painting.guidance_scale}"
+            )
         set_sampler(pipe, painting.sampler)
     return place(pipe)

@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
 
     from latentslots.app.compose import check_strip, reconstruct, reconstructed_by
     from latentslots.app.images import batches, find_pictures
-    from latentslots.app.outcome import facts_made_alike
+    from latentslots.app.outcome import content_hash, facts_made_alike
     from latentslots.cli.model import load_pipeline
     from latentslots.evaluation.generation import Sampling
 
@@ -55,9 +55,12 @@ def run(arguments: list[str]) -> int:
         seed=options.inference.seed,
     )
     out, made_by = Path(options.output_dir), reconstructed_by(pipe, sampling)
-    known = {path: facts_made_alike(out / f"{path.stem}.json", made_by) for path in paths}
+    known = {
+        path: facts_made_alike(out / f"{path.stem}.json", {**made_by, "sha256": content_hash(path)})
+        for path in paths
+    }
     scores: list[dict[str, Any]] = [
-        {name: value for name, value in facts.items() if name not in made_by}
+        {name: value for name, value in facts.items() if name not in (*made_by, "sha256")}
         for facts in known.values()
         if facts is not None
     ]

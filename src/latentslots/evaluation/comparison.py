@@ -23,7 +23,14 @@ from latentslots.evaluation.image_scores import (
 from latentslots.evaluation.report import IMAGES_FILE, read_image_scores, read_report
 from latentslots.metrics import Convention
 
-SAME = ("data_hash", "split", "min_objects", "num_images", "scoring_resolution")
+SAME = (
+    "data_hash",
+    "split",
+    "min_objects",
+    "num_images",
+    "scoring_resolution",
+    "class_attribute",
+)
 """Conditions that two reports must share to be compared."""
 
 

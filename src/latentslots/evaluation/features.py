@@ -3,6 +3,7 @@
 Dimensions: B images, H W pixels, F features.
 """
 
+import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def load_features(name: str) -> tuple[nn.Module, str]:
         name: `bundled`: the bundled autoencoder, for a number without downloads that is not FID.
             `inception:FILE`: a TorchScript file with the Inception of FID, such as NVIDIA's
             inception-2015-12-05.pt. `dinov2:FOLDER` or `dinov2:HUB-ID`: class token of a DINOv2.
+            `module:PACKAGE.MODULE:NAME`: what a class or function of yours returns, a module that
+            takes such images.
 
     Raises:
         ValueError: If there is nothing of that name.
@@ -39,10 +42,24 @@ def load_features(name: str) -> tuple[nn.Module, str]:
         return InceptionFeatures(Path(place)), "inception"
     if kind == "dinov2" and place:
         return DINOv2Features(place), f"dinov2 {place}"
+    if kind == "module" and place:
+        return _imported(place), place
     raise ValueError(
         f"features must be bundled, inception:FILE (the standard weights: {INCEPTION}), or "
-        f"dinov2:FOLDER-OR-HUB-ID, got {name!r}"
+        f"dinov2:FOLDER-OR-HUB-ID, or module:PACKAGE.MODULE:NAME, got {name!r}"
     )
+
+
+def _imported(place: str) -> nn.Module:
+    """A module that somebody else's code makes."""
+    package, _, name = place.rpartition(":")
+    try:
+        made = getattr(importlib.import_module(package or "?"), name)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"there is no {name!r} in {package!r}: {error}") from None
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{place} made a {type(made).__name__}, not a torch module")
+    return made.eval()
 
 
 class AutoencoderFeatures(nn.Module):

@@ -3,6 +3,7 @@
 Dimensions: B scenes, K slots, D slot channels, N random slots, H W pixels.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,12 +41,36 @@ def set_sampler(pipe: Any, name: str) -> None:
         ValueError: If there is no such sampler.
     """
     kind: Any = getattr(diffusers, SAMPLERS.get(name, name) or "?", None)
-    if not hasattr(kind, "set_timesteps"):
+    try:
+        known = hasattr(kind, "set_timesteps")
+    except ImportError as error:  # diffusers names what a scheduler needs when it is looked at
+        raise ValueError(f"{name} cannot be used here: {str(error).strip()}") from None
+    if not known:
         raise ValueError(
             f"there is no sampler {name!r}; take one of {', '.join(SAMPLERS)}, or the name of a "
             "diffusers scheduler"
         )
-    pipe.scheduler = kind.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    try:
+        scheduler = kind.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    except (TypeError, NotImplementedError):  # it needs settings that no noise schedule has
+        scheduler = None
+    if scheduler is None or not _denoises(scheduler):
+        raise ValueError(
+            f"{name} is a diffusers scheduler, but none that denoises latents step by step; take "
+            f"one of {', '.join(SAMPLERS)}"
+        )
+    pipe.scheduler = scheduler
+
+
+def _denoises(scheduler: Any) -> bool:
+    """Whether a scheduler needs no more than the denoiser's answer, and can start anywhere."""
+    if not all(hasattr(scheduler, name) for name in ("init_noise_sigma", "add_noise", "step")):
+        return False
+    parameters = inspect.signature(scheduler.step).parameters.values()
+    needed = [
+        one.name for one in parameters if one.default is one.empty and one.kind < one.VAR_POSITIONAL
+    ]
+    return needed == ["model_output", "timestep", "sample"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +205,7 @@ class GenerationReport:
         kernel: Kernel distance to them, and its deviation over subsets.
         floor: Fréchet distance of as many other real images to them.
         ceiling: Fréchet distance of the real images with their 8 x 8 px patches shuffled to them.
+        reconstructions: Fréchet distance of the real images, painted from their own slots, to them.
         consistency: Share of slots found again in the image; `None` where it was not asked for.
     """
 
@@ -194,6 +220,7 @@ class GenerationReport:
     kernel: tuple[float, float]
     floor: float | None
     ceiling: float
+    reconstructions: float | None = None
     consistency: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,7 +233,8 @@ class GenerationReport:
         kernel = "KID" if self.features == "inception" else f"kernel distance ({self.features})"
         rows = [
             (name, f"{self.frechet:.3f}"),
-            (f"{name}: other real images", "-" if self.floor is None else f"{self.floor:.3f}"),
+            (f"{name}: other real images", _shown(self.floor)),
+            (f"{name}: real images from their slots", _shown(self.reconstructions)),
             (f"{name}: real images, patches shuffled", f"{self.ceiling:.3f}"),
             (kernel, f"{self.kernel[0]:.4f} ± {self.kernel[1]:.4f}"),
         ]
@@ -221,12 +249,17 @@ class GenerationReport:
         return "\n".join([*lines, "", note, ""])
 
 
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def compare_with_real(
     features: Any,
     images: Float[Tensor, "B 3 H W"],
     real: Float[Tensor, "B 3 H W"],
     other_real: Float[Tensor, "B 3 H W"] | None = None,
     *,
+    reconstructions: Float[Tensor, "B 3 H W"] | None = None,
     name: str,
     sampler: str,
     sampling: Sampling,
@@ -239,6 +272,7 @@ def compare_with_real(
         images: What was painted.
         real: As many real images.
         other_real: As many others, for the floor.
+        reconstructions: The real images, painted from their own slots.
         name: What the features are called.
         sampler: Class of the sampler, for the report.
         sampling: How the images were painted, for the report.
@@ -250,9 +284,10 @@ def compare_with_real(
             f"there must be as many real ones, got {len(real)}"
         )
     reference, painted = (extract(features, each) for each in (real, images))
-    floor = None
-    if other_real is not None:
-        floor = frechet_distance(reference, extract(features, other_real))
+    floor, again = (
+        None if others is None else frechet_distance(reference, extract(features, others))
+        for others in (other_real, reconstructions)
+    )
     shuffled = shuffle_patches(real, generator=Generator().manual_seed(sampling.seed))
     return GenerationReport(
         features=name,
@@ -263,6 +298,7 @@ def compare_with_real(
         frechet=frechet_distance(reference, painted),
         kernel=kernel_distance(reference, painted, seed=sampling.seed),
         floor=floor,
+        reconstructions=again,
         ceiling=frechet_distance(reference, extract(features, shuffled)),
         consistency=consistency,
     )

@@ -70,9 +70,9 @@ class Page:
         )
 
     def table(
-        self, columns: Sequence[str], rows: Mapping[str, Sequence[float]], *, best: str = ""
+        self, columns: Sequence[str], rows: Mapping[str, Sequence[float | None]], *, best: str = ""
     ) -> None:
-        """Numbers with three decimals.
+        """Numbers with three decimals; a dash where there is none.
 
         Args:
             columns: Headings; the first is that of the row names.
@@ -82,7 +82,8 @@ class Page:
         head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
         lines = []
         for name, values in rows.items():
-            cells = "".join(f"<td>{value:.3f}</td>" for value in values)
+            shown = ["-" if value is None else f"{value:.3f}" for value in values]
+            cells = "".join(f"<td>{value}</td>" for value in shown)
             kind = ' class="best"' if name == best else ""
             lines.append(f"<tr{kind}><td>{html.escape(name)}</td>{cells}</tr>")
         self.parts.append(f"<table><tr>{head}</tr>{''.join(lines)}</table>")

@@ -20,7 +20,18 @@ REPORT_FORMAT = 2
 """Of `report.json`; 1 had one convention, no intervals and no single images."""
 
 REPORT_FILE, MARKDOWN_FILE, IMAGES_FILE = "report.json", "report.md", "images.parquet"
-PACKAGES = ("latentslots", "torch", "diffusers", "numpy", "scikit-learn")
+PACKAGES = (
+    "latentslots",
+    "torch",
+    "diffusers",
+    "transformers",
+    "datasets",
+    "torchmetrics",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
+"""Whose versions a report tells: scipy matches slots to objects, the others compute or load."""
 _COUNTED = {"miou_objects": "objects_in_miou", "mbo_objects": "objects_in_mbo"}
 
 Reports = Mapping[str, SegmentationReport]
@@ -37,6 +48,7 @@ class EvaluationReport:
         baselines: Scores of other methods on the same images: by name, then by convention.
         probes: By convention.
         command: What was typed.
+        config: Of every part of the model, by its name; empty where only masks were scored.
     """
 
     conditions: Mapping[str, Any]
@@ -44,6 +56,7 @@ class EvaluationReport:
     baselines: Mapping[str, Reports] = field(default_factory=dict)
     probes: Mapping[str, ProbeReport] = field(default_factory=dict)
     command: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""
@@ -55,6 +68,7 @@ class EvaluationReport:
             "format": REPORT_FORMAT,
             "command": self.command,
             "conditions": dict(self.conditions),
+            "config": dict(self.config),
             "packages": {name: version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "segmentation": scores(self.segmentation),

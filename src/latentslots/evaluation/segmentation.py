@@ -3,7 +3,6 @@
 Dimensions: H W pixels, I images, N rows of a table.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -89,7 +88,9 @@ class SegmentationReport:
                 continue
             low, high = self.intervals.get(key, (score, score))
             cells = [f"{score:.4f}", f"{low:.4f} to {high:.4f}"]
-            cells += [f"{getattr(other, key) or math.nan:.4f}" for other in others.values()]
+            for other in others.values():
+                value = getattr(other, key)
+                cells.append("-" if value is None else f"{value:.4f}")
             rows.append(f"| {name} | {' | '.join(cells)} |")
         heads = ["metric", "score", "95 % interval", *others]
         head = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
