@@ -18,6 +18,7 @@ from latentslots.config import (
     TrainConfig,
     UNetEncoderConfig,
 )
+from latentslots.metrics.reconstruction import load_lpips
 from latentslots.models import (
     AutoregressiveDecoder,
     BroadcastDecoder,
@@ -39,7 +40,6 @@ from latentslots.objectives import (
     SlateObjective,
     SlotAutoencoderObjective,
 )
-from latentslots.objectives.autoencoder import load_lpips
 from latentslots.official import official_schedule
 from latentslots.pipelines.pretrained import load_pretrained_parts
 

@@ -1,15 +1,20 @@
 """segment, edit, reconstruct: from picture files to files."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from latentslots.app.compose import reconstruct
+from latentslots.app.images import open_picture
 from latentslots.app.scenes import load_scene
 from latentslots.cli.main import main
+from latentslots.evaluation.generation import Sampling
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests import tiny
 
@@ -377,3 +382,47 @@ def test_pictures_are_painted_again(
         assert one["picture"] == two["picture"]
         assert one["psnr_slots"] == pytest.approx(two["psnr_slots"], abs=1e-2)
     assert opened(out / "p0.png").size == (3 * 32 + 4, 32)
+
+
+@pytest.mark.skipif(find_spec("lpips") is not None, reason="lpips is installed")
+def test_lpips_is_left_out_with_a_word(
+    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "reconstruct",
+        model,
+        str(pictures / "p0.png"),
+        "--output-dir",
+        str(tmp_path),
+        *STEPS,
+    ]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "no LPIPS: LPIPS needs its package: pip install 'latentslots[perceptual]'" in printed.err
+    assert "LPIPS" not in printed.out
+
+
+def test_a_perceptual_distance_stands_beside_the_others(
+    model: str, pictures: Path, tmp_path: Path
+) -> None:
+    class Apart(nn.Module):
+        """How far apart two images are, pixel by pixel."""
+
+        def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            return (one - other).abs().mean()
+
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(model)
+    (found,) = reconstruct(
+        pipe,
+        [open_picture(pictures / "p0.png")],
+        tmp_path,
+        sampling=Sampling(num_inference_steps=2),
+        perceptual=Apart(),
+    )
+    original, kept, painted = (
+        np.asarray(opened(tmp_path / "p0.png")).astype(float)[:, i * 34 : i * 34 + 32]
+        for i in range(3)
+    )
+    for kind, picture in (("autoencoder", kept), ("slots", painted)):
+        expected = np.abs(picture - original).mean() / 127.5
+        assert found[f"lpips_{kind}"] == pytest.approx(expected, abs=0.01)

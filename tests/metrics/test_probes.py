@@ -256,6 +256,16 @@ def test_a_class_of_the_test_alone_counts_as_wrong_and_is_said() -> None:
     assert score.scores["accuracy"].mean <= 1 - count / int(last.sum())
 
 
+def test_numbers_that_change_outside_of_the_test_alone_are_said() -> None:
+    seen = split_by_video(videos(), seed=0) == 0
+    values = torch.where(seen & (torch.arange(N) % 2 == 0), 1.0, 0.0)[:, None]
+    attribute = Attribute(name="size", values=values, known=torch.ones(N, dtype=torch.bool))
+    (score,) = probe(slots(), [attribute], videos(), heads=["linear"], seeds=[0], training=QUICK)
+    assert "its numbers never change in 1 of 1 tests: no r2 there" in score.notes
+    assert score.to_dict()["scores"]["r2"]["mean"] is None
+    assert score.scores["mse"].mean >= 0
+
+
 def test_an_attribute_that_a_part_lacks_is_said() -> None:
     rare = Attribute(
         name="rare", values=torch.zeros(N, 2), known=torch.arange(N) < 4, num_classes=0

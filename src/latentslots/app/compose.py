@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
 from latentslots import editing
@@ -297,6 +297,7 @@ def reconstruct(
     output_dir: Path,
     *,
     sampling: Sampling,
+    perceptual: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Paint pictures again from their slots alone, and say how close it comes.
 
@@ -304,8 +305,15 @@ def reconstruct(
     and what is painted from its slots; and NAME.json, how close both come and how it was made. Each
     starts from the noise of the seed itself.
 
+    Args:
+        pipe: Finds the slots, and paints.
+        pictures: What to paint.
+        output_dir: Where the files go.
+        sampling: How they are painted.
+        perceptual: See `load_lpips`; no LPIPS without it.
+
     Returns:
-        For each picture PSNR and SSIM of both.
+        For each picture PSNR, SSIM and, if it can be had, LPIPS of both.
     """
     made_by = reconstructed_by(pipe, sampling)
     found = scenes_of(
@@ -332,6 +340,8 @@ def reconstruct(
         for kind, images in (("slots", painted), ("autoencoder", kept)):
             pair = (images[i : i + 1], original[i : i + 1])
             numbers |= {f"psnr_{kind}": float(psnr(*pair)), f"ssim_{kind}": float(ssim(*pair))}
+            if perceptual is not None:
+                numbers[f"lpips_{kind}"] = float(perceptual(*(image * 2 - 1 for image in pair)))
         origin = {"sha256": content_hash(pictures[i].path)}
         write_facts(output_dir / f"{name}.json", {**numbers, **made_by, **origin})
         scores.append(numbers)

@@ -32,7 +32,7 @@ class Reconstruct:
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, paint, and print PSNR and SSIM."""
+    """Parse, paint, and print PSNR, SSIM and LPIPS."""
     options = tyro.cli(Reconstruct, prog="latentslots reconstruct", args=arguments)
 
     from pathlib import Path
@@ -44,6 +44,7 @@ def run(arguments: list[str]) -> int:
     from latentslots.app.outcome import content_hash, facts_made_alike
     from latentslots.cli.model import load_pipeline
     from latentslots.evaluation.generation import Sampling
+    from latentslots.metrics.reconstruction import load_lpips
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
@@ -67,11 +68,16 @@ def run(arguments: list[str]) -> int:
     waiting = [path for path in paths if known[path] is None]
     for path in waiting:
         check_strip(out, path.stem)
+    try:
+        perceptual = load_lpips("alex")
+    except ValueError as error:
+        perceptual = None
+        print(f"latentslots reconstruct: no LPIPS: {error}", file=sys.stderr)
     problems: list[str] = []
     with tqdm(total=len(waiting), unit="image") as bar:
         for pictures, unread in batches(waiting, options.batch_size):
             if pictures:
-                scores += reconstruct(pipe, pictures, out, sampling=sampling)
+                scores += reconstruct(pipe, pictures, out, sampling=sampling, perceptual=perceptual)
             problems += unread
             bar.update(len(pictures) + len(unread))
     for problem in problems:
@@ -86,5 +92,7 @@ def run(arguments: list[str]) -> int:
             mean = {
                 k: sum(s[f"{k}_{kind}"] for s in scores) / len(scores) for k in ("psnr", "ssim")
             }
-            print(f"{name}: PSNR {mean['psnr']:.1f} dB, SSIM {mean['ssim']:.3f}")
+            seen = [s[f"lpips_{kind}"] for s in scores if f"lpips_{kind}" in s]
+            alike = f", LPIPS {sum(seen) / len(seen):.3f}" if seen else ""
+            print(f"{name}: PSNR {mean['psnr']:.1f} dB, SSIM {mean['ssim']:.3f}{alike}")
     return 2 if problems else 0

@@ -215,5 +215,6 @@ def _shown(scores: dict[str, Spread]) -> str:
     parts = []
     for name, spread in scores.items():
         deviation = f" ± {spread.deviation:.3f}" if spread.deviation == spread.deviation else ""
-        parts.append(f"{name.replace('_', ' ')} {spread.mean:.3f}{deviation}")
+        mean = f"{spread.mean:.3f}{deviation}" if spread.mean == spread.mean else "none"
+        parts.append(f"{name.replace('_', ' ')} {mean}")
     return ", ".join(parts)

@@ -264,6 +264,11 @@ def _scores(
                 f"{num_unseen} times in {len(seeds)} tests, an object was of a class that training "
                 "never showed: counted as wrong"
             )
+        num_constant = sum(scores.get("r2", 0) != scores.get("r2", 0) for scores, _ in seeds)
+        if num_constant:
+            notes.append(
+                f"its numbers never change in {num_constant} of {len(seeds)} tests: no r2 there"
+            )
         scores, guess = (
             {name: Spread(values=tuple(seed[i][name] for seed in seeds)) for name in seeds[0][i]}
             for i in (0, 1)

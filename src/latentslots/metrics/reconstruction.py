@@ -1,10 +1,10 @@
-"""How close one image is to another: PSNR and SSIM.
+"""How close one image is to another: PSNR, SSIM, and LPIPS.
 
 Dimensions: B batch, H W pixels.
 """
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 
@@ -34,3 +34,26 @@ def ssim(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Fl
     )
     assert isinstance(value, Tensor)
     return value.reshape(-1)
+
+
+def load_lpips(net: str = "vgg") -> nn.Module:
+    """The perceptual distance of Zhang et al. (2018), from the extra `perceptual`.
+
+    It compares images `[B, 3, H, W]` in [-1, 1]; 0 for equal ones, and more the less alike they
+    look.
+
+    Args:
+        net: `vgg`, with which networks are trained, or `alex`, with which images are scored.
+
+    Raises:
+        ValueError: If the package `lpips` is not installed, or cannot fetch its weights.
+    """
+    try:
+        import lpips
+    except ImportError:
+        raise ValueError("LPIPS needs its package: pip install 'latentslots[perceptual]'") from None
+    try:
+        distance: nn.Module = lpips.LPIPS(net=net, verbose=False)
+    except OSError as error:
+        raise ValueError(f"the weights of LPIPS cannot be fetched: {error}") from None
+    return distance.eval().requires_grad_(False)

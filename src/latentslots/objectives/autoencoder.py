@@ -13,22 +13,6 @@ from torch.nn import functional as F
 from latentslots.models.autoencoder import downscale_factor
 from latentslots.objectives.base import Batch, Logs, Objective
 
-
-def load_lpips() -> nn.Module:
-    """The perceptual distance of Zhang et al. (2018), from the extra `perceptual`.
-
-    Raises:
-        ValueError: If the package `lpips` is not installed.
-    """
-    try:
-        import lpips
-    except ImportError:
-        raise ValueError(
-            "perceptual_weight needs LPIPS: pip install 'latentslots[perceptual]'"
-        ) from None
-    return lpips.LPIPS(net="vgg", verbose=False)
-
-
 # Decorrelated color axes (Ohta, Kanade & Sakai, 1980), scaled to length 1; columns are R, G, B.
 COLOR_AXES = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
 COLOR_AXES = COLOR_AXES / COLOR_AXES.norm(dim=1, keepdim=True)
