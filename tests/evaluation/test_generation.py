@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from latentslots.evaluation import generation
@@ -115,6 +117,22 @@ def test_what_was_asked_for_and_is_there_is_consistent(slots: Tensor) -> None:
     half[:, :2] = torch.randn(5, 2, tiny.SLOT_DIM)
     found = compositional_consistency(_Sees(half), slots, images, library, batch_size=2)
     assert 0.4 < found < 0.7
+
+
+def test_consistency_is_what_it_says(slots: Tensor) -> None:
+    library, images = torch.randn(500, tiny.SLOT_DIM), torch.zeros(5, 3, 32, 32)
+    seen = slots[:, [1, 3, 2, 0]] + 1.2 * torch.randn_like(slots)
+    draws = torch.Generator().manual_seed(3)
+    hits = 0
+    for asked, there in zip(slots.numpy(), seen.numpy(), strict=True):
+        others = library[torch.randint(500, (100,), generator=draws)].numpy()
+        rows, columns = linear_sum_assignment(cdist(asked, there, "cosine"))
+        for mine, partner in zip(rows, columns, strict=True):
+            own = cdist(there[partner][None], asked[mine][None], "cosine")[0, 0]
+            hits += bool(own < cdist(there[partner][None], others, "cosine").min())
+    assert 0 < hits < 20
+    found = compositional_consistency(_Sees(seen), slots, images, library, seed=3, batch_size=2)
+    assert found == hits / 20
 
 
 def test_chance_is_one_in_a_hundred_and_one() -> None:

@@ -1,15 +1,17 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from latentslots.data import SceneOptions, load_dataset, make_scenes
 from latentslots.evaluation import removal
 from latentslots.evaluation.pairs import METHODS, covering_slot, outside_scores, rows_before
 from latentslots.evaluation.removal import evaluate_removal
 from latentslots.metrics.reconstruction import psnr, ssim
-from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
 from tests.evaluation.oracle import Oracle, key
 
 
@@ -56,6 +58,37 @@ def test_each_way_is_scored_on_the_objects_that_were_found(oracle: Oracle, pairs
     untouched = reports["plain"].psnr_untouched
     assert untouched != reports["plain"].psnr_ceiling, "the object and its shadow are still there"
     assert reports["both"].ssim > reports["plain"].ssim
+
+
+class Stubborn(Oracle):
+    """Sees some objects again in what was painted without them, in the order of the pairs."""
+
+    stubborn: tuple[int, ...] = ()
+
+    def encode_pixel_values(self, pixel_values: Tensor, **options: Any) -> SlotOutput:
+        found = super().encode_pixel_values(pixel_values, **options)
+        known = [self.truth.get(key(image)) for image in pixel_values]
+        if any(mask is not None for mask in known):
+            self.seen = [mask for mask in known if mask is not None]
+            return found
+        for i in self.stubborn:
+            found.masks[i, 0], found.masks[i, 1] = (~self.seen[i]).float(), self.seen[i].float()
+        return found
+
+
+def test_objects_that_are_seen_again_or_were_never_found_are_told(
+    oracle: Oracle, pairs: Dataset, tiny_pipeline_dir: Path
+) -> None:
+    pipe = Stubborn.from_pretrained(tiny_pipeline_dir)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.truth = dict(list(oracle.truth.items())[1:])  # the first object is not found
+    pipe.stubborn = (0,)
+    reports = evaluate_removal(pipe, pairs, num_inference_steps=2)
+    count = len(oracle.truth)
+    assert count >= 3
+    for report in reports.values():
+        assert (report.num_pairs, report.num_found) == (count, count - 1)
+        assert report.success == pytest.approx(1 - 1 / (count - 1))
 
 
 def test_batches_change_no_number(oracle: Oracle, pairs: Dataset) -> None:

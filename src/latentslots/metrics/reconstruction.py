@@ -23,6 +23,9 @@ def psnr(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Fl
 def ssim(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
     """Structural similarity of every image (Wang et al., 2004), at most 1; pixels in [0, 1].
 
+    Windows are Gaussian, 11 px wide, and the image goes on mirrored at its border, as torchmetrics
+    has it; code that leaves the border out gives other numbers.
+
     Example:
         >>> import torch
         >>> image = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
