@@ -95,9 +95,11 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     """Picture files: those named, and all in the folders that are named, in order of their names.
 
     Raises:
-        ValueError: If one is not there, a folder has none, or two files have the same stem, so that
-            what is written about the one would be lost.
+        ValueError: If none is named, one is not there, a folder has none, or two files have the
+            same stem, so that what is written about the one would be lost.
     """
+    if not paths:
+        raise ValueError("no picture is named: give files, or folders of them")
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():

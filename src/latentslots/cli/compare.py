@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -12,9 +12,9 @@ import tyro
 class Compare:
     """Say whether two reports on the same images differ by more than noise."""
 
-    first: tyro.conf.Positional[str]
+    first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REPORT")]
     """A report.json, or the folder that holds it; images.parquet lies beside it."""
-    second: tyro.conf.Positional[str]
+    second: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OTHER-REPORT")]
     """Another one."""
     convention: Literal["iou", "lsd", "with-background"] = "iou"
     """Which of their conventions."""

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,7 +14,7 @@ from latentslots.cli.options import InferenceOptions
 class Fit:
     """Collect the slots of many pictures, and cluster them into concepts."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
     data: str
     """A data set; masks are not needed."""
@@ -40,7 +40,7 @@ class Fit:
 class Show:
     """Say what a library holds, and draw it: one row of crops for each concept."""
 
-    library: tyro.conf.Positional[str]
+    library: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LIBRARY")]
     """The folder of a library."""
     output: str = ""
     """A picture file to draw it in."""

@@ -5,7 +5,7 @@ import logging
 import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -42,7 +42,7 @@ USAGE = f"""usage: {PROG} make scenes OUT              scenes of plain objects, 
 class MakeParts:
     """Make a data set of figures, with exact masks of their parts; a half-made one is continued."""
 
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Folder of the data set."""
     num_train: int = 16_000
     """Images of the split `train`."""
@@ -77,7 +77,7 @@ class MakeScenes(MakeParts):
 class Merge:
     """Make one data set of several, in random order, to learn from all of them at once."""
 
-    sources: tyro.conf.Positional[tuple[str, ...]]
+    sources: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA ...")]
     """The data sets: two or more."""
     out: str
     """Folder of the new data set."""
@@ -91,7 +91,7 @@ class Merge:
 class Info:
     """Say what a data set holds."""
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """A data set, a folder of images, or `bundled` for the scenes that ship with the package."""
     contact_sheet: str = ""
     """Also draw images with their masks, into this .png or .jpg file."""
@@ -107,7 +107,7 @@ class Info:
 class Verify:
     """Read a whole data set again, hashes, pictures and labels; exits with 2 if any is wrong."""
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """The data set."""
 
 
@@ -118,7 +118,7 @@ class CacheLatents:
     Training does this by itself when it finds no latents.
     """
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """A data set, or a folder of images."""
     vae: str = "bundled"
     """The autoencoder: `bundled`, a folder, or a hub id."""

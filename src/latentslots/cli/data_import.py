@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -38,9 +38,9 @@ class _Import:
 class ImportArrays(_Import):
     """Import an .npz file with `image` [N, H, W, 3] and optionally `mask` [N, H, W]."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """The .npz file."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Folder of the data set, new or existing."""
     attributes: str | None = None
     """JSON file, perhaps gzipped: for each image a list of its objects' values by name; item i
@@ -51,9 +51,9 @@ class ImportArrays(_Import):
 class ImportFolder(_Import):
     """Import a folder of images, with a twin folder of masks where there is one."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """Folder with images at any depth."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Folder of the data set, new or existing."""
     masks: str | None = None
     """Folder with one image of ids for every image, at the same relative path."""
@@ -75,9 +75,9 @@ class ImportFolder(_Import):
 class ImportMovi:
     """Import MOVi's TFRecord shards; a half-written data set is gone on with."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """A folder of shards, the address of one on the web, or `public` for the authors' bucket."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Folder of the data set, new or half written."""
     splits: tuple[str, ...] = ("train", "validation")
     """Which splits."""
@@ -101,9 +101,9 @@ class ImportMovi:
 class ImportMultiObject:
     """Import one of DeepMind's multi-object data sets; a half-written one is gone on with."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """The file, one GZIP stream of TFRecords."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Folder of the data set, new or half written."""
     crop: bool = False
     """Of CLEVR, the usual crop alone: 192 x 192 pixels around the middle."""
@@ -123,9 +123,9 @@ class ImportMultiObject:
 class ImportClevrTex:
     """Import CLEVRTex, or one of its variants; a half-written data set is gone on with."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """Folder that holds the unpacked scenes, at any depth."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Folder of the data set, new or half written."""
     crop: Literal["center", "clevr"] | None = None
     """The middle 192 x 192 pixels: as CLEVRTex's authors cut it, or as CLEVR is cut."""
@@ -139,9 +139,9 @@ class ImportClevrTex:
 class ImportCoco:
     """Import COCO, or data in its format; a half-written data set is gone on with."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """Folder with `annotations/`, and with `train2017/` and `val2017/`, also in `images/`."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Folder of the data set, new or half written."""
     splits: tuple[str, ...] = ("train", "validation")
     """Which splits; one alone with --annotations."""
@@ -183,9 +183,9 @@ class ImportCocoPanoptic(ImportCoco):
 class ImportVoc:
     """Import PASCAL VOC 2012; a half-written data set is gone on with."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """The folder VOC2012, or one that holds it or VOCdevkit."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Folder of the data set, new or half written."""
     lists: tuple[str, ...] = ("train=trainaug", "validation=val")
     """For each split, a list of ImageSets/Segmentation."""
@@ -199,9 +199,9 @@ class ImportVoc:
 class ImportFiles:
     """Import files; a half-written data set is gone on with."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """The folder that holds the splits."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """Folder of the data set, new or half written."""
     resolution: int | None = None
     """Resize the images to this; by default they stay as they are."""

@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -18,9 +18,9 @@ class Edit:
     under a pixel of --at. OTHER is a picture file, or the slots.safetensors of one.
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
-    images: tyro.conf.Positional[tuple[str, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
     """Picture files, and folders of them; all are edited alike."""
     output_dir: str
     """Gets a folder for each picture: edited.png, strip.png (before, slots, after),

@@ -4,7 +4,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -15,7 +15,7 @@ Convention = Literal["iou", "lsd", "with-background"]
 class Evaluate:
     """Score how well a model's slots find the objects of a data set with masks."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
     data: str
     """A data set with segmentations; `bundled` for the scenes that ship with the package."""

@@ -4,7 +4,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,9 +15,9 @@ Convention = Literal["iou", "lsd", "with-background"]
 class EvaluateMasks:
     """Score segmentations that any method made: folders of pictures, or arrays."""
 
-    pred: tyro.conf.Positional[str]
+    pred: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRED")]
     """A folder of PNG or .npy files, or one .npy or .npz file: ids of segments, or soft masks."""
-    truth: tyro.conf.Positional[str]
+    truth: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TRUTH")]
     """The true ids, alike; 0 is the background. Files are paired by name, arrays by place."""
     convention: tuple[Convention, ...] = ("iou", "lsd", "with-background")
     """How mIoU and mBO are computed, one or several; see `latentslots evaluate`."""

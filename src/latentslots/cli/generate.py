@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -14,7 +14,7 @@ from latentslots.cli.options import InferenceOptions
 class Generate:
     """Paint new scenes: composed of concepts, kept in files, or found in pictures."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
     output_dir: str
     """Gets a picture and a file of slots for each scene, and a contact sheet. A run that was

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -10,9 +11,9 @@ import tyro
 class ImportOfficial:
     """Turn a checkpoint of the official LSD code into a pipeline folder."""
 
-    checkpoint_dir: tyro.conf.Positional[str]
+    checkpoint_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT-DIR")]
     """The `checkpoint-<step>` folder."""
-    out: tyro.conf.Positional[str]
+    out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """The pipeline folder to make; must not exist yet."""
     vae: str = ""
     """The VAE that it was trained with: a folder, or a hub id. Without it, the pipeline finds slots

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -13,7 +14,7 @@ from latentslots.recipes import RECIPES, recipe
 class Recipes:
     """List the training recipes, or print one as JSON to take home."""
 
-    name: tyro.conf.Positional[str] = ""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
     """The recipe to print; none lists them all."""
 
 

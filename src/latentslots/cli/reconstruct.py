@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -14,9 +14,9 @@ from latentslots.cli.options import InferenceOptions, PaintOptions
 class Reconstruct:
     """Paint pictures again from their slots alone, and say how close it comes."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
-    images: tyro.conf.Positional[tuple[str, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
     """Picture files, and folders of them."""
     output_dir: str
     """Gets a strip for each picture (the picture, its autoencoder's, and that from its slots) and

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
@@ -13,9 +14,9 @@ from latentslots.cli.options import InferenceOptions
 class Segment:
     """Find the objects in pictures, and write masks, cut-outs and slots."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
-    images: tyro.conf.Positional[tuple[str, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
     """Picture files, and folders of them."""
     output_dir: str
     """Gets a folder for each picture; those that are there already are skipped."""
