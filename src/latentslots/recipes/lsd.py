@@ -42,12 +42,13 @@ def lsd_parts_64() -> TrainConfig:
     """LSD on figures of five parts at 64 px, for two CPU cores: slots for parts, not for things.
 
     It starts from the bundled model, which knows how to split scenes: with fresh weights one slot
-    has the whole figure, and nothing splits it any more (docs/lab-notes.md). Cost: about an hour on
-    one core. `latentslots data make parts data/parts` makes its images.
+    has the whole figure, and nothing splits it any more. Cost: 71 minutes on one core. Result on
+    1,000 validation images: FG-ARI 0.599, ARI 0.785 and mIoU 0.470 (docs/lab-notes.md).
+    `latentslots data make parts data/parts` makes its images.
     """
-    config = _small("data/parts", num_slots=7, num_inference_slots=0)
+    config = _small("data/parts", num_slots=7, num_inference_slots=11)
     assert isinstance(config.method, LSDConfig)
-    method = replace(config.method, patch_plain_steps=0)
+    method = replace(config.method, patch_plain_steps=0, merge_overlap=0.5)
     return replace(config, method=method, init_from="bundled", max_train_steps=6_000)
 
 
