@@ -87,7 +87,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("nlvr", "scenes", "scenes-textured"):
         tiny.write_squares(folder / "data" / name, num_train=16, num_validation=8)
     draws = np.random.default_rng(0)
-    for name in ("train", "dev"):
+    for name in ("train", "dev", "kandinsky"):
         image = draws.integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
         np.savez(folder / f"{name}.npz", image=image, mask=image[..., 0] // 128)
     known = json.dumps([[{"color": "red", "size": 20}]] * 8)
