@@ -1,4 +1,4 @@
-"""Scenes per second: found in pictures, and painted, one by one and many at once.
+"""Scenes per second: found in pictures, painted, and edited, one by one and many at once.
 
 python benchmarks/painting.py bundled
 """
@@ -10,10 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from latentslots import editing
 from latentslots.data import load_dataset
 from latentslots.evaluation.generation import Sampling, paint
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.memory import place
+from latentslots.pipelines.edit import paint_edit
+from latentslots.pipelines.memory import to_device
 
 
 def rate(work: Callable[[], object], num: int) -> float:
@@ -35,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
-    place(pipe)
+    to_device(pipe)
     rows = load_dataset(options.data, split="validation").select(range(options.num))
     pixel_values = pipe.preprocess([row["image"] for row in rows])
     seeds = [Generator().manual_seed(i) for i in range(options.num)]
@@ -56,9 +58,35 @@ def main() -> None:
             progress=False,
         )
 
+    ids = found.segmentation(pipe.resolution)
+    fewer = editing.remove(found.slots, 1)
+    exist = found.slots_mask
+    if exist is None:
+        exist = torch.ones(found.slots.shape[:2], dtype=torch.bool)
+    left = editing.remove(exist[..., None].float(), 1)[..., 0] > 0
+
+    def edited(size: int) -> None:
+        for start in range(0, options.num, size):
+            part = slice(start, start + size)
+            paint_edit(
+                pipe,
+                pixel_values[part],
+                found.slots[part],
+                fewer[part],
+                ids[part] == 1,
+                before_mask=exist[part],
+                after_mask=left[part],
+                generator=[Generator().manual_seed(i) for i in range(options.num)[part]],
+                num_inference_steps=sampling.num_inference_steps,
+            )
+
     print(f"{options.num} scenes, {torch.get_num_threads()} threads, images/s\n")
     print(f"| | one by one | {options.num} at once | ratio |\n|---|---|---|---|")
-    for name, work in (("found", find), ("painted, 25 steps", painted)):
+    for name, work in (
+        ("found", find),
+        ("painted, 25 steps", painted),
+        ("slot 1 taken away, 25 steps", edited),
+    ):
         one = rate(lambda work=work: work(1), options.num)
         many = rate(lambda work=work: work(options.num), options.num)
         print(f"| {name} | {one:.1f} | {many:.1f} | {many / one:.2f} |")

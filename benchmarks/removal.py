@@ -6,12 +6,12 @@ python benchmarks/removal.py runs/scenes data/pairs
 
 import argparse
 
-import torch
 from tqdm import tqdm
 
 from latentslots.data import load_dataset
 from latentslots.evaluation.removal import evaluate_removal
 from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.pipelines.memory import to_device
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     pipe = LatentSlotDiffusionPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    to_device(pipe)
     with tqdm(total=options.num_pairs, unit="pair") as bar:
         reports = evaluate_removal(
             pipe,

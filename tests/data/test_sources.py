@@ -1,12 +1,13 @@
 """What tells the files of one data set from those of another, and room on the disk for them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from latentslots.data import DataError, import_folder
+from latentslots.data import DataError, ffhq, import_folder
 from latentslots.data.ffhq import import_ffhq
 from latentslots.data.sources import source_of
 
@@ -28,6 +29,32 @@ def test_names_and_sizes_count_and_places_do_not(tmp_path: Path) -> None:
     here[0].rename(here[0].with_name("c"))
     moved = source_of(sorted((tmp_path / "here").iterdir()), tmp_path / "here")
     assert moved.fingerprint != first.fingerprint
+
+
+def test_half_made_blocks_of_files_that_have_changed_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    draws = np.random.default_rng(0)
+    for number in range(4):
+        pixels = draws.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
+    monkeypatch.setattr(ffhq, "_BLOCK", 2)
+    rows, made = ffhq._rows, []
+
+    def killed(work: Any) -> Any:
+        made.append(work)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return rows(work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ffhq, "_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
+    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "0.png")  # of the first block
+    with pytest.raises(DataError, match="holds a half-made 'train' of other data"):
+        import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
 
 
 def test_a_disk_without_room_is_found_before_anything_is_made(

@@ -1,12 +1,15 @@
 """Training that starts from the weights of another model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from latentslots.config import TrainConfig
+from latentslots.models.autoencoder import load_vae
 from latentslots.pipelines import load_pipeline
+from latentslots.recipes import recipe
 from latentslots.training.run import train
 from tests.training.runs import rows, run, with_changes
 
@@ -52,6 +55,25 @@ def test_a_resumed_run_goes_on_with_its_own(
     assert [row["loss"] for row in rows(tmp_path / "whole") if "loss" in row][-1] == [
         row["loss"] for row in rows(tmp_path / "parts") if "loss" in row
     ][-1]
+
+
+def test_an_autoencoder_starts_from_another_one(
+    squares_store: Path, tiny_vae_dir: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    small = replace(
+        recipe("autoencoder-small"),
+        data=replace(config.data, path=str(squares_store), validation_split="validation"),
+        train_batch_size=4,
+        mixed_precision="no",
+        init_from="bundled",
+    )
+    small = with_changes(small, {**STILL, "optim.lr_warmup_steps": 0, "data.resolution": 32})
+    run(small, tmp_path / "out")
+    before, after = load_vae("bundled").state_dict(), load_vae(str(tmp_path / "out")).state_dict()
+    for key, value in before.items():
+        torch.testing.assert_close(after[key].float(), value.float())
+    with pytest.raises(ValueError, match=r"init_from: the vae of .* is another one"):
+        train(with_changes(small, {"init_from": str(tiny_vae_dir)}), tmp_path / "r", progress=False)
 
 
 def test_a_model_that_is_not_there(config: TrainConfig, tmp_path: Path) -> None:

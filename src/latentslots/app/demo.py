@@ -11,7 +11,7 @@ from latentslots.evaluation.baselines import cluster_pixels, untrained
 from latentslots.evaluation.page import Page
 from latentslots.evaluation.segmentation import SegmentationReport, evaluate, evaluate_baseline
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.memory import place
+from latentslots.pipelines.memory import to_device
 
 CLUSTERINGS = {7: 25.0, 11: 100.0}
 """Of k-means, with as many clusters as the bundled model had slots in training and as it looks for:
@@ -41,7 +41,7 @@ def run_demo(
     if train_minutes is not None and not train_minutes > 0:
         raise ValueError(f"--train must be more than 0 minutes, got {train_minutes:g}")
     pipe = LatentSlotDiffusionPipeline.from_pretrained("bundled")
-    place(pipe)
+    to_device(pipe)
     pipe.set_progress_bar_config(disable=True)
     scenes = load_dataset("bundled", split="validation")
     _clear(output_dir)

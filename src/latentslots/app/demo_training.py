@@ -16,7 +16,7 @@ from latentslots.evaluation.page import Page
 from latentslots.evaluation.segmentation import SegmentationReport, evaluate, evaluate_baseline
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.memory import place
+from latentslots.pipelines.memory import to_device
 from latentslots.recipes import recipe
 from latentslots.training import train
 from latentslots.training.records import read_metrics
@@ -78,7 +78,7 @@ def train_fresh_model(
     assert isinstance(untrained, LatentSlotDiffusionObjective)
     train(config, run_dir)
     pipe = LatentSlotDiffusionPipeline.from_pretrained(run_dir)
-    place(pipe)
+    to_device(pipe)
     pipe.set_progress_bar_config(disable=True)
 
     rows = [row for row in read_metrics(run_dir) if "loss" in row]

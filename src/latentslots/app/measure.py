@@ -53,10 +53,7 @@ def measure(
         ValueError: If there are fewer real images than scenes.
     """
     count = len(scenes.names)
-    if len(dataset) < count:
-        raise ValueError(
-            f"{count} scenes need as many real images, but the data set has {len(dataset)}"
-        )
+    check_reference(dataset, count)
     images = torch.stack([_read(folder / f"{scene}.png") for scene in scenes.names])
 
     consistency = None
@@ -85,6 +82,18 @@ def measure(
     (folder / "report.json").write_text(text, encoding="utf-8")
     (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     return report
+
+
+def check_reference(dataset: Dataset, num_scenes: int) -> None:
+    """Refuse fewer real images than scenes, before the minutes that painting takes.
+
+    Raises:
+        ValueError: If so.
+    """
+    if len(dataset) < num_scenes:
+        raise ValueError(
+            f"{num_scenes} scenes need as many real images, but the data set has {len(dataset)}"
+        )
 
 
 def _again(

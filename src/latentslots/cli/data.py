@@ -221,11 +221,11 @@ def _cache_latents(arguments: list[str]) -> int:
     from latentslots.data.manifest import has_manifest
     from latentslots.data.store import load_dataset
     from latentslots.models.autoencoder import load_vae
-    from latentslots.pipelines.memory import place
+    from latentslots.pipelines.memory import to_device
 
     if not options.output_dir and not has_manifest(options.path):
         raise ValueError("a plain folder of images keeps no latents: name an --output-dir")
-    vae = place(load_vae(options.vae))
+    vae = to_device(load_vae(options.vae))
     data = DataConfig(path=options.path, resolution=options.resolution, latents=options.output_dir)
     folder = latents_dir(data, options.split, vae, fallback=Path(options.path))
     cache_latents(

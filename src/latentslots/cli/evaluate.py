@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> None:
     from latentslots.evaluation.findings import with_objects
     from latentslots.pipelines import load_pipeline
     from latentslots.pipelines.cross_attention import CrossAttentionPipeline
-    from latentslots.pipelines.memory import place
+    from latentslots.pipelines.memory import to_device
 
     pipe: Any = load_pipeline(options.run)
     if options.masks == "attention":
@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> None:
     pipe.set_inference(num_slots=options.num_slots, merge_overlap=options.merge_overlap)
     if options.masks == "cross-attention":
         pipe = CrossAttentionPipeline.of(pipe)
-    place(pipe)
+    to_device(pipe)
     dataset = load_dataset(options.data, split=options.split)
     if options.min_objects:
         dataset = with_objects(dataset, options.min_objects)

@@ -125,14 +125,12 @@ def _scenes(options: Generate, pipe: Any) -> tuple[Any, Any, dict[str, Any], lis
 
 def _real(options: Generate, count: int) -> tuple[Any, Any, str]:
     """Real images, and how they are looked at: before the minutes that painting takes."""
+    from latentslots.app.measure import check_reference
     from latentslots.data.store import load_dataset
     from latentslots.evaluation.features import load_features
 
     dataset = load_dataset(options.reference, split=options.reference_split)
-    if len(dataset) < count:
-        raise ValueError(
-            f"{count} scenes need as many real images, but the data set has {len(dataset)}"
-        )
+    check_reference(dataset, count)
     return dataset, *load_features(options.features)
 
 

@@ -21,7 +21,7 @@ def load_pipeline(
     from latentslots.evaluation.generation import set_sampler
     from latentslots.pipelines import LatentSlotDiffusionPipeline
     from latentslots.pipelines import load_pipeline as load
-    from latentslots.pipelines.memory import place
+    from latentslots.pipelines.memory import to_device
 
     pipe = load(name)
     if painting is not None and not isinstance(pipe, LatentSlotDiffusionPipeline):
@@ -41,4 +41,4 @@ def load_pipeline(
                 f"--guidance-scale must be a number, 0 or above, got {painting.guidance_scale}"
             )
         set_sampler(pipe, painting.sampler)
-    return place(pipe)
+    return to_device(pipe)

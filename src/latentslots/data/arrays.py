@@ -19,7 +19,7 @@ from PIL import Image
 from latentslots.data.blocks import is_joined, write_items
 from latentslots.data.errors import DataError
 from latentslots.data.rows import RESERVED_COLUMNS
-from latentslots.data.sources import source_of
+from latentslots.data.sources import fingerprint, source_of
 from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
 
@@ -72,11 +72,10 @@ def import_arrays(
     if objects is not None and mask is not None:
         _check_counts(Path(attributes or ""), objects, mask)
     crop = None if resolution is None else ResizeCenterCrop(resolution)
-    spec = {"attributes": os.fspath(attributes or ""), "resolution": resolution}
     files = [source] if attributes is None else [source, attributes]
     made_of = source_of(map(Path, files), Path(source).parent)
-    fingerprint = f"{made_of.fingerprint}-{resolution or 'as they came'}"
-    if is_joined(Path(out), split, fingerprint):
+    spec = {"files": made_of.fingerprint, "resolution": resolution}
+    if is_joined(Path(out), split, fingerprint(spec)):
         return Path(out)
     writer = StoreWriter(
         out,
@@ -92,7 +91,7 @@ def import_arrays(
             for column, values in columns.items()
             if column not in RESERVED_COLUMNS
         },
-        source=fingerprint,
+        source=fingerprint(spec),
     )
 
     def rows(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -122,6 +121,8 @@ def import_arrays(
 def _read(source: Path) -> dict[str, np.ndarray]:
     if not source.is_file():
         raise DataError(f"there is no file {source}")
+    if source.suffix != ".npy" and not zipfile.is_zipfile(source):
+        raise DataError(f"{source} is no .npz file, or a part of one")
     try:
         with source.open("rb") as file:
             content = np.load(file, allow_pickle=False)

@@ -1,7 +1,5 @@
 """Importing a folder of image files, with a twin folder of masks if there is one."""
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -17,7 +15,7 @@ from latentslots.data.blocks import is_joined, write_items
 from latentslots.data.encoding import read_picture
 from latentslots.data.errors import DataError
 from latentslots.data.folder import find_images, group_of, split_files
-from latentslots.data.sources import source_of
+from latentslots.data.sources import fingerprint, source_of
 from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
 from latentslots.data.writer import StoreWriter
 
@@ -126,12 +124,9 @@ def import_folder(
         spec = {
             "images": made_of.fingerprint,
             "masks": source_of((i.mask for i in items if i.mask), masks or root).fingerprint,
-            "videos": group_by == "parent",
-            "resolution": resolution,
-            "skip": skip,
+            "options": [group_by, resolution, on_bad_sample],
         }
-        fingerprint = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:16]
-        if is_joined(Path(out), side, fingerprint):
+        if is_joined(Path(out), side, fingerprint(spec)):
             continue
         writer = StoreWriter(
             out,
@@ -141,11 +136,25 @@ def import_folder(
             credit=credit,
             segmentation=twins is not None,
             video=frames is not None,
-            source=fingerprint,
+            source=fingerprint(spec),
         )
         jobs.append((writer, items, spec, 0 if resolution else made_of.num_bytes))
+    num_skipped = _write(jobs, root, workers=workers, progress=progress)
+    if num_skipped:
+        logger.warning("skipped %d of %d images", num_skipped, len(files))
+    return Path(out)
+
+
+def _write(
+    jobs: Sequence[tuple[StoreWriter, list[_Item], dict[str, Any], int]],
+    root: Path,
+    *,
+    workers: int | None,
+    progress: bool,
+) -> int:
+    """Write splits, all of which can be; returns how many images were skipped."""
     num_skipped = 0
-    for writer, items, spec, expected_bytes in jobs:  # nothing is written before all can be
+    for writer, items, spec, expected_bytes in jobs:
         write_items(
             writer,
             items,
@@ -158,9 +167,7 @@ def import_folder(
             expected_bytes=expected_bytes,
         )
         num_skipped += len(items) - writer.num_rows
-    if num_skipped:
-        logger.warning("skipped %d of %d images", num_skipped, len(files))
-    return Path(out)
+    return num_skipped
 
 
 def _rows(work: Sequence[_Item]) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """What a split is made of: so that other data of the same kind are not taken for it."""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,8 @@ def source_of(files: Iterable[str | Path], root: str | os.PathLike[str]) -> Sour
         digest.update(f"{name.as_posix()}\0{size}\n".encode())
         total += size
     return Source(digest.hexdigest()[:16], total)
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Of what a split depends on beside its files, too."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

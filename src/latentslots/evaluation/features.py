@@ -42,7 +42,7 @@ def load_features(name: str) -> tuple[nn.Module, str]:
         return InceptionFeatures(Path(place)), "inception"
     if kind == "dinov2" and place:
         return DINOv2Features(place), f"dinov2 {place}"
-    if kind == "module" and place:
+    if kind == "module" and ":" in place.strip(":"):
         return _imported(place), place
     raise ValueError(
         f"features must be bundled, inception:FILE (the standard weights: {INCEPTION}), or "
@@ -54,7 +54,7 @@ def _imported(place: str) -> nn.Module:
     """A module that somebody else's code makes."""
     package, _, name = place.rpartition(":")
     try:
-        made = getattr(importlib.import_module(package or "?"), name)()
+        made = getattr(importlib.import_module(package), name)()
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no {name!r} in {package!r}: {error}") from None
     if not isinstance(made, nn.Module):

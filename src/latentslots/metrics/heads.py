@@ -118,6 +118,7 @@ class HeadBank(nn.Module):
             for name in ("weight", "bias")
         ]
         first = self.weight_in[seed].flatten(0, 1), self.bias_in[seed].flatten(0, 1)
+        # torch gives `apply` no type.
         said: Tensor = TwoLayers.apply(inputs, self.rows, *first, *last)  # type: ignore[no-untyped-call]
         return said
 

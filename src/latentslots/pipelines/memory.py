@@ -36,7 +36,7 @@ class _Movable(Protocol):
 AnyMovable = TypeVar("AnyMovable", bound=_Movable)
 
 
-def place(model: AnyMovable) -> AnyMovable:
+def to_device(model: AnyMovable) -> AnyMovable:
     """Move a pipeline to the GPU; where there is none, let the process keep its freed memory."""
     if torch.cuda.is_available():
         model.to("cuda")

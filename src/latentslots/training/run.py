@@ -100,6 +100,8 @@ def train(
     # and timesteps learn no more than one does.
     set_seed(config.seed)
     objective = build_objective(config)
+    if newest is None and config.init_from:
+        load_initial_weights(objective, config.init_from)
     validation = _validation_split(config, is_main_process=accelerator.is_main_process)
     dataset = build_training_set(
         config,
@@ -109,9 +111,7 @@ def train(
         wait=accelerator.wait_for_everyone,
         progress=progress,
     )
-    if newest is None and config.init_from:
-        load_initial_weights(objective, config.init_from)
-    elif newest is None:
+    if newest is None and not config.init_from:
         _measure(objective, dataset)
     set_seed(config.seed, device_specific=True)
     if accelerator.is_main_process:
