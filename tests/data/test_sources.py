@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentslots.data import DataError, ffhq, import_folder
+from latentslots.data import DataError, ffhq, import_folder, load_dataset
 from latentslots.data.ffhq import import_ffhq
 from latentslots.data.sources import source_of
 
@@ -31,7 +31,7 @@ def test_names_and_sizes_count_and_places_do_not(tmp_path: Path) -> None:
     assert moved.fingerprint != first.fingerprint
 
 
-def test_half_made_blocks_of_files_that_have_changed_are_refused(
+def test_half_made_blocks_go_on_with_a_mended_file_and_not_with_other_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -52,9 +52,15 @@ def test_half_made_blocks_of_files_that_have_changed_are_refused(
         patch.setattr(ffhq, "_rows", killed)
         with pytest.raises(KeyboardInterrupt):
             import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
-    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "0.png")  # of the first block
+    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "00.png")  # before the others
+    (tmp_path / "in" / "0.png").rename(tmp_path / "in" / "7.png")
     with pytest.raises(DataError, match="holds a half-made 'train' of other data"):
         import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
+    (tmp_path / "in" / "00.png").unlink()
+    (tmp_path / "in" / "7.png").rename(tmp_path / "in" / "0.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "3.png")  # of a block that is not made
+    rows_of = load_dataset(import_ffhq(tmp_path / "in", tmp_path / "out", workers=1))
+    assert [row["image"].width for row in rows_of] == [16, 16, 16, 20]
 
 
 def test_a_disk_without_room_is_found_before_anything_is_made(

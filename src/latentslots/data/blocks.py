@@ -166,8 +166,7 @@ def write_blocks(
             order.
         make: Makes them; a function of a module, which workers can import.
         spec: What the rows depend on: blocks that were made for another one are refused.
-        source: Where they come from; the store does not tell, but half-made blocks must share it,
-            and the fingerprint that the writer has.
+        source: Where they come from; the store does not tell, but half-made blocks must share it.
         workers: The processes.
         progress: Whether to show a bar on stderr.
         unit: What the bar counts.
@@ -180,8 +179,7 @@ def write_blocks(
             cannot be encoded, or the disk is full, or too full to hold all: what was made stays,
             and is gone on with.
     """
-    made_of = {"source": os.fspath(source), "files": writer.source}
-    folder = _folder(writer, {**spec, **made_of})
+    folder = _folder(writer, {**spec, "source": os.fspath(source)})
     files = {name: folder / f"{name}.parquet" for name in blocks}
     missing = {name: work for name, work in blocks.items() if not _is_whole(files[name])}
     sizes = sizes or dict.fromkeys(blocks, 1)

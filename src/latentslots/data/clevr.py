@@ -84,7 +84,7 @@ def import_clevr(
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=source,
+            source=f"{source}: {made_of.names}",
             workers=workers,
             progress=progress,
             expected_bytes=0 if resolution else made_of.num_bytes,

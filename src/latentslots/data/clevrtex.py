@@ -110,7 +110,7 @@ def import_clevrtex(
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=source,
+            source=f"{source}: {made_of.names}",
             workers=workers,
             progress=progress,
             expected_bytes=0 if options.crop or options.resolution else made_of.num_bytes,

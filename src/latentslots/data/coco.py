@@ -157,7 +157,7 @@ def import_coco(
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=file,
+            source=f"{file}: {made_of.names}",
             workers=workers,
             progress=progress,
             expected_bytes=0 if options.resolution else made_of.num_bytes - file.stat().st_size,

@@ -98,7 +98,7 @@ def import_dump(
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=source,
+            source=f"{source}: {made_of.names}",
             workers=workers,
             progress=progress,
             expected_bytes=0 if resolution else made_of.num_bytes,

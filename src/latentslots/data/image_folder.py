@@ -138,7 +138,8 @@ def import_folder(
             video=frames is not None,
             source=fingerprint(spec),
         )
-        jobs.append((writer, items, spec, 0 if resolution else made_of.num_bytes))
+        half = {"options": spec["options"], "names": made_of.names}
+        jobs.append((writer, items, half, 0 if resolution else made_of.num_bytes))
     num_skipped = _write(jobs, root, workers=workers, progress=progress)
     if num_skipped:
         logger.warning("skipped %d of %d images", num_skipped, len(files))

@@ -16,10 +16,13 @@ class Source:
     Attributes:
         fingerprint: Of their names and sizes; not of where they lie, nor of their bytes.
         num_bytes: All together.
+        names: Fingerprint of their names alone, which a file that was broken and is mended keeps:
+            half-made splits go by it.
     """
 
     fingerprint: str
     num_bytes: int
+    names: str = ""
 
 
 def source_of(files: Iterable[str | Path], root: str | os.PathLike[str]) -> Source:
@@ -29,13 +32,14 @@ def source_of(files: Iterable[str | Path], root: str | os.PathLike[str]) -> Sour
         files: In any order, each once.
         root: Folder that their names start from; a file that lies elsewhere goes by its own name.
     """
-    digest, total = hashlib.sha256(), 0
+    digest, names, total = hashlib.sha256(), hashlib.sha256(), 0
     for path in sorted(map(Path, files)):
         name = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
         size = path.stat().st_size
         digest.update(f"{name.as_posix()}\0{size}\n".encode())
+        names.update(f"{name.as_posix()}\n".encode())
         total += size
-    return Source(digest.hexdigest()[:16], total)
+    return Source(digest.hexdigest()[:16], total, names.hexdigest()[:16])
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:

@@ -118,7 +118,7 @@ def import_voc(
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=root,
+            source=f"{root}: {made_of.names}",
             workers=workers,
             progress=progress,
             expected_bytes=0 if options.resolution else made_of.num_bytes,
