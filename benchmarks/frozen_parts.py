@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 
 from latentslots.config import OptimConfig
@@ -30,7 +31,7 @@ from latentslots.objectives.alignment import Alignment
 from latentslots.official import official_schedule
 from latentslots.pipelines import load_pipeline
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
-from objects import DOCS, curves_table, images_of, put_table, scores_of
+from objects import DOCS, curves_table, images_of, machine, put_table, scores_of
 
 BATCH_SIZE, NUM_WATCHED = 24, 256
 OPTIM = OptimConfig(learning_rate=4e-4, lr_scheduler="linear_decay", lr_warmup_steps=100)
@@ -90,7 +91,8 @@ def build(row: Row) -> LatentSlotDiffusionObjective:
 
 def run(row: Row, steps: int, run_dir: Path) -> dict[str, Any]:
     """Train slots, look at them now and then, and score all validation images at the end."""
-    objective = build(row).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    objective = build(row).to(device).train()
     train, watched = images_of("scenes", "train"), images_of("scenes", "validation")
     latents = cache_latents(train, objective.vae, run_dir / "latents", resolution=64, progress=True)
     loader = build_loader(ImageDataset(train, 64, latents=latents), batch_size=BATCH_SIZE)
@@ -99,7 +101,8 @@ def run(row: Row, steps: int, run_dir: Path) -> dict[str, Any]:
     curve, losses, start = [], [], time.time()
     for step, batch in zip(range(1, steps + 1), loader, strict=False):
         objective.begin_step(step - 1)
-        with torch.autocast("cpu", torch.bfloat16):
+        batch = send_to_device(batch, device)
+        with torch.autocast(device, torch.bfloat16):
             loss, _ = objective(batch)
         loss.backward()
         nn.utils.clip_grad_norm_(objective.trained_parameters(), OPTIM.max_grad_norm)
@@ -113,7 +116,8 @@ def run(row: Row, steps: int, run_dir: Path) -> dict[str, Any]:
             curve.append({"step": step, "seconds": seconds, "loss": mean(losses), **point})
             losses = []
             print(row.name, curve[-1], flush=True)
-    return {"steps": steps, "curve": curve, "scores": score(objective, watched)}
+    scores = score(objective, watched)
+    return {"steps": steps, "on": machine(), "curve": curve, "scores": scores}
 
 
 def score(objective: LatentSlotDiffusionObjective, images: Any) -> dict[str, float]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import torch
 from datasets import Dataset
 from matplotlib.figure import Figure
 
@@ -29,6 +30,7 @@ from latentslots.evaluation.baselines import cluster_features, evaluate_baseline
 from latentslots.evaluation.findings import with_objects
 from latentslots.evaluation.segmentation import evaluate_baseline
 from latentslots.pipelines import load_pipeline
+from latentslots.pipelines.memory import to_device
 from latentslots.recipes import recipe
 from latentslots.training import train
 
@@ -85,8 +87,16 @@ def run(config: TrainConfig, images: Dataset, folder: Path) -> dict[str, Any]:
         for row in rows
         if "validation/fg_ari" in row
     ]
-    scores = scores_of(evaluate(load_pipeline(folder), images))
-    return {"steps": config.max_train_steps, "curve": curve, "scores": scores}
+    scores = scores_of(evaluate(to_device(load_pipeline(folder)), images))
+    return {"steps": config.max_train_steps, "on": machine(), "curve": curve, "scores": scores}
+
+
+def machine() -> str:
+    """What a run's minutes are worth: a GPU's name, or threads of a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{threads} CPU core{'s' * (threads > 1)}"
 
 
 def references(data: str, pipe: Any, dinov2: str) -> dict[str, Any]:
@@ -168,13 +178,14 @@ def curves_table(named: dict[str, str], logs: Path, *, title: str) -> str:
     if not found:
         return ""
     steps = " / ".join(f"{point['step']:,}" for point in next(iter(found.values()))["curve"])
-    head = [title, f"FG-ARI at {steps}", *SCORES.values(), "minutes"]
+    head = [title, f"FG-ARI at {steps}", *SCORES.values(), "minutes", "on"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for key, one in found.items():
         curve = " / ".join(f"{point['fg_ari']:.2f}" for point in one["curve"])
         scores = [f"{one['scores'][name]:.3f}" for name in SCORES]
         minutes = f"{one['curve'][-1]['seconds'] / 60:.0f}"
-        lines.append(f"| {' | '.join([named[key], curve, *scores, minutes])} |")
+        cells = [named[key], curve, *scores, minutes, one.get("on", "1 CPU core")]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
