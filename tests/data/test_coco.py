@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -14,6 +15,9 @@ from latentslots.cli.main import main
 from latentslots.data import DataError, load_dataset
 from latentslots.data.coco import CocoOptions, import_coco
 from latentslots.evaluation import evaluate
+from latentslots.evaluation.findings import find_with
+from latentslots.evaluation.probing import object_classes
+from latentslots.evaluation.segmentation import score
 from tests.tiny import tiny_lsd
 
 REAL = Path(__file__).parent / "coco"
@@ -75,6 +79,36 @@ class TestPanoptic:
         out = import_coco(REAL, tmp_path / "out", options, splits=["train"], workers=1)
         report = evaluate(tiny_lsd().to_pipeline(), load_dataset(out), progress=False)
         assert -1 <= report.fg_ari <= 1
+
+    def test_all_things_of_a_category_are_one_region_for_mbo_of_classes(
+        self, tmp_path: Path
+    ) -> None:
+        """Of an image in quarters, against sets of pixels."""
+        options = CocoOptions(kind="panoptic", resolution=32)
+        rows = load_dataset(
+            import_coco(REAL, tmp_path / "out", options, splits=["train"], workers=1)
+        )
+        quarters = np.add.outer(2 * (np.arange(32) >= 16), np.arange(32) >= 16).astype(int)
+        findings = find_with(lambda _: torch.from_numpy(quarters), rows, resolution=32)
+        classes = object_classes(findings, rows, "category")
+        expected = []
+        for row in rows:
+            ids, ignore = arrays(row)
+            categories = [None, *row["attributes"]["category"]]
+            named = np.array(categories, dtype=object)[ids]
+            best = []
+            for category in {*named[~ignore]} - {None}:
+                region = {*np.flatnonzero((named == category) & ~ignore)}
+                parts = [{*np.flatnonzero((quarters == k) & ~ignore)} for k in range(4)]
+                best.append(max(len(region & part) / len(region | part) for part in parts))
+            expected.append(np.mean(best))
+        assert any(
+            len(set(row["attributes"]["category"])) < len(row["attributes"]["category"])
+            for row in rows
+        ), "some category has several things"
+        found = score(findings, classes=classes)
+        assert found.mbo_classes == pytest.approx(np.mean(expected), abs=1e-6)
+        assert found.mbo_classes != pytest.approx(found.mbo_images, abs=1e-3)
 
 
 class TestInstances:

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    mean_squared_error,
+    r2_score,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,15 +110,12 @@ def test_heads_together_are_as_they_are_alone(heads: list[Any]) -> None:
                 assert spread.values[0] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("hidden_dim", [0, D])
-def test_a_head_is_trained_as_a_plain_module_would_be(hidden_dim: int) -> None:
-    """The official loop, written out: one module, one AdamW, the loss divided once more."""
-    position = of_numbers(noise=0.1)
-    target = HeadTarget(values=position.values[None], weights=torch.ones(1, N))
-    bank = HeadBank(D, [3], seeds=[666], hidden_dim=hidden_dim)
-    plain = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 3))
+def plain_head(size: int, hidden_dim: int) -> nn.Sequential:
+    """The module that a head is, from the same start."""
+    bank = HeadBank(D, [size], seeds=[666], hidden_dim=hidden_dim)
+    plain = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, size))
     if not hidden_dim:
-        plain = nn.Sequential(nn.Linear(D, 3))
+        plain = nn.Sequential(nn.Linear(D, size))
     weights = [p.flatten(0, -3)[0] for p in bank.parameters()]
     if not hidden_dim:
         weights = [weight.T for weight in weights]
@@ -123,14 +125,49 @@ def test_a_head_is_trained_as_a_plain_module_would_be(hidden_dim: int) -> None:
             rows = layer.out_features  # what is padded comes last
             layer.weight.copy_(weight[:rows])
             layer.bias.copy_(bias[:rows, 0])
+    return plain
+
+
+def train_plainly(plain: nn.Module, inputs: Tensor, values: Tensor, *, steps: int) -> None:
+    """The official loop, written out: one module, one AdamW, the loss divided once more."""
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3)
-    for _ in range(30):
+    loss = F.mse_loss if values.is_floating_point() else F.cross_entropy
+    for _ in range(steps):
         optimizer.zero_grad()
-        (F.mse_loss(plain(slots()), position.values) / N).backward()
+        (loss(plain(inputs), values) / len(inputs)).backward()
         optimizer.step()
+
+
+@pytest.mark.parametrize("hidden_dim", [0, D])
+def test_a_head_is_trained_as_a_plain_module_would_be(hidden_dim: int) -> None:
+    position = of_numbers(noise=0.1)
+    target = HeadTarget(values=position.values[None], weights=torch.ones(1, N))
+    bank, plain = HeadBank(D, [3], seeds=[666], hidden_dim=hidden_dim), plain_head(3, hidden_dim)
+    train_plainly(plain, slots(), position.values, steps=30)
     training = HeadTraining(learning_rate=1e-3, max_steps=30, loss_scale=1 / N)
     train_heads(bank, slots()[None], HeadLosses([target]), training=training)
     torch.testing.assert_close(bank(slots()[None])[0], plain(slots()), rtol=1e-4, atol=1e-5)
+
+
+def test_the_official_protocol_is_the_plain_one() -> None:
+    """83 of 100 objects, drawn alone; numbers from 0 to 1 over all objects; two modules."""
+    inputs, shape, position = slots(), of_class(noise=0.1), of_numbers(noise=0.1)
+    drawn = torch.randperm(N, generator=torch.Generator().manual_seed(666)).tolist()
+    train, test = drawn[: N * 83 // 100], drawn[N * 83 // 100 :]
+    scaled = np.stack([(v - v.min()) / (v.max() - v.min()) for v in position.values.numpy().T])
+    unit = torch.from_numpy(scaled.T.copy())
+    classes, numbers = plain_head(4, 0), plain_head(3, D)
+    train_plainly(classes, inputs[train], shape.values[train], steps=900)
+    train_plainly(numbers, inputs[train], unit[train], steps=900)
+    with torch.no_grad():
+        said = classes(inputs[test]).argmax(dim=1), numbers(inputs[test])
+    found = by_name(probe_lsd(inputs, [shape, position], num_steps=900))
+    accuracy = found["shape", "linear"].scores["accuracy"]
+    assert accuracy.mean == pytest.approx(accuracy_score(shape.values[test], said[0]), abs=1e-6)
+    assert accuracy.mean > found["shape", "linear"].guess["accuracy"].mean + 0.05
+    scores = found["position", "mlp"].scores
+    assert scores["mse"].mean == pytest.approx(mean_squared_error(unit[test], said[1]), rel=1e-3)
+    assert scores["r2"].mean == pytest.approx(r2_score(unit[test], said[1]), abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])

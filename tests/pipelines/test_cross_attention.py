@@ -1,12 +1,16 @@
 """Masks from the denoiser's cross-attention, against attention written out."""
 
+from typing import Any
+
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from diffusers.models.attention_processor import Attention
+from torch.nn import functional as F
 
 from latentslots.models.cross_attention import record_cross_attention, token_grids
 from latentslots.models.slot_unet import PositionedAttnProcessor
-from latentslots.pipelines.cross_attention import CrossAttentionPipeline
+from latentslots.pipelines.cross_attention import TIMESTEPS, CrossAttentionPipeline
 from tests.tiny import tiny_lsd, tiny_unet
 
 
@@ -66,6 +70,34 @@ def test_masks_sum_to_one_and_an_image_alone_has_those_it_has_among_others() -> 
     alone = pipe.encode_pixel_values(images()[1:2], generator=draws(1))
     torch.testing.assert_close(alone.masks[0], scene.masks[1], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(alone.slots[0], scene.slots[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", [DPMSolverMultistepScheduler, EulerDiscreteScheduler])
+def test_masks_are_the_mean_over_layers_and_noise_levels(sampler: Any) -> None:
+    """Written out for one image: noise from its generator after its slots', layer by layer."""
+    pipe = tiny_lsd().to_pipeline()
+    alphas = torch.cumprod(1 - torch.linspace(0.00085, 0.012, 1000), dim=0)
+    pipe.scheduler = sampler.from_config(pipe.scheduler.config)
+    pipe.scheduler.set_timesteps(5)  # as after painting
+    own = draws(7)
+    scene = pipe.encode_pixel_values(images(1), generator=own)
+    states, mask = pipe.slot_encoder.condition(scene.slots)
+    latents = pipe.encode_latents(images(1))
+    size = latents.shape[2:]
+    looked = []
+    for level in TIMESTEPS:
+        noise = torch.randn(latents.shape, generator=own[0])
+        noisy = alphas[level].sqrt() * latents + (1 - alphas[level]).sqrt() * noise
+        with torch.no_grad(), record_cross_attention(pipe.unet) as layers:
+            pipe.unet(noisy, torch.tensor([level]), states, mask)
+        for attention in layers:
+            height, width = token_grids(*size, pipe.unet.num_levels)[attention.shape[1]]
+            maps = attention[0].T.reshape(1, -1, height, width)
+            looked.append(F.interpolate(maps, tuple(size), mode="bilinear")[0])
+    expected = torch.stack(looked).mean(dim=0)
+    assert len({attention.shape[1] for attention in layers}) > 1, "grids differ"
+    found = CrossAttentionPipeline.of(pipe).encode_pixel_values(images(1), generator=draws(7))
+    torch.testing.assert_close(found.masks[0], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_it_needs_a_vae_and_positions() -> None:

@@ -7,6 +7,7 @@ conditioning vectors, N tokens.
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
@@ -77,13 +78,15 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         size = (latents.shape[2], latents.shape[3])
         places = slot_places(self.unet, self.patch_decoder, slots, slots_mask, size)
         grids = token_grids(size[0], size[1], self.unet.num_levels)
+        # Samplers know the noise of their own steps alone, some of them counted from the other end.
+        schedule = DDPMScheduler.from_config(self.scheduler.config)
         total = slots.new_zeros(len(slots), slots.shape[1], *size)
         for level in TIMESTEPS:
             timestep = torch.full((len(latents),), level, device=self.device)
             noise = randn_tensor(
                 latents.shape, generator=generator, device=self.device, dtype=latents.dtype
             )
-            noisy = self.scheduler.add_noise(latents, noise, timestep)
+            noisy = schedule.add_noise(latents, noise, timestep)
             with record_cross_attention(self.unet) as layers:
                 self.unet(noisy, timestep, states, mask, places)
             for attention in layers:
