@@ -2,11 +2,14 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 
 from latentslots.cli.main import COMMANDS, main
+from latentslots.cli.model import load_pipeline
+from latentslots.cli.options import InferenceOptions
 from latentslots.config import TrainConfig
 from latentslots.config_io import from_dict, load_config
 from latentslots.recipes import RECIPES, recipe
@@ -71,6 +74,37 @@ def command_that_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> st
     monkeypatch.setitem(sys.modules, "raising", module)
     monkeypatch.setitem(COMMANDS, "raise", ("raising", "fail"))
     return "raise"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "compare a b",
+        "data import folder a b",
+        "data make parts a",
+        "data make scenes a",
+        "data merge a --out b",
+        "demo",
+        "evaluate bundled --data a",
+        "train lsd-scenes-64 --output-dir a",
+    ],
+)
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_nothing_starts_from_is_refused(
+    words: str,
+    seed: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words.split(), "--seed", seed]) == 2
+    said = capfd.readouterr().err
+    assert said.endswith(f": seed must be from 0 to 4294967295, got {seed}\n")
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="seed must be from 0"):  # of all that look for slots
+        load_pipeline("bundled", InferenceOptions(seed=int(seed)))
 
 
 def test_used_up_memory_is_one_sentence(

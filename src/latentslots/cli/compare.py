@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from latentslots.config.seeds import check_seed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
@@ -27,6 +29,7 @@ class Compare:
 def run(arguments: list[str]) -> None:
     """Parse, compare, and print a table to stdout."""
     options = tyro.cli(Compare, prog="latentslots compare", args=arguments)
+    check_seed(options.seed)
 
     from latentslots.evaluation.comparison import compare_reports, to_markdown
 

@@ -11,6 +11,7 @@ import tyro
 
 from latentslots.cli.data_import import PROG, first_word
 from latentslots.cli.data_import import run as import_data
+from latentslots.config.seeds import check_seed
 
 _MADE: tuple[Literal["scenes", "scenes-textured", "parts"], ...] = (
     "scenes",
@@ -161,6 +162,7 @@ def _make(arguments: list[str]) -> int:
     kind, rest = first_word("make", _MADE, arguments)
     wanted = MakeParts if kind == "parts" else MakeScenes
     given = asdict(tyro.cli(wanted, prog=f"{PROG} make {kind}", args=rest))
+    check_seed(given["seed"])
 
     from latentslots.data.scenes.make import SceneOptions, make_scenes
 
@@ -172,6 +174,7 @@ def _make(arguments: list[str]) -> int:
 
 def _merge(arguments: list[str]) -> int:
     options = tyro.cli(Merge, prog=f"{PROG} merge", args=arguments)
+    check_seed(options.seed)
 
     from latentslots.data.merge import merge_stores
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
+from latentslots.config.seeds import check_seed
+
 PROG = "latentslots data"
 Kind = TypeVar("Kind", bound=str)
 _MULTI_OBJECT = (
@@ -264,6 +266,7 @@ def _arrays(kind: str, options: ImportArrays) -> Path:
 def _folder(kind: str, options: ImportFolder) -> Path:
     from latentslots.data.image_folder import import_folder
 
+    check_seed(options.seed)
     given = asdict(options)
     return import_folder(given.pop("source"), given.pop("out"), **given, progress=True)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import tyro
 
+from latentslots.config.seeds import check_seed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
@@ -21,6 +23,7 @@ class Demo:
 def run(arguments: list[str]) -> None:
     """Parse, run the demo, and print its table to stdout."""
     options = tyro.cli(Demo, prog="latentslots demo", args=arguments)
+    check_seed(options.seed)
 
     from latentslots.app.demo import COLUMNS, run_demo
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from latentslots.config.seeds import check_seed
+
 Convention = Literal["iou", "lsd", "with-background"]
 
 
@@ -71,6 +73,7 @@ def run(arguments: list[str]) -> None:
     """Parse, evaluate, and print the report to stdout."""
     options = tyro.cli(Evaluate, prog="latentslots evaluate", args=arguments)
     _check(options)
+    check_seed(options.seed)
 
     from latentslots.app.evaluate import EvaluationOptions, run_evaluation, write_evaluation
     from latentslots.data.store import load_dataset

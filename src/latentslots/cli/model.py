@@ -3,6 +3,7 @@
 from typing import Any
 
 from latentslots.cli.options import InferenceOptions, PaintOptions
+from latentslots.config.seeds import check_seed
 
 
 def load_pipeline(
@@ -23,6 +24,7 @@ def load_pipeline(
     from latentslots.pipelines import load_pipeline as load
     from latentslots.pipelines.memory import to_device
 
+    check_seed(inference.seed)
     pipe = load(name)
     if painting is not None and not isinstance(pipe, LatentSlotDiffusionPipeline):
         raise ValueError(

@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from latentslots.evaluation.image_scores import (
-    AT_ONCE,
-    LEVEL,
-    METRICS,
-    NUM_RESAMPLES,
-    ImageScores,
-    percentile_interval,
-    ratio,
-)
+from latentslots.evaluation.image_scores import METRICS, ImageScores
 from latentslots.evaluation.report import IMAGES_FILE, read_image_scores, read_report
 from latentslots.metrics import Convention
+from latentslots.metrics.bootstrap import (
+    LEVEL,
+    NUM_RESAMPLES,
+    percentile_interval,
+    ratio,
+    resamples,
+)
 
 SAME = (
     "data_hash",
@@ -85,13 +84,11 @@ def compare_means(
     (sums, counts), (other_sums, other_counts) = sides
     random = np.random.default_rng(seed)
     resampled, exchanged = [], []
-    for start in range(0, num_resamples, AT_ONCE):
-        size = min(AT_ONCE, num_resamples - start)
-        often = random.multinomial(len(first), np.full(len(first), 1 / len(first)), size=size)
+    for often in resamples(len(first), num_resamples=num_resamples, random=random):
         resampled.append(
             ratio(often @ sums, often @ counts) - ratio(often @ other_sums, often @ other_counts)
         )
-        swap = random.random((size, len(first))) < 0.5
+        swap = random.random(often.shape) < 0.5
         exchanged.append(
             ratio(~swap @ sums + swap @ other_sums, ~swap @ counts + swap @ other_counts)
             - ratio(swap @ sums + ~swap @ other_sums, swap @ counts + ~swap @ other_counts)

@@ -13,6 +13,13 @@ from torch import Tensor
 
 from latentslots.metrics import Convention, PixelTable, overlap_of_table
 from latentslots.metrics.ari import ari_of_table, has_foreground
+from latentslots.metrics.bootstrap import (
+    LEVEL,
+    NUM_RESAMPLES,
+    percentile_interval,
+    ratio,
+    resamples,
+)
 
 METRICS = {
     "fg_ari": "FG-ARI",
@@ -23,9 +30,6 @@ METRICS = {
     "mbo_images": "mBO, mean over images",
     "mbo_classes": "mBO of classes, mean over images",
 }
-LEVEL = 0.95
-NUM_RESAMPLES = 2_000
-AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,10 @@ class ImageScores:
             num_resamples: Times that as many images are drawn, with replacement.
             seed: Of the draws.
         """
-        means = []
-        random = np.random.default_rng(seed)
-        for start in range(0, num_resamples, AT_ONCE):
-            size = min(AT_ONCE, num_resamples - start)
-            often = random.multinomial(len(self), np.full(len(self), 1 / len(self)), size=size)
-            means.append(ratio(often @ self.sums, often @ self.counts))
-        drawn = np.concatenate(means)
+        draws = resamples(
+            len(self), num_resamples=num_resamples, random=np.random.default_rng(seed)
+        )
+        drawn = np.concatenate([ratio(often @ self.sums, often @ self.counts) for often in draws])
         return {
             name: percentile_interval(drawn[:, i], level)
             for i, name in enumerate(self.names)
@@ -140,20 +141,6 @@ def _class_overlap(
     shown = areas[:, :-1, 0] > 0
     best = torch.where(shown, iou[:, :-1].amax(dim=2), 0.0)
     return best.sum(dim=1) / shown.sum(dim=1).clamp(min=1), (shown.sum(dim=1) > 0).long()
-
-
-def percentile_interval(
-    drawn: Float64[np.ndarray, " R"], level: float = LEVEL
-) -> tuple[float, float]:
-    """Where a share of the draws lies, as many of the others below as above; NaN do not count."""
-    tail = 100 * (1 - level) / 2
-    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sums by counts; NaN where nothing was counted."""
-    return np.divide(sums, counts, out=np.full(np.shape(sums), np.nan), where=counts > 0)
 
 
 def scores_from_columns(

@@ -3,7 +3,7 @@
 Dimensions: I images, N rows of a table (row 0 is the background), M matched objects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,7 +67,7 @@ class ProbeReport:
     def to_markdown(self) -> str:
         """One row for each attribute and head, and what is odd below."""
         rows = [
-            f"| {s.attribute} | {s.head} | {_shown(s.scores)} | {_shown(s.guess)} |"
+            f"| {s.attribute} | {s.head} | {_shown(s.scores, s.intervals)} | {_shown(s.guess)} |"
             for s in self.scores
         ]
         notes = [f"- {s.attribute}, {s.head}: {n}." for s in self.scores for n in s.notes]
@@ -81,7 +81,8 @@ class ProbeReport:
         about = (
             f"protocol `{self.protocol}`, slots matched by `{self.convention}`; "
             f"{self.num_matched} of {self.num_objects} objects had a slot, "
-            f"from {self.num_videos} videos or images."
+            f"from {self.num_videos} videos or images. Mean ± deviation over seeds, and the 95 % "
+            "bootstrap interval of the mean over videos or images, heads as they are."
         )
         head = ["| attribute | head | score | a guess |", "|---|---|---|---|"]
         return "\n".join([*head, *rows, "", about, *([""] if notes else []), *notes, ""])
@@ -115,7 +116,7 @@ def probe_slots(
     found = [_attribute(one, images, objects) for one in values]
     videos = _videos(dataset, len(findings))[images]
     if convention == "lsd":
-        scores = probe_lsd(slots, found)
+        scores = probe_lsd(slots, found, videos=videos)
     else:
         scores = probe(slots, found, videos, heads=heads, seeds=seeds)
     return ProbeReport(
@@ -209,12 +210,16 @@ def _videos(dataset: Dataset, num_images: int) -> Int64[Tensor, " I"]:
     return torch.tensor([number[name] for name in names])
 
 
-def _shown(scores: dict[str, Spread]) -> str:
+def _shown(
+    scores: Mapping[str, Spread], intervals: Mapping[str, tuple[float, float]] | None = None
+) -> str:
     if not scores:
         return "none"
     parts = []
     for name, spread in scores.items():
         deviation = f" ± {spread.deviation:.3f}" if spread.deviation == spread.deviation else ""
         mean = f"{spread.mean:.3f}{deviation}" if spread.mean == spread.mean else "none"
+        ends = (intervals or {}).get(name)
+        mean += f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
         parts.append(f"{name.replace('_', ' ')} {mean}")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ Dimensions: N objects, D slot channels, C numbers of an attribute, S seeds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from latentslots.metrics.heads import HeadBank, HeadTraining, train_heads
+from latentslots.metrics.probe_intervals import Answers, probe_intervals
 from latentslots.metrics.probe_targets import (
     Attribute,
     ProbeTarget,
@@ -76,6 +77,7 @@ class ProbeScore:
             for numbers, the mean over an attribute's numbers. `mse` is in units of the training
             part's variance.
         guess: The same scores of always the commonest class, or the mean, of the training part.
+        intervals: 95 % bootstrap interval over videos of the mean of each score, heads as they are.
         notes: What is odd: constant numbers, classes that training never showed.
     """
 
@@ -85,6 +87,7 @@ class ProbeScore:
     num_left_out: int
     scores: dict[str, Spread]
     guess: dict[str, Spread]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,6 +110,7 @@ class ProbeScore:
             "num_left_out": self.num_left_out,
             "scores": shown(self.scores),
             "guess": shown(self.guess),
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "notes": list(self.notes),
         }
 
@@ -180,7 +184,7 @@ def probe(
             seen, losses = select_objects(inputs, usable, parts == 0)
             watched = select_objects(inputs, usable, parts == 1)
             train_heads(bank, seen, losses, training=training, validation=watched)
-            scores += _scores(bank, inputs, usable, kind, train=parts == 0, test=parts == 2)
+            scores += _scores(bank, inputs, usable, kind, videos, train=parts == 0, test=parts == 2)
         scores += [_without_score(target, kind) for target in targets if target.missing]
     return _sorted(scores, attributes)
 
@@ -189,6 +193,7 @@ def probe_lsd(
     slots: Float[Tensor, "N D"],
     attributes: Sequence[Attribute],
     *,
+    videos: Int[Tensor, " N"] | None = None,
     seed: int = 666,
     num_steps: int = 4_000,
 ) -> list[ProbeScore]:
@@ -203,11 +208,13 @@ def probe_lsd(
     Args:
         slots: Slot of every object.
         attributes: What to read.
+        videos: As for `probe`, for the intervals alone; without, objects count as unrelated.
         seed: Of the split and of the heads' start.
         num_steps: The official number, unless a test is in a hurry.
     """
     _check(slots, attributes)
     count = len(slots)
+    videos = torch.arange(count) if videos is None else videos
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     part = torch.ones(1, count, dtype=torch.int64)
     part[0, order[: int(0.83 * count)]] = 0
@@ -226,7 +233,7 @@ def probe_lsd(
             learning_rate=1e-3, max_steps=num_steps, loss_scale=1 / seen.shape[1]
         )
         train_heads(bank, seen, losses, training=training)
-        scores += _scores(bank, slots[None], targets, kind, train=part == 0, test=part == 1)
+        scores += _scores(bank, slots[None], targets, kind, videos, train=part == 0, test=part == 1)
     return _sorted(scores, attributes)
 
 
@@ -236,55 +243,73 @@ def _scores(
     inputs: Float[Tensor, "S N D"],
     targets: list[ProbeTarget],
     head: HeadKind,
+    videos: Int[Tensor, " N"],
     *,
     train: Bool[Tensor, "S N"],
     test: Bool[Tensor, "S N"],
 ) -> list[ProbeScore]:
     """What trained heads, and a guess, score on the test part of every seed."""
     outputs = bank(inputs).split([target.size for target in targets], dim=2)
-    found = []
-    for target, said in zip(targets, outputs, strict=True):
-        attribute, notes = target.attribute, list(target.notes)
-        seeds: list[tuple[dict[str, float], dict[str, float]]] = []
-        num_unseen = 0
-        for values, answer, in_train, in_test in zip(target.values, said, train, test, strict=True):
-            shown, asked = values[in_train & attribute.known], values[in_test & attribute.known]
-            answer = answer[in_test & attribute.known]
-            if attribute.num_classes:
-                usual = shown.mode().values.expand_as(asked)
-                seeds.append(
-                    (class_scores(answer.argmax(dim=1), asked), class_scores(usual, asked))
-                )
-                num_unseen += int((~torch.isin(asked, shown)).sum())
-            else:
-                mean = shown.mean(dim=0).expand_as(asked)
-                seeds.append((number_scores(answer, asked), number_scores(mean, asked)))
-        if num_unseen:
-            notes.append(
-                f"{num_unseen} times in {len(seeds)} tests, an object was of a class that training "
-                "never showed: counted as wrong"
-            )
-        num_constant = sum(scores.get("r2", 0) != scores.get("r2", 0) for scores, _ in seeds)
-        if num_constant:
-            notes.append(
-                f"its numbers never change in {num_constant} of {len(seeds)} tests: no r2 there"
-            )
-        scores, guess = (
-            {name: Spread(values=tuple(seed[i][name] for seed in seeds)) for name in seeds[0][i]}
-            for i in (0, 1)
-        )
-        found.append(
-            ProbeScore(
-                attribute=attribute.name,
-                head=head,
-                num_objects=int(attribute.known.sum()),
-                num_left_out=int((~attribute.known).sum()),
-                scores=scores,
-                guess=guess,
-                notes=tuple(notes),
+    _, numbers = torch.unique(videos, return_inverse=True)
+    return [
+        _score(target, head, said, numbers, train & target.attribute.known, test)
+        for target, said in zip(targets, outputs, strict=True)
+    ]
+
+
+def _score(
+    target: ProbeTarget,
+    head: HeadKind,
+    said: Float[Tensor, "S N C"],
+    videos: Int[Tensor, " N"],
+    train: Bool[Tensor, "S N"],
+    test: Bool[Tensor, "S N"],
+) -> ProbeScore:
+    """One attribute's; videos are numbered from 0."""
+    attribute, notes = target.attribute, list(target.notes)
+    tests: list[Answers] = []
+    guesses: list[dict[str, float]] = []
+    num_unseen = 0
+    for values, answer, in_train, in_test in zip(target.values, said, train, test, strict=True):
+        looked = in_test & attribute.known
+        shown, asked, answer = values[in_train], values[looked], answer[looked]
+        if attribute.num_classes:
+            answer = answer.argmax(dim=1)
+            guesses.append(class_scores(shown.mode().values.expand_as(asked), asked))
+            num_unseen += int((~torch.isin(asked, shown)).sum())
+        else:
+            guesses.append(number_scores(shown.mean(dim=0).expand_as(asked), asked))
+        tests.append(
+            Answers(
+                said=answer, asked=asked, videos=videos[looked], num_classes=attribute.num_classes
             )
         )
-    return found
+    scored = class_scores if attribute.num_classes else number_scores
+    scores = [scored(test.said, test.asked) for test in tests]
+    if num_unseen:
+        notes.append(
+            f"{num_unseen} times in {len(scores)} tests, an object was of a class that training "
+            "never showed: counted as wrong"
+        )
+    num_constant = sum(one.get("r2", 0) != one.get("r2", 0) for one in scores)
+    if num_constant:
+        notes.append(
+            f"its numbers never change in {num_constant} of {len(scores)} tests: no r2 there"
+        )
+    return ProbeScore(
+        attribute=attribute.name,
+        head=head,
+        num_objects=int(attribute.known.sum()),
+        num_left_out=int((~attribute.known).sum()),
+        scores=_spreads(scores),
+        guess=_spreads(guesses),
+        intervals=probe_intervals(tests, int(videos.max()) + 1),
+        notes=tuple(notes),
+    )
+
+
+def _spreads(seeds: list[dict[str, float]]) -> dict[str, Spread]:
+    return {name: Spread(values=tuple(one[name] for one in seeds)) for name in seeds[0]}
 
 
 def _without_score(target: ProbeTarget, head: HeadKind) -> ProbeScore:

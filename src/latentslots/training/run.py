@@ -17,6 +17,7 @@ from datasets import Dataset
 from latentslots.build import build_objective
 from latentslots.build_data import FEATURES_DIR, LATENTS_DIR, build_split, build_training_set
 from latentslots.config import AutoencoderConfig, TrainConfig
+from latentslots.config.seeds import check_seed
 from latentslots.config_io import differences, dumps, load_config
 from latentslots.data.errors import UnknownSplitError
 from latentslots.data.loader import ImageDataset
@@ -186,6 +187,7 @@ def _check_counts(config: TrainConfig) -> None:
     ):
         if getattr(config, name) < 1:
             raise RunError(f"{name} must be at least 1, got {getattr(config, name)}")
+    check_seed(config.seed)
 
 
 def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path | None:
