@@ -84,6 +84,31 @@ def test_ignored_ids_do_not_count(tmp_path: Path, capsys: Text) -> None:
     assert scored(capsys, folders[0], other, "--ignore-id", 255)["iou"]["ari"] < 1
 
 
+def test_the_report_has_a_page_and_pictures(tmp_path: Path, capsys: Text) -> None:
+    target = np.zeros((3, 32, 40), np.uint8)
+    target[:, 2:20, 2:20] = 1
+    target[:, 30] = 255
+    pred = target % 255
+    pred[1] = 0  # the worst
+    pred[2, 10:] = 0
+    folders = [str(folder_of(part, tmp_path / name)) for part, name in ((pred, "p"), (target, "t"))]
+    out = tmp_path / "report"
+    words = ["--ignore-id", "255", "--output-dir", str(out)]
+    assert main(["evaluate-masks", *folders, *words]) == 0
+    page = (out / "index.html").read_text()
+    assert page.count("<img") == 3
+    assert f"evaluate-masks {folders[0]}" in page
+    worst, best = (np.asarray(Image.open(out / f"{name}.png")) for name in ("worst", "best"))
+    scale, top = 3, worst.shape[0] - 96  # below the caption
+    truth, found = worst[top:, : 40 * scale], worst[top:, 40 * scale + 2 :]
+    assert (truth[30 * scale] == 0).all(), "what does not count is black"
+    assert (found[30 * scale] == 0).all()
+    assert len(np.unique(found[: 30 * scale].reshape(-1, 3), axis=0)) == 1, "image 1, one segment"
+    truth, found = best[top:, : 40 * scale], best[top:, 40 * scale + 2 :]
+    assert (truth == found).all(), "image 0"
+    assert len(np.unique(truth.reshape(-1, 3), axis=0)) == 3
+
+
 def test_predictions_are_brought_to_the_size_of_the_truth(tmp_path: Path, capsys: Text) -> None:
     small = np.zeros((2, 8, 8), np.uint8)
     small[:, 2:6, 2:6] = 1
@@ -108,6 +133,8 @@ def test_predictions_are_brought_to_the_size_of_the_truth(tmp_path: Path, capsys
         ("two.npz", "t", "two.npz must hold one array, got 2: a, b"),
         ("flat.npy", "t", "flat.npy must hold ids [I, H, W] or masks [I, K, H, W], got shape [5]"),
         ("color", "t", "image 0 of"),
+        ("far", "t", "far must be from 0 to 65535, got 70000"),
+        ("p", "below", "below must be from 0 to 65535, got -1"),
     ],
 )
 def test_what_cannot_be_scored_is_one_sentence(
@@ -125,6 +152,8 @@ def test_what_cannot_be_scored_is_one_sentence(
     folder_of(soft(ids, 2), tmp_path / "soft", ".npy")
     folder_of(1.1 * soft(ids, 2), tmp_path / "leaky", ".npy")
     folder_of(np.zeros((3, 16, 16), np.float32), tmp_path / "color", ".npy")
+    folder_of(70_000 * ids.astype(np.int32), tmp_path / "far", ".npy")
+    folder_of(-ids.astype(np.int32), tmp_path / "below", ".npy")
     np.savez(tmp_path / "two.npz", a=ids, b=ids)
     np.save(tmp_path / "flat.npy", np.zeros(5))
     assert main(["evaluate-masks", str(tmp_path / pred), str(tmp_path / target)]) == 2

@@ -138,6 +138,15 @@ class TestGuidance:
         other = attention_distance([same.flip(2)], masks, {4: (2, 2)}, torch.ones(1))
         assert other > entropy
 
+    def test_slot_attention_teaches_and_does_not_learn(self) -> None:
+        """One slot for everything would else be the nearest that both can come to each other."""
+        logits = torch.randn(1, 3, 4, requires_grad=True)
+        layer = torch.randn(1, 4, 3, requires_grad=True)
+        masks = logits.softmax(dim=1).unflatten(2, (2, 2))
+        attention_distance([layer.softmax(dim=2)], masks, {4: (2, 2)}, torch.ones(1)).backward()
+        assert logits.grad is None
+        assert layer.grad.abs().max() > 0
+
     def test_layers_of_all_sizes_count(self) -> None:
         masks = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
         masks = masks / masks.sum(dim=1, keepdim=True)

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from PIL.Image import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -17,7 +19,7 @@ from latentslots.data.attributes import read_attributes
 from latentslots.data.latent_cache import model_fingerprint
 from latentslots.data.store import dataset_fingerprint
 from latentslots.evaluation.baselines import find_baselines
-from latentslots.evaluation.drawing import draw_examples, extremes
+from latentslots.evaluation.drawing import draw_examples, draw_masks, extremes
 from latentslots.evaluation.findings import Findings, ScoringSize, find, findings_of
 from latentslots.evaluation.findings_cache import load_findings, save_findings
 from latentslots.evaluation.mask_files import open_masks, paired_segmentations
@@ -26,6 +28,9 @@ from latentslots.evaluation.report import EvaluationReport
 from latentslots.evaluation.report_page import PAGE_FILE, report_page
 from latentslots.evaluation.segmentation import SegmentationReport, score
 from latentslots.metrics import Convention
+
+NUM_EXAMPLES = 8
+"""Of the first images, as pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,23 +237,48 @@ def write_evaluation(
         folder: Where the files go.
         run_folder: Of the model; its log of training, where there is one, is drawn, too.
     """
+    seed = next(iter(report.segmentation.values())).seed or 0
+    draw = partial(draw_examples, pipe, dataset, seed=seed)
+    _write(report, draw, folder, metrics_path=run_folder / "metrics.jsonl")
+
+
+def write_mask_scores(
+    report: EvaluationReport, predictions: str | Path, targets: str | Path, folder: Path
+) -> None:
+    """The same for masks in files, which are drawn without their images.
+
+    Args:
+        report: From `score_masks`.
+        predictions: What was scored.
+        targets: Against what.
+        folder: Where the files go.
+    """
+    found, truth = open_masks(predictions), open_masks(targets)
+    ignore_id = report.conditions["ignore_id"]
+    _write(report, partial(draw_masks, found, truth, ignore_id=ignore_id), folder)
+
+
+def _write(
+    report: EvaluationReport,
+    draw: Callable[..., Image],
+    folder: Path,
+    *,
+    metrics_path: Path | None = None,
+) -> None:
     report.write(folder)
-    first = next(iter(report.segmentation.values()))
-    seed = first.seed or 0
-    worst, best = extremes(first.images)
+    scores = next(iter(report.segmentation.values())).images
+    worst, best = extremes(scores)
     captions = {
-        "examples": ("the first images", None),
+        "examples": ("the first images", list(range(min(NUM_EXAMPLES, len(scores))))),
         "worst": ("the images with the lowest mIoU, the worst first", worst),
         "best": ("the images with the highest mIoU, the best first", best),
     }
     pictures = {}
     for name, (caption, images) in captions.items():
-        if images == []:
-            continue
-        pictures[caption] = draw_examples(pipe, dataset, images=images, seed=seed)
-        pictures[caption].save(folder / f"{name}.png")
-    page = report_page(report, pictures, metrics_path=run_folder / "metrics.jsonl")
-    page.save(folder / PAGE_FILE)
+        if images:
+            pictures[caption] = draw(images=images)
+            pictures[caption].save(folder / f"{name}.png")
+    report_page(report, pictures, metrics_path=metrics_path).save(folder / PAGE_FILE)
 
 
 def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict[str, Any]:

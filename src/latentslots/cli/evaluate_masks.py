@@ -24,7 +24,8 @@ class EvaluateMasks:
     ignore_id: int | None = None
     """True id of pixels that do not count, such as 255 in PASCAL VOC."""
     output_dir: str = ""
-    """Also write report.json, report.md and images.parquet here."""
+    """Also write report.json, report.md, index.html, images.parquet and pictures of the first, the
+    worst and the best images here."""
     json: bool = False
     """Print report.json instead of tables."""
 
@@ -39,7 +40,7 @@ def run(arguments: list[str]) -> None:
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; the report needs a folder")
 
-    from latentslots.app.evaluate import score_masks
+    from latentslots.app.evaluate import score_masks, write_mask_scores
 
     report = score_masks(
         options.pred,
@@ -49,5 +50,5 @@ def run(arguments: list[str]) -> None:
         command=shlex.join(["latentslots", "evaluate-masks", *arguments]),
     )
     if out is not None:
-        report.write(out)
+        write_mask_scores(report, options.pred, options.truth, out)
     print(json.dumps(report.to_dict()) if options.json else report.to_markdown())

@@ -10,15 +10,18 @@ from PIL import Image
 
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
 from latentslots.evaluation.image_scores import ImageScores
-from latentslots.visualize import grid, overlay, slot_strip, to_pil
+from latentslots.evaluation.mask_files import MaskFiles, read_pair
+from latentslots.visualize import colorize, grid, overlay, slot_strip, to_pil
+
+_MASK_SIDE = 128
+"""Smaller segmentations are enlarged to about this."""
 
 
 def draw_examples(
     pipe: Any,
     dataset: Dataset,
     *,
-    num_images: int = 8,
-    images: Sequence[int] | None = None,
+    images: Sequence[int],
     seed: int = 0,
 ) -> Image.Image:
     """Rows of image, true segmentation, found segmentation, and what every slot sees.
@@ -26,13 +29,12 @@ def draw_examples(
     Args:
         pipe: Finds slots and their masks.
         dataset: Has the columns `image` and, for the truth, `segmentation`.
-        num_images: Rows, from the start of the data set.
-        images: Rows of the data set, instead of the first ones.
+        images: Rows of the data set.
         seed: Image i draws its slots' start from seed + i.
     """
     crop = ResizeCenterCrop(pipe.resolution)
     rows = []
-    for index in range(min(num_images, len(dataset))) if images is None else images:
+    for index in images:
         row = dataset[index]
         picture, truth = crop(row["image"], row.get("segmentation"))
         pixels = to_pixel_values(picture)
@@ -46,6 +48,31 @@ def draw_examples(
         rows.append([to_pil(picture), *pictures])
     first = "image, truth, found, slots" if len(rows[0]) == 4 else "image, found, slots"
     return grid(rows, captions=[first] + [""] * (len(rows) - 1))
+
+
+def draw_masks(
+    predictions: MaskFiles, targets: MaskFiles, images: Sequence[int], *, ignore_id: int | None
+) -> Image.Image:
+    """Rows of true and found segmentation, below the name of each image.
+
+    Args:
+        predictions: See `paired_segmentations`.
+        targets: Alike.
+        images: Which, by place.
+        ignore_id: Id of pixels that do not count; black in both.
+    """
+    rows, names = [], [targets.names[index] for index in images]
+    for name in names:
+        pred, target, valid = read_pair(predictions, targets, name, ignore_id=ignore_id)
+        row = [colorize(ids).copy() for ids in (target, pred)]
+        if valid is not None:
+            mask = Image.fromarray((~valid).numpy().astype(np.uint8) * 255)
+            for picture in row:
+                picture.paste((0, 0, 0), mask=mask)
+        scale = max(1, _MASK_SIDE // max(row[0].size))
+        rows.append([picture.resize([scale * n for n in picture.size], 0) for picture in row])
+    captions = [f"{name}{': truth, found' * (i == 0)}" for i, name in enumerate(names)]
+    return grid(rows, captions=captions)
 
 
 def extremes(scores: ImageScores, *, number: int = 4) -> tuple[list[int], list[int]]:

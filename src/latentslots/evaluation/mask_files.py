@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from PIL import Image
 from torch import Tensor
 
 from latentslots.data.transforms import to_ids
+from latentslots.metrics.contingency import LARGEST_ID
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".npy")
 ARRAYS = (".npy", ".npz")
@@ -125,16 +126,38 @@ def paired_segmentations(
             f"({len(extra)} of {len(predictions)} have no truth)"
         )
     for name in targets.names:
-        truth = targets.read(name)
-        if truth.ndim != 2:
-            raise ValueError(
-                f"image {name} of {targets.source} must hold ids [H, W], got {list(truth.shape)}"
-            )
-        target = torch.from_numpy(truth.astype(np.int64))
-        where = f"image {name} of {predictions.source}"
-        pred = _hard(predictions.read(name), (target.shape[0], target.shape[1]), where)
-        valid = None if ignore_id is None else target != ignore_id
-        yield pred, target if valid is None else torch.where(valid, target, 0), valid
+        yield read_pair(predictions, targets, name, ignore_id=ignore_id)
+
+
+def read_pair(
+    predictions: MaskFiles, targets: MaskFiles, name: str, *, ignore_id: int | None = None
+) -> tuple[Int64[Tensor, "H W"], Int64[Tensor, "H W"], Bool[Tensor, "H W"] | None]:
+    """As `paired_segmentations`, of one image that both have.
+
+    Raises:
+        ValueError: If one is not what it must be.
+    """
+    truth = targets.read(name)
+    if truth.ndim != 2:
+        raise ValueError(
+            f"image {name} of {targets.source} must hold ids [H, W], got {list(truth.shape)}"
+        )
+    target = torch.from_numpy(truth.astype(np.int64))
+    valid = None if ignore_id is None else target != ignore_id
+    target = target if valid is None else torch.where(valid, target, 0)
+    _check_ids(target, f"image {name} of {targets.source}")
+    where = f"image {name} of {predictions.source}"
+    pred = _hard(predictions.read(name), (target.shape[0], target.shape[1]), where)
+    _check_ids(pred, where)
+    return pred, target, valid
+
+
+def _check_ids(ids: Int64[Tensor, "H W"], where: str) -> None:
+    low, high = (int(end) for end in ids.aminmax())
+    if low < 0 or high > LARGEST_ID:
+        raise ValueError(
+            f"ids of {where} must be from 0 to {LARGEST_ID}, got {low if low < 0 else high}"
+        )
 
 
 def _hard(found: np.ndarray, size: tuple[int, int], where: str) -> Int64[Tensor, "H W"]:

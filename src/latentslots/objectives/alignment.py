@@ -110,13 +110,15 @@ def attention_distance(
     """How badly cross-attention says of each place whose it is, the mean over layers and places.
 
     The binary cross-entropy between a slot's share of what a token looks at, of all slots together,
-    and its share of that place in slot attention; gradients go into both. SlotAdapt's authors
-    describe such a loss in words; its exact form here is ours.
+    and its share of that place in slot attention. SlotAdapt's authors describe such a loss in
+    words; its exact form here is ours: slot attention teaches, and gradients reach slots through
+    what the denoiser looks for. Were masks to learn, too, the nearest they can come to each other
+    is one slot for everything, and they go there (docs/lab-notes.md).
 
     Args:
         layers: Cross-attention of the denoiser's layers, `[B, N, S]` each; of the S vectors the
             first K are slots.
-        masks: Slot attention.
+        masks: Slot attention, which does not learn from this.
         grids: Rows and columns behind every number of tokens.
         weights: How much each image counts.
     """
@@ -126,7 +128,7 @@ def attention_distance(
         height, width = grids[attention.shape[1]]
         looked = attention[..., : masks.shape[1]].float().transpose(1, 2)
         looked = looked / looked.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        owned = masks.float()
+        owned = masks.detach().float()
         fine = height >= masks.shape[2]
         owned = F.interpolate(owned, (height, width), mode="bilinear" if fine else "area")
         owned = owned.flatten(2)
