@@ -13,6 +13,9 @@ from latentslots.app.compose import compose
 from latentslots.app.scenes import load_scene, place
 from latentslots.cli.main import main
 from latentslots.concepts import ConceptLibrary
+from latentslots.data import load_dataset
+from latentslots.data.latent_cache import model_fingerprint
+from latentslots.data.store import dataset_fingerprint
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests import tiny
 
@@ -97,6 +100,15 @@ def test_composed_scenes_are_painted_and_measured(
     assert "Fréchet distance (bundled-autoencoder)" in printed
     report = json.loads((out / "report.json").read_text())
     assert report["num_images"] == 5
+    assert report["format"] == 1
+    assert report["command"].startswith(f"latentslots generate {tiny_pipeline_dir} --concepts")
+    assert report["packages"]["latentslots"]
+    assert report["data_hash"] == dataset_fingerprint(
+        load_dataset(scenes_store, split="validation")
+    )
+    parts = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir).components.values()
+    hashes = {model_fingerprint(p)[:12] for p in parts if isinstance(p, torch.nn.Module)}
+    assert set(report["model_hash"].split("-")) == hashes
     assert 0 <= report["consistency"] <= 1
     assert report["floor"] is not None
     names = [f"scene_{i:04d}" for i in range(5)]

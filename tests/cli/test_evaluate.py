@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -300,3 +302,28 @@ def test_another_method_is_scored_and_its_masks_are_named(
     assert main(["reconstruct", *words, str(tmp_path / "painted")]) == 2
     assert "paints with a LatentSlotDiffusionPipeline" in capsys.readouterr().err
     assert not (tmp_path / "painted").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_under_a_launcher_print_one_report(
+    tiny_pipeline_dir: Path, scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 15 images, so that shares are uneven; again from what was found."""
+    words = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--num-images", "15"]
+    words += ["--json", "--baselines"]
+    assert main(words) == 0
+    expected = json.loads(capsys.readouterr().out)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launch += ["--num_processes", "2", "--main_process_port", "0", "-m", "latentslots"]
+    for _ in range(2):
+        done = subprocess.run(
+            [*launch, *words, "--output-dir", str(tmp_path / "report")],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        found = json.loads(done.stdout)
+        for part in ("segmentation", "baselines", "conditions"):
+            assert found[part] == expected[part]
+        assert (tmp_path / "report" / "index.html").is_file()

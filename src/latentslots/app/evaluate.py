@@ -9,18 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from PIL.Image import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from latentslots.app.outcome import model_hash
 from latentslots.data.attributes import read_attributes
-from latentslots.data.latent_cache import model_fingerprint
 from latentslots.data.store import dataset_fingerprint
 from latentslots.evaluation.baselines import find_baselines
 from latentslots.evaluation.drawing import draw_examples, draw_masks, extremes
-from latentslots.evaluation.findings import Findings, ScoringSize, find, findings_of
+from latentslots.evaluation.findings import Findings, ScoringSize, find, findings_of, own_process
 from latentslots.evaluation.findings_cache import load_findings, save_findings
 from latentslots.evaluation.mask_files import open_masks, paired_segmentations
 from latentslots.evaluation.probing import ProbeReport, check_classes, object_classes, probe_slots
@@ -75,6 +74,8 @@ def run_evaluation(
     command: str = "",
 ) -> EvaluationReport:
     """Score a pipeline on a data set.
+
+    Where `torch.distributed` runs, every process must call this, and gets the whole report.
 
     Args:
         pipe: The pipeline.
@@ -175,7 +176,7 @@ def _find(
         batch_size=options.batch_size,
         num_images=options.num_images,
     )
-    if cache is not None:
+    if cache is not None and own_process()[0] == 0:
         save_findings(findings, cache, key=key)
     return findings
 
@@ -285,11 +286,8 @@ def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict
     """What findings depend on."""
     resolution = pipe.resolution if options.resolution is None else options.resolution
     scoring = options.scoring_resolution
-    parts = [pipe.components[name] for name in sorted(pipe.components)]
     return {
-        "model_hash": "-".join(
-            model_fingerprint(part)[:12] for part in parts if isinstance(part, torch.nn.Module)
-        ),
+        "model_hash": model_hash(pipe),
         "data_hash": dataset_fingerprint(dataset),
         "num_images": options.num_images,
         "resolution": resolution,

@@ -1,6 +1,5 @@
 """Measure scenes that were painted into files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from latentslots.app.compose import Scenes
+from latentslots.app.outcome import model_hash, write_facts
 from latentslots.concepts import ConceptLibrary
+from latentslots.data.store import dataset_fingerprint
 from latentslots.data.transforms import to_pixel_values
 from latentslots.editing import pad
 from latentslots.evaluation.generation import (
@@ -21,7 +22,11 @@ from latentslots.evaluation.generation import (
     compositional_consistency,
     paint,
 )
+from latentslots.evaluation.report import versions
 from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+
+REPORT_FORMAT = 1
+"""Of the `report.json` of generated pictures."""
 
 BATCH_SIZE = 32
 
@@ -36,8 +41,12 @@ def measure(
     name: str,
     library: ConceptLibrary | None,
     sampling: Sampling,
+    command: str = "",
 ) -> GenerationReport:
     """Write `report.json` and `report.md` beside the pictures of scenes.
+
+    The former has the numbers, and what is needed to measure them again: hashes of model and
+    images, versions, and what was typed.
 
     Args:
         pipe: What painted them.
@@ -48,6 +57,7 @@ def measure(
         name: What the features are called.
         library: What the scenes were composed of, for their consistency.
         sampling: How they were painted.
+        command: What was typed.
 
     Raises:
         ValueError: If there are fewer real images than scenes.
@@ -78,8 +88,17 @@ def measure(
         sampling=sampling,
         consistency=consistency,
     )
-    text = json.dumps(report.to_dict(), indent=2) + "\n"
-    (folder / "report.json").write_text(text, encoding="utf-8")
+    write_facts(
+        folder / "report.json",
+        {
+            "format": REPORT_FORMAT,
+            "command": command,
+            "model_hash": model_hash(pipe),
+            "data_hash": dataset_fingerprint(dataset),
+            **report.to_dict(),
+            **versions(),
+        },
+    )
     (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     return report
 

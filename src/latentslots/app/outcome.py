@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from latentslots.data.latent_cache import model_fingerprint
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -33,6 +37,12 @@ def found_by(pipe: Any) -> dict[str, Any]:
         "num_slots": pipe.num_slots,
         "merge_overlap": pipe.config.merge_overlap,
     }
+
+
+def model_hash(pipe: Any) -> str:
+    """By which a pipeline with other weights is told apart, part by part."""
+    parts = [pipe.components[name] for name in sorted(pipe.components)]
+    return "-".join(model_fingerprint(part)[:12] for part in parts if isinstance(part, nn.Module))
 
 
 def content_hash(path: str | Path) -> str:

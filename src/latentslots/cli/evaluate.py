@@ -75,6 +75,9 @@ def run(arguments: list[str]) -> None:
     _check(options)
     check_seed(options.seed)
 
+    import torch
+    from accelerate import PartialState
+
     from latentslots.app.evaluate import EvaluationOptions, run_evaluation, write_evaluation
     from latentslots.data.store import load_dataset
     from latentslots.evaluation.findings import with_objects
@@ -82,6 +85,9 @@ def run(arguments: list[str]) -> None:
     from latentslots.pipelines.cross_attention import CrossAttentionPipeline
     from latentslots.pipelines.memory import to_device
 
+    # Where `accelerate launch` started several processes, they share the images. On CPUs they would
+    # not find each other without being told.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     pipe: Any = load_pipeline(options.run)
     if options.masks == "attention":
         pipe.use_attention_masks()
@@ -123,6 +129,8 @@ def run(arguments: list[str]) -> None:
         cache=out,
         command=shlex.join(["latentslots", "evaluate", *arguments]),
     )
+    if not state.is_main_process:
+        return
     if out is not None:
         write_evaluation(report, pipe, dataset, out, run_folder=Path(options.run))
     print(json.dumps(report.to_dict()) if options.json else report.to_markdown())

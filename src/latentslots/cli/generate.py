@@ -1,6 +1,7 @@
 """`latentslots generate RUN --concepts DIR --num 16 --output-dir OUT`."""
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -87,7 +88,8 @@ def run(arguments: list[str]) -> int:
     real = _real(options, len(scenes.names)) if options.reference else None
     out = Path(options.output_dir)
     painted = generate(pipe, scenes, out, grid, facts=facts)
-    report = _measure(options, pipe, scenes, library, out, real) if real else None
+    command = shlex.join(["latentslots", "generate", *arguments])
+    report = _measure(options, pipe, scenes, library, out, real, command) if real else None
     for problem in problems:
         print(f"latentslots generate: {problem}", file=sys.stderr)
     if options.json:
@@ -135,7 +137,13 @@ def _real(options: Generate, count: int) -> tuple[Any, Any, str]:
 
 
 def _measure(
-    options: Generate, pipe: Any, scenes: Any, library: Any, out: Any, real: tuple[Any, Any, str]
+    options: Generate,
+    pipe: Any,
+    scenes: Any,
+    library: Any,
+    out: Any,
+    real: tuple[Any, Any, str],
+    command: str,
 ) -> Any:
     """Distances to real images, and how often what was asked for is found again."""
     from latentslots.app.measure import measure
@@ -155,4 +163,5 @@ def _measure(
             num_inference_steps=options.num_inference_steps,
             seed=options.inference.seed,
         ),
+        command=command,
     )

@@ -105,7 +105,7 @@ def find(
     resolution = pipe.resolution if resolution is None else resolution
     size: ScoringSize = resolution if scoring_resolution is None else scoring_resolution
     total = count_images(dataset, num_images)
-    rank, num_processes = _process()
+    rank, num_processes = own_process()
     indices = range(rank, total, num_processes)
     tables: list[PixelTable] = []
     slots: list[Tensor] = []
@@ -311,7 +311,7 @@ def _join(tables: list[PixelTable]) -> PixelTable:
     )
 
 
-def _process() -> tuple[int, int]:
+def own_process() -> tuple[int, int]:
     """Rank of this process, and how many there are."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()

@@ -34,6 +34,15 @@ PACKAGES = (
 """Whose versions a report tells: scipy matches slots to objects, the others compute or load."""
 _COUNTED = {"miou_objects": "objects_in_miou", "mbo_objects": "objects_in_mbo"}
 
+
+def versions() -> dict[str, Any]:
+    """Of what computes the numbers of a report."""
+    return {
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+    }
+
+
 Reports = Mapping[str, SegmentationReport]
 """Scores of one method by convention."""
 
@@ -69,8 +78,7 @@ class EvaluationReport:
             "command": self.command,
             "conditions": dict(self.conditions),
             "config": dict(self.config),
-            "packages": {name: version(name) for name in PACKAGES},
-            "python": platform.python_version(),
+            **versions(),
             "segmentation": scores(self.segmentation),
             "baselines": {name: scores(reports) for name, reports in self.baselines.items()},
             "probes": {name: report.to_dict() for name, report in self.probes.items()},
