@@ -9,9 +9,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -251,12 +253,21 @@ def _run(jobs: Sequence[tuple[Any, ...]], workers: Workers) -> Iterable[str]:
 def _start_worker(workers: Workers) -> None:
     # Ctrl-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     if workers.initializer is not None:
         workers.initializer(*workers.arguments)
 
 
+def _leave_with_parent() -> None:
+    """A first process that is killed ends no other: they would make a block more, and then wait."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
 def _make_block(encoder: RowEncoder, make: Make, work: Any, file: Path, name: str) -> str:
-    beside = file.with_suffix(".tmp")
+    beside = file.with_suffix(f".{os.getpid()}.tmp")  # nobody else's, not even for a moment
     smallest, largest = [2**31, 2**31], [0, 0]
     rows: list[dict[str, Any]] = []
     num_bytes = 0
@@ -306,5 +317,7 @@ def _folder(writer: StoreWriter, spec: Mapping[str, Any]) -> Path:
             "choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    for cut_off in folder.glob("*.tmp"):
+        cut_off.unlink(missing_ok=True)
     file.write_text(wanted)
     return folder
