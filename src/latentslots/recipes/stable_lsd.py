@@ -16,8 +16,9 @@ def stable_lsd_coco() -> TrainConfig:
     """Stable-LSD on COCO with the official hyper-parameters: slot attention alone learns.
 
     Officially 4 processes x 32 images x 500k steps (`accelerate launch --num_processes 4`). By its
-    review, FG-ARI 35.0; runs by others gave 33.8 with mBO 27.0 over instances. Not trained by us:
-    there is no GPU here. docs/photographs.md says what memory it takes.
+    review, FG-ARI 35.0; runs by others gave 33.8 with mBO 27.0 over instances. Cost: with cached
+    latents 305 images/s on one H200 (docs/benchmarks.md), so 58 hours for the official number.
+    Not trained by us. docs/photographs.md says what memory it takes.
     """
     return TrainConfig(
         method=StableLSDConfig(),
@@ -37,7 +38,7 @@ def stable_lsd_coco_plus() -> TrainConfig:
     SlotAdapt: cross-attention guided in the third block on the way up. From MUFASA: the last four
     layers of the transformer. Nobody has put these together; the weight of guidance is our guess,
     and small. CODA alone reports FG-ARI 47.5 and mBO 36.6 over instances, at 512 px. Cost: not
-    known; each step runs the denoiser twice. Not trained by us: there is no GPU here.
+    known; each step runs the denoiser twice. Not trained by us.
     """
     config = stable_lsd_coco()
     assert isinstance(config.method, StableLSDConfig)
@@ -112,8 +113,7 @@ def stable_lsd_voc() -> TrainConfig:
     """Stable-LSD on PASCAL VOC with what its descendants found, and six slots.
 
     As `stable-lsd-coco-plus`, with CODA's contrastive weight and steps for VOC. CODA alone reports
-    FG-ARI 32.2 and mBO 55.4 over instances, at 512 px. Cost: not known. Not trained by us: there
-    is no GPU here.
+    FG-ARI 32.2 and mBO 55.4 over instances, at 512 px. Cost: not known. Not trained by us.
     """
     config = stable_lsd_coco_plus()
     assert isinstance(config.method, StableLSDConfig)
