@@ -6,7 +6,7 @@ python benchmarks/frozen_parts.py
 The bundled model's image backbone and denoiser (with the patch decoder that makes its map of slots)
 stand for DINOv2 and Stable Diffusion: they are frozen, fresh slot attention learns between them
 from denoising alone, and masks are the slots' attention. Every row has one option on. A run leaves
-a small log (docs/lab-notes.md); those that have one are not made again.
+a small log and a picture (docs/lab-notes.md); those that have both are not made again.
 """
 
 import argparse
@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
+from PIL import Image
 from torch import nn
 
 from latentslots.config import OptimConfig
 from latentslots.data.latents import cache_latents
 from latentslots.data.loader import ImageDataset, build_loader
+from latentslots.data.transforms import to_ids
 from latentslots.evaluation import evaluate
 from latentslots.models import SlotEncoder
 from latentslots.models.stable_diffusion import CROSS_ATTENTION
@@ -31,9 +33,10 @@ from latentslots.objectives.alignment import Alignment
 from latentslots.official import official_schedule
 from latentslots.pipelines import load_pipeline
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
+from latentslots.visualize import grid, overlay
 from objects import DOCS, curves_table, images_of, machine, put_table, scores_of
 
-BATCH_SIZE, NUM_WATCHED = 24, 256
+BATCH_SIZE, NUM_WATCHED, NUM_SHOWN = 24, 256, 8
 OPTIM = OptimConfig(learning_rate=4e-4, lr_scheduler="linear_decay", lr_warmup_steps=100)
 CONTRASTIVE, GUIDED = {"contrastive_weight": 0.05}, {"guidance_weight": 0.1}
 
@@ -89,8 +92,9 @@ def build(row: Row) -> LatentSlotDiffusionObjective:
     )
 
 
-def run(row: Row, steps: int, run_dir: Path) -> dict[str, Any]:
-    """Train slots, look at them now and then, and score all validation images at the end."""
+def run(key: str, steps: int, run_dir: Path) -> dict[str, Any]:
+    """Train slots, look at them now and then, score all validation images and show some."""
+    row = ROWS[key]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     objective = build(row).to(device).train()
     train, watched = images_of("scenes", "train"), images_of("scenes", "validation")
@@ -117,6 +121,7 @@ def run(row: Row, steps: int, run_dir: Path) -> dict[str, Any]:
             losses = []
             print(row.name, curve[-1], flush=True)
     scores = score(objective, watched)
+    show(objective, watched.select(range(NUM_SHOWN))).save(run_dir / f"{key}.png")
     return {"steps": steps, "on": machine(), "curve": curve, "scores": scores}
 
 
@@ -127,6 +132,28 @@ def score(objective: LatentSlotDiffusionObjective, images: Any) -> dict[str, flo
     found = scores_of(evaluate(pipe, images))
     objective.train()
     return found
+
+
+def show(objective: LatentSlotDiffusionObjective, images: Any) -> Image.Image:
+    """Where the slots' attention is, beside each other."""
+    pipe = objective.eval().to_pipeline()
+    pipe.use_attention_masks()
+    found = []
+    for index, row in enumerate(images):
+        generator = torch.Generator().manual_seed(index)
+        scene = pipe.encode_pixel_values(pipe.preprocess(row["image"]), generator=[generator])
+        side = row["image"].size
+        found.append(overlay(row["image"], scene.segmentation(side[::-1])[0].cpu(), alpha=0.7))
+    return grid([found])
+
+
+def draw(images: Any, run_dir: Path, out: Path) -> None:
+    """The images, the truth, and what every row's slots are of."""
+    truth = [overlay(row["image"], to_ids(row["segmentation"]), alpha=0.7) for row in images]
+    rows = {"images": grid([[row["image"] for row in images]]), "truth": grid([truth])}
+    for key, row in ROWS.items():
+        rows[row.name] = Image.open(run_dir / f"{key}.png")
+    grid([[strip] for strip in rows.values()], captions=list(rows)).save(out)
 
 
 def mean(values: list[float]) -> float:
@@ -144,12 +171,15 @@ def main() -> None:
     options.logs.mkdir(parents=True, exist_ok=True)
     for key in [] if options.no_train else options.only:
         log = options.logs / f"{key}.json"
-        if not log.is_file():
-            log.write_text(json.dumps(run(ROWS[key], options.steps, options.runs), indent=1) + "\n")
+        if not (log.is_file() and (options.runs / f"{key}.png").is_file()):
+            log.write_text(json.dumps(run(key, options.steps, options.runs), indent=1) + "\n")
     names = {key: one.name for key, one in ROWS.items()}
     text = curves_table(names, options.logs, title="option")
     print(text)
     put_table(text, DOCS / "lab-notes.md")
+    if all((options.runs / f"{key}.png").is_file() for key in ROWS):
+        shown = images_of("scenes", "validation").select(range(NUM_SHOWN))
+        draw(shown, options.runs, DOCS / "images" / "frozen-parts.png")
 
 
 if __name__ == "__main__":
