@@ -81,8 +81,6 @@ def command_that_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> st
     [
         "compare a b",
         "data import folder a b",
-        "data make parts a",
-        "data make scenes a",
         "data merge a --out b",
         "demo",
         "evaluate bundled --data a",

@@ -162,7 +162,6 @@ def _make(arguments: list[str]) -> int:
     kind, rest = first_word("make", _MADE, arguments)
     wanted = MakeParts if kind == "parts" else MakeScenes
     given = asdict(tyro.cli(wanted, prog=f"{PROG} make {kind}", args=rest))
-    check_seed(given["seed"])
 
     from latentslots.data.scenes.make import SceneOptions, make_scenes
 
