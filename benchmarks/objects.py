@@ -137,25 +137,26 @@ def plan(only: list[str]) -> Iterator[tuple[str, str, int]]:
 
 def table(logs: Path) -> str:
     """What the logs say, as Markdown."""
-    lines = ["| images | method | seeds | FG-ARI | ARI | mIoU | mBO | minutes |", "|---" * 8 + "|"]
+    head = ["images", "method", "seeds", *SCORES.values(), "minutes", "on"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for data in DATA:
         for method, name in METHODS.items():
             runs = [json.loads(path.read_text()) for path in runs_of(logs, data, method)]
             if not runs:
-                lines.append(f"| {data} | {name} | not run yet | | | | | |")
+                lines.append(f"| {data} | {name} | not run yet | | | | | | |")
                 continue
             values = [spread([one["scores"][key] for one in runs]) for key in SCORES]
             minutes = statistics.mean(one["curve"][-1]["seconds"] for one in runs) / 60
-            lines.append(
-                f"| {data} | {name} | {len(runs)} | {' | '.join(values)} | {minutes:.0f} |"
-            )
+            machines = ", ".join(sorted({one.get("on", "1 CPU core") for one in runs}))
+            cells = [data, name, f"{len(runs)}", *values, f"{minutes:.0f}", machines]
+            lines.append(f"| {' | '.join(cells)} |")
         path = logs / f"{data}-references.json"
         rows = json.loads(path.read_text()) if path.is_file() else {}
         for name, scores in rows.items():
             values = [spread([scores[key]]) for key in SCORES]
-            lines.append(f"| {data} | {name} | - | {' | '.join(values)} | - |")
+            lines.append(f"| {data} | {name} | - | {' | '.join(values)} | - | |")
         if rows and not any("DINOv2" in name for name in rows):
-            lines.append(f"| {data} | k-means, DINOv2 features | no local folder | | | | | |")
+            lines.append(f"| {data} | k-means, DINOv2 features | no local folder | | | | | | |")
     return "\n".join(lines)
 
 
@@ -213,14 +214,17 @@ def runs_of(logs: Path, data: str, method: str) -> list[Path]:
 def draw(logs: Path, out: Path) -> None:
     """Learning curves: FG-ARI and mIoU over steps and over minutes."""
     mpl.rcParams["svg.hashsalt"] = "latentslots"
-    figure = Figure(figsize=(11, 3.2 * len(DATA)), layout="constrained")
-    axes = figure.subplots(len(DATA), 3, squeeze=False)
+    made = [data for data in DATA if any(runs_of(logs, data, method) for method in METHODS)]
+    if not made:
+        return
+    figure = Figure(figsize=(11, 3.2 * len(made)), layout="constrained")
+    axes = figure.subplots(len(made), 3, squeeze=False)
     panels: list[tuple[str, str, Callable[[dict[str, float]], float]]] = [
         ("fg_ari", "steps", lambda row: row["step"]),
         ("miou_objects", "steps", lambda row: row["step"]),
         ("fg_ari", "minutes", lambda row: row["seconds"] / 60),
     ]
-    for row, data in zip(axes, DATA, strict=True):
+    for row, data in zip(axes, made, strict=True):
         for axis, (score, over, place) in zip(row, panels, strict=True):
             for color, (method, name) in enumerate(METHODS.items()):
                 for number, path in enumerate(runs_of(logs, data, method)):
@@ -234,8 +238,7 @@ def draw(logs: Path, out: Path) -> None:
                     )
             axis.set(xlabel=over, ylabel=SCORES[score], title=data, ylim=(-0.05, 1))
             axis.grid(alpha=0.3)
-    if axes[0, 0].has_data():
-        axes[0, 0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=8)
     figure.savefig(out, dpi=80)
 
 
