@@ -109,6 +109,16 @@ def test_the_report_has_a_page_and_pictures(tmp_path: Path, capsys: Text) -> Non
     assert len(np.unique(truth.reshape(-1, 3), axis=0)) == 3
 
 
+def test_large_masks_are_drawn_small(tmp_path: Path, capsys: Text) -> None:
+    ids = np.zeros((1, 900, 1800), np.uint8)
+    ids[:, 200:600, 300:900] = 1
+    folders = [str(folder_of(ids, tmp_path / name)) for name in ("p", "t")]
+    assert main(["evaluate-masks", *folders, "--output-dir", str(tmp_path / "r")]) == 0
+    with Image.open(tmp_path / "r" / "examples.png") as picture:
+        assert picture.width == 2 * 512 + 2
+        assert 256 < picture.height < 300
+
+
 def test_predictions_are_brought_to_the_size_of_the_truth(tmp_path: Path, capsys: Text) -> None:
     small = np.zeros((2, 8, 8), np.uint8)
     small[:, 2:6, 2:6] = 1

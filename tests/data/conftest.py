@@ -1,6 +1,8 @@
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -98,3 +100,20 @@ def server() -> Iterator[Server]:
         running.shutdown()
         thread.join()
         running.server_close()
+
+
+@contextmanager
+def killed_at_second_block(module: Any) -> Iterator[None]:
+    """An import whose second block is never made, as by Ctrl-C."""
+    rows, made = module._rows, []
+
+    def killed(work: Any) -> Any:
+        made.append(work)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return rows(work)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -9,7 +9,7 @@ from PIL import Image
 
 from latentslots.data import DataError, image_folder, import_folder, load_dataset, split_names
 
-from .conftest import NUCLEI, noise_image, snapshot, truncate
+from .conftest import NUCLEI, killed_at_second_block, noise_image, snapshot, truncate
 
 
 @pytest.fixture
@@ -170,19 +170,8 @@ def test_more_processes_and_a_killed_import_give_the_same_bytes(
     monkeypatch.setattr(image_folder, "_BLOCK", 3)
     options = {"validation_fraction": 0.5, "group_by": "parent"}
     whole = snapshot(import_folder(photos, tmp_path / "whole" / "out", workers=1, **options))
-    made = []
-    rows = image_folder._rows
-
-    def killed(work: Any) -> Any:
-        made.append(work)
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        return rows(work)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(image_folder, "_rows", killed)
-        with pytest.raises(KeyboardInterrupt):
-            import_folder(photos, tmp_path / "killed" / "out", workers=1, **options)
+    with killed_at_second_block(image_folder):
+        import_folder(photos, tmp_path / "killed" / "out", workers=1, **options)
     out = import_folder(photos, tmp_path / "killed" / "out", workers=2, **options)
     assert snapshot(out) == whole
     assert snapshot(import_folder(photos, out, **options)) == whole  # and there is nothing left

@@ -1,7 +1,6 @@
 """What tells the files of one data set from those of another, and room on the disk for them."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +9,8 @@ from PIL import Image
 from latentslots.data import DataError, ffhq, import_folder, load_dataset
 from latentslots.data.ffhq import import_ffhq
 from latentslots.data.sources import source_of
+
+from .conftest import killed_at_second_block
 
 
 def files(folder: Path) -> list[Path]:
@@ -40,18 +41,8 @@ def test_half_made_blocks_go_on_with_a_mended_file_and_not_with_other_files(
         pixels = draws.integers(0, 256, (16, 16, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
     monkeypatch.setattr(ffhq, "_BLOCK", 2)
-    rows, made = ffhq._rows, []
-
-    def killed(work: Any) -> Any:
-        made.append(work)
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        return rows(work)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ffhq, "_rows", killed)
-        with pytest.raises(KeyboardInterrupt):
-            import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
+    with killed_at_second_block(ffhq):
+        import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
     Image.new("RGB", (20, 20)).save(tmp_path / "in" / "00.png")  # before the others
     (tmp_path / "in" / "0.png").rename(tmp_path / "in" / "7.png")
     with pytest.raises(DataError, match="holds a half-made 'train' of other data"):

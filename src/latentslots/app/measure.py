@@ -88,19 +88,29 @@ def measure(
         sampling=sampling,
         consistency=consistency,
     )
-    write_facts(
-        folder / "report.json",
-        {
-            "format": REPORT_FORMAT,
-            "command": command,
-            "model_hash": model_hash(pipe),
-            "data_hash": dataset_fingerprint(dataset),
-            **report.to_dict(),
-            **versions(),
-        },
-    )
-    (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    _write(report, folder, pipe=pipe, dataset=dataset, command=command)
     return report
+
+
+def _write(
+    report: GenerationReport,
+    folder: Path,
+    *,
+    pipe: LatentSlotDiffusionPipeline,
+    dataset: Dataset,
+    command: str,
+) -> None:
+    """The numbers, and what they were measured of and with."""
+    facts = {
+        "format": REPORT_FORMAT,
+        "command": command,
+        "model_hash": model_hash(pipe),
+        "data_hash": dataset_fingerprint(dataset),
+        **report.to_dict(),
+        **versions(),
+    }
+    write_facts(folder / "report.json", facts)
+    (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
 
 
 def check_reference(dataset: Dataset, num_scenes: int) -> None:

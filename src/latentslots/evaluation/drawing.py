@@ -13,8 +13,8 @@ from latentslots.evaluation.image_scores import ImageScores
 from latentslots.evaluation.mask_files import MaskFiles, read_pair
 from latentslots.visualize import colorize, grid, overlay, slot_strip, to_pil
 
-_MASK_SIDE = 128
-"""Smaller segmentations are enlarged to about this."""
+_MASK_SIDES = 128, 512
+"""Smaller segmentations are enlarged to about the first, larger ones reduced to the second."""
 
 
 def draw_examples(
@@ -69,8 +69,10 @@ def draw_masks(
             mask = Image.fromarray((~valid).numpy().astype(np.uint8) * 255)
             for picture in row:
                 picture.paste((0, 0, 0), mask=mask)
-        scale = max(1, _MASK_SIDE // max(row[0].size))
-        rows.append([picture.resize([scale * n for n in picture.size], 0) for picture in row])
+        side = max(row[0].size)
+        scale = min(max(1, _MASK_SIDES[0] // side), _MASK_SIDES[1] / side)
+        size = [max(1, round(scale * n)) for n in row[0].size]
+        rows.append([picture.resize(size, Image.Resampling.NEAREST) for picture in row])
     captions = [f"{name}{': truth, found' * (i == 0)}" for i, name in enumerate(names)]
     return grid(rows, captions=captions)
 

@@ -48,7 +48,8 @@ def load_findings(folder: Path, *, key: dict[str, Any]) -> Findings | None:
             metadata = file.metadata() or {}
             if metadata.get("key") != json.dumps(key, sort_keys=True):
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()  # an open file of safetensors is no mapping that can be iterated
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError:
         return None  # cut off while it was written: found again
     facts = json.loads(metadata["facts"])
