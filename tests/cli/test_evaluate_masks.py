@@ -62,6 +62,22 @@ def test_folders_and_arrays_score_alike(
             assert scored(capsys, found, truth) == expected
 
 
+def test_soft_masks_tell_of_slots_without_pixels(tmp_path: Path, capsys: Text) -> None:
+    """Under the official convention, objects can be matched to them, and score 0."""
+    target = np.zeros((1, 8, 8), np.uint8)
+    target[0, :2], target[0, 2:4], target[0, 4:6] = 1, 2, 3
+    pred = np.zeros_like(target)
+    np.save(tmp_path / "ids.npy", pred)
+    np.save(tmp_path / "soft.npy", soft(pred, 7))
+    truth = folder_of(target, tmp_path / "target")
+    ids, masks = (
+        scored(capsys, tmp_path / f"{name}.npy", truth)["lsd"]["miou_objects"]
+        for name in ("ids", "soft")
+    )
+    assert ids == pytest.approx(1 / 4)
+    assert masks == pytest.approx(1 / 12)
+
+
 def test_one_convention_on_request(
     scenes: tuple[np.ndarray, np.ndarray], tmp_path: Path, capsys: Text
 ) -> None:
@@ -218,5 +234,11 @@ def test_reports_that_cannot_be_compared_are_refused(
     assert "has format 1, and only format 2 can be read" in refused("ra", "rb")
     (tmp_path / "rb" / "report.json").write_text("{}")
     assert "the field 'format' is missing" in refused("ra", "rb")
+    (tmp_path / "rb" / "report.json").write_text('{"format": 2}')
+    assert "the field 'conditions' is missing" in refused("ra", "rb")
+    words = [str(tmp_path / "pred-a"), str(tmp_path / "a"), "--convention", "iou"]
+    words += ["--ignore-id", "0", "--output-dir", str(tmp_path / "rc")]
+    assert main(["evaluate-masks", *words]) == 0
+    assert "ignore_id is None" in refused("ra", "rc")
     (tmp_path / "ra" / "images.parquet").unlink()
     assert "images.parquet is missing" in refused("ra", "ra")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, import_folder, load_dataset
+from latentslots.data.attributes import read_attributes
 from latentslots.data.dumps import import_dump
 from latentslots.data.manifest import read_manifest
 
@@ -85,6 +86,8 @@ def test_lsd_s_dump(validation: str, tmp_path: Path) -> None:
         for name in ("mass", "positions"):
             np.testing.assert_allclose(row["attributes"][name], known[name][:count], rtol=1e-6)
     assert len(load_dataset(tmp_path / "out", split="validation")) == 3
+    kinds = {one.name: one.classes for one in read_attributes(rows)}
+    assert kinds == {"category": ("1", "2", "3"), "mass": (), "positions": (), "visibility": ()}
 
 
 def test_slotdiffusion_s_dump(tmp_path: Path) -> None:
@@ -107,6 +110,11 @@ def test_bad_input(tmp_path: Path) -> None:
         assert not (tmp_path / "never").exists()
 
     fails(Path("/nowhere"), "there is no folder /nowhere")
+    large = lsd(tmp_path / "large")
+    labels = large / "movi-e-train-with-label" / "labels" / "00000001" / "00000002_instances.json"
+    labels.write_text(json.dumps({**instances(1, 2), "category": [1, 2, 300, 0, 0]}))
+    with pytest.raises(DataError, match="has a category of 300: codes are from 0 to 255"):
+        import_dump(large, tmp_path / "half", "lsd", workers=1)
     fails(slotdiffusion(tmp_path / "a"), "no split of a dump of lsd's, such as movi-e-train-with")
     fails(
         lsd(tmp_path / "b"),

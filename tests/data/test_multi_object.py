@@ -10,6 +10,7 @@ from tfrecord import example_pb2
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, load_dataset, multi_object
+from latentslots.data.attributes import read_attributes
 from latentslots.data.multi_object import (
     CLEVR_CROP,
     LAYOUTS,
@@ -98,6 +99,9 @@ def test_images_masks_and_attributes_arrive(kind: str, tmp_path: Path) -> None:
             for v in values["shape"]
         ]
         assert attributes["shape"] == codes[wanted]
+        (shape,) = read_attributes(train if number < 3 else validation, ["shape"])
+        named = [shape.classes[i] for i in shape.values[number % 3]]
+        assert named == [str(code) for code in codes[wanted]]
         if "pixel_coords" in attributes:
             assert (
                 attributes["pixel_coords"] == values["pixel_coords"].reshape(-1, 3)[wanted].tolist()

@@ -16,8 +16,9 @@ from latentslots.evaluation import (
 )
 from latentslots.evaluation.baselines import POSITION_WEIGHTS, tune_position_weight, untrained
 from latentslots.metrics import adjusted_rand_index
+from latentslots.pipelines.cross_attention import CrossAttentionPipeline
 from tests.evaluation.pictures import COLORS, ColorPipeline, squares
-from tests.tiny import tiny_dinosaur, tiny_lsd, tiny_vit_encoder
+from tests.tiny import tiny_dinosaur, tiny_lsd, tiny_slot_autoencoder, tiny_vit_encoder
 
 
 @pytest.fixture
@@ -185,3 +186,46 @@ def test_baselines_tell_as_many_colors_as_there_are_slots() -> None:
     names = ["untrained", f"k-means, {num_slots} colors", f"connected, {num_slots} colors"]
     assert list(reports) == names
     assert reports[names[2]].fg_ari > 0.99
+
+
+def test_baselines_are_scored_at_the_size_that_the_model_is() -> None:
+    pipe, dataset = tiny_lsd().to_pipeline(), squares(3, width=100, height=64)
+    reports = evaluate_baselines(pipe, dataset, scoring_resolution="native", progress=False)
+    assert {report.scoring_resolution for report in reports.values()} == {64}
+    assert {report.resolution for report in reports.values()} == {32}
+    small = evaluate_baselines(pipe, dataset, progress=False)
+    name = next(name for name in reports if name.startswith("connected"))
+    assert reports[name].miou_objects != small[name].miou_objects
+
+
+def test_under_the_official_convention_slots_without_pixels_count_where_they_are_known() -> None:
+    """Three objects and all pixels in one of seven slots, held against three slots on no pixel."""
+    dataset = squares(2).select([0])
+
+    def nothing(image: Tensor) -> Tensor:
+        return torch.zeros(image.shape[1:], dtype=torch.int64)
+
+    scores = []
+    for num_slots in (7, None):
+        report = evaluate_baseline(
+            nothing,
+            dataset,
+            resolution=32,
+            convention="lsd",
+            num_slots=num_slots,
+            progress=False,
+        )
+        scores.append(report.miou_objects)
+    assert scores[0] == pytest.approx(scores[1] / 3)
+
+
+def test_an_untrained_pipeline_has_the_same_kind_of_masks() -> None:
+    for pipe in (tiny_slot_autoencoder().to_pipeline(), tiny_lsd().to_pipeline()):
+        assert untrained(pipe).mask_source == pipe.mask_source
+        pipe.use_attention_masks()
+        assert untrained(pipe).mask_source == "attention"
+    asked = CrossAttentionPipeline.of(tiny_lsd().to_pipeline())
+    fresh = untrained(asked, seed=3)
+    assert fresh.mask_source == "cross-attention"
+    pairs = zip(fresh.unet.parameters(), asked.unet.parameters(), strict=True)
+    assert any(not torch.equal(*pair) for pair in pairs)

@@ -1,6 +1,7 @@
 """Scores of images against slow references, their intervals, and comparisons of two methods."""
 
 import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ import torch
 
 from latentslots.evaluation.comparison import compare_means
 from latentslots.evaluation.drawing import extremes
+from latentslots.evaluation.findings import SegmentationPair, findings_of
 from latentslots.evaluation.image_scores import (
     METRICS,
     ImageScores,
     image_scores,
     scores_from_columns,
 )
-from latentslots.metrics import CONVENTIONS, SegmentationMetrics, tabulate
+from latentslots.metrics import CONVENTIONS, PixelTable, SegmentationMetrics, tabulate
 from tests.reference.segmentation import random_scenes
 
 NORMAL_95 = 1.959964
@@ -26,6 +28,11 @@ def scores(values: np.ndarray, counts: np.ndarray | None = None) -> ImageScores:
     return ImageScores(("ari",), (values * number)[:, None], number[:, None])
 
 
+def table_of(pred: torch.Tensor, target: torch.Tensor) -> PixelTable:
+    pairs = zip(pred, target, strict=True)
+    return findings_of(SegmentationPair(*pair) for pair in pairs).table
+
+
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_their_means_are_those_of_the_running_metric(convention: str) -> None:
     pred, target = random_scenes(12)
@@ -33,18 +40,17 @@ def test_their_means_are_those_of_the_running_metric(convention: str) -> None:
     metric = SegmentationMetrics(convention=convention)
     metric.update(pred, target)
     expected = metric.compute()
-    table = tabulate(pred, target)
-    found = image_scores(table, convention=convention, use_empty_slots=False).means()
+    found = image_scores(table_of(pred, target), convention=convention).means()
     for name, value in found.items():
         assert value == pytest.approx(float(expected[name]), abs=1e-12)
 
 
 def test_an_image_alone_has_the_score_that_it_has_among_others() -> None:
     pred, target = random_scenes(5)
-    together = image_scores(tabulate(pred, target), convention="iou", use_empty_slots=False)
+    together = image_scores(tabulate(pred, target), convention="iou")
     for i in range(5):
         table = tabulate(pred[i : i + 1], target[i : i + 1])
-        alone = image_scores(table, convention="iou", use_empty_slots=False)
+        alone = image_scores(table, convention="iou")
         np.testing.assert_allclose(alone.values()[0], together.values()[i], atol=1e-12)
 
 
@@ -54,7 +60,7 @@ def test_objects_of_one_class_are_scored_as_one_region() -> None:
     random = np.random.default_rng(0)
     classes = torch.from_numpy(random.integers(-1, 3, table.object_ids.shape))
     classes[:, 0] = -1
-    found = image_scores(table, convention="iou", use_empty_slots=False, classes=classes)
+    found = image_scores(table, convention="iou", classes=classes)
     means = []
     for i in range(8):
         best = []
@@ -143,7 +149,7 @@ def test_other_numbers_of_images_are_refused() -> None:
 def test_scores_come_back_from_columns() -> None:
     pred, target = random_scenes(6)
     target[2] = 0
-    before = image_scores(tabulate(pred, target), convention="iou", use_empty_slots=False)
+    before = image_scores(tabulate(pred, target), convention="iou")
     columns = dict(zip(before.names, before.values().T, strict=True))
     counts = {
         name: before.counts[:, before.names.index(name)] for name in ("miou_objects", "mbo_objects")
@@ -162,3 +168,23 @@ def test_the_worst_and_the_best_images() -> None:
     assert extremes(found, number=9) == ([2, 4], [3, 0])
     none = scores_from_columns({"miou_images": np.array([np.nan, np.nan])}, {})
     assert extremes(none) == ([], [])
+
+
+def test_frames_of_a_video_are_drawn_together() -> None:
+    """Ten equal frames of each video say no more than one, whatever their order."""
+    random = np.random.default_rng(6)
+    one, other = random.random((2, 60))
+    order = random.permutation(600)
+    videos = np.repeat(np.arange(60), 10)[order]
+
+    def frames(values: np.ndarray) -> ImageScores:
+        return replace(scores(np.repeat(values, 10)[order]), videos=videos)
+
+    assert frames(one).num_videos == 60
+    assert frames(one).intervals()["ari"] == pytest.approx(scores(one).intervals()["ari"])
+    many, few = compare_means(frames(one), frames(other)), compare_means(scores(one), scores(other))
+    assert asdict(many["ari"]) == pytest.approx(asdict(few["ari"]))
+    alone = compare_means(*(replace(frames(v), videos=None) for v in (one, other)))["ari"]
+    assert alone.p_value < few["ari"].p_value
+    with pytest.raises(ValueError, match="their videos differ"):
+        compare_means(frames(one), replace(frames(other), videos=None))

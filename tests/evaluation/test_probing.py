@@ -9,14 +9,19 @@ from torch import Tensor
 
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
 from latentslots.evaluation.findings import Findings, find
-from latentslots.evaluation.probing import match_objects, probe_slots
+from latentslots.evaluation.probing import (
+    check_classes,
+    match_objects,
+    object_classes,
+    probe_slots,
+)
 from latentslots.metrics import CONVENTIONS, PixelTable, overlap
 from tests.evaluation.pictures import ColorPipeline, squares
 
 NUM_IMAGES, NUM_SLOTS = 60, 4
 
 
-def findings(owner: Tensor, slots: Tensor) -> Findings:
+def findings(owner: Tensor, slots: Tensor, *, videos: int) -> Findings:
     """Object n + 1 of image i is slot owner[i, n], pixel by pixel; the rest is the last slot."""
     images, objects = owner.shape
     counts = torch.zeros(images, objects + 1, slots.shape[1], dtype=torch.int32)
@@ -28,7 +33,7 @@ def findings(owner: Tensor, slots: Tensor) -> Findings:
         torch.arange(objects + 1).expand(images, -1),
         torch.arange(slots.shape[1]).expand(images, -1),
     )
-    return Findings(table=table, slots=slots, use_empty_slots=True)
+    return Findings(table=table, slots=slots, videos=torch.arange(images) % videos)
 
 
 def scene_set(*, videos: int = NUM_IMAGES) -> tuple[Findings, Dataset]:
@@ -42,18 +47,15 @@ def scene_set(*, videos: int = NUM_IMAGES) -> tuple[Findings, Dataset]:
         told = torch.cat([torch.nn.functional.one_hot(classes[:, n], 3), places[:, n]], dim=1)
         slots[torch.arange(NUM_IMAGES), owner[:, n]] = told.float()
     rows = [
-        {
-            "attributes": {"shape": classes[i].tolist(), "place": places[i].tolist()},
-            "video": f"v{i % videos}",
-        }
+        {"attributes": {"shape": classes[i].tolist(), "place": places[i].tolist()}}
         for i in range(NUM_IMAGES)
     ]
     attributes = {
         "shape": List(ClassLabel(names=["a", "b", "c"])),
         "place": List(List(Value("float32"))),
     }
-    features = Features(attributes=attributes, video=Value("string"))
-    return findings(owner, slots), Dataset.from_list(rows, features=features)
+    features = Features(attributes=attributes)
+    return findings(owner, slots, videos=videos), Dataset.from_list(rows, features=features)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -107,9 +109,7 @@ def test_objects_without_a_slot_are_counted_and_not_probed() -> None:
     counts[:30, 2] = 0
     counts[:30, 2, 3] = 9
     report = probe_slots(
-        Findings(
-            table=found.table._replace(counts=counts), slots=found.slots, use_empty_slots=True
-        ),
+        Findings(table=found.table._replace(counts=counts), slots=found.slots),
         dataset,
         heads=["linear"],
     )
@@ -135,3 +135,29 @@ def test_a_method_without_slots_cannot_be_probed() -> None:
     bare = Findings(table=found.table)
     with pytest.raises(ValueError, match="probes need slots, and this method has none"):
         probe_slots(bare, dataset)
+
+
+def test_integers_are_classes_where_they_are_asked_for_as_such() -> None:
+    """Also of images whose first has no object, and of those where nothing has a value."""
+    features = Features(
+        attributes={
+            "code": List(Value("int32")),
+            "word": List(Value("string")),
+            "mass": List(Value("float32")),
+        }
+    )
+    empty: dict[str, list[object]] = {"code": [], "word": [], "mass": []}
+    full = {"code": [7, 900], "word": ["oak", None], "mass": [1.0, 2.0]}
+    dataset = Dataset.from_list([{"attributes": empty}, {"attributes": full}], features=features)
+    table = PixelTable(
+        torch.ones(2, 3, 1, dtype=torch.int32),
+        torch.arange(3).expand(2, -1),
+        torch.zeros(2, 1, dtype=torch.int64),
+    )
+    found = Findings(table=table)
+    assert object_classes(found, dataset, "code").tolist() == [[-1, -1, -1], [-1, 0, 1]]
+    assert object_classes(found, dataset, "word").tolist() == [[-1, -1, -1], [-1, 0, -1]]
+    first = Findings(table=PixelTable(*(part[:1] for part in table)))
+    assert object_classes(first, dataset, "word").tolist() == [[-1, -1, -1]]
+    with pytest.raises(ValueError, match="the attribute 'mass' has numbers, not classes"):
+        check_classes(dataset, "mass")

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset, Features, Image
 
 from latentslots.evaluation import SegmentationReport, evaluate, evaluate_predictions
+from latentslots.evaluation.drawing import draw_examples
 from latentslots.metrics import overlap
 from tests.evaluation.pictures import ColorPipeline, Scene, png, squares
 from tests.reference.segmentation import random_scenes
@@ -26,6 +27,7 @@ def test_a_pipeline_that_sees_every_object_scores_one(dataset: Dataset) -> None:
         seed=0,
         num_images=9,
         num_images_without_objects=1,
+        num_videos=9,
         fg_ari=1.0,
         ari=1.0,
         miou_objects=1.0,
@@ -106,6 +108,32 @@ def test_images_can_be_shown_at_another_size(dataset: Dataset) -> None:
     report = evaluate(Spy(), dataset, resolution=24, progress=False)
     assert set(sizes) == {(24, 24)}
     assert (report.resolution, report.scoring_resolution) == (24, 24)
+
+
+def test_examples_are_drawn_at_the_size_at_which_images_were_seen(dataset: Dataset) -> None:
+    sizes = []
+
+    class Spy(ColorPipeline):
+        def encode_pixel_values(
+            self, pixel_values: torch.Tensor, *, generator: list[torch.Generator]
+        ) -> Scene:
+            sizes.append(tuple(pixel_values.shape[2:]))
+            return super().encode_pixel_values(pixel_values, generator=generator)
+
+    draw_examples(Spy(), dataset, images=[0], resolution=48)
+    draw_examples(Spy(), dataset, images=[0])
+    assert sizes == [(48, 48), (32, 32)]
+
+
+def test_frames_of_one_video_are_no_independent_images(dataset: Dataset) -> None:
+    pipe = ColorPipeline(noise=0.3)
+    videos = dataset.add_column("video", ["a", "a", "b", "b", "c", "c", "c", "d", "d"])
+    alone, together = (evaluate(pipe, one, progress=False) for one in (dataset, videos))
+    assert (alone.num_videos, together.num_videos) == (9, 4)
+    assert alone.ari == together.ari
+    assert alone.intervals != together.intervals
+    assert "intervals over 4 videos" in together.to_markdown()
+    assert "videos" not in alone.to_markdown()
 
 
 def test_ignored_pixels_do_not_count(dataset: Dataset) -> None:

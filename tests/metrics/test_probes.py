@@ -276,6 +276,7 @@ def test_numbers_that_never_change_are_said_and_left_out() -> None:
     assert "it never changes" in found["constant", "linear"].notes
     assert found["one", "linear"].scores["accuracy"].mean == 1
     assert found["one", "linear"].guess["accuracy"].mean == 1
+    assert found["one", "linear"].notes[0].startswith("all objects are of one class")
     official = by_name(probe_lsd(slots(), [mixed, constant], num_steps=5))
     assert math.isfinite(official["mixed", "mlp"].scores["mse"].mean)
     assert official["constant", "mlp"].scores == {}
@@ -301,6 +302,23 @@ def test_numbers_that_change_outside_of_the_test_alone_are_said() -> None:
     assert "its numbers never change in 1 of 1 tests: no r2 there" in score.notes
     assert score.to_dict()["scores"]["r2"]["mean"] is None
     assert score.scores["mse"].mean >= 0
+
+
+def test_numbers_that_change_outside_of_the_training_part_alone_are_said() -> None:
+    seen = split_by_video(videos(), seed=0) == 0
+    values = torch.where(seen, 0.0, torch.rand(N, generator=torch.Generator().manual_seed(0)))
+    attribute = Attribute(name="size", values=values[:, None], known=known(values))
+    (score,) = probe(slots(), [attribute], videos(), heads=["linear"], seeds=[0], training=QUICK)
+    assert "some numbers do not change in 1 of 1 training parts" in score.notes[0]
+    assert score.scores["mse"].mean < 1.1
+
+
+def test_one_object_is_too_few_for_the_official_protocol() -> None:
+    shape = of_class()
+    one = Attribute(name="shape", values=shape.values[:1], known=shape.known[:1], num_classes=5)
+    (score,) = probe_lsd(slots()[:1], [one])
+    assert score.scores == {}
+    assert "too few objects have it for every part of the split" in score.notes
 
 
 def test_an_attribute_that_a_part_lacks_is_said() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from datasets import Dataset
 from PIL.Image import Image
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentslots.app.outcome import model_hash
@@ -19,7 +18,15 @@ from latentslots.data.attributes import read_attributes
 from latentslots.data.store import dataset_fingerprint
 from latentslots.evaluation.baselines import find_baselines
 from latentslots.evaluation.drawing import draw_examples, draw_masks, extremes
-from latentslots.evaluation.findings import Findings, ScoringSize, find, findings_of, own_process
+from latentslots.evaluation.findings import (
+    Findings,
+    ScoringSize,
+    SegmentationPair,
+    all_processes,
+    find,
+    findings_of,
+    own_process,
+)
 from latentslots.evaluation.findings_cache import load_findings, save_findings
 from latentslots.evaluation.mask_files import open_masks, paired_segmentations
 from latentslots.evaluation.probing import ProbeReport, check_classes, object_classes, probe_slots
@@ -101,7 +108,9 @@ def run_evaluation(
             tuning=tuning,
             num_colors=options.num_colors,
             resolution=options.resolution,
+            scoring_resolution=options.scoring_resolution,
             seed=options.seed,
+            batch_size=options.batch_size,
             num_images=options.num_images,
         )
     probes: dict[str, ProbeReport] = {}
@@ -165,7 +174,7 @@ def _find(
     """Look at the images, unless that was done under the same conditions."""
     key = {**conditions, "latentslots": version("latentslots")}
     findings = None if cache is None else load_findings(cache, key=key)
-    if findings is not None:
+    if all_processes(findings is not None) and findings is not None:
         return findings
     findings = find(
         pipe,
@@ -204,12 +213,13 @@ def score_masks(
     found, truth = open_masks(predictions), open_masks(targets)
     digest = hashlib.sha256()
 
-    def tables() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        for pred, target, valid in paired_segmentations(found, truth, ignore_id=ignore_id):
+    def pairs() -> Iterator[SegmentationPair]:
+        for pair in paired_segmentations(found, truth, ignore_id=ignore_id):
+            target = pair.target
             digest.update(str(tuple(target.shape)).encode() + target.numpy().tobytes())
-            yield pred, target, valid
+            yield pair
 
-    findings = findings_of(iter(tqdm(tables(), total=len(truth), unit="image")))
+    findings = findings_of(iter(tqdm(pairs(), total=len(truth), unit="image")))
     return EvaluationReport(
         conditions={
             "model": str(predictions),
@@ -239,7 +249,8 @@ def write_evaluation(
         run_folder: Of the model; its log of training, where there is one, is drawn, too.
     """
     seed = next(iter(report.segmentation.values())).seed or 0
-    draw = partial(draw_examples, pipe, dataset, seed=seed)
+    resolution = report.conditions["resolution"]
+    draw = partial(draw_examples, pipe, dataset, seed=seed, resolution=resolution)
     _write(report, draw, folder, metrics_path=run_folder / "metrics.jsonl")
 
 

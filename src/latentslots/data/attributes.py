@@ -36,17 +36,22 @@ def attribute_names(dataset: Dataset) -> list[str]:
 
 
 def read_attributes(
-    dataset: Dataset, names: list[str] | None = None, *, num_images: int | None = None
+    dataset: Dataset,
+    names: list[str] | None = None,
+    *,
+    num_images: int | None = None,
+    integer_classes: bool = False,
 ) -> list[ObjectValues]:
     """Read attributes of the objects of the first images.
 
-    Columns of class labels, words and truth values are classes; numbers are numbers, and lists of
-    them are rows of numbers.
+    Columns of class labels, words, truth values and codes (`uint8`) are classes; other numbers are
+    numbers, and lists of them are rows of numbers.
 
     Args:
         dataset: Has a column `attributes`, see the store's format.
         names: Which; all when absent.
         num_images: So many images; all when absent.
+        integer_classes: Whether every integer is a code, too.
 
     Raises:
         ValueError: If there are no attributes, or not the one asked for.
@@ -63,7 +68,16 @@ def read_attributes(
     total = len(dataset) if num_images is None else min(num_images, len(dataset))
     rows = dataset.select_columns([COLUMN]).select(range(total))[COLUMN]
     features = _features(dataset)
-    return [_read(name, features[name], rows) for name in names or usable]
+    return [
+        _read(name, features[name].feature, rows, integer_classes=integer_classes)
+        for name in names or usable
+    ]
+
+
+def can_be_classes(dataset: Dataset, name: str) -> bool:
+    """Whether the values of a usable attribute are classes, or integers, which may be codes."""
+    inner = _features(dataset)[name].feature
+    return isinstance(inner, ClassLabel) or _are_classes(inner, integer_classes=True)
 
 
 def _features(dataset: Dataset) -> dict[str, Any]:
@@ -84,14 +98,21 @@ def _is_usable(feature: Any) -> bool:
     return isinstance(inner, Value)
 
 
-def _read(name: str, feature: Any, rows: Any) -> ObjectValues:
-    inner = feature.feature
+def _are_classes(inner: Any, *, integer_classes: bool) -> bool:
+    """Whether the values themselves are classes, which no list of labels names."""
+    return isinstance(inner, Value) and (
+        inner.dtype in ("string", "large_string", "bool", "uint8")
+        or (integer_classes and inner.dtype.startswith(("int", "uint")))
+    )
+
+
+def _read(name: str, inner: Any, rows: Any, *, integer_classes: bool) -> ObjectValues:
     values = [list(row[name]) if row is not None else [] for row in rows]
     if isinstance(inner, ClassLabel):
         classes = tuple(inner.names)
         labels = [[None if v is None or v < 0 else v for v in row] for row in values]
         return ObjectValues(name=name, values=labels, classes=classes)
-    if isinstance(inner, Value) and inner.dtype in ("string", "large_string", "bool"):
+    if _are_classes(inner, integer_classes=integer_classes):
         words = sorted({v for row in values for v in row if v is not None})
         number = {word: i for i, word in enumerate(words)}
         labels = [[None if v is None else number[v] for v in row] for row in values]

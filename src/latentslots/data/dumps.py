@@ -25,6 +25,11 @@ from latentslots.data.writer import StoreWriter
 SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 """The names that a split goes by."""
 _BLOCK = 240
+_CODES = frozenset(
+    {"category", "color", "material", "shape", "size"}
+    | {f"{name}_label" for name in ("color", "material", "shape", "size")}
+)
+"""Names under which whole numbers are codes of classes, each a byte: those of MOVi and CLEVRTex."""
 
 
 @dataclass(frozen=True)
@@ -184,16 +189,20 @@ def _read(labels: str) -> dict[str, list[Any]]:
 
 
 def _features(labels: str) -> dict[str, Any]:
-    def of(value: Any) -> Any:
+    def of(value: Any, *, is_code: bool = False) -> Any:
         if isinstance(value, list):
             return List(of(value[0])) if value else List(Value("float32"))
         if isinstance(value, bool):
             return Value("bool")
         if isinstance(value, int):
-            return Value("int32")
+            return Value("uint8" if is_code else "int32")
         return Value("string") if isinstance(value, str) else Value("float32")
 
-    return {name: of(values[0]) for name, values in _read(labels).items() if values}
+    return {
+        name: of(values[0], is_code=name in _CODES)
+        for name, values in _read(labels).items()
+        if values
+    }
 
 
 def _rows(work: Sequence[tuple[_Frame, int | None, tuple[str, ...]]]) -> Iterator[dict[str, Any]]:
@@ -226,6 +235,10 @@ def _objects(labels: str, names: Sequence[str], largest_id: int) -> dict[str, li
     odd = sorted(set(names) ^ set(lists))
     if odd:
         raise DataError(f"{labels} differs from the first frame: one of them lacks {odd[0]!r}")
+    for name in _CODES & set(names):
+        for value in lists[name]:
+            if isinstance(value, int) and not 0 <= value < 256:
+                raise DataError(f"{labels} has a {name} of {value}: codes are from 0 to 255")
     count = max((len(values) for values in lists.values()), default=0)
     while count > largest_id and not any(np.any(lists[name][count - 1]) for name in names):
         count -= 1

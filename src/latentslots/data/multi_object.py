@@ -33,7 +33,7 @@ from latentslots.data.transforms import ResizeCenterCrop
 from latentslots.data.writer import StoreWriter
 
 _BLOCK = 500
-_NUMBER, _CODE = Value("float32"), Value("int32")
+_NUMBER, _CODE = Value("float32"), Value("uint8")  # codes are classes, see attributes.py
 _POINT = List(Value("float32"), length=3)
 _SPRITES = {
     "x": _NUMBER,
@@ -313,8 +313,4 @@ def _values(feature: Feature, what: Any, count: int) -> np.ndarray:
     """An attribute of all entities, `[K]` or `[K, 3]`."""
     values = feature.one_byte_strings() if feature.kind == "bytes" else feature.floats()
     shaped = values.reshape(count, -1)
-    return (
-        shaped
-        if isinstance(what, List)
-        else shaped[:, 0].astype(np.int64 if what.dtype == "int32" else np.float32)
-    )
+    return shaped if isinstance(what, List) else shaped[:, 0].astype(what.dtype)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional as F
 
 ID_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
@@ -107,6 +108,14 @@ def to_ids(segmentation: Image.Image) -> Int64[Tensor, "H W"]:
     if segmentation.mode == "I" and (ids < 0).any():
         raise ValueError(f"ids start at 0, got {int(ids.min())}")
     return ids
+
+
+def resize_ids(ids: Int64[Tensor, "H W"], size: tuple[int, int]) -> Int64[Tensor, "_ _"]:
+    """Bring a segmentation to a height and width; every pixel has the id of the nearest one."""
+    if tuple(ids.shape) == size:
+        return ids
+    resized = F.interpolate(ids[None, None].double(), size=size, mode="nearest-exact")
+    return resized[0, 0].long()
 
 
 def check_segmentation(segmentation: Image.Image, size: tuple[int, int]) -> None:

@@ -3,6 +3,7 @@
 Dimensions: H W pixels.
 """
 
+import json
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentslots.evaluation.findings import Findings, find, find_with
+from latentslots.evaluation.findings import Findings, ScoringSize, find, find_with
 from latentslots.evaluation.segmentation import SegmentationReport, evaluate_baseline, score
 from latentslots.metrics import Convention
 from latentslots.visualize import rgb_to_lab, to_uint8
@@ -30,7 +31,9 @@ def find_baselines(
     tuning: Dataset | None = None,
     num_colors: int | None = None,
     resolution: int | None = None,
+    scoring_resolution: ScoringSize | None = None,
     seed: int = 0,
+    batch_size: int = 32,
     num_images: int | None = None,
     progress: bool = True,
 ) -> dict[str, Findings]:
@@ -38,37 +41,49 @@ def find_baselines(
 
     Args:
         pipe: The pipeline to be compared.
-        dataset: As in `evaluate`, like `resolution`, `num_images` and `progress`.
+        dataset: As in `evaluate`, like all that is not explained here.
         tuning: Other images with masks. When given, k-means on color and place is scored too, with
             as many clusters as slots (as in training and, where that is another number, as are
             looked for) and the weight that `tune_position_weight` finds on them.
         num_colors: Colors to tell apart, see `cluster_pixels`. By default as many as the pipeline
             had slots in training.
         resolution: Side of the images, in pixels. By default the one the model was trained at.
+        scoring_resolution: As in `evaluate`.
         seed: Of the untrained weights and their slot noise, and of the first guess at the colors.
-        num_images: At most so many images, from the start of the data set.
+        batch_size: As in `evaluate`.
+        num_images: As in `evaluate`.
         progress: Whether to show progress bars on stderr.
     """
     resolution = pipe.resolution if resolution is None else resolution
     num_colors = pipe.slot_encoder.config.num_slots if num_colors is None else num_colors
     common: dict[str, Any] = {
         "resolution": resolution,
+        "scoring_resolution": scoring_resolution,
         "num_images": num_images,
         "progress": progress,
     }
-    found = {"untrained": find(untrained(pipe, seed=seed), dataset, seed=seed, **common)}
-    groupings: dict[str, Any] = {
-        f"k-means, {num_colors} colors": partial(cluster_pixels, num_clusters=num_colors),
-        f"connected, {num_colors} colors": partial(connected_components, num_clusters=num_colors),
+    fresh = untrained(pipe, seed=seed)
+    found = {"untrained": find(fresh, dataset, seed=seed, batch_size=batch_size, **common)}
+    # Of connected pieces nobody knows more than those that pixels have.
+    groupings: dict[str, tuple[Any, int | None]] = {
+        f"k-means, {num_colors} colors": (
+            partial(cluster_pixels, num_clusters=num_colors),
+            num_colors,
+        ),
+        f"connected, {num_colors} colors": (
+            partial(connected_components, num_clusters=num_colors),
+            None,
+        ),
     }
     if tuning is not None:
         for number in sorted({pipe.slot_encoder.config.num_slots, pipe.num_slots}):
             weight = tune_position_weight(tuning, number, resolution=resolution, seed=seed)
-            groupings[f"k-means, {number} colors and places, weight {weight:g}"] = partial(
-                cluster_pixels, num_clusters=number, position_weight=weight
+            groupings[f"k-means, {number} colors and places, weight {weight:g}"] = (
+                partial(cluster_pixels, num_clusters=number, position_weight=weight),
+                number,
             )
-    for name, group in groupings.items():
-        found[name] = find_with(partial(group, seed=seed), dataset, **common)
+    for name, (group, num_slots) in groupings.items():
+        found[name] = find_with(partial(group, seed=seed), dataset, num_slots=num_slots, **common)
     return found
 
 
@@ -122,23 +137,29 @@ def tune_position_weight(
 def untrained(pipe: Any, *, seed: int = 0) -> Any:
     """The same pipeline with all that learned to find slots and their masks fresh.
 
-    A pretrained transformer stays as it is. Slots are not merged, and as many as in training:
-    untrained ones see the same, and all would become one.
+    A pretrained transformer stays as it is. Masks are of the same kind. Slots are not merged, and
+    as many as in training: untrained ones see the same, and all would become one.
     """
+    learned = {"encoder", "slot_encoder", "patch_decoder", "decoder"}
+    learned |= {"unet"} if pipe.mask_source == "cross-attention" else set()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = {
             name: _fresh(part)
             for name, part in pipe.components.items()
-            if name in ("encoder", "slot_encoder", "patch_decoder", "decoder")
+            if name in learned
             and part is not None
             and any(weights.requires_grad for weights in part.parameters())
         }
-    return type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
+    found = type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
+    if pipe.mask_source == "attention":
+        found.use_attention_masks()
+    return found
 
 
 def _fresh(part: Any) -> Any:
-    fresh = type(part).from_config(part.config).to(part.device)
+    # As it is saved: in memory the denoiser's config also has what it tells its parent class.
+    fresh = type(part).from_config(json.loads(part.to_json_string())).to(part.device)
     # diffusers warns of every change of type, also of one that changes nothing.
     return fresh if fresh.dtype == part.dtype else fresh.to(part.dtype)
 

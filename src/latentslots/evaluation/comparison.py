@@ -1,6 +1,6 @@
 """Whether two methods differ by more than chance.
 
-Dimensions: I images, M metrics.
+Dimensions: V videos, M metrics.
 """
 
 from collections.abc import Mapping
@@ -29,6 +29,7 @@ SAME = (
     "num_images",
     "scoring_resolution",
     "class_attribute",
+    "ignore_id",
 )
 """Conditions that two reports must share to be compared."""
 
@@ -64,7 +65,7 @@ def compare_means(
 
     The interval is the paired bootstrap's: both are scored on the same resampled images. The
     p-value is that of the permutation test which exchanges the two methods in images drawn by
-    chance: how often the means then differ as much.
+    chance: how often the means then differ as much. Frames of one video are drawn together.
 
     Args:
         first: Scores of one method.
@@ -73,18 +74,21 @@ def compare_means(
         seed: Of the draws.
 
     Raises:
-        ValueError: If the images are not as many.
+        ValueError: If the images are not as many, or not of the same videos.
     """
     if len(first) != len(second):
         raise ValueError(
             f"only scores of the same images can be compared, got {len(first)} and {len(second)}"
         )
+    videos, others = (() if one.videos is None else one.videos for one in (first, second))
+    if not np.array_equal(videos, others):
+        raise ValueError("only scores of the same images can be compared: their videos differ")
     names = [name for name in first.names if name in second.names]
     sides = [_columns(scores, names) for scores in (first, second)]
     (sums, counts), (other_sums, other_counts) = sides
     random = np.random.default_rng(seed)
     resampled, exchanged = [], []
-    for often in resamples(len(first), num_resamples=num_resamples, random=random):
+    for often in resamples(len(sums), num_resamples=num_resamples, random=random):
         resampled.append(
             ratio(often @ sums, often @ counts) - ratio(often @ other_sums, often @ other_counts)
         )
@@ -114,9 +118,10 @@ def compare_means(
 
 def _columns(
     scores: ImageScores, names: list[str]
-) -> tuple[Float64[np.ndarray, "I M"], Int64[np.ndarray, "I M"]]:
+) -> tuple[Float64[np.ndarray, "V M"], Int64[np.ndarray, "V M"]]:
     columns = [scores.names.index(name) for name in names]
-    return scores.sums[:, columns], scores.counts[:, columns]
+    sums, counts = scores.by_video()
+    return sums[:, columns], counts[:, columns]
 
 
 def compare_reports(
@@ -163,6 +168,7 @@ def to_markdown(differences: Mapping[str, Difference]) -> str:
     ]
     note = (
         f"Interval: paired bootstrap over images; p: permutation test; {NUM_RESAMPLES} resamples "
-        "each. The images are the only source of chance here: another training may differ more."
+        "each, frames of a video drawn together. The images are the only source of chance here: "
+        "another training may differ more."
     )
     return "\n".join([*head, *rows, "", note, ""])

@@ -22,6 +22,7 @@ def draw_examples(
     dataset: Dataset,
     *,
     images: Sequence[int],
+    resolution: int | None = None,
     seed: int = 0,
 ) -> Image.Image:
     """Rows of image, true segmentation, found segmentation, and what every slot sees.
@@ -30,9 +31,10 @@ def draw_examples(
         pipe: Finds slots and their masks.
         dataset: Has the columns `image` and, for the truth, `segmentation`.
         images: Rows of the data set.
+        resolution: Side of the images, in pixels. By default the one the model was trained at.
         seed: Image i draws its slots' start from seed + i.
     """
-    crop = ResizeCenterCrop(pipe.resolution)
+    crop = ResizeCenterCrop(pipe.resolution if resolution is None else resolution)
     rows = []
     for index in images:
         row = dataset[index]
@@ -63,7 +65,7 @@ def draw_masks(
     """
     rows, names = [], [targets.names[index] for index in images]
     for name in names:
-        pred, target, valid = read_pair(predictions, targets, name, ignore_id=ignore_id)
+        pred, target, valid, _ = read_pair(predictions, targets, name, ignore_id=ignore_id)
         row = [colorize(ids).copy() for ids in (target, pred)]
         if valid is not None:
             mask = Image.fromarray((~valid).numpy().astype(np.uint8) * 255)

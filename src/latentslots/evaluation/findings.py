@@ -4,12 +4,12 @@ A small table for each image, and its slots: every score is a function of them, 
 is looked at once for all conventions, for probes and for intervals.
 
 Dimensions: I images, N rows of a table (row 0 is the background), K slots, D slot channels,
-H W pixels.
+H W pixels of an image, h w of its truth.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
+from latentslots.data.transforms import ResizeCenterCrop, resize_ids, to_ids, to_pixel_values
 from latentslots.metrics import PixelTable, tabulate
 
 ScoringSize = int | Literal["native"]
@@ -65,9 +65,10 @@ class Findings:
     """Pixels that objects and slots share, image by image, and the slots.
 
     Attributes:
-        table: The pixels; images in the order of the data set.
+        table: The pixels; images in the order of the data set. A column whose slot id is -1 is no
+            slot; one of another id is, even without pixels.
         slots: Every image's slots; `None` where the method has none.
-        use_empty_slots: Whether a slot without pixels exists all the same (its id is not -1 then).
+        videos: Number of the video that every image is of; `None` where each stands alone.
         resolution: Side of the images that the model saw, in pixels; `None` without a model.
         scoring_resolution: Shortest side of the segmentations, in pixels; `None` where they had
             several sizes.
@@ -76,13 +77,30 @@ class Findings:
 
     table: PixelTable
     slots: Float[Tensor, "I K D"] | None = None
-    use_empty_slots: bool = False
+    videos: Int64[Tensor, " I"] | None = None
     resolution: int | None = None
     scoring_resolution: int | None = None
     seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.table.counts)
+
+
+class SegmentationPair(NamedTuple):
+    """What was found in one image, and what is there.
+
+    Attributes:
+        pred: Segment of every pixel, from 0.
+        target: Object id of every pixel, 0 for the background.
+        valid: Pixels that count; `None` for all.
+        num_slots: How many slots there are, also where some own no pixel; `None` where nobody
+            knows more than the segments that pixels have.
+    """
+
+    pred: Integer[Tensor, "h w"]
+    target: Integer[Tensor, "h w"]
+    valid: Bool[Tensor, "h w"] | None = None
+    num_slots: int | None = None
 
 
 def find(
@@ -101,10 +119,11 @@ def find(
     Arguments are those of `latentslots.evaluation.evaluate`. Where `torch.distributed` runs, every
     process must call this; they share the images, and all get the findings of all images.
     """
+    total = count_images(dataset, num_images)
+    videos = _videos(dataset, total)
     dataset = labeled(dataset)
     resolution = pipe.resolution if resolution is None else resolution
     size: ScoringSize = resolution if scoring_resolution is None else scoring_resolution
-    total = count_images(dataset, num_images)
     rank, num_processes = own_process()
     indices = range(rank, total, num_processes)
     tables: list[PixelTable] = []
@@ -127,7 +146,7 @@ def find(
     return Findings(
         table=_join(tables),
         slots=torch.cat(_same_number(slots)),
-        use_empty_slots=True,
+        videos=videos,
         resolution=resolution,
         scoring_resolution=sides.pop() if len(sides) == 1 else None,
         seed=seed,
@@ -139,6 +158,8 @@ def find_with(
     dataset: Dataset,
     *,
     resolution: int,
+    scoring_resolution: ScoringSize | None = None,
+    num_slots: int | None = None,
     num_images: int | None = None,
     progress: bool = True,
 ) -> Findings:
@@ -148,38 +169,56 @@ def find_with(
         segment: Maps an image, `[3, H, W]` in [-1, 1], to the id of every pixel's segment,
             `[H, W]` from 0.
         dataset: As in `find`.
-        resolution: Side of the images and of the masks that are compared, in pixels.
+        resolution: Side of the images, in pixels.
+        scoring_resolution: As in `find`; segments are brought to it by the nearest pixel.
+        num_slots: See `SegmentationPair`.
         num_images: At most so many images, from the start of the data set. By default all.
         progress: Whether to show a progress bar on stderr.
     """
+    total = count_images(dataset, num_images)
+    videos = _videos(dataset, total)
     dataset = labeled(dataset)
-    tables = []
-    for index in tqdm(range(count_images(dataset, num_images)), disable=not progress, unit="image"):
-        example = _load(dataset, index, resolution, resolution)
-        pred = segment(example.pixel_values)
-        tables.append(tabulate(pred[None], example.segmentation[None], valid=example.valid[None]))
-    return Findings(table=_join(tables), resolution=resolution, scoring_resolution=resolution)
+    size: ScoringSize = resolution if scoring_resolution is None else scoring_resolution
+
+    def pairs() -> Iterator[SegmentationPair]:
+        for index in tqdm(range(total), disable=not progress, unit="image"):
+            example = _load(dataset, index, resolution, size)
+            target = example.segmentation
+            pred = resize_ids(segment(example.pixel_values), (target.shape[0], target.shape[1]))
+            yield SegmentationPair(pred, target, example.valid, num_slots)
+
+    return replace(findings_of(pairs()), videos=videos, resolution=resolution)
 
 
-def findings_of(
-    images: Iterator[tuple[Integer[Tensor, "_ _"], Integer[Tensor, "_ _"], Tensor | None]],
-) -> Findings:
+def findings_of(images: Iterator[SegmentationPair]) -> Findings:
     """Take segmentations that something made elsewhere.
 
-    Args:
-        images: For each, the segment of every pixel, the object id of every pixel (0 for the
-            background, of the same size), and the pixels that count; `None` for all.
+    Raises:
+        ValueError: If there are none.
     """
     tables, sides = [], set()
-    for pred, target, valid in images:
-        counted = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
-        tables.append(tabulate(pred[None], target[None], valid=counted[None]))
+    for pred, target, valid, num_slots in images:
+        counted = None if valid is None else valid[None]
+        table = tabulate(pred[None], target[None], num_slots=num_slots, valid=counted)
+        if num_slots is None:
+            owns = table.counts.sum(dim=1) > 0
+            table = table._replace(slot_ids=torch.where(owns, table.slot_ids, -1))
+        tables.append(table)
         sides.add(min(target.shape))
     if not tables:
         raise ValueError("there is no image to score: segmentations is empty")
     return Findings(
         table=_join(tables), scoring_resolution=sides.pop() if len(sides) == 1 else None
     )
+
+
+def _videos(dataset: Dataset, num_images: int) -> Int64[Tensor, " I"] | None:
+    """Number of the video of every image; `None` where there are none, or of one image each."""
+    if "video" not in dataset.column_names:
+        return None
+    names = dataset.select_columns(["video"]).select(range(num_images))["video"]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return None if len(number) == num_images else torch.tensor([number[name] for name in names])
 
 
 def labeled(dataset: Dataset) -> Dataset:
@@ -316,6 +355,15 @@ def own_process() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def all_processes(value: bool) -> bool:
+    """Whether something holds in every process; all must ask."""
+    if own_process()[1] == 1:
+        return value
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return all(values)
 
 
 def _gather(

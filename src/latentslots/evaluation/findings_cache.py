@@ -11,6 +11,9 @@ from latentslots.evaluation.findings import Findings
 from latentslots.metrics import PixelTable
 
 CACHE_FILE = "findings.safetensors"
+_FORMAT = 2
+"""Of the file; 1 did not know of videos."""
+_OPTIONAL = ("slots", "videos")
 
 
 def save_findings(findings: Findings, folder: Path, *, key: dict[str, Any]) -> None:
@@ -23,15 +26,15 @@ def save_findings(findings: Findings, folder: Path, *, key: dict[str, Any]) -> N
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = dict(findings.table._asdict())
-    if findings.slots is not None:
-        tensors["slots"] = findings.slots
+    for name in _OPTIONAL:
+        if getattr(findings, name) is not None:
+            tensors[name] = getattr(findings, name)
     facts = {
-        "use_empty_slots": findings.use_empty_slots,
         "resolution": findings.resolution,
         "scoring_resolution": findings.scoring_resolution,
         "seed": findings.seed,
     }
-    metadata = {"key": json.dumps(key, sort_keys=True), "facts": json.dumps(facts)}
+    metadata = {"key": _text(key), "facts": json.dumps(facts)}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     temporary = folder / f"{CACHE_FILE}.part"
     save_file(tensors, temporary, metadata=metadata)
@@ -46,7 +49,7 @@ def load_findings(folder: Path, *, key: dict[str, Any]) -> Findings | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("key") != json.dumps(key, sort_keys=True):
+            if metadata.get("key") != _text(key):
                 return None
             names = file.keys()  # an open file of safetensors is no mapping that can be iterated
             tensors = {name: file.get_tensor(name) for name in names}
@@ -54,4 +57,9 @@ def load_findings(folder: Path, *, key: dict[str, Any]) -> Findings | None:
         return None  # cut off while it was written: found again
     facts = json.loads(metadata["facts"])
     table = PixelTable(*(tensors[name] for name in PixelTable._fields))
-    return Findings(table=table, slots=tensors.get("slots"), **facts)
+    optional = {name: tensors.get(name) for name in _OPTIONAL}
+    return Findings(table=table, **optional, **facts)
+
+
+def _text(key: dict[str, Any]) -> str:
+    return json.dumps({"format": _FORMAT, **key}, sort_keys=True)

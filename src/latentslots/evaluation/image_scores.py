@@ -1,6 +1,6 @@
 """Scores of single images: what means, intervals and comparisons are made of.
 
-Dimensions: I images, M metrics, R resamples.
+Dimensions: I images, V videos, M metrics, R resamples.
 """
 
 from collections.abc import Mapping
@@ -42,11 +42,13 @@ class ImageScores:
         names: Keys of `METRICS`.
         sums: By image and metric.
         counts: By image and metric.
+        videos: Number of the video that every image is of; `None` where each stands alone.
     """
 
     names: tuple[str, ...]
     sums: Float64[np.ndarray, "I M"]
     counts: Int64[np.ndarray, "I M"]
+    videos: Int64[np.ndarray, " I"] | None = None
 
     def __len__(self) -> int:
         return len(self.sums)
@@ -60,22 +62,38 @@ class ImageScores:
         """The score of every image: its mean; NaN where it has none."""
         return ratio(self.sums, self.counts)
 
+    @property
+    def num_videos(self) -> int:
+        """How many videos, or images that stand alone, there are."""
+        return len(self) if self.videos is None else len(np.unique(self.videos))
+
+    def by_video(self) -> tuple[Float64[np.ndarray, "V M"], Int64[np.ndarray, "V M"]]:
+        """Sums and counts of whole videos: what chance draws, as their frames are much alike."""
+        if self.videos is None:
+            return self.sums, self.counts
+        order = np.argsort(self.videos, kind="stable")
+        starts = np.unique(self.videos[order], return_index=True)[1]
+        sums, counts = (np.add.reduceat(x[order], starts) for x in (self.sums, self.counts))
+        return sums, counts
+
     def intervals(
         self, *, level: float = LEVEL, num_resamples: int = NUM_RESAMPLES, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
         """What the means might have been with other images of the same kind.
 
-        Percentiles of the bootstrap over images (Efron, 1979, https://doi.org/10.1214/aos/1176344552).
+        Percentiles of the bootstrap over images, or over videos where there are some (Efron, 1979,
+        https://doi.org/10.1214/aos/1176344552).
 
         Args:
             level: Share of the resampled means that lie inside.
-            num_resamples: Times that as many images are drawn, with replacement.
+            num_resamples: Times that as many are drawn, with replacement.
             seed: Of the draws.
         """
+        sums, counts = self.by_video()
         draws = resamples(
-            len(self), num_resamples=num_resamples, random=np.random.default_rng(seed)
+            len(sums), num_resamples=num_resamples, random=np.random.default_rng(seed)
         )
-        drawn = np.concatenate([ratio(often @ self.sums, often @ self.counts) for often in draws])
+        drawn = np.concatenate([ratio(often @ sums, often @ counts) for often in draws])
         return {
             name: percentile_interval(drawn[:, i], level)
             for i, name in enumerate(self.names)
@@ -87,20 +105,20 @@ def image_scores(
     table: PixelTable,
     *,
     convention: Convention,
-    use_empty_slots: bool,
     classes: Int64[Tensor, "I N"] | None = None,
+    videos: Int64[Tensor, " I"] | None = None,
 ) -> ImageScores:
     """Score every image of a table.
 
     Args:
-        table: Pixels that objects and slots share.
+        table: Pixels that objects and slots share, as `Findings` have them.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
-        use_empty_slots: Whether a slot without pixels can be matched.
         classes: Class of every row of the table, from 0; -1 where it has none. When given, objects
             of one class are scored as one region, too (`mbo_classes`).
+        videos: Number of the video of every image.
     """
     with_objects = has_foreground(table.counts)
-    found = overlap_of_table(table, convention=convention, use_empty_slots=use_empty_slots)
+    found = overlap_of_table(table, convention=convention, use_empty_slots=True)
     in_fg_ari = torch.ones_like(with_objects) if convention == "lsd" else with_objects
     everywhere = torch.ones(len(with_objects), dtype=torch.bool)
     fg_ari = ari_of_table(table.counts, ignore_background=True)
@@ -124,6 +142,7 @@ def image_scores(
         names=tuple(names),
         sums=torch.stack([columns[name][0].double() for name in names], dim=1).numpy(),
         counts=torch.stack([columns[name][1].long() for name in names], dim=1).numpy(),
+        videos=None if videos is None else videos.numpy(),
     )
 
 
@@ -144,13 +163,16 @@ def _class_overlap(
 
 
 def scores_from_columns(
-    columns: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray]
+    columns: Mapping[str, np.ndarray],
+    counts: Mapping[str, np.ndarray],
+    videos: Int64[np.ndarray, " I"] | None = None,
 ) -> ImageScores:
     """Scores as they were before they were written down.
 
     Args:
         columns: Value of every image by metric; NaN where it has none.
         counts: How many values each is the mean of, for the metrics where that is not one.
+        videos: Number of the video of every image.
     """
     names = [name for name in METRICS if name in columns]
     values = np.stack([np.asarray(columns[name], dtype=np.float64) for name in names], axis=1)
@@ -162,5 +184,5 @@ def scores_from_columns(
         axis=1,
     ).astype(np.int64)
     return ImageScores(
-        tuple(names), np.where(number > 0, np.nan_to_num(values), 0) * number, number
+        tuple(names), np.where(number > 0, np.nan_to_num(values), 0) * number, number, videos
     )

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from PIL import Image
 from torch import Tensor
 
-from latentslots.data.transforms import to_ids
+from latentslots.data.transforms import resize_ids, to_ids
+from latentslots.evaluation.findings import SegmentationPair
 from latentslots.metrics.contingency import LARGEST_ID
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".npy")
@@ -99,11 +100,11 @@ def open_masks(source: str | Path) -> MaskFiles:
 
 def paired_segmentations(
     predictions: MaskFiles, targets: MaskFiles, *, ignore_id: int | None = None
-) -> Iterator[tuple[Int64[Tensor, "H W"], Int64[Tensor, "H W"], Tensor | None]]:
+) -> Iterator[SegmentationPair]:
     """Prediction, truth and pixels that count of every image, in the order of the truths.
 
     A prediction of another size than its truth is brought to it: soft masks bilinearly, ids by the
-    nearest pixel.
+    nearest pixel. Soft masks tell how many slots there are; of ids, only those that pixels have.
 
     Args:
         predictions: Ids, or soft masks that sum to 1.
@@ -131,7 +132,7 @@ def paired_segmentations(
 
 def read_pair(
     predictions: MaskFiles, targets: MaskFiles, name: str, *, ignore_id: int | None = None
-) -> tuple[Int64[Tensor, "H W"], Int64[Tensor, "H W"], Bool[Tensor, "H W"] | None]:
+) -> SegmentationPair:
     """As `paired_segmentations`, of one image that both have.
 
     Raises:
@@ -147,9 +148,9 @@ def read_pair(
     target = target if valid is None else torch.where(valid, target, 0)
     _check_ids(target, f"image {name} of {targets.source}")
     where = f"image {name} of {predictions.source}"
-    pred = _hard(predictions.read(name), (target.shape[0], target.shape[1]), where)
+    pred, num_slots = _hard(predictions.read(name), (target.shape[0], target.shape[1]), where)
     _check_ids(pred, where)
-    return pred, target, valid
+    return SegmentationPair(pred, target, valid, num_slots)
 
 
 def _check_ids(ids: Int64[Tensor, "H W"], where: str) -> None:
@@ -160,15 +161,12 @@ def _check_ids(ids: Int64[Tensor, "H W"], where: str) -> None:
         )
 
 
-def _hard(found: np.ndarray, size: tuple[int, int], where: str) -> Int64[Tensor, "H W"]:
-    """The segment of every pixel, at a size."""
+def _hard(
+    found: np.ndarray, size: tuple[int, int], where: str
+) -> tuple[Int64[Tensor, "H W"], int | None]:
+    """The segment of every pixel, at a size, and how many slots there are where masks tell."""
     if found.ndim == 2:
-        ids = torch.from_numpy(found.astype(np.int64))
-        if tuple(ids.shape) == size:
-            return ids
-        return torch.nn.functional.interpolate(
-            ids[None, None].double(), size=size, mode="nearest-exact"
-        )[0, 0].long()
+        return resize_ids(torch.from_numpy(found.astype(np.int64)), size), None
     masks = torch.from_numpy(found.astype(np.float32))
     sums = masks.sum(dim=0)
     if masks.min() < 0 or not (sums - 1).abs().max() <= _SUM_TOLERANCE:
@@ -181,7 +179,7 @@ def _hard(found: np.ndarray, size: tuple[int, int], where: str) -> Int64[Tensor,
         masks = torch.nn.functional.interpolate(
             masks[None], size=size, mode="bilinear", align_corners=False
         )[0]
-    return masks.argmax(dim=0)
+    return masks.argmax(dim=0), len(masks)
 
 
 def _load_array(path: Path) -> np.ndarray:

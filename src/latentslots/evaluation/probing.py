@@ -12,7 +12,7 @@ from datasets import Dataset
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from latentslots.data.attributes import ObjectValues, read_attributes
+from latentslots.data.attributes import ObjectValues, can_be_classes, read_attributes
 from latentslots.evaluation.findings import Findings
 from latentslots.metrics import Convention, overlap_of_table
 from latentslots.metrics.probe_targets import Attribute
@@ -100,8 +100,9 @@ def probe_slots(
     """Match slots to objects and read the objects' attributes off them.
 
     Args:
-        findings: Of a pipeline, on the first images of the data set.
-        dataset: Has the column `attributes`; with a column `video`, frames of one stay together.
+        findings: Of a pipeline, on the first images of the data set; frames of one video stay
+            together.
+        dataset: Has the column `attributes`.
         convention: How slots are matched to objects. `lsd` also trains and scores heads as the
             official code does, whatever `heads` and `seeds` say.
         attributes: Names of those to read; all when absent.
@@ -114,7 +115,8 @@ def probe_slots(
     values = read_attributes(dataset, list(attributes or ()) or None, num_images=len(findings))
     images, objects, slots, num_objects = match_objects(findings, convention=convention)
     found = [_attribute(one, images, objects) for one in values]
-    videos = _videos(dataset, len(findings))[images]
+    videos = torch.arange(len(findings)) if findings.videos is None else findings.videos
+    videos = videos[images]
     if convention == "lsd":
         scores = probe_lsd(slots, found, videos=videos)
     else:
@@ -145,9 +147,7 @@ def match_objects(
     """
     if findings.slots is None:
         raise ValueError("probes need slots, and this method has none")
-    overlap = overlap_of_table(
-        findings.table, convention=convention, use_empty_slots=findings.use_empty_slots
-    )
+    overlap = overlap_of_table(findings.table, convention=convention, use_empty_slots=True)
     is_object = (overlap.object_ids > 0) & (findings.table.counts.sum(dim=2) > 0)
     images, rows = (is_object & (overlap.slot_ids >= 0)).nonzero(as_tuple=True)
     slots = findings.slots[images, overlap.slot_ids[images, rows]]
@@ -155,9 +155,13 @@ def match_objects(
 
 
 def check_classes(dataset: Dataset, name: str) -> None:
-    """Refuse an attribute that does not exist, or whose values are numbers."""
-    (values,) = read_attributes(dataset, [name], num_images=1)
-    if not values.classes:
+    """Refuse an attribute that does not exist, or whose values are no classes, words or integers.
+
+    Raises:
+        ValueError: Names it.
+    """
+    read_attributes(dataset, [name], num_images=1)
+    if not can_be_classes(dataset, name):
         raise ValueError(f"the attribute {name!r} has numbers, not classes")
 
 
@@ -170,12 +174,14 @@ def object_classes(findings: Findings, dataset: Dataset, name: str) -> Int64[Ten
         name: Of an attribute with classes.
 
     Raises:
-        ValueError: If there is no such attribute, or its values are numbers.
+        ValueError: If there is no such attribute, or its values are numbers other than integers.
     """
     check_classes(dataset, name)
-    (values,) = read_attributes(dataset, [name], num_images=len(findings))
+    (values,) = read_attributes(dataset, [name], num_images=len(findings), integer_classes=True)
     ids = findings.table.object_ids
     classes = torch.full(ids.shape, -1)
+    if not values.classes:  # no object of these images has a value
+        return classes
     images, rows = (ids > 0).nonzero(as_tuple=True)
     found = _attribute(values, images, ids[images, rows])
     classes[images, rows] = torch.where(found.known, found.values.long(), -1)
@@ -199,15 +205,6 @@ def _attribute(
     numbers = [[0.0] * values.size if value is None else value for value in found]
     rows = torch.tensor(numbers, dtype=torch.float32).reshape(len(found), values.size)
     return Attribute(name=values.name, values=rows, known=known)
-
-
-def _videos(dataset: Dataset, num_images: int) -> Int64[Tensor, " I"]:
-    """Number of the video of every image; of the image, where there are no videos."""
-    if "video" not in dataset.column_names:
-        return torch.arange(num_images)
-    names = dataset.select_columns(["video"]).select(range(num_images))["video"]
-    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return torch.tensor([number[name] for name in names])
 
 
 def _shown(

@@ -118,7 +118,7 @@ def evaluate_removal(
         keep = overlap >= FOUND
         if keep.any():
             parts = (found.slots[keep], existing(found)[keep], found.masks[keep], slot[keep])
-            for name, scores in _score(pipe, pairs[keep], parts, num_inference_steps):
+            for name, scores in _score(pipe, pairs[keep.cpu()], parts, num_inference_steps):
                 sums[name].append(scores)
         progress(len(pairs.seeds))
     if not sums["plain"]:

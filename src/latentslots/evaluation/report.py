@@ -120,6 +120,8 @@ def write_image_scores(scores: Mapping[str, ImageScores], path: Path) -> None:
             "image": np.arange(len(images)),
             "convention": [convention] * len(images),
         }
+        if images.videos is not None:
+            columns["video"] = images.videos
         values = images.values()
         for i, name in enumerate(images.names):
             columns[name] = pa.array(values[:, i], from_pandas=True)  # NaN becomes null
@@ -142,7 +144,7 @@ def read_image_scores(path: Path, convention: str) -> ImageScores:
         raise ValueError(f"{path} holds no scores of the convention {convention!r}")
     columns = {name: table[name].to_numpy() for name in table.column_names}
     counts = {name: columns[counted] for name, counted in _COUNTED.items() if counted in columns}
-    return scores_from_columns(columns, counts)
+    return scores_from_columns(columns, counts, columns.get("video"))
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -158,8 +160,9 @@ def read_report(path: Path) -> dict[str, Any]:
         raise ValueError(f"there is no report {path}") from error
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict) or "format" not in content:
-        raise ValueError(f"{path} is no report: the field 'format' is missing")
+    for name in ("format", "conditions"):
+        if not isinstance(content, dict) or name not in content:
+            raise ValueError(f"{path} is no report: the field {name!r} is missing")
     if content["format"] != REPORT_FORMAT:
         raise ValueError(
             f"{path} has format {content['format']}, and only format {REPORT_FORMAT} can be read: "

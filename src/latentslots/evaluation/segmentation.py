@@ -14,6 +14,7 @@ from torch import Tensor
 from latentslots.evaluation.findings import (
     Findings,
     ScoringSize,
+    SegmentationPair,
     SegmentationPipeline,
     find,
     find_with,
@@ -39,7 +40,8 @@ class SegmentationReport:
         num_images: Images that were scored.
         num_images_without_objects: Images among them without a foreground pixel. They count for
             ARI; for the other means they are left out, except for FG-ARI under `lsd`, where each
-            scores 1.
+            scores 1, and mIoU under `with-background`, whose background counts.
+        num_videos: Videos that they are of; as many as images where each stands alone.
         fg_ari: Adjusted Rand index of the foreground pixels.
         ari: Adjusted Rand index of all pixels.
         miou_objects: IoU of objects and the slots they are matched to, mean over all objects.
@@ -48,7 +50,7 @@ class SegmentationReport:
         mbo_images: As `mbo_objects`, but the mean over the images' means.
         mbo_classes: As `mbo_images`, with all objects of one class as one; `None` where no class
             was known.
-        intervals: 95 % bootstrap interval over images of each score that there is.
+        intervals: 95 % bootstrap interval over images, or videos, of each score that there is.
         images: The scores image by image.
     """
 
@@ -58,6 +60,7 @@ class SegmentationReport:
     seed: int | None
     num_images: int
     num_images_without_objects: int
+    num_videos: int
     fg_ari: float
     ari: float
     miou_objects: float
@@ -104,6 +107,8 @@ class SegmentationReport:
         conditions.append(
             f"{self.num_images} images, {self.num_images_without_objects} of them without objects"
         )
+        if self.num_videos < self.num_images:
+            conditions.append(f"intervals over {self.num_videos} videos")
         note = "; ".join(conditions)
         return "\n".join([*head, *rows, "", f"{note}.", ""])
 
@@ -170,8 +175,8 @@ def score(
     images = image_scores(
         findings.table,
         convention=check_convention(convention),
-        use_empty_slots=findings.use_empty_slots,
         classes=classes,
+        videos=findings.videos,
     )
     means: dict[str, Any] = images.means()
     return SegmentationReport(
@@ -181,6 +186,7 @@ def score(
         seed=findings.seed,
         num_images=len(findings),
         num_images_without_objects=int((~has_foreground(findings.table.counts)).sum()),
+        num_videos=images.num_videos,
         intervals=images.intervals(),
         images=images,
         **means,
@@ -193,6 +199,8 @@ def evaluate_baseline(
     *,
     resolution: int,
     convention: Convention = "iou",
+    scoring_resolution: ScoringSize | None = None,
+    num_slots: int | None = None,
     num_images: int | None = None,
     progress: bool = True,
 ) -> SegmentationReport:
@@ -202,13 +210,22 @@ def evaluate_baseline(
         segment: Maps an image, `[3, H, W]` in [-1, 1], to the id of every pixel's segment,
             `[H, W]` from 0.
         dataset: As in `evaluate`.
-        resolution: Side of the images and of the masks that are compared, in pixels.
+        resolution: Side of the images, in pixels.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
+        scoring_resolution: As in `evaluate`.
+        num_slots: How many segments there are, also where some own no pixel; by default those that
+            pixels have. It matters for `lsd` alone.
         num_images: At most so many images, from the start of the data set. By default all.
         progress: Whether to show a progress bar on stderr.
     """
     findings = find_with(
-        segment, dataset, resolution=resolution, num_images=num_images, progress=progress
+        segment,
+        dataset,
+        resolution=resolution,
+        scoring_resolution=scoring_resolution,
+        num_slots=num_slots,
+        num_images=num_images,
+        progress=progress,
     )
     return score(findings, convention=convention)
 
@@ -234,5 +251,5 @@ def evaluate_predictions(
         1.0
     """
     pairs = zip(segmentations, targets, strict=True)
-    findings = findings_of((pred, target, None) for pred, target in pairs)
+    findings = findings_of(SegmentationPair(pred, target) for pred, target in pairs)
     return score(findings, convention=convention)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from latentslots.metrics.heads import HeadLosses, HeadTarget
 
+_LEAST = 1e-9
+"""Deviation below which a number does not change."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
@@ -58,11 +61,13 @@ class ProbeTarget:
         notes: list[str] = []
         known, values = attribute.known, attribute.values
         missing = ""
-        if not all(((parts == p) & known).any(dim=1).all() for p in torch.unique(parts)):
+        if not all(((parts == p) & known).any(dim=1).all() for p in range(int(parts.max()) + 1)):
             missing = "too few objects have it for every part of the split"
         if attribute.num_classes:
+            if len(torch.unique(values[known])) == 1:
+                notes = ["all objects are of one class: there is nothing to tell apart"]
             values = torch.where(known, values, 0).expand(len(parts), -1)
-            return cls(attribute=attribute, values=values, notes=(), missing=missing)
+            return cls(attribute=attribute, values=values, notes=tuple(notes), missing=missing)
         lowest, highest = _extremes(values, known)
         varies = highest - lowest > 1e-6 * highest.abs().clamp(min=1e-6)
         if not varies.all():
@@ -74,7 +79,14 @@ class ProbeTarget:
         if to_unit_range:
             scaled = ((values - lowest) / (highest - lowest))[None]
         else:
-            scaled = torch.stack([standardized(values, (part == 0) & known) for part in parts])
+            seen = [(part == 0) & known for part in parts]
+            scaled = torch.stack([standardized(values, one) for one in seen])
+            num_constant = sum(_is_constant(values, one) for one in seen)
+            if num_constant:
+                notes.append(
+                    f"some numbers do not change in {num_constant} of {len(seen)} training parts: "
+                    "there, their errors are in the numbers' own units"
+                )
         return cls(attribute=attribute, values=scaled.float(), notes=tuple(notes), missing=missing)
 
 
@@ -108,7 +120,14 @@ def standardized(values: Float[Tensor, "N C"], seen: Bool[Tensor, " N"]) -> Floa
     if not seen.any() or not values.shape[1]:
         return values
     deviation, mean = torch.std_mean(values[seen], dim=0, correction=0)
-    return (values - mean) / torch.where(deviation > 1e-9, deviation, 1.0)
+    return (values - mean) / torch.where(deviation > _LEAST, deviation, 1.0)
+
+
+def _is_constant(values: Float[Tensor, "N C"], seen: Bool[Tensor, " N"]) -> bool:
+    """Whether any number has nothing to be standardized by."""
+    if not seen.any() or not values.shape[1]:
+        return False
+    return bool((values[seen].std(dim=0, correction=0) <= _LEAST).any())
 
 
 def _extremes(

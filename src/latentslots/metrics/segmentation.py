@@ -26,7 +26,8 @@ class SegmentationMetrics(RunningMeans):
     `compute` gives `ari`, `fg_ari`, `miou_objects`, `mbo_objects`, `miou_images`, `mbo_images`,
     `num_images` and `num_images_without_objects`. Images without a foreground pixel have no
     FG-ARI, mIoU or mBO and are left out of those means, except for FG-ARI under the convention
-    `lsd`, where they score 1 as in the official code.
+    `lsd`, where they score 1 as in the official code, and for mIoU under `with-background`, where
+    their background counts.
 
     Args:
         convention: `iou`, `lsd` or `with-background`, see `latentslots.metrics.overlap`.
