@@ -253,3 +253,17 @@ class TestFolder:
         picture = library.show()
         assert picture.width == 9 * 48 + 8 * 4
         assert picture.height == 6 * (48 + 20) + 5 * 4
+
+
+def test_slots_that_do_not_exist_are_no_members(tiny_pipeline_dir: Path, dataset: Dataset) -> None:
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    pipe.set_inference(merge_overlap=0.95)
+    part = dataset.select(range(8))
+    counts = []
+    for row in range(8):
+        generator = [torch.Generator().manual_seed(row)]
+        scene = pipe.encode([part[row]["image"]], generator=generator)
+        counts.append(scene.slots.shape[1])
+    assert len(set(counts)) > 1, "scenes of different numbers of slots, padded in a batch"
+    library = ConceptLibrary.fit(pipe, part, 2, min_area=0.0, progress=False)
+    assert library.image.bincount().tolist() == counts

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latentslots.cli.main import main
+from latentslots.models.autoencoder import load_vae
 from latentslots.models.stable_diffusion import empty_prompt
 from latentslots.official import OfficialCheckpointError, load_official
 from latentslots.pipelines import LatentSlotDiffusionPipeline
@@ -91,6 +92,8 @@ def test_the_resolution_is_that_of_its_images(name: str) -> None:
 def test_the_vae_is_optional(checkpoint: Path, tiny_vae: Any) -> None:
     assert load_official(checkpoint).vae is None
     assert load_official(checkpoint, vae=tiny_vae).vae is tiny_vae
+    with pytest.raises(ValueError, match="latents of 4 channels, and the VAE has 8"):
+        load_official(checkpoint, vae=load_vae("bundled"))
 
 
 class TestBin:

@@ -360,7 +360,10 @@ def _collect(
             _, scenes = _encode(pipe, dataset, rows, seed)
             masks = scenes.masks.float().cpu()
             owned = F.one_hot(masks.argmax(dim=1), masks.shape[1]).float().mean(dim=(1, 2))
-            scene, index = (owned >= min_area).nonzero(as_tuple=True)
+            large = owned >= min_area
+            if scenes.slots_mask is not None:
+                large &= scenes.slots_mask.cpu()
+            scene, index = large.nonzero(as_tuple=True)
             small = F.adaptive_avg_pool2d(masks, MASK_SIZE)
             slots = scenes.slots.float().cpu()
             image = torch.tensor(rows)[scene]

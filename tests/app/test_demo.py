@@ -99,6 +99,14 @@ def test_a_folder_with_other_things_is_left_alone(
     assert main(["demo", "--output-dir", str(tmp_path)]) == 2
     assert "is no earlier demo" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    for name in ("run/state.pt", "site/index.html"):
+        path = tmp_path / "work" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("years of work")
+        folder = path.parent if path.suffix == ".html" else path.parent.parent
+        assert main(["demo", "--output-dir", str(folder)]) == 2
+        assert path.read_text() == "years of work"
+        shutil.rmtree(tmp_path / "work")
 
 
 def test_damaged_assets_are_named_and_nothing_is_written(

@@ -189,6 +189,10 @@ def test_pictures_are_painted_over_scales_and_seeds(
         (["--concepts", "LIBRARY", "--slots", "x"], "give one of"),
         (["--slots", "x.safetensors"], "there is no file x.safetensors"),
         (
+            ["--concepts", "LIBRARY", "--num", "1", "--reference", "bundled"],
+            "a distance needs two scenes or more, got 1",
+        ),
+        (
             ["--concepts", "LIBRARY", "--num-seeds", "2", "--reference", "x"],
             "--reference measures one picture of each scene",
         ),
@@ -216,3 +220,40 @@ def test_a_library_of_another_model_is_refused(
     command = ["generate", str(tmp_path / "other"), "--concepts", library]
     assert main([*command, "--output-dir", str(tmp_path / "out")]) == 2
     assert "made by another pipeline" in capsys.readouterr().err
+
+
+def test_names_with_dots_are_kept(
+    tiny_pipeline_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, _ = tiny.squares(2, seed=5)
+    names = ["v1.0", "v1.1"]
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    files = [str(tmp_path / f"{name}.png") for name in names]
+    out = tmp_path / "out"
+    command = ["generate", str(tiny_pipeline_dir), "--from-images", *files, *STEPS]
+    for _ in range(2):
+        assert main([*command, "--output-dir", str(out)]) == 0
+    assert "0 scenes painted" in capsys.readouterr().out
+    made = {path.name for path in out.iterdir()}
+    assert {f"{name}{suffix}" for name in names for suffix in (".png", ".safetensors")} <= made
+    assert not [name for name in made if name.endswith(".partial")]
+    sheet = ["generate", str(tiny_pipeline_dir), "--from-images", str(out / "contact_sheet.png")]
+    assert main([*sheet, *STEPS, "--output-dir", str(tmp_path / "again")]) == 2
+    assert "cannot be called as the contact sheet" in capsys.readouterr().err
+
+
+def test_pictures_of_an_older_library_are_not_taken_for_those_of_a_new_one(
+    tiny_pipeline_dir: Path,
+    scenes_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    library, out = str(tmp_path / "library"), str(tmp_path / "out")
+    fit = ["concepts", "fit", str(tiny_pipeline_dir), "--data", str(scenes_store)]
+    command = ["generate", str(tiny_pipeline_dir), "--concepts", library, "--num", "2", *STEPS]
+    for number, status in (("3", 0), ("2", 2)):
+        words = ["--num-concepts", number, "--num-images", "6", "--output-dir", library]
+        assert main([*fit, *words]) == 0
+        assert main([*command, "--output-dir", out]) == status
+    assert "pictures that were made with another library" in capsys.readouterr().err

@@ -426,3 +426,45 @@ def test_a_perceptual_distance_stands_beside_the_others(
     for kind, picture in (("autoencoder", kept), ("slots", painted)):
         expected = np.abs(picture - original).mean() / 127.5
         assert found[f"lpips_{kind}"] == pytest.approx(expected, abs=0.01)
+
+
+def test_notes_beside_pictures_are_not_written_over(
+    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = tmp_path / "out" / "p1.json"
+    note.parent.mkdir()
+    note.write_text('["boxes of somebody"]')
+    command = ["reconstruct", model, str(pictures), "--output-dir", str(note.parent), *STEPS]
+    assert main(command) == 2
+    assert f"{note} exists and is no earlier result" in capsys.readouterr().err
+    assert note.read_text() == '["boxes of somebody"]'
+    note.unlink()
+    assert main(command) == 0
+    (note.parent / "p1.png").unlink()  # as if it had been stopped between the two
+    assert main(command) == 0
+    assert "1 pictures painted" in capsys.readouterr().out.splitlines()[-3]
+
+
+def test_another_autoencoder_paints_other_pictures(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+    for seed in (0, 1):
+        pipe = tiny.tiny_lsd().to_pipeline()
+        pipe.vae = tiny.tiny_autoencoder(seed)
+        folders.append(str(tmp_path / f"model-{seed}"))
+        pipe.save_pretrained(folders[-1])
+    for action, *words in (["reconstruct"], ["edit", "--remove", "1"]):
+        out = str(tmp_path / action)
+        for folder in folders:
+            assert main([action, folder, str(pictures), *words, *STEPS, "--output-dir", out]) == 0
+            assert "3 pictures" in capsys.readouterr().out
+
+
+def test_pictures_that_cannot_be_used_are_named(
+    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.random.rand(32, 32).astype(np.float32), mode="F").save(pictures / "f.tiff")
+    assert main(["segment", model, str(pictures), "--output-dir", str(tmp_path / "out")]) == 2
+    assert f"{pictures / 'f.tiff'}: a floating-point image has no fixed" in capsys.readouterr().err
+    assert (tmp_path / "out" / "p0" / "ids.png").is_file()

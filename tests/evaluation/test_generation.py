@@ -296,3 +296,10 @@ class TestFeatures:
         (tmp_path / "x.pt").write_bytes(b"no network")
         with pytest.raises(ValueError, match=r"x\.pt is no TorchScript file"):
             load_features(f"inception:{tmp_path / 'x.pt'}")
+
+
+def test_a_slot_is_not_held_against_itself(slots: Tensor) -> None:
+    """Also where the library is of no other slots than those that were asked for."""
+    images = torch.zeros(5, 3, 32, 32)
+    seen = _Sees(slots + 0.01 * torch.randn_like(slots))
+    assert compositional_consistency(seen, slots, images, slots.flatten(0, 1)) == 1

@@ -69,3 +69,24 @@ def test_pixels_away_from_an_edit_stay(tiny_pipeline: LatentSlotDiffusionPipelin
     torch.testing.assert_close(images[..., near], blended[..., near])
     assert (blended[..., far] - before[..., far]).abs().max() > 1e-2
     assert torch.equal(edit(blending=False), edit(blending=False, paste=False))
+
+
+@pytest.mark.parametrize("blending", [True, False])
+def test_images_of_another_size_keep_it(
+    tiny_pipeline: LatentSlotDiffusionPipeline, blending: bool
+) -> None:
+    pixel_values = torch.zeros(1, 3, 32, 48)
+    slots = tiny_pipeline.encode_pixel_values(pixel_values).slots
+    changed = torch.zeros(1, 32, 48, dtype=torch.bool)
+    changed[:, :8] = True
+    images = paint_edit(
+        tiny_pipeline,
+        pixel_values,
+        slots,
+        slots[:, 1:],
+        changed,
+        blending=blending,
+        num_inference_steps=2,
+        output_type="pt",
+    )
+    assert images.shape == (1, 3, 32, 48)

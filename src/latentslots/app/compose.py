@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.app.images import Picture, batches, open_picture
-from latentslots.app.outcome import content_hash, facts_made_alike, found_by, write_facts
+from latentslots.app.outcome import content_hash, facts_made_alike, painted_by, write_facts
 from latentslots.app.scenes import (
     Scene,
     find_scenes,
@@ -183,15 +183,12 @@ def generate(
         Names of the scenes that were painted now.
 
     Raises:
-        ValueError: If the folder holds pictures that were made in another way.
+        ValueError: If the folder holds pictures that were made in another way, or a scene is called
+            as the contact sheet is.
     """
-    fingerprint = pipe.fingerprint()
-    made_by = {
-        "pipeline": fingerprint,
-        "sampler": type(pipe.scheduler).__name__,
-        **asdict(grid_options),
-        **(facts or {}),
-    }
+    if Path(SHEET_FILE).stem in scenes.names:
+        raise ValueError(f"a scene cannot be called as the contact sheet, {SHEET_FILE}: rename it")
+    made_by = {**painted_by(pipe), **asdict(grid_options), **(facts or {})}
     made_by["guidance_scales"] = list(grid_options.guidance_scales)
     made_by.pop("batch_size")
     _check_folder(output_dir, made_by)
@@ -206,8 +203,8 @@ def generate(
                 if scenes.places:
                     strip = _strip(pipe, *scenes.places[row])
                     strip.save(output_dir / f"{scenes.names[row]}_slots.jpg", quality=92)
-                path, origin = output_dir / scenes.names[row], scenes.origin(row)
-                _save(scene, pictures, path, fingerprint, origin)
+                facts_of = {"fingerprint": made_by["pipeline"], "origin": scenes.origin(row)}
+                _save(scene, pictures, output_dir, scenes.names[row], **facts_of)
             bar.update(len(rows))
     _contact_sheet(output_dir, scenes.names)
     return [scenes.names[row] for row in waiting]
@@ -215,10 +212,10 @@ def generate(
 
 def _is_painted(scenes: Scenes, row: int, folder: Path) -> bool:
     """Whether a scene's picture is there, and shows what comes from the same file."""
-    path = folder / scenes.names[row]
-    if not path.with_suffix(".png").is_file():
+    name = scenes.names[row]
+    if not (folder / f"{name}.png").is_file():
         return False
-    return scene_facts(path.with_suffix(".safetensors")).get("origin", "") == scenes.origin(row)
+    return scene_facts(folder / f"{name}.safetensors").get("origin", "") == scenes.origin(row)
 
 
 def _paint(
@@ -232,7 +229,15 @@ def _paint(
             seeds = [options.seed + row + SEED_STRIDE * column for row in rows]
             slots, exist = scenes.slots[rows], scenes.slots_mask[rows]
             columns.append(
-                paint(pipe, slots, exist, sampling=sampling, seeds=seeds, progress=False)
+                paint(
+                    pipe,
+                    slots,
+                    exist,
+                    sampling=sampling,
+                    seeds=seeds,
+                    batch_size=options.batch_size,
+                    progress=False,
+                )
             )
     pictures = torch.stack(columns, dim=1)
     shape = (len(rows), len(options.guidance_scales), options.num_seeds, *pictures.shape[2:])
@@ -251,14 +256,22 @@ def _strip(pipe: LatentSlotDiffusionPipeline, path: Path, masks: Tensor) -> Imag
     return grid([tiles])
 
 
-def _save(scene: Scene, pictures: Tensor, path: Path, fingerprint: str, origin: str) -> None:
+def _save(
+    scene: Scene, pictures: Tensor, folder: Path, name: str, *, fingerprint: str, origin: str
+) -> None:
     """The slots first: a picture that is there has its slots."""
-    path.with_suffix(".png").unlink(missing_ok=True)  # of another file of the same name
-    save_scene(scene, path.with_suffix(".safetensors"), fingerprint, origin=origin)
+    path = folder / f"{name}.png"
+    path.unlink(missing_ok=True)  # of another file of the same name
+    save_scene(scene, folder / f"{name}.safetensors", fingerprint, origin=origin)
     page = grid([[to_pil(picture * 2 - 1) for picture in row] for row in pictures])
-    partial = path.with_suffix(".partial")
-    page.save(partial, format="PNG")
-    os.replace(partial, path.with_suffix(".png"))
+    _save_whole(page, path)
+
+
+def _save_whole(image: Image.Image, path: Path) -> None:
+    """Under its name when all of it is there."""
+    partial = path.with_name(f"{path.name}.partial")
+    image.save(partial, format="PNG")
+    os.replace(partial, path)
 
 
 def _check_folder(output_dir: Path, made_by: dict[str, Any]) -> None:
@@ -329,13 +342,13 @@ def reconstruct(
         found.slots_mask,
         sampling=sampling,
         seeds=[sampling.seed] * len(pictures),
+        batch_size=len(pictures),
         progress=False,
     )
     output_dir.mkdir(parents=True, exist_ok=True)
     scores = []
     for i, name in enumerate(found.names):
         row = [to_pil(each[i] * 2 - 1) for each in (original, kept, painted)]
-        grid([row]).save(output_dir / f"{name}.png")
         numbers: dict[str, Any] = {"picture": name}
         for kind, images in (("slots", painted), ("autoencoder", kept)):
             pair = (images[i : i + 1], original[i : i + 1])
@@ -343,23 +356,36 @@ def reconstruct(
             if perceptual is not None:
                 numbers[f"lpips_{kind}"] = float(perceptual(*(image * 2 - 1 for image in pair)))
         origin = {"sha256": content_hash(pictures[i].path)}
+        # The picture last: one that is there has its numbers.
+        (output_dir / f"{name}.png").unlink(missing_ok=True)
         write_facts(output_dir / f"{name}.json", {**numbers, **made_by, **origin})
+        _save_whole(grid([row]), output_dir / f"{name}.png")
         scores.append(numbers)
     return scores
 
 
 def check_strip(output_dir: Path, name: str) -> None:
-    """Refuse to write over a picture that is no earlier strip, such as the original itself.
+    """Refuse to write over what is no earlier result, such as the original itself.
 
     Raises:
-        ValueError: If there is one.
+        ValueError: If there is such a file.
     """
-    facts = facts_made_alike(output_dir / f"{name}.json", {})
-    picture = output_dir / f"{name}.png"
-    if picture.exists() and "psnr_slots" not in (facts or {}):
-        raise ValueError(f"{picture} exists and is no earlier result: name another --output-dir")
+    if "psnr_slots" in (facts_made_alike(output_dir / f"{name}.json", {}) or {}):
+        return
+    for path in (output_dir / f"{name}.png", output_dir / f"{name}.json"):
+        if path.exists():
+            raise ValueError(f"{path} exists and is no earlier result: name another --output-dir")
 
 
 def reconstructed_by(pipe: LatentSlotDiffusionPipeline, sampling: Sampling) -> dict[str, Any]:
     """How reconstructions are made: pictures that were made alike need not be made again."""
-    return {**found_by(pipe), "sampler": type(pipe.scheduler).__name__, **asdict(sampling)}
+    return {**painted_by(pipe), **asdict(sampling)}
+
+
+def known_reconstruction(
+    output_dir: Path, name: str, made_by: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What is known of a picture that was painted already, in the same way."""
+    if not (output_dir / f"{name}.png").is_file():
+        return None
+    return facts_made_alike(output_dir / f"{name}.json", made_by)

@@ -17,6 +17,8 @@ CLUSTERINGS = {7: 25.0, 11: 100.0}
 """Of k-means, with as many clusters as the bundled model had slots in training and as it looks for:
 the weight of place that `latentslots evaluate bundled --data data/scenes --baselines --tune-split
 train` finds."""
+TITLE = "Objects, found without labels"
+"""Of the page; a demo is known by it."""
 COLUMNS = ("", "FG-ARI", "ARI", "mIoU", "mBO")
 SCORES = ("fg_ari", "ari", "miou_objects", "mbo_objects")
 
@@ -45,6 +47,8 @@ def run_demo(
     pipe.set_progress_bar_config(disable=True)
     scenes = load_dataset("bundled", split="validation")
     _clear(output_dir)
+    # So that a demo that was interrupted is known as one.
+    Page(TITLE, "This page is being made.").save(output_dir / "index.html")
 
     reports = {
         "the bundled model": evaluate(pipe, scenes, seed=seed),
@@ -56,7 +60,7 @@ def run_demo(
             group, scenes, resolution=pipe.resolution
         )
     page = Page(
-        "Objects, found without labels",
+        TITLE,
         "This model has seen thousands of pictures and not one label. It takes a picture apart "
         "into slots, one for each thing in it, and paints pictures from any set of slots.",
     )
@@ -81,8 +85,10 @@ def _clear(output_dir: Path) -> None:
     """Make room, but only where an earlier demo was."""
     if not output_dir.exists():
         return
-    ours = {"run", "latents", "index.html"}
-    if not output_dir.is_dir() or not {path.name for path in output_dir.iterdir()} <= ours:
+    ours, page = {"run", "latents", "index.html"}, output_dir / "index.html"
+    names = {path.name for path in output_dir.iterdir()} if output_dir.is_dir() else {"a file"}
+    is_demo = page.is_file() and TITLE in page.read_text(encoding="utf-8", errors="replace")
+    if names and not (is_demo and names <= ours):
         raise ValueError(f"{output_dir} exists and is no earlier demo; name another --output-dir")
     shutil.rmtree(output_dir)
 

@@ -18,7 +18,7 @@ from latentslots.app.outcome import (
     Outcome,
     content_hash,
     facts_made_alike,
-    found_by,
+    painted_by,
     write_facts,
 )
 from latentslots.app.scenes import SLOTS_FILE, Scene, find_scenes, load_scene, save_scene
@@ -251,10 +251,9 @@ def edit_files(
         slots: The slots of the one picture as they were saved; found anew when absent.
         progress: Whether to show a progress bar on stderr.
     """
-    sampler = type(pipe.scheduler).__name__
-    how = {"sampler": sampler, **asdict(edits), **asdict(painting), "seed": seed, "slots": slots}
+    how = {**asdict(edits), **asdict(painting), "seed": seed, "slots": slots}
     how["others"] = {name: content_hash(name) for name in (*edits.others(), slots) if name}
-    alike = {**found_by(pipe), **{name: _plain(value) for name, value in how.items()}}
+    alike = {**painted_by(pipe), **{name: _plain(value) for name, value in how.items()}}
     made_by = {path: {**alike, "sha256": content_hash(path)} for path in paths}
     outcome = Outcome()
     waiting = []

@@ -87,8 +87,11 @@ def open_picture(path: str | Path) -> Picture:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no image file {path}")
-    _, image = read_picture(path)
-    return Picture(path, to_rgb(image))
+    try:
+        return Picture(path, to_rgb(read_picture(path)[1]))
+    except (OSError, ValueError) as error:
+        said = str(error)
+        raise ValueError(said if str(path) in said else f"{path}: {said}") from error
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:

@@ -16,6 +16,7 @@ from latentslots.data.store import dataset_fingerprint
 from latentslots.data.transforms import to_pixel_values
 from latentslots.editing import pad
 from latentslots.evaluation.generation import (
+    PATCH_SIZE,
     GenerationReport,
     Sampling,
     compare_with_real,
@@ -63,7 +64,7 @@ def measure(
         ValueError: If there are fewer real images than scenes.
     """
     count = len(scenes.names)
-    check_reference(dataset, count)
+    check_reference(dataset, count, resolution=pipe.resolution)
     images = torch.stack([_read(folder / f"{scene}.png") for scene in scenes.names])
 
     consistency = None
@@ -113,12 +114,20 @@ def _write(
     (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
 
 
-def check_reference(dataset: Dataset, num_scenes: int) -> None:
-    """Refuse fewer real images than scenes, before the minutes that painting takes.
+def check_reference(dataset: Dataset, num_scenes: int, *, resolution: int) -> None:
+    """Refuse what cannot be measured, before the minutes that painting takes.
 
     Raises:
-        ValueError: If so.
+        ValueError: If there are fewer real images than scenes, or only one scene, or patches do not
+            fill the pictures.
     """
+    if num_scenes < 2:
+        raise ValueError(f"a distance needs two scenes or more, got {num_scenes}")
+    if resolution % PATCH_SIZE:
+        raise ValueError(
+            f"--reference shuffles patches of {PATCH_SIZE} px, which do not fill pictures of "
+            f"{resolution} px"
+        )
     if len(dataset) < num_scenes:
         raise ValueError(
             f"{num_scenes} scenes need as many real images, but the data set has {len(dataset)}"

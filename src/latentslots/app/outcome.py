@@ -31,11 +31,23 @@ class Outcome:
 
 
 def found_by(pipe: Any) -> dict[str, Any]:
-    """How a pipeline finds slots."""
+    """How a pipeline finds slots and their masks."""
+    parts = [pipe.components.get(name) for name in ("patch_decoder", "decoder")]
+    hashes = [model_fingerprint(part)[:12] for part in parts if isinstance(part, nn.Module)]
     return {
         "pipeline": pipe.fingerprint(),
+        "masks": " ".join([pipe.mask_source, *hashes]),
         "num_slots": pipe.num_slots,
         "merge_overlap": pipe.config.merge_overlap,
+    }
+
+
+def painted_by(pipe: Any) -> dict[str, Any]:
+    """How a pipeline finds slots and paints pictures of them."""
+    return {
+        **found_by(pipe),
+        "model": model_hash(pipe),
+        "sampler": type(pipe.scheduler).__name__,
     }
 
 
@@ -46,9 +58,14 @@ def model_hash(pipe: Any) -> str:
 
 
 def content_hash(path: str | Path) -> str:
-    """By which a file of the same name, but with other content, is told apart."""
-    path = Path(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+    """By which a file of the same name, but with other content, is told apart.
+
+    Empty where it cannot be read: whoever opens it says why.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
 
 
 def facts_made_alike(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
@@ -57,7 +74,9 @@ def facts_made_alike(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | No
         return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
+    except ValueError:
+        return None
+    if not isinstance(known, dict):
         return None
     made_alike = {key: known.get(key) for key in made_by} == made_by
     return known if made_alike else None

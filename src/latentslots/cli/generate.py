@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> int:
     )
     pipe = load_pipeline(options.run, options.inference, painting)
     scenes, library, facts, problems = _scenes(options, pipe)
-    real = _real(options, len(scenes.names)) if options.reference else None
+    real = _real(options, len(scenes.names), pipe.resolution) if options.reference else None
     out = Path(options.output_dir)
     painted = generate(pipe, scenes, out, grid, facts=facts)
     command = shlex.join(["latentslots", "generate", *arguments])
@@ -105,9 +105,12 @@ def run(arguments: list[str]) -> int:
 
 def _scenes(options: Generate, pipe: Any) -> tuple[Any, Any, dict[str, Any], list[str]]:
     """What to paint, the library it comes from, how it came about, and unreadable files."""
+    from pathlib import Path
+
     from latentslots.app.compose import compose, read_scenes, scenes_in
     from latentslots.app.images import find_pictures
-    from latentslots.concepts import ConceptLibrary
+    from latentslots.app.outcome import content_hash
+    from latentslots.concepts import TENSORS_NAME, ConceptLibrary
 
     seed = options.inference.seed
     if options.slots:
@@ -121,18 +124,23 @@ def _scenes(options: Generate, pipe: Any) -> tuple[Any, Any, dict[str, Any], lis
     library.check(pipe)
     layout, num_slots = options.layout, options.slots_per_scene
     scenes = compose(library, options.num, layout=layout, num_slots=num_slots, seed=seed)
-    facts = {"concepts": options.concepts, "layout": layout, "slots_per_scene": num_slots}
+    facts = {
+        "concepts": options.concepts,
+        "library": content_hash(Path(options.concepts) / TENSORS_NAME),
+        "layout": layout,
+        "slots_per_scene": num_slots,
+    }
     return scenes, library, facts, []
 
 
-def _real(options: Generate, count: int) -> tuple[Any, Any, str]:
+def _real(options: Generate, count: int, resolution: int) -> tuple[Any, Any, str]:
     """Real images, and how they are looked at: before the minutes that painting takes."""
     from latentslots.app.measure import check_reference
     from latentslots.data.store import load_dataset
     from latentslots.evaluation.features import load_features
 
     dataset = load_dataset(options.reference, split=options.reference_split)
-    check_reference(dataset, count)
+    check_reference(dataset, count, resolution=resolution)
     return dataset, *load_features(options.features)
 
 

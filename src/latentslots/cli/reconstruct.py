@@ -39,9 +39,14 @@ def run(arguments: list[str]) -> int:
 
     from tqdm.auto import tqdm
 
-    from latentslots.app.compose import check_strip, reconstruct, reconstructed_by
+    from latentslots.app.compose import (
+        check_strip,
+        known_reconstruction,
+        reconstruct,
+        reconstructed_by,
+    )
     from latentslots.app.images import batches, find_pictures
-    from latentslots.app.outcome import content_hash, facts_made_alike
+    from latentslots.app.outcome import content_hash
     from latentslots.cli.model import load_pipeline
     from latentslots.evaluation.generation import Sampling
     from latentslots.metrics.reconstruction import load_lpips
@@ -57,7 +62,7 @@ def run(arguments: list[str]) -> int:
     )
     out, made_by = Path(options.output_dir), reconstructed_by(pipe, sampling)
     known = {
-        path: facts_made_alike(out / f"{path.stem}.json", {**made_by, "sha256": content_hash(path)})
+        path: known_reconstruction(out, path.stem, {**made_by, "sha256": content_hash(path)})
         for path in paths
     }
     scores: list[dict[str, Any]] = [

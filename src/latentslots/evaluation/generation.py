@@ -28,6 +28,8 @@ SAMPLERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 NUM_RANDOM_SLOTS = 100
+PATCH_SIZE = 8
+"""Of the patches that are shuffled, in pixels."""
 
 
 def set_sampler(pipe: Any, name: str) -> None:
@@ -149,7 +151,8 @@ def compositional_consistency(
 
     The slots of every painted image are matched to those that it was painted from (by cosine, one
     to one). Counted is how often a slot that was asked for is nearer to its match than 100 slots
-    drawn from the library. Chance is 1/101; a slot without a match does not count as found.
+    drawn from the library, itself not among them. Chance is 1/101; a slot without a match does not
+    count as found.
 
     Args:
         pipe: Finds the slots.
@@ -185,7 +188,9 @@ def _nearest(asked: Tensor, there: Tensor, partner: Tensor, others: Tensor) -> i
     """How many slots are nearest to their partners, of themselves and the others."""
     matched = F.normalize(there[partner.clamp(min=0)], dim=1)
     own = (matched * F.normalize(asked, dim=1)).sum(dim=1)
-    best_other = (matched @ F.normalize(others.float(), dim=1).T).amax(dim=1)
+    similarity = matched @ F.normalize(others.float(), dim=1).T
+    itself = (others.float()[None] == asked[:, None]).all(dim=2)
+    best_other = similarity.masked_fill(itself, -torch.inf).amax(dim=1)
     return int(((own > best_other) & (partner >= 0)).sum())
 
 
@@ -314,7 +319,7 @@ def extract(
 
 
 def shuffle_patches(
-    images: Float[Tensor, "B 3 H W"], *, size: int = 8, generator: Generator | None = None
+    images: Float[Tensor, "B 3 H W"], *, size: int = PATCH_SIZE, generator: Generator | None = None
 ) -> Float[Tensor, "B 3 H W"]:
     """Every image with its patches in another order: right in color, and nothing else.
 

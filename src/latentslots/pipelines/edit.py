@@ -49,7 +49,8 @@ def paint_edit(
             exactly; the seam is soft. Without effect on `output_type="latent"`.
         margin: Pixels around what changed that may change with it, such as a shadow's edge.
         generator: Of the starting noise, where it is drawn: one, or a list with one per image.
-        **options: For painting, such as `guidance_scale` and `output_type`.
+        **options: For painting, such as `guidance_scale` and `output_type`. Height and width are
+            those of the images.
 
     Returns:
         The images, as `output_type` says.
@@ -60,6 +61,8 @@ def paint_edit(
     output_type = options.pop("output_type", "pil")
     if output_type not in ("pil", "np", "pt", "latent"):
         raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
+    options.setdefault("height", pixel_values.shape[2])
+    options.setdefault("width", pixel_values.shape[3])
     latents = pipe.encode_latents(pixel_values)
     if inversion:
         options["latents"] = pipe.invert(

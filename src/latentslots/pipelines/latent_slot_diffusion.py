@@ -87,6 +87,11 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
     ) -> None:
         super().__init__()
         check_inference(slot_encoder, num_inference_slots, merge_overlap)
+        if vae is not None and vae.config.latent_channels != unet.latent_channels:
+            raise ValueError(
+                f"the denoiser paints latents of {unet.latent_channels} channels, and the VAE has "
+                f"{vae.config.latent_channels}"
+            )
         self.register_modules(
             encoder=encoder,
             slot_encoder=slot_encoder,
