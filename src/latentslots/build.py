@@ -75,9 +75,18 @@ def build_objective(config: TrainConfig) -> Objective:
         vae = load_vae(config.method.vae)
         objective = build_latent_slot_diffusion(config.method, config.data.resolution, vae)
     if config.gradient_checkpointing:
-        for part in objective.children():  # a frozen denoiser keeps activations, too
-            if isinstance(part, ModelMixin) and part._supports_gradient_checkpointing:
-                part.enable_gradient_checkpointing()
+        able = [
+            part  # a frozen denoiser keeps activations, too
+            for part in objective.children()
+            if isinstance(part, ModelMixin) and part._supports_gradient_checkpointing
+        ]
+        if not able:
+            raise ValueError(
+                f"gradient_checkpointing: no part of {config.method.kind} can compute its "
+                "activations again"
+            )
+        for part in able:
+            part.enable_gradient_checkpointing()
     return objective
 
 

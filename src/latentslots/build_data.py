@@ -84,6 +84,11 @@ def _wanted_caches(config: TrainConfig, objective: Objective) -> Iterator[_Wante
     if isinstance(objective, LatentSlotDiffusionObjective) and data.cache_latents:
         assert objective.vae is not None
         yield LatentCache, cache_latents, objective.vae
+    elif data.latents:
+        raise ValueError(
+            "data.latents is where data.cache_latents puts what a VAE makes: set both, for a "
+            "method that has a VAE"
+        )
     if data.features and not data.cache_features:
         raise ValueError("data.features is where data.cache_features puts them: set both")
     if not data.cache_features:

@@ -1,6 +1,8 @@
 import json
 import pickle
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,7 @@ def test_it_is_small_and_mapped(made: Path) -> None:
     array = np.load(made / "plain" / "mean.npy", mmap_mode="r")
     assert array.dtype == np.float16
     assert array.shape == (12, 3, 8, 8)
-    assert sorted(snapshot(made)) == [
+    assert sorted(name for name in snapshot(made) if not name.startswith(".")) == [
         f"{folder}/{name}" for folder in ("flip", "plain") for name in ("cache.json", *ARRAYS)
     ]
 
@@ -335,3 +337,36 @@ class Newer(Older):
 def test_an_option_that_a_release_adds_makes_no_other_model() -> None:
     assert model_fingerprint(Newer()) == model_fingerprint(Older())
     assert model_fingerprint(Newer(option=True)) != model_fingerprint(Older())
+
+
+def test_two_processes_make_one_cache(
+    nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second waits for the first, and finds what it made."""
+    begun, go_on = threading.Event(), threading.Event()
+    asked = []
+
+    class Slow(AutoencoderKL):
+        def encode(self, *arguments: Any) -> Any:
+            asked.append(threading.current_thread().name)
+            begun.set()
+            go_on.wait(30)
+            return super().encode(*arguments)
+
+    slow = Slow.from_config(vae.config)
+    slow.load_state_dict(vae.state_dict())
+
+    def work() -> None:
+        make(nlvr, slow, tmp_path / "made")
+
+    threads = [threading.Thread(target=work, name=name) for name in ("first", "second")]
+    threads[0].start()
+    assert begun.wait(30)
+    threads[1].start()
+    while "waiting for it" not in caplog.text:
+        time.sleep(0.01)
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert set(asked) == {"first"}
+    assert len(list((tmp_path / "made").glob("plain*"))) == 1

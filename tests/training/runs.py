@@ -141,6 +141,8 @@ def build_trainer(
         gradient_accumulation_steps=config.gradient_accumulation_steps,
     )
     run_dir.mkdir(parents=True, exist_ok=True)
+    records = Records(run_dir, accelerator, max_train_steps=config.max_train_steps, progress=False)
+    records.open()
     if objective is None:
         torch.manual_seed(config.seed)
         objective = build_objective(config)
@@ -150,9 +152,7 @@ def build_trainer(
         dataset,
         accelerator=accelerator,
         run_dir=run_dir,
-        records=Records(
-            run_dir, accelerator, max_train_steps=config.max_train_steps, progress=False
-        ),
+        records=records,
         validator=Validator(None, resolution=32, num_images=0),
         previewer=Previewer(None, resolution=32, folder=run_dir / "previews"),
     )

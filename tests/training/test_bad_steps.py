@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 
 from latentslots.config import TrainConfig
@@ -136,3 +137,20 @@ def test_the_count_survives_a_resume(config: TrainConfig, tmp_path: Path) -> Non
     resumed.load(tmp_path / "run" / "state" / "step_0000002")
     resumed.records.close()
     assert resumed.num_bad_steps == 1
+
+
+def test_a_scale_that_is_too_large_takes_no_step(config: TrainConfig, tmp_path: Path) -> None:
+    """As on a GPU in fp16: what the fused optimizer leaves out is no step for anybody."""
+    trainer = build_trainer(config, tmp_path / "run", dataset=training_rows(config))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trainer.accelerator.scaler = scaler
+    trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=scaler)
+    trainer.fit()
+    trainer.records.close()
+    assert scaler.get_scale() < 2.0**127
+    assert trainer.num_batches > trainer.step == config.max_train_steps
+    assert trainer.num_bad_steps == 0
+    assert trainer.ema is not None
+    assert trainer.ema.optimization_step == config.max_train_steps
+    moved = {state["step"].item() for state in trainer.optimizer.optimizer.state.values()}
+    assert moved == {config.max_train_steps}

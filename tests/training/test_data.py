@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -14,6 +15,7 @@ from latentslots.data.errors import DataError
 from latentslots.models.autoencoder import load_vae
 from latentslots.recipes import recipe
 from latentslots.training.run import RunError
+from latentslots.training.validation import Validator
 from tests.tiny import squares, tiny_autoencoder
 from tests.training.runs import GivenDraws, build_trainer, losses, rows, run, with_changes
 
@@ -254,3 +256,33 @@ def test_what_is_made_on_one_process_is_waited_for(
     )
     assert made == [cache]
     assert rows.latents is not None
+
+
+def test_a_validation_image_that_cannot_be_read_is_left_out(
+    folder_config: TrainConfig, tmp_path: Path
+) -> None:
+    damage(folder_config)
+    changes = {"data.on_bad_sample": "skip", "data.validation_fraction": 0.5}
+    config = with_changes(folder_config, {**changes, "data.validation_split": "validation"})
+    config = with_changes(config, {"train_batch_size": 2, "max_train_steps": 2, "seed": 0})
+    run(config, tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run") if "validation/loss" in row] == [2]
+
+
+def test_what_validation_cannot_read_costs_no_step(
+    folder_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise DataError("the disk is gone")
+
+    monkeypatch.setattr(Validator, "__call__", fail)
+    with pytest.raises(DataError, match="the disk is gone"):
+        run(with_changes(folder_config, {"max_train_steps": 2}), tmp_path / "run")
+    assert (tmp_path / "run" / "state" / "step_0000002" / "state.json").is_file()
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
+
+
+def test_a_folder_of_latents_is_for_cached_ones(config: TrainConfig, tmp_path: Path) -> None:
+    changes = {"data.latents": str(tmp_path / "latents"), "data.cache_latents": False}
+    with pytest.raises(ValueError, match=r"data\.latents is where data\.cache_latents puts"):
+        run(with_changes(config, changes), tmp_path / "run")

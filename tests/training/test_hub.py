@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 
 from latentslots.training.hub import check_repo, push_to_hub
+from tests.tiny import tiny_autoencoder
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -73,6 +74,14 @@ def test_the_pipeline_is_uploaded(hub: HTTPServer, finished: Path) -> None:
     pipeline = finished / "pipeline"
     assert sent == {str(p.relative_to(pipeline)) for p in pipeline.rglob("*") if p.is_file()}
     assert "unet/diffusion_pytorch_model.safetensors" in sent
+
+
+def test_an_autoencoder_is_uploaded(hub: HTTPServer, tmp_path: Path) -> None:
+    tiny_autoencoder().save_pretrained(tmp_path / "pipeline" / "vae")
+    push_to_hub(tmp_path, "me/vae", endpoint=f"http://127.0.0.1:{hub.server_port}")
+    (commit,) = Hub.commits
+    sent = {line["value"]["path"] for line in commit if line["key"] == "file"}
+    assert sent == {"config.json", "diffusion_pytorch_model.safetensors"}
 
 
 def test_a_hub_that_cannot_be_reached_costs_no_model(hub: HTTPServer, finished: Path) -> None:

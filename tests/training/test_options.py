@@ -1,6 +1,7 @@
 """Every option does something, and says so in one sentence where it cannot."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from latentslots.build import build_objective
 from latentslots.config import TrainConfig
 from latentslots.config_io import dumps
+from latentslots.recipes import recipe
 from latentslots.training import RunError
 from tests.training.runs import (
     build_trainer,
@@ -186,3 +188,9 @@ def test_fp16_skips_steps_whose_scale_is_too_large(config: TrainConfig, tmp_path
     assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 7))
     assert rows(tmp_path / "run")[-1]["num_bad_steps"] == 0
     assert np.isfinite(losses(tmp_path / "run")).all()
+
+
+def test_checkpointing_that_would_do_nothing_is_refused(config: TrainConfig) -> None:
+    other = replace(recipe("slate-64"), data=config.data, gradient_checkpointing=True)
+    with pytest.raises(ValueError, match="no part of slate can compute its activations again"):
+        build_objective(other)

@@ -11,8 +11,10 @@ import torch
 from latentslots.config import TrainConfig
 from latentslots.config_io import load_config
 from latentslots.data import load_dataset
+from latentslots.models.autoencoder import load_vae
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.training import RunError
+from latentslots.training.checkpoint import CheckpointError
 from latentslots.training.records import read_metrics
 from tests.training.runs import (
     assert_same,
@@ -194,6 +196,26 @@ def test_data_that_moved_is_found_again(
     assert_same_run(resumed, finished, step=4)
 
 
+def test_other_images_or_another_autoencoder_cannot_go_on(
+    config: TrainConfig, finished: Path, scenes_store: Path, tmp_path: Path
+) -> None:
+    """And what is refused leaves the run as it was."""
+    vae = load_vae(config.method.vae)
+    with torch.no_grad():
+        vae.encoder.conv_in.bias.add_(1e-3)
+    vae.save_pretrained(tmp_path / "vae")
+    resumed = rewind(finished, 2, tmp_path / "run")
+    before = snapshot(resumed)
+    for changes, said in (
+        ({"data.path": str(scenes_store)}, "was trained on other images than"),
+        ({"method.vae": str(tmp_path / "vae")}, "was trained with another vae"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            run(with_changes(config, changes), resumed, resume=True)
+        kept = {name: text for name, text in snapshot(resumed).items() if "latents" not in name}
+        assert kept == before
+
+
 def test_numbers_after_the_checkpoint_are_cut(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
@@ -234,18 +256,41 @@ def test_too_few_images_for_a_batch_can_be_put_right(config: TrainConfig, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "value", "said"),
     [
-        "train_batch_size",
-        "gradient_accumulation_steps",
-        "max_train_steps",
-        "num_validation_images",
+        ("train_batch_size", 0, "at least 1, got 0"),
+        ("gradient_accumulation_steps", 0, "at least 1, got 0"),
+        ("max_train_steps", 0, "at least 1, got 0"),
+        ("num_validation_images", 0, "at least 1, got 0"),
+        ("checkpoints_total_limit", 0, "at least 1, got 0"),
+        ("max_train_minutes", -1.0, "at least 0, got -1.0"),
+        ("optim.max_grad_norm", -1.0, "at least 0, got -1.0"),
+        ("optim.learning_rate", float("nan"), "at least 0, got nan"),
+        ("optim.lr_decay_fraction", 30.0, "from 0 to 1, got 30.0"),
+        ("optim.ema_decay", 1.0, "at least 0 and below 1, got 1.0"),
+        ("method.snr_gamma", -1.0, "at least 0, got -1.0"),
+        ("method.slot_dim", 0, "at least 1, got 0"),
+        ("method.encoder.norm_num_groups", 0, "at least 1, got 0"),
+        ("method.unet.block_out_channels", (8, -16), "at least 1, got -16"),
     ],
 )
-def test_a_count_of_zero_is_refused(config: TrainConfig, tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunError, match=f"{name} must be at least 1, got 0"):
-        run(with_changes(config, {name: 0}), tmp_path / "run")
+def test_numbers_that_cannot_be_are_refused(
+    config: TrainConfig, tmp_path: Path, name: str, value: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be {said}"):
+        run(with_changes(config, {name: value}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_without_a_norm_gradients_are_as_they_are(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    runs = {}
+    for norm in (0.0, 1e9):
+        changes = {"optim.max_grad_norm": norm, "max_train_steps": 2}
+        run(with_changes(config, changes), tmp_path / str(norm))
+        runs[norm] = saved(tmp_path / str(norm), 2)
+    assert_same(runs[0.0], runs[1e9])
 
 
 def test_data_that_is_not_there_leaves_no_folder(config: TrainConfig, tmp_path: Path) -> None:
@@ -263,3 +308,6 @@ def test_time_can_end_a_run(config: TrainConfig, tmp_path: Path) -> None:
     assert found[-1]["seconds"] >= 0.5
     assert saved(tmp_path / "run", found[-1]["step"])
     assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
+    before = snapshot(tmp_path / "run" / "state")
+    run(with_changes(config, changes), tmp_path / "run", resume=True)
+    assert snapshot(tmp_path / "run" / "state") == before, "its time is over"

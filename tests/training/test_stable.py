@@ -1,6 +1,7 @@
 """Runs of Stable-LSD: what they go on from, where they were interrupted, what they upload."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,22 @@ def test_frozen_parts_are_compiled_too(config: TrainConfig) -> None:
     assert set(objective.trained()) == {"slot_encoder"}
     parts = [objective.slot_encoder, objective.encoder, objective.unet]
     assert [id(part) for part in objective.compiled()] == [id(part) for part in parts]
+
+
+def test_a_model_around_other_frozen_weights_is_no_start(
+    config: TrainConfig, diffusion: Path, tmp_path: Path
+) -> None:
+    tuned = dataclasses.replace(config.method.unet, tuned="cross-attention")
+    config = dataclasses.replace(config, method=dataclasses.replace(config.method, unet=tuned))
+    run(config, tmp_path / "first")
+    start = dataclasses.replace(config, init_from=str(tmp_path / "first"))
+    run(start, tmp_path / "second")
+    other = UNet2DConditionModel.from_pretrained(diffusion / "unet")
+    with torch.no_grad():
+        other.conv_in.bias.add_(1e-3)
+    moved = Path(shutil.copytree(diffusion, tmp_path / "other"))
+    other.save_pretrained(moved / "unet")
+    unet = dataclasses.replace(tuned, name=str(moved))
+    start = dataclasses.replace(start, method=dataclasses.replace(start.method, unet=unet))
+    with pytest.raises(ValueError, match=r"the unet of .* was trained around other frozen weights"):
+        run(start, tmp_path / "third")

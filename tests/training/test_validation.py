@@ -12,8 +12,8 @@ from latentslots.evaluation import evaluate
 from latentslots.models.autoencoder import load_vae
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.recipes import recipe
-from latentslots.training.validation import fixed_subset
-from tests.training.runs import assert_same, losses, rows, run, saved, with_changes
+from latentslots.training.validation import Validator, fixed_subset
+from tests.training.runs import assert_same, losses, rewind, rows, run, saved, with_changes
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_preview_shows_all_its_images(busy: Path) -> None:
 
 @pytest.mark.parametrize("split", ["validation", "none"])
 def test_an_autoencoder_gets_its_scale_from_the_data(
-    validated: TrainConfig, tmp_path: Path, split: str
+    validated: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
 ) -> None:
     """Latents divided by their deviation; without a validation split that of training images."""
     config = with_changes(
@@ -133,3 +133,8 @@ def test_an_autoencoder_gets_its_scale_from_the_data(
     assert row.keys() == {"step", "validation/psnr", "validation/ssim", "validation/latent_std"}
     vae = load_vae(str(tmp_path / "run"))
     assert vae.config.scaling_factor == pytest.approx(1 / row["validation/latent_std"])
+    resumed = rewind(tmp_path / "run", 2, tmp_path / "resumed")
+    monkeypatch.setattr(Validator, "__call__", lambda *_: {})
+    run(with_changes(config, {"max_train_steps": 3}), resumed, resume=True)
+    saved_alone = load_vae(str(resumed)).config.scaling_factor
+    assert saved_alone == pytest.approx(vae.config.scaling_factor, rel=0.1)

@@ -81,7 +81,7 @@ class OptimConfig:
     adam_epsilon: float = 1e-8
     """Added to the root of the mean square."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    """Gradients are clipped to this norm; 0 for never."""
     ema_decay: float = 0.0
     """Decay of the average of weights that is validated and saved; 0 for none."""
 
@@ -124,11 +124,11 @@ class TrainConfig:
     seed: int = 0
     """Seed of weights, order, noise and timesteps."""
     checkpointing_steps: int = 5_000
-    """Steps between checkpoints."""
+    """Steps between checkpoints; 0 for one at the end alone."""
     checkpoints_total_limit: int = 2
-    """Checkpoints kept; the oldest goes when a newer one is safe."""
+    """Checkpoints kept, at least one; the oldest goes when a newer one is safe."""
     validation_steps: int = 5_000
-    """Steps between validations."""
+    """Steps between validations; 0 for one at the end alone."""
     num_validation_images: int = 256
     """Images of the fixed subset that is validated on."""
     preview_steps: int = 5_000

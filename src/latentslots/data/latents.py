@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -54,7 +56,8 @@ def cache_latents(
     """Encode every image of a data set, and open the result.
 
     An interrupted call, repeated, goes on where it stopped. What is there already is checked and
-    not made again, so that `flip` can be added later.
+    not made again, so that `flip` can be added later. Of several processes that make the same
+    cache, one does, and the others wait.
 
     Args:
         dataset: Rows with an `image`; row i of the cache belongs to row i.
@@ -124,19 +127,39 @@ def _cache(
     model.eval()
     try:
         for folder in (PLAIN, FLIP) if flip else (PLAIN,):
-            made = read_key(path / folder)
-            if made is not None:
-                key.check(made, path)
-                continue
-            job = _Job(path / folder, key, cls.ARRAYS, flip=folder == FLIP)
-            batches = job.batches(images, batch_size, num_workers)
-            answers = (encode(model, pixel_values) for pixel_values in batches)
-            job.run(answers, progress=progress)
+            with _alone(path, folder):
+                made = read_key(path / folder)
+                if made is not None:
+                    key.check(made, path)
+                    continue
+                job = _Job(path / folder, key, cls.ARRAYS, flip=folder == FLIP)
+                batches = job.batches(images, batch_size, num_workers)
+                answers = (encode(model, pixel_values) for pixel_values in batches)
+                job.run(answers, progress=progress)
     finally:
         model.train(was_training)
     return cls.open(
         path, fingerprint=fingerprint, resolution=resolution, dataset_fingerprint=key.dataset
     )
+
+
+@contextmanager
+def _alone(path: Path, folder: str) -> Iterator[None]:
+    """One process at a time makes a folder; the others wait, and find it made."""
+    if read_key(path / folder) is not None:  # also where nothing can be written
+        yield
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / f".{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("another process is making %s: waiting for it", path / folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Job:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from latentslots.data.errors import DataError
 from latentslots.data.latent_cache import FeatureCache, LatentCache
 from latentslots.data.samples import Sample, SampleReader, shared_flags
+from latentslots.data.store import dataset_fingerprint
 from latentslots.data.stream import ImageStream, StreamedSamples
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class ImageDataset(TorchDataset[Sample]):
         self.rows = dataset.with_format(None).select_columns(self.reader.columns)
         for column in self.reader.columns:
             self.rows = self.rows.cast_column(column, Image(decode=False))
+        self.fingerprint = dataset_fingerprint(dataset)
         self.latents = latents
         self.features = features
         self.on_bad_sample = on_bad_sample

@@ -7,6 +7,7 @@ shards alone, so that every process and worker knows its own share, and a resume
 sample where it stopped, and reads again no more than what was shuffled together with it.
 """
 
+import hashlib
 import logging
 import time
 from bisect import bisect_right
@@ -127,6 +128,9 @@ class ImageStream:
         manifest = _reach(self.path, lambda: _manifest(self.path))
         self.shards = find_shards(self.path, manifest, split)
         self.shuffle_buffer, self.on_bad_sample = shuffle_buffer, on_bad_sample
+        self.fingerprint = hashlib.sha256(
+            "\n".join(shard.sha256 for shard in self.shards).encode()
+        ).hexdigest()[:32]
         with self._open(self.shards[0]) as file:
             columns = file.columns()
         if "image" not in columns:

@@ -28,6 +28,11 @@ class Objective(nn.Module, ABC):
     def save_pipeline(self, folder: Path) -> None:
         """Write the model, as it is now, as a folder that loads without this objective."""
 
+    @property
+    def measures(self) -> bool:
+        """Whether there is anything to `measure`."""
+        return False
+
     def measure(self, pixel_values: Tensor) -> None:
         """Set what is measured on the images rather than learned; once, before the first step.
 

@@ -5,9 +5,12 @@ Seitzer et al., 2023 (https://arxiv.org/abs/2209.14860, Sec. 3).
 Dimensions: B batch, C feature channels, h w rows and columns of patches.
 """
 
+from functools import cached_property
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentslots.data.latent_cache import model_fingerprint
 from latentslots.models import AutoregressiveDecoder, FeatureDecoder, SlotEncoder
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.objectives.base import Batch, Logs, SlotObjective, collapse_alarms
@@ -50,6 +53,14 @@ class DinosaurObjective(SlotObjective):
     def trained(self) -> dict[str, nn.Module]:
         """Slots and decoder; the features are given."""
         return {"slot_encoder": self.slot_encoder, "decoder": self.decoder}
+
+    def frozen_hashes(self) -> dict[str, str]:
+        """As for all: of the transformer."""
+        return {"encoder": self._encoder_hash}
+
+    @cached_property
+    def _encoder_hash(self) -> str:
+        return model_fingerprint(self.encoder)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
         """The loss of one batch of `pixel_values` in [-1, 1], or of cached `features`.

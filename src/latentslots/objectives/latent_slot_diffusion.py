@@ -3,6 +3,7 @@
 Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent size.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from latentslots.data.latent_cache import model_fingerprint
 from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
 from latentslots.models.autoencoder import scale_latents
 from latentslots.models.cross_attention import start_recording, stop_recording, token_grids
@@ -172,13 +174,25 @@ class LatentSlotDiffusionObjective(SlotObjective):
 
     def frozen_hashes(self) -> dict[str, str]:
         """As for all: of encoder, denoiser and autoencoder, where they are pretrained."""
-        return {name: source.sha256 for name, source in self.pretrained.items()}
+        if self.pretrained:
+            return {name: source.sha256 for name, source in self.pretrained.items()}
+        return {} if self.vae is None else {"vae": self._vae_hash}
+
+    @cached_property
+    def _vae_hash(self) -> str:
+        assert self.vae is not None
+        return model_fingerprint(self.vae)
 
     def train(self, mode: bool = True) -> "LatentSlotDiffusionObjective":
         """As for all; what the backward pass wanted recorded is of no use any more."""
         stop_recording(self.unet)
         super().train(mode)
         return self
+
+    @property
+    def measures(self) -> bool:
+        """As for all: where there is a patch decoder."""
+        return self.patch_decoder is not None
 
     def measure(self, pixel_values: Float[Tensor, "B 3 H W"]) -> None:
         """The mean color, around which the patch decoder paints."""

@@ -27,14 +27,18 @@ def push_to_hub(run_dir: Path, repo_id: str, *, endpoint: str | None = None) -> 
     """
     api = HfApi(endpoint=endpoint)
     pipeline = run_dir / "pipeline"
-    index = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8"))
-    local = [one["name"] for one in (index.get("pretrained") or {}).values()]
-    local = [name for name in local if Path(name).is_absolute()]
-    if local:
-        raise ValueError(
-            f"the model is in {pipeline}, and was not uploaded: it names {local[0]}, a folder that "
-            "others do not have; save it with include_pretrained=True first"
-        )
+    index_file = pipeline / "model_index.json"
+    if not index_file.is_file():  # an autoencoder: the repository is its folder
+        pipeline = pipeline / "vae"
+    else:
+        index = json.loads(index_file.read_text(encoding="utf-8"))
+        local = [one["name"] for one in (index.get("pretrained") or {}).values()]
+        local = [name for name in local if Path(name).is_absolute()]
+        if local:
+            raise ValueError(
+                f"the model is in {pipeline}, and was not uploaded: it names {local[0]}, a folder "
+                "that others do not have; save it with include_pretrained=True first"
+            )
     try:
         repo = api.create_repo(repo_id, exist_ok=True)
         api.upload_folder(repo_id=repo.repo_id, folder_path=pipeline)

@@ -1,5 +1,6 @@
 """Weights to start a training from, instead of fresh ones."""
 
+import torch
 from diffusers import ModelMixin
 from torch import nn
 
@@ -11,14 +12,16 @@ from latentslots.pipelines import load_pipeline
 def load_initial_weights(objective: Objective, name: str) -> None:
     """Copy the weights of a trained model into all that an objective trains.
 
-    What is measured of the images, such as their mean color, comes along: weights count on it.
+    What does not learn, in a part that learns otherwise, must be the same there. What is measured
+    of the images, such as their mean color, comes along: weights count on it.
 
     Args:
         objective: With fresh weights.
         name: A pipeline folder, a run folder, `bundled`, or a hub id.
 
     Raises:
-        ValueError: If there is no such model, or it lacks a part, or has one of another shape.
+        ValueError: If there is no such model, or it lacks a part, or has one of another shape, or
+            one whose frozen weights are others.
     """
     trained = objective.trained()
     if isinstance(objective, AutoencoderObjective):
@@ -42,6 +45,13 @@ def _copy(source: nn.Module, into: nn.Module, *, part: str, name: str) -> None:
     ]
     if different:
         raise ValueError(f"init_from: the {part} of {name} is another one: {different[0]}")
+    frozen = [key for key, weight in into.named_parameters() if not weight.requires_grad]
+    for key in frozen:
+        if not torch.equal(theirs[key].to(ours[key]), ours[key]):
+            raise ValueError(
+                f"init_from: the {part} of {name} was trained around other frozen weights "
+                f"(such as {key})"
+            )
     into.load_state_dict(theirs)
 
 

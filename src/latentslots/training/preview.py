@@ -16,7 +16,7 @@ from latentslots.objectives import (
     SlotObjective,
 )
 from latentslots.pipelines import SlotOutput
-from latentslots.training.validation import fixed_subset
+from latentslots.training.validation import fixed_subset, good_rows
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 
 NUM_IMAGES = 6
@@ -30,13 +30,23 @@ class Previewer:
         dataset: Where the images come from; `None` draws nothing.
         resolution: Pixels per side.
         folder: Where the pictures go.
+        on_bad_sample: Whether an image that cannot be used is an `error`, or left out (`skip`).
     """
 
-    def __init__(self, dataset: Dataset | None, *, resolution: int, folder: Path) -> None:
+    def __init__(
+        self,
+        dataset: Dataset | None,
+        *,
+        resolution: int,
+        folder: Path,
+        on_bad_sample: str = "error",
+    ) -> None:
         self.folder = folder
         self.pixel_values: Tensor | None = None
         if dataset is not None:
             rows = fixed_subset(dataset, NUM_IMAGES).select_columns(["image"])
+            if on_bad_sample == "skip":
+                rows = good_rows(rows, resolution)
             images = ImageDataset(rows, resolution)
             pixels = [images[row]["pixel_values"] for row in range(len(images))]
             self.pixel_values = torch.stack(pixels)

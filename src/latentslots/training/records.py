@@ -24,8 +24,6 @@ class Records:
         accelerator: Owns the trackers, and knows who the main process is.
         max_train_steps: Where the progress bar ends.
         max_seconds: Where it ends instead, when the run is limited by time; 0 for no limit.
-        start_step: Where it starts; what `metrics.jsonl` says of later steps, which a crash left
-            there, is removed.
         progress: Whether to show a progress bar on stderr.
     """
 
@@ -36,31 +34,43 @@ class Records:
         *,
         max_train_steps: int,
         max_seconds: float = 0.0,
-        start_step: int = 0,
         progress: bool = True,
     ) -> None:
-        self.accelerator = accelerator
+        self.run_dir, self.accelerator = run_dir, accelerator
+        self.max_train_steps, self.max_seconds = max_train_steps, max_seconds
+        self.progress = progress
         self.file: TextIO | None = None
         self.elapsed = 0.0
         self.started = time.monotonic()
         self.bar: tqdm | None = None
         self.bar_counts_seconds = max_seconds > 0
-        if not accelerator.is_main_process:
+
+    def open(self, *, start_step: int = 0) -> None:
+        """Begin, or go on; until then nothing is written.
+
+        Args:
+            start_step: Where the run is; what `metrics.jsonl` says of later steps, which a crash
+                left there, is removed.
+        """
+        self.started = time.monotonic()
+        if not self.accelerator.is_main_process:
             return
-        path = run_dir / METRICS_FILE
-        lines = [row for row in read_metrics(run_dir) if row["step"] <= start_step]
+        path = self.run_dir / METRICS_FILE
+        lines = [row for row in read_metrics(self.run_dir) if row["step"] <= start_step]
         text = "".join(json.dumps(row) + "\n" for row in lines)
         write_text(path, text)
         self.elapsed = max((row.get("seconds", 0.0) for row in lines), default=0.0)
         self.file = path.open("a", encoding="utf-8")
         self.bar = tqdm(
-            total=round(max_seconds) or max_train_steps,
-            initial=round(self.elapsed) if max_seconds else start_step,
+            total=round(self.max_seconds) or self.max_train_steps,
+            initial=round(self.elapsed) if self.bar_counts_seconds else start_step,
             file=sys.stderr,
-            disable=not progress,
+            disable=not self.progress,
             dynamic_ncols=True,
             unit="step",
-            bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}" if max_seconds else None,
+            bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+            if self.bar_counts_seconds
+            else None,
         )
 
     @property

@@ -17,6 +17,7 @@ from datasets import Dataset
 from latentslots.build import build_objective
 from latentslots.build_data import FEATURES_DIR, LATENTS_DIR, build_split, build_training_set
 from latentslots.config import AutoencoderConfig, TrainConfig
+from latentslots.config.checks import check_ranges
 from latentslots.config.seeds import check_seed
 from latentslots.config_io import differences, dumps, load_config
 from latentslots.data.errors import UnknownSplitError
@@ -55,7 +56,8 @@ RESUMABLE = (
     "data.path",
     "data.latents",
     "data.features",
-    "method.unet.name",  # the same weights, somewhere else: checked by their hash
+    # The same weights, and above the same data, somewhere else: checked by their hashes.
+    "method.unet.name",
     "method.encoder.name",
     "method.vae",
     "method.include_pretrained",
@@ -112,34 +114,33 @@ def train(
         wait=accelerator.wait_for_everyone,
         progress=progress,
     )
-    if newest is None and not config.init_from:
+    if newest is None and not config.init_from and objective.measures:
         _measure(objective, dataset)
     set_seed(config.seed, device_specific=True)
-    if accelerator.is_main_process:
-        _write_run_files(run_dir, config)
-    if accelerator.log_with:
-        accelerator.init_trackers("latentslots")
-
     records = Records(
         run_dir,
         accelerator,
         max_train_steps=config.max_train_steps,
         max_seconds=config.max_train_minutes * 60,
-        start_step=int(newest.name.removeprefix("step_")) if newest else 0,
         progress=progress,
     )
+    trainer = _build_trainer(
+        config,
+        objective,
+        dataset,
+        validation,
+        run_dir=run_dir,
+        accelerator=accelerator,
+        records=records,
+    )
+    if newest:  # first of all: a checkpoint that does not fit leaves the run as it was
+        trainer.load(newest)
+    if accelerator.is_main_process:
+        _write_run_files(run_dir, config)
+    if accelerator.log_with:
+        accelerator.init_trackers("latentslots")
     try:
-        trainer = _build_trainer(
-            config,
-            objective,
-            dataset,
-            validation,
-            run_dir=run_dir,
-            accelerator=accelerator,
-            records=records,
-        )
-        if newest:
-            trainer.load(newest)
+        records.open(start_step=trainer.step)
         trainer.fit()
     finally:
         records.close()
@@ -171,23 +172,24 @@ def _build_trainer(
         run_dir=run_dir,
         records=records,
         validator=Validator(
-            validation, resolution=resolution, num_images=config.num_validation_images
+            validation,
+            resolution=resolution,
+            num_images=config.num_validation_images,
+            on_bad_sample=config.data.on_bad_sample,
         ),
-        previewer=Previewer(validation, resolution=resolution, folder=run_dir / "previews"),
+        previewer=Previewer(
+            validation,
+            resolution=resolution,
+            folder=run_dir / "previews",
+            on_bad_sample=config.data.on_bad_sample,
+        ),
     )
 
 
 def _check_counts(config: TrainConfig) -> None:
     """Find out now, not at the first validation hours later, that there is nothing to do."""
-    for name in (
-        "train_batch_size",
-        "gradient_accumulation_steps",
-        "max_train_steps",
-        "num_validation_images",
-    ):
-        if getattr(config, name) < 1:
-            raise RunError(f"{name} must be at least 1, got {getattr(config, name)}")
     check_seed(config.seed)
+    check_ranges(config)
 
 
 def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path | None:

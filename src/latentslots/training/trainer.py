@@ -103,7 +103,7 @@ class Trainer:
             TrainingError: After ten steps in a row without a finite loss.
             CheckpointError: If a checkpoint cannot be written; the one before it stays.
         """
-        if self.step >= self.config.max_train_steps:
+        if self.step >= self.config.max_train_steps or self._time_is_over():
             return
         with self.signals:
             for batch in self.batches():  # endless, and resumes where the checkpoint left it
@@ -115,15 +115,17 @@ class Trainer:
                     if not self.accelerator.sync_gradients:
                         continue  # a micro-batch: the optimizer does not move
                     grad_norm = self.accelerator.clip_grad_norm_(
-                        self.trainable, self.config.optim.max_grad_norm
+                        self.trainable, self.config.optim.max_grad_norm or math.inf
                     )
                     values = {**self._mean(), "grad_norm": float(grad_norm)}
                     if not self._is_good(values["loss"], values["grad_norm"]):
                         continue
+                    scale = self._fp16_scale()
                     self.optimizer.step()
                     self.optimizer.zero_grad()
 
-                if self.accelerator.optimizer_step_was_skipped:
+                # Accelerate does not see that a fused optimizer was told to skip a step.
+                if self._fp16_scale() < scale:
                     continue  # fp16: the scale was too large, and is smaller now
                 lr = self.lr_scheduler.get_last_lr()[0]
                 self.lr_scheduler.step()
@@ -136,15 +138,16 @@ class Trainer:
                     return
 
     def _keep_records(self) -> bool:
-        """Validate, draw and save where it is time to; returns whether the run is over."""
+        """Save, validate and draw where it is time to; returns whether the run is over."""
         last = self.step == self.config.max_train_steps or self.out_of_time
+        stop = self._asked_to_stop()
+        # First, so that whatever goes wrong in the others costs no step.
+        if last or stop or self._due(self.config.checkpointing_steps):
+            self.save()
         if last or self._due(self.config.validation_steps):
             self.validate()
         if last or self._due(self.config.preview_steps):
             self.preview()
-        stop = self._asked_to_stop()
-        if last or stop or self._due(self.config.checkpointing_steps):
-            self.save()
         if stop and not last:
             self._leave(stop)
         return last
@@ -234,6 +237,18 @@ class Trainer:
             )
         return False
 
+    def _fp16_scale(self) -> float:
+        """What the loss is multiplied with; it falls where gradients were not finite."""
+        scaler = self.accelerator.scaler
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def _time_is_over(self) -> bool:
+        """Whether a run that is limited by time has had it all; the main process knows."""
+        limit = self.config.max_train_minutes * 60
+        over = torch.tensor(float(0 < limit <= self.records.seconds))
+        over = self.accelerator.reduce(over.to(self.accelerator.device), reduction="sum")
+        return bool(over > 0)
+
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
@@ -309,6 +324,7 @@ class Trainer:
             "num_skipped": self.num_skipped,
             "ema_step": self.ema.optimization_step if self.ema is not None else 0,
             "frozen": self.objective.frozen_hashes(),
+            "data": self.dataset.fingerprint,
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
 
@@ -319,6 +335,7 @@ class Trainer:
         checkpoint.remove(new, old)
         try:
             with self.averaged():
+                self.validator.scale_latents(self.objective, self.accelerator.device)
                 self.objective.save_pipeline(new)
             checkpoint.make_readable(new)
         except checkpoint.WRITE_ERRORS:
@@ -346,6 +363,11 @@ class Trainer:
                     f"the checkpoint {folder} was trained with another {name} (its hash is "
                     f"{before[name][:12]}, not {frozen.get(name, '')[:12]})"
                 )
+        if values.get("data", self.dataset.fingerprint) != self.dataset.fingerprint:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint {folder} was trained on other images than {self.config.data.path} "
+                "holds now; --init-from starts another run from its weights"
+            )
         try:
             self.objective.load_trained_state(tensors["model"])
             checkpoint.load_optimizer_tensors(self.optimizer.optimizer, tensors["optimizer"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from latentslots.data.loader import ImageDataset
 from latentslots.evaluation.segmentation import evaluate
@@ -25,6 +26,19 @@ def fixed_subset(dataset: Dataset, num_images: int) -> Dataset:
     return dataset.select([i * len(dataset) // num_images for i in range(num_images)])
 
 
+def good_rows(dataset: Dataset, resolution: int) -> Dataset:
+    """The rows whose pictures can be used.
+
+    Raises:
+        DataError: If there are none.
+    """
+    images = ImageDataset(dataset, resolution, on_bad_sample="skip")
+    for row in range(len(images)):
+        images[row]
+    bad = set(images.bad_rows)
+    return dataset.select([row for row in range(len(images)) if row not in bad]) if bad else dataset
+
+
 class Validator:
     """Measures an objective on the same images, with the same noise, every time.
 
@@ -34,11 +48,23 @@ class Validator:
         dataset: The validation split; `None` where there is none, and nothing is measured.
         resolution: Pixels per side.
         num_images: Size of the subset.
+        on_bad_sample: Whether an image that cannot be used is an `error`, or left out (`skip`).
     """
 
-    def __init__(self, dataset: Dataset | None, *, resolution: int, num_images: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset | None,
+        *,
+        resolution: int,
+        num_images: int,
+        on_bad_sample: str = "error",
+    ) -> None:
         self.resolution = resolution
-        self.dataset = None if dataset is None else fixed_subset(dataset, num_images)
+        self.dataset = None
+        if dataset is not None:
+            self.dataset = fixed_subset(dataset, num_images)
+            if on_bad_sample == "skip":
+                self.dataset = good_rows(self.dataset, resolution)
 
     def __call__(self, objective: Objective, device: torch.device) -> dict[str, float]:
         """The loss, and what the method is measured by.
@@ -111,26 +137,45 @@ class Validator:
         return total / count
 
     @torch.no_grad()
+    def scale_latents(self, objective: Objective, device: torch.device) -> None:
+        """Set an autoencoder's scaling factor, which belongs to its weights as they are.
+
+        Others than autoencoders have none.
+        """
+        if isinstance(objective, AutoencoderObjective) and self.dataset is not None:
+            pixels = (batch["pixel_values"] for batch in self._batches(device))
+            moments = [_moments(objective.vae.encode(each).latent_dist) for each in pixels]
+            objective.set_scaling_factor(_deviation(moments))
+
+    @torch.no_grad()
     def _autoencoder(
         self, objective: AutoencoderObjective, device: torch.device
     ) -> dict[str, float]:
         vae = objective.vae
-        psnrs, ssims, sums = [], [], torch.zeros(3, dtype=torch.float64)
+        psnrs, ssims, moments = [], [], []
         for batch in self._batches(device):
             pixels = batch["pixel_values"]
             posterior = vae.encode(pixels).latent_dist
             painted = (vae.decode(posterior.mean).sample.clamp(-1, 1) + 1) / 2
             psnrs.append(psnr(painted, (pixels + 1) / 2))
             ssims.append(ssim(painted, (pixels + 1) / 2))
-            # The denoiser sees samples of the posterior, whose variance counts too.
-            first = posterior.mean.double().sum()
-            second = (posterior.mean.double().square() + posterior.var.double()).sum()
-            sums += torch.stack([first, second, first.new_tensor(posterior.mean.numel())]).cpu()
-        mean, square = (sums[:2] / sums[2]).tolist()
-        latent_std = (square - mean**2) ** 0.5
+            moments.append(_moments(posterior))
+        latent_std = _deviation(moments)
         objective.set_scaling_factor(latent_std)
         return {
             "psnr": torch.cat(psnrs).mean().item(),
             "ssim": torch.cat(ssims).mean().item(),
             "latent_std": latent_std,
         }
+
+
+def _moments(posterior: Any) -> Tensor:
+    """Sum, sum of squares and number of the latents; of samples, whose variance counts too."""
+    mean, var = posterior.mean.double(), posterior.var.double()
+    count = mean.new_tensor(mean.numel())
+    return torch.stack([mean.sum(), (mean.square() + var).sum(), count]).cpu()
+
+
+def _deviation(moments: list[Tensor]) -> float:
+    first, second, count = torch.stack(moments).sum(dim=0).tolist()
+    return float((second / count - (first / count) ** 2) ** 0.5)
