@@ -165,4 +165,8 @@ def build_training_set(
         wanted[0].HOLDS: _cached(wanted, dataset, config, how)
         for wanted in _wanted_caches(config, objective)
     }
-    return ImageDataset(dataset, data.resolution, on_bad_sample=data.on_bad_sample, **caches)
+    # Plain folders have other times when they were copied, and so another fingerprint.
+    known = dataset_fingerprint(dataset) if has_manifest(dataset_path(data.path)) else ""
+    return ImageDataset(
+        dataset, data.resolution, on_bad_sample=data.on_bad_sample, fingerprint=known, **caches
+    )

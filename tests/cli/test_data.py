@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentslots.build_data import build_split
 from latentslots.cli.main import main
-from latentslots.data.store import load_dataset
+from latentslots.config import DataConfig
+from latentslots.data.latent_cache import LatentCache, model_fingerprint
+from latentslots.data.store import dataset_fingerprint, load_dataset
 from latentslots.data.transforms import to_ids
+from latentslots.models.autoencoder import load_vae
 
 
 def arrays(path: Path, *, masks: bool = True) -> Path:
@@ -92,3 +96,32 @@ def test_mistakes_are_one_sentence(
 def test_no_action_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data"]) == 2
     assert "import arrays" in capsys.readouterr().err
+
+
+def test_a_folder_s_latents_are_those_that_training_wants(
+    tmp_path: Path, tiny_vae_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(10):
+        Image.new("RGB", (12, 12), (number, 0, 0)).save(photos / f"{number}.png")
+    words = ["--vae", str(tiny_vae_dir), "--resolution", "16", "--output-dir", str(tmp_path / "l")]
+    assert main(["data", "cache-latents", str(photos), *words]) == 0
+    data = DataConfig(path=str(photos), resolution=16)
+    LatentCache.open(
+        capsys.readouterr().out.strip(),
+        fingerprint=model_fingerprint(load_vae(str(tiny_vae_dir))),
+        resolution=16,
+        dataset_fingerprint=dataset_fingerprint(build_split(data, "train")),
+    )
+
+
+def test_an_address_whose_package_is_missing_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(path: str) -> None:
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr("fsspec.url_to_fs", missing)
+    assert main(["data", "info", "gs://bucket/data"]) == 2
+    assert "gs://bucket/data cannot be reached: Please install gcsfs" in capsys.readouterr().err

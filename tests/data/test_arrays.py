@@ -206,3 +206,13 @@ def test_attributes_that_cannot_be_used(tmp_path: Path, content: Any, message: s
         import_arrays(source, tmp_path / "out", attributes=tmp_path / "broken.json")
     with pytest.raises(DataError, match=r"there is no file .*none.json"):
         import_arrays(source, tmp_path / "out", attributes=tmp_path / "none.json")
+
+
+def test_masks_of_the_same_size_are_told_apart(tmp_path: Path) -> None:
+    source = save(tmp_path, image=IMAGE, mask=MASK.astype(np.uint16))
+    out = import_arrays(source, tmp_path / "out")
+    size = source.stat().st_size
+    save(tmp_path, image=IMAGE, mask=MASK[::-1].astype(np.uint16))
+    assert source.stat().st_size == size
+    with pytest.raises(DataError, match="already has a split 'train'"):
+        import_arrays(source, out)

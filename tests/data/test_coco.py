@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from latentslots.cli.main import main
-from latentslots.data import DataError, load_dataset
+from latentslots.data import DataError, StoreWriter, load_dataset
 from latentslots.data.coco import CocoOptions, import_coco
 from latentslots.evaluation import evaluate
 from latentslots.evaluation.findings import find_with
@@ -253,7 +253,7 @@ class TestBadInput:
         broken = [{"id": 1, "category_id": 1, "segmentation": [[1, 2]]}]
         self.fails(made(tmp_path / "c", broken), r"7.jpg has a segmentation that cannot be read")
         size = {"images": [{"id": 7, "file_name": "7.jpg", "height": 30, "width": 20}]}
-        self.fails(made(tmp_path / "d", TWO, **size), "30x20 pixels, and its annotations are for")
+        self.fails(made(tmp_path / "d", TWO, **size), "30x20 pixels when it stands upright, and")
         twice = {
             "images": [{"id": n, "file_name": "7.jpg", "height": 20, "width": 30} for n in (7, 8)]
         }
@@ -312,3 +312,46 @@ class TestBadInput:
 def test_choices_that_there_are_not() -> None:
     with pytest.raises(DataError, match="overlap must be one of first, last, got 'smallest'"):
         CocoOptions(overlap="smallest")  # type: ignore[arg-type]  # the refusal is the point
+
+
+def test_photographs_that_lie_on_their_side(tmp_path: Path) -> None:
+    """Their annotations are of the picture as it stands upright."""
+    folder = made(tmp_path / "in", TWO)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    lying = Image.new("RGB", (20, 30), (90, 90, 90))
+    lying.save(folder / "images" / "val2017" / "7.jpg", exif=exif)
+    for resolution in (None, 20):
+        options = CocoOptions(resolution=resolution)
+        out = import_coco(folder, tmp_path / str(resolution), options, splits=["validation"])
+        row = load_dataset(out, split="validation")[0]
+        assert row["segmentation"].size == ((30, 20) if resolution is None else (20, 20))
+
+
+def test_boxes_and_areas_are_of_what_is_stored(tmp_path: Path) -> None:
+    """Cropped to the columns 5 to 25, half of the first object is gone."""
+    folder = made(tmp_path / "in", TWO)
+    out = import_coco(folder, tmp_path / "out", CocoOptions(resolution=20), splits=["validation"])
+    row = load_dataset(out, split="validation")[0]
+    ids = arrays(row)[0]
+    assert row["attributes"]["area"] == [int((ids == n).sum()) for n in (1, 2)] == [50, 125]
+    assert row["attributes"]["bboxes"][0] == [0, 0, 0.5, 0.25]
+
+
+def test_half_made_data_with_other_classes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder, out = made(tmp_path / "in", TWO), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "add_block", killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_coco(folder, out, splits=["validation"], workers=1)
+    file = folder / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 2, "name": "bear"})
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="a half-made 'validation' whose columns or classes are"):
+        import_coco(folder, out, splits=["validation"], workers=1)

@@ -163,3 +163,26 @@ def test_other_files_are_not_taken_for_those_that_are_there(tmp_path: Path) -> N
         import_dump(second, out, "lsd", workers=1)
     with pytest.raises(DataError, match="holds lsd-dump, which nothing can join"):
         import_folder(extra / "images", out, split="test", workers=1)
+
+
+def test_boxes_and_the_background_of_clevr_are_left_out(tmp_path: Path) -> None:
+    """Boxes as those scripts write them are of other frames; entry 0 of CLEVR is no object."""
+    source = lsd(tmp_path / "in")
+    for file in source.rglob("*_instances.json"):
+        video, number = int(file.parent.name), int(file.name[:8])
+        known, count = instances(video, number), 2 + video
+        known["bboxes"], known["bbox_frames"] = [[[0.0] * 4] * 3] * PADDED, [[0, 1, 2]] * PADDED
+        file.write_text(json.dumps(known))
+    row = load_dataset(import_dump(source, tmp_path / "out", "lsd", workers=1))[0]
+    assert set(row["attributes"]) == {"category", "mass", "positions", "visibility"}
+    for file in source.rglob("*_instances.json"):
+        count = 2 + int(file.parent.name)
+        rest = 10 - count
+        places = {name: [float(k) for k in range(count + 1)] + [0.0] * rest for name in "xyz"}
+        of_clevr = {"pixel_coords": [[1.0] * 3] * (count + 1) + [[0.0] * 3] * rest,
+                    "rotation": [5.0] * (count + 1) + [0.0] * rest,
+                    "shape": [0, *range(1, count + 1)] + [0] * rest}  # fmt: skip
+        file.write_text(json.dumps({**places, **of_clevr}))
+    rows = load_dataset(import_dump(source, tmp_path / "clevr", "lsd", workers=1))
+    assert rows[0]["attributes"]["shape"] == [1, 2]
+    assert rows[0]["attributes"]["x"] == [1.0, 2.0]

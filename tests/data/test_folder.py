@@ -132,3 +132,21 @@ def test_group_by_is_checked_without_a_fraction_too(photos: Path) -> None:
     with pytest.raises(DataError, match="group_by must be 'file' or 'parent', got 'x'"):
         load_dataset(photos, group_by="x")
     assert find_images(photos, "b/*.jpg")[0] == "b/frame_10.jpg"
+
+
+def test_validation_goes_by_two_names(tmp_path: Path) -> None:
+    for name in ("train", "val", "test"):
+        (tmp_path / name).mkdir()
+    for name in ("train/a", "train/b", "val/c", "test/d"):
+        noise_image(tmp_path / f"{name}.png")
+    assert split_names(tmp_path) == ["train", "validation", "test"]
+    assert paths(tmp_path, split="validation") == ["val/c.png"]
+    halves = {
+        split: paths(tmp_path, split=split, validation_fraction=0.5)
+        for split in ("train", "validation")
+    }
+    assert sorted(halves["train"] + halves["validation"]) == ["train/a.png", "train/b.png"]
+    (tmp_path / "validation").mkdir()
+    noise_image(tmp_path / "validation" / "e.png")
+    with pytest.raises(DataError, match="holds 'validation' twice: validation and val"):
+        load_dataset(tmp_path)

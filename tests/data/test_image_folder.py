@@ -7,7 +7,14 @@ import pytest
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from latentslots.data import DataError, image_folder, import_folder, load_dataset, split_names
+from latentslots.data import (
+    DataError,
+    StoreWriter,
+    image_folder,
+    import_folder,
+    load_dataset,
+    split_names,
+)
 
 from .conftest import NUCLEI, killed_at_second_block, noise_image, snapshot, truncate
 
@@ -184,3 +191,23 @@ def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "train: 100%" in captured.err
+
+
+def test_half_made_data_with_other_masks_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("images", "one", "two"):
+        (tmp_path / name).mkdir()
+        value = np.full((8, 8), len(name), np.uint8)
+        Image.fromarray(value if name != "images" else np.stack([value] * 3, -1)).save(
+            tmp_path / name / "a.png"
+        )
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "add_block", killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_folder(tmp_path / "images", tmp_path / "out", masks=tmp_path / "one", workers=1)
+    with pytest.raises(DataError, match="holds a half-made 'train' of other data"):
+        import_folder(tmp_path / "images", tmp_path / "out", masks=tmp_path / "two", workers=1)

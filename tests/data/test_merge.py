@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Value
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, StoreWriter, load_dataset, merge_stores
@@ -114,3 +115,31 @@ def test_shares_may_be_others(one: Path, two: Path, tmp_path: Path) -> None:
 
 def load_name(path: Path) -> str:
     return read_manifest(str(path)).name
+
+
+def test_what_is_not_scored_whose_it_is_and_which_video_come_along(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with StoreWriter(
+            tmp_path / name,
+            segmentation=True,
+            ignore=name == "a",
+            video=True,
+            columns={"license": Value("string")} if name == "a" else {},
+        ) as writer:
+            for frame in range(2):
+                extra = {"ignore": np.full((8, 8), 1, np.uint8), "license": "CC"}
+                writer.add(
+                    np.full((8, 8, 3), frame, np.uint8),
+                    segmentation=np.zeros((8, 8), np.uint8),
+                    video="v",
+                    frame=frame,
+                    source=f"{name}{frame}.png",
+                    **(extra if name == "a" else {}),
+                )
+    rows = load_dataset(merge_stores([tmp_path / "a", tmp_path / "b"], tmp_path / "both"))
+    assert {row["video"] for row in rows} == {"0/v", "1/v"}
+    for row, cell in zip(rows, rows.data.column("image").to_pylist(), strict=True):
+        first = row["dataset"] == "a"
+        assert row["license"] == ("CC" if first else "")
+        assert (row["ignore"] is not None) == first
+        assert cell["path"] == f"{row['dataset']}{row['frame']}.png"

@@ -34,6 +34,7 @@ from latentslots.data.scenes.physics import throw
 from latentslots.data.scenes.renderer import SceneRenderer
 from latentslots.data.scenes.textures import texture
 from latentslots.data.writer import StoreWriter
+from tests.data.conftest import snapshot
 
 SEEDS = range(40)
 
@@ -349,3 +350,24 @@ def test_the_manifest_says_how_the_scenes_were_made(store: Path) -> None:
         "seed": 0,
         "video": False,
     }
+
+
+def test_another_number_of_scenes_goes_on_with_whole_blocks_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make, "_BLOCK", 4)
+    options = SceneOptions(kind="scenes", size=32)
+    few = {"num_validation": 0, "num_test": 0, "workers": 1}
+    for begun, wanted in ((8, 6), (6, 8)):
+        out = tmp_path / f"begun-{begun}" / "store"
+        with monkeypatch.context() as patch:
+            patch.setattr(StoreWriter, "add_block", killed)
+            with pytest.raises(KeyboardInterrupt):
+                make_scenes(out, options, num_train=begun, **few)
+        whole = make_scenes(
+            tmp_path / f"whole-{wanted}" / "store", options, num_train=wanted, **few
+        )
+        assert snapshot(make_scenes(out, options, num_train=wanted, **few)) == snapshot(whole)

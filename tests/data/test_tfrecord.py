@@ -243,3 +243,10 @@ def test_what_is_no_tfrecord(tmp_path: Path) -> None:
     for kind in ("floats", "one_byte_strings"):
         with pytest.raises(TFRecordError, match="was expected, got one of int64"):
             getattr(record["n"], kind)()
+
+
+def test_a_length_that_looks_like_gzip_is_none(tmp_path: Path) -> None:
+    records = [bytes(0x8B1F), b"second"]
+    path = write_records(tmp_path / "plain", records, zipped=False)
+    assert path.read_bytes().startswith(b"\x1f\x8b\x00")
+    assert [record.data for record in read_records(path)] == records

@@ -145,3 +145,15 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["data", "import", "voc", str(root), str(tmp_path / "never"), "--lists", "train"]
     assert main(command) == 2
     assert "--lists takes SPLIT=LIST, got 'train'" in capsys.readouterr().err
+
+
+def test_masks_that_came_later_are_seen(tmp_path: Path) -> None:
+    folder = voc(tmp_path / "in")
+    lists = {"train": "trainaug"}
+    out = import_voc(folder, tmp_path / "out", lists=lists, workers=1)
+    assert import_voc(folder, out, lists=lists, workers=1) == out
+    added = folder / "VOCdevkit" / "VOC2012" / "SegmentationClassAug" / "2007_000003.png"
+    added.parent.mkdir()
+    Image.fromarray(masks(2)[1]).save(added)
+    with pytest.raises(DataError, match="holds 'train' of other files than these"):
+        import_voc(folder, out, lists=lists, workers=1)

@@ -217,21 +217,20 @@ def _verify(arguments: list[str]) -> int:
 def _cache_latents(arguments: list[str]) -> int:
     options = tyro.cli(CacheLatents, prog=f"{PROG} cache-latents", args=arguments)
 
-    from latentslots.build_data import latents_dir
+    from latentslots.build_data import build_split, latents_dir
     from latentslots.config import DataConfig
     from latentslots.data.latents import cache_latents
     from latentslots.data.manifest import has_manifest
-    from latentslots.data.store import load_dataset
     from latentslots.models.autoencoder import load_vae
     from latentslots.pipelines.memory import to_device
 
     if not options.output_dir and not has_manifest(options.path):
-        raise ValueError("a plain folder of images keeps no latents: name an --output-dir")
+        raise ValueError(f"{options.path} keeps no latents: name an --output-dir")
     vae = to_device(load_vae(options.vae))
     data = DataConfig(path=options.path, resolution=options.resolution, latents=options.output_dir)
     folder = latents_dir(data, options.split, vae, fallback=Path(options.path))
     cache_latents(
-        load_dataset(options.path, split=options.split),
+        build_split(data, options.split),
         vae,
         folder,
         resolution=options.resolution,

@@ -73,7 +73,7 @@ def import_arrays(
         _check_counts(Path(attributes or ""), objects, mask)
     crop = None if resolution is None else ResizeCenterCrop(resolution)
     files = [source] if attributes is None else [source, attributes]
-    made_of = source_of(map(Path, files), Path(source).parent)
+    made_of = source_of(files, Path(source).parent, whole=files)
     spec = {"files": made_of.fingerprint, "resolution": resolution}
     if is_joined(Path(out), split, fingerprint(spec)):
         return Path(out)

@@ -184,6 +184,12 @@ def write_blocks(
     folder = _folder(writer, {**spec, "source": os.fspath(source)})
     files = {name: folder / f"{name}.parquet" for name in blocks}
     missing = {name: work for name, work in blocks.items() if not _is_whole(files[name])}
+    for name in blocks:
+        if name not in missing and not _is_of(files[name], writer.encoder.schema):
+            raise DataError(
+                f"{writer.path} holds a half-made {writer.split!r} whose columns or classes are "
+                f"others: remove {folder}, or choose another folder"
+            )
     sizes = sizes or dict.fromkeys(blocks, 1)
     bar = tqdm(
         total=sum(sizes.values()),
@@ -303,6 +309,13 @@ def _is_whole(file: Path) -> bool:
     except (pa.ArrowInvalid, OSError):
         return False
     return True
+
+
+def _is_of(file: Path, schema: pa.Schema) -> bool:
+    """Whether a block has these columns, and the same names of classes."""
+    found = pq.read_schema(file)
+    key = b"huggingface"
+    return found.equals(schema) and (found.metadata or {}).get(key) == schema.metadata.get(key)
 
 
 def _folder(writer: StoreWriter, spec: Mapping[str, Any]) -> Path:

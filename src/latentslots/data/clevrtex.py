@@ -88,7 +88,7 @@ def import_clevrtex(
     spec = {"program": "latentslots data import", "name": "clevrtex", **asdict(options)}
     names: dict[str, list[str]] = {}
     for split, chosen in _divide(scenes, options.variant).items():
-        made_of = source_of((_files(scene)[0] for scene in chosen), source)
+        made_of = source_of((file for one in chosen for file in (one, *_files(one))), source)
         if is_written(out, split, spec, made_of):
             continue
         names = names or _names(scenes)

@@ -16,14 +16,14 @@ from typing import Any, Literal
 import numpy as np
 from datasets import ClassLabel, List, Value
 from jaxtyping import Bool, Int
-from PIL import Image
+from PIL import Image, ImageOps
 
 from latentslots.data.blocks import is_written, write_items
 from latentslots.data.boxes import bounding_box
 from latentslots.data.encoding import ids_picture, read_picture
 from latentslots.data.errors import DataError
 from latentslots.data.sources import source_of
-from latentslots.data.transforms import ResizeCenterCrop
+from latentslots.data.transforms import ResizeCenterCrop, to_rgb
 from latentslots.data.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,8 @@ def import_coco(
             file, folder = Path(annotations), root if images is None else Path(images)
         content = _read(file)
         pictures = _pictures(content, folder, file, options)
-        made_of = source_of([file, *(picture.path for picture in pictures)], folder)
+        named = [name for p in pictures for name in (p.path, p.png) if name]
+        made_of = source_of([file, *named], folder, whole=[file])
         if is_written(out, split, spec, made_of):
             continue
         writer = StoreWriter(
@@ -280,10 +281,11 @@ def _rows(work: Sequence[tuple[_Picture, CocoOptions]]) -> Iterator[dict[str, An
 def picture_row(picture: _Picture, options: CocoOptions) -> dict[str, Any]:
     """The row of one image."""
     encoded, opened = read_picture(picture.path)
-    if opened.size != (picture.width, picture.height):
+    size = ImageOps.exif_transpose(opened).size
+    if size != (picture.width, picture.height):
         raise DataError(
-            f"{picture.path} is {opened.size[0]}x{opened.size[1]} pixels, and its annotations are "
-            f"for {picture.width}x{picture.height}"
+            f"{picture.path} is {size[0]}x{size[1]} pixels when it stands upright, and its "
+            f"annotations are for {picture.width}x{picture.height}"
         )
     segments = picture.segments
     if options.kind == "panoptic":
@@ -299,8 +301,9 @@ def picture_row(picture: _Picture, options: CocoOptions) -> dict[str, Any]:
     mask: Any = ids
     unsure: Any = ignore.astype(np.uint8)
     if options.resolution is not None:
-        crop, pixels = ResizeCenterCrop(options.resolution), opened.convert("RGB")
+        crop, pixels = ResizeCenterCrop(options.resolution), to_rgb(opened)
         image, mask = crop(pixels, ids_picture(ids))
+        ids = np.asarray(mask)
         _, unsure = crop(pixels, Image.fromarray(unsure))
     return {
         "image": image,

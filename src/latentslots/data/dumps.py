@@ -30,6 +30,8 @@ _CODES = frozenset(
     | {f"{name}_label" for name in ("color", "material", "shape", "size")}
 )
 """Names under which whole numbers are codes of classes, each a byte: those of MOVi and CLEVRTex."""
+_WRONG = frozenset({"bboxes", "bbox_frames"})
+_OF_CLEVR = frozenset({"x", "y", "z", "pixel_coords", "rotation"})
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def import_dump(
     spec = {"program": "latentslots data import", "name": f"{kind}-dump", "resolution": resolution}
     for split, folder in _splits(root, kind).items():
         frames = _lsd_frames(folder) if kind == "lsd" else _slotdiffusion_frames(folder)
-        made_of = source_of((frame.image for frame in frames), folder)
+        files = (name for f in frames for name in (f.image, f.mask, f.labels) if name)
+        made_of = source_of(files, folder)
         if is_written(out, split, spec, made_of):
             continue
         features = _features(frames[0].labels) if frames[0].labels else {}
@@ -177,15 +180,21 @@ def _checked(frames: list[_Frame], folder: Path, masks: Iterable[Path]) -> list[
 
 
 def _read(labels: str) -> dict[str, list[Any]]:
-    """What a JSON file says of the objects of a frame: a list for every name."""
+    """What a JSON file says of the objects of a frame: a list for every name.
+
+    Boxes are left out: those scripts take the t-th frame in which an object is seen for frame t.
+    Of CLEVR with masks, so is the first entry, which is the background.
+    """
     try:
         content = json.loads(Path(labels).read_text(encoding="utf-8"))
         lists = {name: values for name, values in content.items() if isinstance(values, list)}
     except (ValueError, AttributeError) as error:
         raise DataError(f"{labels} does not list objects: {error!r}") from error
+    lists = {name: values for name, values in lists.items() if name not in _WRONG}
     if len({len(values) for values in lists.values()}) != 1:
         raise DataError(f"{labels} does not list objects: its lists are of different lengths")
-    return lists
+    first = 1 if lists.keys() >= _OF_CLEVR else 0
+    return {name: values[first:] for name, values in lists.items()}
 
 
 def _features(labels: str) -> dict[str, Any]:

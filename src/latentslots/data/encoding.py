@@ -101,10 +101,9 @@ def picture_header(encoded: bytes) -> tuple[tuple[int, int], str]:
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
             width, height = picture.size
-            # PIL would decode a whole PNG to look for an orientation, which PNGs do not have.
-            turned = (
-                picture.format != "PNG" and picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS
-            )
+            # PIL would decode a whole PNG to look for an orientation, which few of them have.
+            may_be = picture.format != "PNG" or b"eXIf" in encoded
+            turned = may_be and picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS
             return ((height, width) if turned else (width, height)), picture.mode
     except BROKEN_PICTURE as error:
         raise DataError(f"{len(encoded)} bytes are not an image that can be read") from error

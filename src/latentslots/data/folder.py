@@ -10,7 +10,7 @@ from datasets.splits import NamedSplit
 from latentslots.data.encoding import IMAGE_SUFFIXES
 from latentslots.data.errors import DataError, UnknownSplitError
 
-_SPLIT_FOLDERS = ("train", "validation", "test")
+_SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 
 
 def find_images(root: Path, glob: str | None = None) -> list[str]:
@@ -85,8 +85,9 @@ def load_folder(
 ) -> Dataset:
     """Present a folder of images as a data set; the files are read where they lie.
 
-    Without a glob or a fraction, subfolders `train`, `validation` and `test` are the splits, and
-    a folder that has no `train` is one split, `train`.
+    Without a glob or a fraction, subfolders `train`, `validation` (or `val`) and `test` are the
+    splits, and a folder that has no `train` is one split, `train`. A fraction divides the images of
+    `train`, where there is such a subfolder and no glob, and otherwise all.
 
     Returns:
         Rows with an `image`, and with a `video`, the parent folder, where that is the group.
@@ -121,21 +122,29 @@ def _splits(
     group_by: str,
     seed: int,
 ) -> dict[str, list[str]]:
+    has_splits = glob is None and (root / "train").is_dir()
     if validation_fraction is not None:
         return split_files(
-            find_images(root, glob),
+            _below(root, "train") if has_splits else find_images(root, glob),
             validation_fraction=validation_fraction,
             group_by=group_by,
             seed=seed,
         )
     group_of("", group_by)
-    if glob is None and (root / "train").is_dir():
-        return {
-            name: [f"{name}/{file}" for file in find_images(root / name)]
-            for name in _SPLIT_FOLDERS
-            if (root / name).is_dir()
-        }
-    return {"train": find_images(root, glob)}
+    if not has_splits:
+        return {"train": find_images(root, glob)}
+    found: dict[str, list[str]] = {}
+    for split, names in _SPLIT_FOLDERS.items():
+        folders = [name for name in names if (root / name).is_dir()]
+        if len(folders) > 1:
+            raise DataError(f"{root} holds {split!r} twice: {' and '.join(folders)}")
+        if folders:
+            found[split] = _below(root, folders[0])
+    return found
+
+
+def _below(root: Path, name: str) -> list[str]:
+    return [f"{name}/{file}" for file in find_images(root / name)]
 
 
 def _rank(group: str, seed: int) -> bytes:

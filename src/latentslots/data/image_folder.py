@@ -138,7 +138,11 @@ def import_folder(
             video=frames is not None,
             source=fingerprint(spec),
         )
-        half = {"options": spec["options"], "names": made_of.names}
+        half = {
+            "options": spec["options"],
+            "names": made_of.names,
+            "masks": None if masks is None else os.fspath(masks),
+        }
         jobs.append((writer, items, half, 0 if resolution else made_of.num_bytes))
     num_skipped = _write(jobs, root, workers=workers, progress=progress)
     if num_skipped:

@@ -18,7 +18,6 @@ from torch.utils.data import Dataset as TorchDataset
 from latentslots.data.errors import DataError
 from latentslots.data.latent_cache import FeatureCache, LatentCache
 from latentslots.data.samples import Sample, SampleReader, shared_flags
-from latentslots.data.store import dataset_fingerprint
 from latentslots.data.stream import ImageStream, StreamedSamples
 
 logger = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ class ImageDataset(TorchDataset[Sample]):
         features: Likewise.
         on_bad_sample: What to do with a row whose picture cannot be used: raise an `error` that
             names it, or `skip` to the next good row and log its name, once.
+        fingerprint: Tells the rows from others, wherever they lie; by default their number does.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class ImageDataset(TorchDataset[Sample]):
         latents: LatentCache | None = None,
         features: FeatureCache | None = None,
         on_bad_sample: str = "error",
+        fingerprint: str = "",
     ) -> None:
         if on_bad_sample not in ("error", "skip"):
             raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
@@ -74,7 +75,7 @@ class ImageDataset(TorchDataset[Sample]):
         self.rows = dataset.with_format(None).select_columns(self.reader.columns)
         for column in self.reader.columns:
             self.rows = self.rows.cast_column(column, Image(decode=False))
-        self.fingerprint = dataset_fingerprint(dataset)
+        self.fingerprint = fingerprint or f"{len(dataset)} images"
         self.latents = latents
         self.features = features
         self.on_bad_sample = on_bad_sample

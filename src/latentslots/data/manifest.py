@@ -66,7 +66,10 @@ def is_address(path: str) -> bool:
 
 def has_manifest(path: str) -> bool:
     """Tell whether a folder, local or remote, is a store."""
-    filesystem, root = fsspec.url_to_fs(path)
+    try:
+        filesystem, root = fsspec.url_to_fs(path)
+    except ImportError as error:
+        raise DataError(f"{path} cannot be reached: {error}") from error
     return bool(filesystem.exists(f"{root}/{FILE_NAME}"))
 
 

@@ -18,6 +18,8 @@ from latentslots.data.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
 
+_PICTURES = ("image", "segmentation", "ignore")
+
 
 def merge_stores(
     sources: Sequence[str | os.PathLike[str]],
@@ -29,8 +31,10 @@ def merge_stores(
 ) -> Path:
     """Write the splits that all sources have, their images in random order, as a new store.
 
-    Kept are the images' bytes, the segmentations where every source has them, and in the column
-    `dataset` the name of the store that a row comes from.
+    Kept are the images' bytes and file names, the segmentations where every source has them, what
+    they ignore, and the images' licenses; `video` and `frame` where every source has them, the
+    videos' names behind the number of their source. The column `dataset` has the name of the store
+    that a row comes from. Attributes are left out, and logged.
 
     Args:
         sources: Two stores or more.
@@ -82,23 +86,39 @@ def _write(
     *,
     progress: bool,
 ) -> None:
-    pictures = ["image"]
-    if all("segmentation" in part.column_names for part in parts):
-        pictures.append("segmentation")
-    raw = [_encoded(part.select_columns(pictures)) for part in parts]
+    there = [set(part.column_names) for part in parts]
+    everywhere, anywhere = set.intersection(*there), set.union(*there)
+    kept = {"image"} | (everywhere & {"segmentation", "video", "frame"}) | (anywhere & {"license"})
+    if "segmentation" in kept:
+        kept |= anywhere & {"ignore"}
+    left_out = sorted(anywhere - kept - {"dataset"})
+    if left_out:
+        logger.warning("columns of %r are left out: %s", split, ", ".join(left_out))
+    raw = [_encoded(part, kept) for part in parts]
+    columns = {"dataset": Value("string")}
+    if "license" in kept:
+        columns["license"] = Value("string")
     made = StoreWriter(
         out,
         split,
         kind="+".join(manifest.kind for manifest in manifests),
         license=_join(manifest.license for manifest in manifests),
         credit=_join(manifest.credit for manifest in manifests),
-        segmentation="segmentation" in pictures,
-        columns={"dataset": Value("string")},
+        segmentation="segmentation" in kept,
+        ignore="ignore" in kept,
+        video="video" in kept,
+        columns=columns,
     )
     writer = writers.enter_context(made)
     for number, row in tqdm(places, desc=split, unit="image", disable=not progress):
-        cells = {name: cell["bytes"] for name, cell in raw[number][row].items()}
-        writer.add(**cells, dataset=manifests[number].name)
+        cells = raw[number][row]
+        values = {name: cells[name]["bytes"] for name in _PICTURES if cells.get(name) is not None}
+        values["source"] = cells["image"]["path"]
+        if "video" in kept:
+            values |= {"video": f"{number}/{cells['video']}", "frame": cells.get("frame")}
+        if "license" in kept:
+            values["license"] = cells.get("license") or ""
+        writer.add(**values, dataset=manifests[number].name)
 
 
 def _places(
@@ -116,8 +136,9 @@ def _places(
     return [places[place] for place in random.permutation(len(places))]
 
 
-def _encoded(part: Dataset) -> Dataset:
-    for name in part.column_names:
+def _encoded(part: Dataset, kept: set[str]) -> Dataset:
+    part = part.select_columns(sorted(kept & set(part.column_names)))
+    for name in set(_PICTURES) & set(part.column_names):
         part = part.cast_column(name, ImageFeature(decode=False))
     return part
 

@@ -85,7 +85,7 @@ def import_voc(
     spec = {"program": "latentslots data import", "name": "voc", "lists": lists, **asdict(options)}
     for split, name in lists.items():
         names = _names(root, name)
-        made_of = source_of((_image(root, one) for one in names), root)
+        made_of = source_of((file for one in names for file in _files(root, one)), root)
         if is_written(out, split, spec, made_of):
             continue
         without = sum(not _masks(root, one)[0].is_file() for one in names)
@@ -161,6 +161,13 @@ def _masks(root: Path, name: str) -> tuple[Path, Path]:
     return root / "SegmentationObject" / file, root / "SegmentationClass" / file
 
 
+def _files(root: Path, name: str) -> Iterator[Path]:
+    """The image, and those of its masks that are there."""
+    yield _image(root, name)
+    masks = (*_masks(root, name), root / "SegmentationClassAug" / f"{name}.png")
+    yield from filter(Path.is_file, masks)
+
+
 def _rows(work: Sequence[tuple[str, str, VocOptions]]) -> Iterator[dict[str, Any]]:
     for root, name, options in work:
         yield image_row(Path(root), name, options)
@@ -197,6 +204,7 @@ def image_row(root: Path, name: str, options: VocOptions) -> dict[str, Any]:
     if options.resolution is not None:
         crop, pixels = ResizeCenterCrop(options.resolution), picture.convert("RGB")
         image, mask = crop(pixels, Image.fromarray(ids))
+        ids = np.asarray(mask)
         _, ignore = crop(pixels, Image.fromarray(ignore))
         _, everywhere = crop(pixels, everywhere)
     return {

@@ -93,20 +93,22 @@ def make_scenes(
     SceneRenderer(options.size).close()
     block = _BLOCK // options.num_frames
     for split in missing:
-        sizes = {
-            f"{first:07d}": min(block, counts[split] - first)
-            for first in range(0, counts[split], block)
+        firsts = range(0, counts[split], block)
+        # A block's name says how long it is: one of another run may be longer, or shorter.
+        works = {
+            f"{first:07d}-{num}": (first, num)
+            for first, num in ((first, min(block, counts[split] - first)) for first in firsts)
         }
         first_seed = FIRST_SEEDS[split] + options.seed
         write_blocks(
             _writer(out, split, options),
-            {name: (first_seed + int(name), num) for name, num in sizes.items()},
+            {name: (first_seed + first, num) for name, (first, num) in works.items()},
             _make_block,
             spec=_made_by(options),
             workers=processes,
             progress=progress,
             unit="scene",
-            sizes=sizes,
+            sizes={name: num for name, (_, num) in works.items()},
         )
     return out
 
