@@ -250,7 +250,8 @@ def draw(logs: Path, out: Path) -> None:
                     )
             axis.set(xlabel=over, ylabel=SCORES[score], title=data, ylim=(-0.05, 1))
             axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9)
     figure.savefig(out, dpi=80)
 
 

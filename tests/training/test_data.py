@@ -286,3 +286,8 @@ def test_a_folder_of_latents_is_for_cached_ones(config: TrainConfig, tmp_path: P
     changes = {"data.latents": str(tmp_path / "latents"), "data.cache_latents": False}
     with pytest.raises(ValueError, match=r"data\.latents is where data\.cache_latents puts"):
         run(with_changes(config, changes), tmp_path / "run")
+
+
+def test_a_glob_is_for_plain_folders(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.glob is for plain folders of images, and"):
+        run(with_changes(config, {"data.glob": "*.png"}), tmp_path / "run")

@@ -122,6 +122,8 @@ def import_coco(
     options = options or CocoOptions()
     out, root = Path(out), Path(source)
     spec = {"program": "latentslots data import", "name": "coco", **asdict(options)}
+    if images is not None and annotations is None:
+        raise DataError("a folder of images is for other data in COCO's format: name annotations")
     if annotations is not None and len(splits) != 1:
         raise DataError(f"one file of annotations makes one split, got {', '.join(splits)}")
     for split in splits:
