@@ -42,7 +42,7 @@ def build_split(config: DataConfig, split: str) -> Dataset:
     A folder whose subfolders are the splits (`train`, `validation`) is not split once more.
     """
     path = dataset_path(config.path)
-    if config.glob and has_manifest(path):
+    if config.glob and not config.streaming and has_manifest(path):
         raise ValueError(f"data.glob is for plain folders of images, and {config.path} is a store")
     if has_manifest(path) or (not config.glob and len(split_names(path)) > 1):
         return load_dataset(path, split=split)

@@ -308,12 +308,12 @@ class TestBadInput:
             )
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_images_without_annotations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="for other data in COCO's format: name annotations"):
         import_coco(made(tmp_path / "in", TWO), tmp_path / "out", images=tmp_path)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_choices_that_there_are_not() -> None:
     with pytest.raises(DataError, match="overlap must be one of first, last, got 'smallest'"):
         CocoOptions(overlap="smallest")  # type: ignore[arg-type]  # the refusal is the point
