@@ -12,9 +12,10 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def table(logs: Path) -> str:
                 lines.append(f"| {data} | {name} | not run yet | | | | | | |")
                 continue
             values = [spread([one["scores"][key] for one in runs]) for key in SCORES]
-            minutes = statistics.mean(one["curve"][-1]["seconds"] for one in runs) / 60
+            minutes = statistics.mean(pace(one["curve"]) * one["steps"] for one in runs)
             machines = ", ".join(sorted({one.get("on", "1 CPU core") for one in runs}))
             cells = [data, name, f"{len(runs)}", *values, f"{minutes:.0f}", machines]
             lines.append(f"| {' | '.join(cells)} |")
@@ -165,6 +166,13 @@ def table(logs: Path) -> str:
         if rows and not any("DINOv2" in name for name in rows):
             lines.append(f"| {data} | k-means, DINOv2 features | no local folder | | | | | | |")
     return "\n".join(lines)
+
+
+def pace(curve: list[dict[str, float]]) -> float:
+    """Minutes of a step: the median between validations; a stop, or other work, counts little."""
+    rows = list(pairwise(curve))
+    each = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) / 60 for a, b in rows]
+    return statistics.median(each)
 
 
 def curves_table(named: dict[str, str], logs: Path, *, title: str) -> str:
@@ -231,18 +239,15 @@ def draw(logs: Path, out: Path) -> None:
         return
     figure = Figure(figsize=(11, 3.2 * len(made)), layout="constrained")
     axes = figure.subplots(len(made), 3, squeeze=False)
-    panels: list[tuple[str, str, Callable[[dict[str, float]], float]]] = [
-        ("fg_ari", "steps", lambda row: row["step"]),
-        ("miou_objects", "steps", lambda row: row["step"]),
-        ("fg_ari", "minutes", lambda row: row["seconds"] / 60),
-    ]
+    panels = [("fg_ari", "steps"), ("miou_objects", "steps"), ("fg_ari", "minutes")]
     for row, data in zip(axes, made, strict=True):
-        for axis, (score, over, place) in zip(row, panels, strict=True):
+        for axis, (score, over) in zip(row, panels, strict=True):
             for color, (method, name) in enumerate(METHODS.items()):
                 for number, path in enumerate(runs_of(logs, data, method)):
                     curve = json.loads(path.read_text())["curve"]
+                    scale = pace(curve) if over == "minutes" else 1
                     axis.plot(
-                        [place(point) for point in curve],
+                        [point["step"] * scale for point in curve],
                         [point[score] for point in curve],
                         color=f"C{color}",
                         alpha=1 if number == 0 else 0.5,

@@ -95,33 +95,31 @@ def test_masks_can_be_scored_at_the_size_of_the_truth() -> None:
     assert parts[1].ari < 1  # the model saw 32 px: at 64 px its edges are soft
 
 
+class Spy(ColorPipeline):
+    """Keeps the sizes of what it is shown."""
+
+    def __init__(self, sizes: list[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def encode_pixel_values(
+        self, pixel_values: torch.Tensor, *, generator: list[torch.Generator]
+    ) -> Scene:
+        self.sizes.append(tuple(pixel_values.shape[2:]))
+        return super().encode_pixel_values(pixel_values, generator=generator)
+
+
 def test_images_can_be_shown_at_another_size(dataset: Dataset) -> None:
-    sizes = []
-
-    class Spy(ColorPipeline):
-        def encode_pixel_values(
-            self, pixel_values: torch.Tensor, *, generator: list[torch.Generator]
-        ) -> Scene:
-            sizes.append(tuple(pixel_values.shape[2:]))
-            return super().encode_pixel_values(pixel_values, generator=generator)
-
-    report = evaluate(Spy(), dataset, resolution=24, progress=False)
+    sizes: list[tuple[int, ...]] = []
+    report = evaluate(Spy(sizes), dataset, resolution=24, progress=False)
     assert set(sizes) == {(24, 24)}
     assert (report.resolution, report.scoring_resolution) == (24, 24)
 
 
 def test_examples_are_drawn_at_the_size_at_which_images_were_seen(dataset: Dataset) -> None:
-    sizes = []
-
-    class Spy(ColorPipeline):
-        def encode_pixel_values(
-            self, pixel_values: torch.Tensor, *, generator: list[torch.Generator]
-        ) -> Scene:
-            sizes.append(tuple(pixel_values.shape[2:]))
-            return super().encode_pixel_values(pixel_values, generator=generator)
-
-    draw_examples(Spy(), dataset, images=[0], resolution=48)
-    draw_examples(Spy(), dataset, images=[0])
+    sizes: list[tuple[int, ...]] = []
+    draw_examples(Spy(sizes), dataset, images=[0], resolution=48)
+    draw_examples(Spy(sizes), dataset, images=[0])
     assert sizes == [(48, 48), (32, 32)]
 
 

@@ -85,12 +85,21 @@ def _clear(output_dir: Path) -> None:
     """Make room, but only where an earlier demo was."""
     if not output_dir.exists():
         return
-    ours, page = {"run", "latents", "index.html"}, output_dir / "index.html"
-    names = {path.name for path in output_dir.iterdir()} if output_dir.is_dir() else {"a file"}
-    is_demo = page.is_file() and TITLE in page.read_text(encoding="utf-8", errors="replace")
-    if names and not (is_demo and names <= ours):
+    if not output_dir.is_dir() or not _is_demo(output_dir):
         raise ValueError(f"{output_dir} exists and is no earlier demo; name another --output-dir")
     shutil.rmtree(output_dir)
+
+
+def _is_demo(folder: Path) -> bool:
+    """Whether there is nothing but what a demo writes, its page among it; or nothing at all."""
+    names, page = {path.name for path in folder.iterdir()}, folder / "index.html"
+    if not names:
+        return True
+    return (
+        names <= {"run", "latents", page.name}
+        and page.is_file()
+        and TITLE in page.read_text(encoding="utf-8", errors="replace")
+    )
 
 
 def _row(report: SegmentationReport) -> list[float]:

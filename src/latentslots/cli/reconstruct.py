@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Annotated, Any
 
 import tyro
@@ -92,12 +93,15 @@ def run(arguments: list[str]) -> int:
         return 2 if problems else 0
     skipped = len(paths) - len(waiting)
     print(f"{len(scores) - skipped} pictures painted into {out}, {skipped} skipped")
-    for kind, name in (("slots", "from slots"), ("autoencoder", "by the autoencoder")):
-        if scores:
-            mean = {
-                k: sum(s[f"{k}_{kind}"] for s in scores) / len(scores) for k in ("psnr", "ssim")
-            }
-            seen = [s[f"lpips_{kind}"] for s in scores if f"lpips_{kind}" in s]
-            alike = f", LPIPS {sum(seen) / len(seen):.3f}" if seen else ""
-            print(f"{name}: PSNR {mean['psnr']:.1f} dB, SSIM {mean['ssim']:.3f}{alike}")
+    if scores:
+        _print_means(scores)
     return 2 if problems else 0
+
+
+def _print_means(scores: list[dict[str, Any]]) -> None:
+    """Over all pictures; of LPIPS, over those that have it."""
+    for kind, name in (("slots", "from slots"), ("autoencoder", "by the autoencoder")):
+        psnr, ssim = (fmean(s[f"{k}_{kind}"] for s in scores) for k in ("psnr", "ssim"))
+        seen = [s[f"lpips_{kind}"] for s in scores if f"lpips_{kind}" in s]
+        alike = f", LPIPS {fmean(seen):.3f}" if seen else ""
+        print(f"{name}: PSNR {psnr:.1f} dB, SSIM {ssim:.3f}{alike}")

@@ -184,12 +184,7 @@ def write_blocks(
     folder = _folder(writer, {**spec, "source": os.fspath(source)})
     files = {name: folder / f"{name}.parquet" for name in blocks}
     missing = {name: work for name, work in blocks.items() if not _is_whole(files[name])}
-    for name in blocks:
-        if name not in missing and not _is_of(files[name], writer.encoder.schema):
-            raise DataError(
-                f"{writer.path} holds a half-made {writer.split!r} whose columns or classes are "
-                f"others: remove {folder}, or choose another folder"
-            )
+    _check_schema(writer, [files[name] for name in blocks if name not in missing])
     sizes = sizes or dict.fromkeys(blocks, 1)
     bar = tqdm(
         total=sum(sizes.values()),
@@ -311,11 +306,16 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def _is_of(file: Path, schema: pa.Schema) -> bool:
-    """Whether a block has these columns, and the same names of classes."""
-    found = pq.read_schema(file)
-    key = b"huggingface"
-    return found.equals(schema) and (found.metadata or {}).get(key) == schema.metadata.get(key)
+def _check_schema(writer: StoreWriter, files: Iterable[Path]) -> None:
+    """Refuse blocks of other columns, or with other names of classes, which the metadata hold."""
+    wanted, key = writer.encoder.schema, b"huggingface"
+    for file in files:
+        found = pq.read_schema(file)
+        if not found.equals(wanted) or (found.metadata or {}).get(key) != wanted.metadata.get(key):
+            raise DataError(
+                f"{writer.path} holds a half-made {writer.split!r} whose columns or classes are "
+                f"others: remove {file.parent}, or choose another folder"
+            )
 
 
 def _folder(writer: StoreWriter, spec: Mapping[str, Any]) -> Path:

@@ -117,13 +117,6 @@ def train(
     if newest is None and not config.init_from and objective.measures:
         _measure(objective, dataset)
     set_seed(config.seed, device_specific=True)
-    records = Records(
-        run_dir,
-        accelerator,
-        max_train_steps=config.max_train_steps,
-        max_seconds=config.max_train_minutes * 60,
-        progress=progress,
-    )
     trainer = _build_trainer(
         config,
         objective,
@@ -131,7 +124,7 @@ def train(
         validation,
         run_dir=run_dir,
         accelerator=accelerator,
-        records=records,
+        progress=progress,
     )
     if newest:  # first of all: a checkpoint that does not fit leaves the run as it was
         trainer.load(newest)
@@ -140,10 +133,10 @@ def train(
     if accelerator.log_with:
         accelerator.init_trackers("latentslots")
     try:
-        records.open(start_step=trainer.step)
+        trainer.records.open(start_step=trainer.step)
         trainer.fit()
     finally:
-        records.close()
+        trainer.records.close()
     return run_dir
 
 
@@ -161,7 +154,7 @@ def _build_trainer(
     *,
     run_dir: Path,
     accelerator: Accelerator,
-    records: Records,
+    progress: bool,
 ) -> Trainer:
     resolution = config.data.resolution
     return Trainer(
@@ -170,7 +163,13 @@ def _build_trainer(
         dataset,
         accelerator=accelerator,
         run_dir=run_dir,
-        records=records,
+        records=Records(
+            run_dir,
+            accelerator,
+            max_train_steps=config.max_train_steps,
+            max_seconds=config.max_train_minutes * 60,
+            progress=progress,
+        ),
         validator=Validator(
             validation,
             resolution=resolution,

@@ -335,7 +335,7 @@ class Trainer:
         checkpoint.remove(new, old)
         try:
             with self.averaged():
-                self.validator.scale_latents(self.objective, self.accelerator.device)
+                self.validator.set_latent_scale(self.objective, self.accelerator.device)
                 self.objective.save_pipeline(new)
             checkpoint.make_readable(new)
         except checkpoint.WRITE_ERRORS:

@@ -137,7 +137,7 @@ class Validator:
         return total / count
 
     @torch.no_grad()
-    def scale_latents(self, objective: Objective, device: torch.device) -> None:
+    def set_latent_scale(self, objective: Objective, device: torch.device) -> None:
         """Set an autoencoder's scaling factor, which belongs to its weights as they are.
 
         Others than autoencoders have none.
