@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -101,6 +102,15 @@ def test_the_command_it_names_finishes_the_run(
     assert_same_run(run_dir, uninterrupted, step=NUM_STEPS)
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """SIGINT as a terminal has it; jobs in the background of a script are born deaf to it."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_the_second_signal_acts_at_once() -> None:
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     said: list[str] = []
