@@ -1,13 +1,13 @@
 """Two processes that share a batch do what one does that has all of it."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from latentslots.config import TrainConfig
 from latentslots.config_io import dumps
@@ -25,6 +25,7 @@ from tests.training.runs import (
     training_rows,
     with_changes,
 )
+from tests.training.two_processes import NUM_WORLDS
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,14 @@ def two(shared: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes did all that `two_processes.py` says."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "config.json").write_text(dumps(shared))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # Held open here, so that nobody else can take a port between two meetings.
+    stores = [
+        TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in range(NUM_WORLDS)
+    ]
+    ports = [str(store.port) for store in stores]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.training.two_processes", str(folder)],
+            [sys.executable, "-m", "tests.training.two_processes", str(folder), *ports],
             cwd=ROOT,
             env={
                 **os.environ,
@@ -52,7 +55,7 @@ def two(shared: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "WORLD_SIZE": "2",
                 "LOCAL_WORLD_SIZE": "2",
                 "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
             },
             stderr=subprocess.PIPE,
             text=True,
@@ -66,6 +69,7 @@ def two(shared: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     return folder
 
 

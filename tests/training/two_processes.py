@@ -1,6 +1,7 @@
 """What each of two processes does in `test_distributed.py`, which starts this file twice.
 
-`python -m tests.training.two_processes FOLDER`; the folder holds `config.json`, and gets the runs.
+`python -m tests.training.two_processes FOLDER PORT ...`; the folder holds `config.json`, and gets
+the runs; at each port listens a store through which the two meet once.
 """
 
 import json
@@ -28,13 +29,15 @@ from tests.training.runs import (
     with_changes,
 )
 
+NUM_WORLDS = 7
+
 
 @contextmanager
 def world() -> Iterator[None]:
-    """Meet the other process at a new port: `train` closes the group at its end."""
+    """Meet the other process at the next port: `train` closes the group at its end."""
     PartialState._reset_state()
+    os.environ["MASTER_PORT"] = sys.argv.pop(2)
     yield
-    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
 
 
 def main(folder: Path) -> None:
