@@ -43,7 +43,7 @@ def test_a_resample_is_as_if_its_videos_were_there_so_often(num_classes: int) ->
             ]
             for name in each[0]:
                 drawn.setdefault(name, []).append(np.mean([one[name] for one in each]))
-    found = probe_intervals(tests, NUM_VIDEOS)
+    (found,) = probe_intervals([tests], NUM_VIDEOS)
     assert found.keys() == drawn.keys()
     for name, values in drawn.items():
         assert found[name] == pytest.approx(percentile_interval(np.array(values)), abs=1e-9)
@@ -58,7 +58,8 @@ def test_videos_of_like_objects_are_worth_fewer_than_their_objects() -> None:
     widths = []
     for videos in (torch.arange(200).repeat_interleave(5), torch.arange(1_000)):
         one = Answers(said=said, asked=asked, videos=videos, num_classes=2)
-        low, high = probe_intervals([one], int(videos.max()) + 1)["accuracy"]
+        (found,) = probe_intervals([[one]], int(videos.max()) + 1)
+        low, high = found["accuracy"]
         widths.append(high - low)
         share, count = float(right.double().mean()), len(videos.unique())
         normal = 2 * 1.96 * (share * (1 - share) / count) ** 0.5
@@ -69,4 +70,11 @@ def test_videos_of_like_objects_are_worth_fewer_than_their_objects() -> None:
 def test_numbers_that_never_change_have_an_error_and_no_r2() -> None:
     asked = torch.ones(30, 2)
     one = Answers(said=asked + 0.5, asked=asked, videos=torch.arange(30))
-    assert probe_intervals([one], 30) == {"mse": (0.25, 0.25)}
+    assert probe_intervals([[one]], 30) == [{"mse": (0.25, 0.25)}]
+
+
+def test_heads_do_not_disturb_each_other() -> None:
+    heads = [[answers(seed, num_classes=n) for seed in (0, 1)] for n in (0, 4, 2)]
+    together = probe_intervals(heads, NUM_VIDEOS)
+    assert together == [one for head in heads for one in probe_intervals([head], NUM_VIDEOS)]
+    assert together[1] != together[2]

@@ -66,7 +66,7 @@ def read_attributes(
         if name not in usable:
             raise ValueError(f"there is no attribute {name!r}, only {', '.join(usable)}")
     total = len(dataset) if num_images is None else min(num_images, len(dataset))
-    rows = dataset.select_columns([COLUMN]).select(range(total))[COLUMN]
+    rows = dataset.select_columns([COLUMN]).select(range(total))[COLUMN][:]  # decoded once
     features = _features(dataset)
     return [
         _read(name, features[name].feature, rows, integer_classes=integer_classes)

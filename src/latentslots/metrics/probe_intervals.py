@@ -35,28 +35,38 @@ class Answers:
 
 
 def probe_intervals(
-    tests: Sequence[Answers], num_videos: int, *, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap interval over videos of the mean over tests of each score.
+    heads: Sequence[Sequence[Answers]], num_videos: int, *, seed: int = 0
+) -> list[dict[str, tuple[float, float]]]:
+    """95 % bootstrap interval over videos of the mean over tests of each score of each head.
 
-    All tests are scored on the same resampled videos, as they share some.
+    All heads and tests are scored on the same resampled videos: tests share some.
 
     Args:
-        tests: One for each seed.
+        heads: What each said; one test for each seed.
         num_videos: V; videos are numbered from 0.
         seed: Of the draws.
 
     Returns:
-        By score; one that no resample has is left out.
+        For each head, by score; one that no resample has is left out.
     """
     random = np.random.default_rng(seed)
-    sums = [_sums(test, num_videos) for test in tests]
-    drawn: dict[str, list[Float64[np.ndarray, " _"]]] = {}
+    sums = [[_sums(test, num_videos) for test in tests] for tests in heads]
+    drawn: list[dict[str, list[Float64[np.ndarray, " _"]]]] = [{} for _ in heads]
     for often in resamples(num_videos, random=random):
-        scores = [dict(_scores(often @ one, tests[0].num_classes)) for one in sums]
-        for name in scores[0]:
-            each = np.stack([score[name] for score in scores])
-            drawn.setdefault(name, []).append(ratio(np.nansum(each, 0), (each == each).sum(0)))
+        weights = often.astype(np.float64)
+        for tests, of_head, columns in zip(heads, sums, drawn, strict=True):
+            scores = [dict(_scores(weights @ one, tests[0].num_classes)) for one in of_head]
+            for name in scores[0]:
+                each = np.stack([score[name] for score in scores])
+                columns.setdefault(name, []).append(
+                    ratio(np.nansum(each, 0), (each == each).sum(0))
+                )
+    return [_intervals(columns) for columns in drawn]
+
+
+def _intervals(
+    drawn: dict[str, list[Float64[np.ndarray, " _"]]],
+) -> dict[str, tuple[float, float]]:
     columns = {name: np.concatenate(parts) for name, parts in drawn.items()}
     return {
         name: percentile_interval(column)

@@ -250,40 +250,55 @@ def _scores(
 ) -> list[ProbeScore]:
     """What trained heads, and a guess, score on the test part of every seed."""
     outputs = bank(inputs).split([target.size for target in targets], dim=2)
-    _, numbers = torch.unique(videos, return_inverse=True)
-    return [
-        _score(target, head, said, numbers, train & target.attribute.known, test)
-        for target, said in zip(targets, outputs, strict=True)
+    names, numbers = torch.unique(videos, return_inverse=True)
+    answers = [
+        _answers(target, said, numbers, test) for target, said in zip(targets, outputs, strict=True)
     ]
+    intervals = probe_intervals(answers, len(names))
+    return [
+        _score(target, head, own, between, train & target.attribute.known)
+        for target, own, between in zip(targets, answers, intervals, strict=True)
+    ]
+
+
+def _answers(
+    target: ProbeTarget,
+    said: Float[Tensor, "S N C"],
+    videos: Int[Tensor, " N"],
+    test: Bool[Tensor, "S N"],
+) -> list[Answers]:
+    """What one attribute's heads said in the test of every seed; videos are numbered from 0."""
+    num_classes = target.attribute.num_classes
+    answers = []
+    for values, answer, in_test in zip(target.values, said, test, strict=True):
+        looked = in_test & target.attribute.known
+        answer = answer[looked].argmax(dim=1) if num_classes else answer[looked]
+        answers.append(
+            Answers(
+                said=answer, asked=values[looked], videos=videos[looked], num_classes=num_classes
+            )
+        )
+    return answers
 
 
 def _score(
     target: ProbeTarget,
     head: HeadKind,
-    said: Float[Tensor, "S N C"],
-    videos: Int[Tensor, " N"],
+    tests: list[Answers],
+    intervals: dict[str, tuple[float, float]],
     train: Bool[Tensor, "S N"],
-    test: Bool[Tensor, "S N"],
 ) -> ProbeScore:
-    """One attribute's; videos are numbered from 0."""
+    """One attribute's; `train` are the objects that its heads saw."""
     attribute, notes = target.attribute, list(target.notes)
-    tests: list[Answers] = []
     guesses: list[dict[str, float]] = []
     num_unseen = 0
-    for values, answer, in_train, in_test in zip(target.values, said, train, test, strict=True):
-        looked = in_test & attribute.known
-        shown, asked, answer = values[in_train], values[looked], answer[looked]
+    for values, test, in_train in zip(target.values, tests, train, strict=True):
+        shown = values[in_train]
         if attribute.num_classes:
-            answer = answer.argmax(dim=1)
-            guesses.append(class_scores(shown.mode().values.expand_as(asked), asked))
-            num_unseen += int((~torch.isin(asked, shown)).sum())
+            guesses.append(class_scores(shown.mode().values.expand_as(test.asked), test.asked))
+            num_unseen += int((~torch.isin(test.asked, shown)).sum())
         else:
-            guesses.append(number_scores(shown.mean(dim=0).expand_as(asked), asked))
-        tests.append(
-            Answers(
-                said=answer, asked=asked, videos=videos[looked], num_classes=attribute.num_classes
-            )
-        )
+            guesses.append(number_scores(shown.mean(dim=0).expand_as(test.asked), test.asked))
     scored = class_scores if attribute.num_classes else number_scores
     scores = [scored(test.said, test.asked) for test in tests]
     if num_unseen:
@@ -303,7 +318,7 @@ def _score(
         num_left_out=int((~attribute.known).sum()),
         scores=_spreads(scores),
         guess=_spreads(guesses),
-        intervals=probe_intervals(tests, int(videos.max()) + 1),
+        intervals=intervals,
         notes=tuple(notes),
     )
 
