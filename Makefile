@@ -31,7 +31,7 @@ check: setup
 	$(BIN)/mypy
 
 test: setup
-	$(PYTEST) -n 2 -m "not slow and not gpu and not network" --cov --cov-report=term:skip-covered
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu and not network" --cov --cov-report=term:skip-covered
 
 test-all: setup
 	$(PYTEST) -m "not gpu and not network" --cov --cov-report=term:skip-covered

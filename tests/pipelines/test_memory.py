@@ -8,9 +8,12 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch
-from latentslots.pipelines.memory import keep_freed_memory
 
-told = keep_freed_memory() if sys.argv[1] == "keep" else True
+told = True
+if sys.argv[1] == "keep":
+    from latentslots.pipelines.memory import keep_freed_memory
+
+    told = keep_freed_memory()
 faults = []
 for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,11 +1,21 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from latentslots.config import TrainConfig
 from latentslots.recipes import recipe
+from latentslots.training import preview
 from tests.tiny import write_squares
 from tests.training.runs import run, tiny, with_changes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty_previews() -> Iterator[None]:
+    """What is painted from random weights needs no 25 steps, which are half the time of a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preview, "NUM_INFERENCE_STEPS", 3)
+        yield
 
 
 @pytest.fixture(scope="session")
