@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -9,8 +10,9 @@ from jaxtyping import Float, UInt8
 from latentslots.data.scenes.layout import NUM_VARIANTS, TEXTURES
 
 
+@cache
 def texture(number: int, size: int) -> UInt8[np.ndarray, "S S 3"]:
-    """Paint a texture that continues over its edges.
+    """Paint a texture that continues over its edges; once, so that it cannot be written to.
 
     Args:
         number: Variants of one family follow each other, in the order of `TEXTURES`.
@@ -22,7 +24,9 @@ def texture(number: int, size: int) -> UInt8[np.ndarray, "S S 3"]:
     y, x = np.meshgrid(axis, axis, indexing="ij")
     share = _PATTERNS[TEXTURES[family]](x, y, random)[..., None]
     dark, light = _colors(random)
-    return np.round((1 - share) * dark + share * light).astype(np.uint8)
+    painted = np.round((1 - share) * dark + share * light).astype(np.uint8)
+    painted.flags.writeable = False
+    return painted
 
 
 def mean_color(number: int) -> tuple[float, float, float]:
