@@ -1,6 +1,7 @@
 """Which slot is probed for which object, and what the report says of it."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from torch import Tensor
 
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
+from latentslots.evaluation import probing
 from latentslots.evaluation.findings import Findings, find
 from latentslots.evaluation.probing import (
     check_classes,
@@ -16,9 +18,16 @@ from latentslots.evaluation.probing import (
     probe_slots,
 )
 from latentslots.metrics import CONVENTIONS, PixelTable, overlap
+from latentslots.metrics.probes import probe_lsd
 from tests.evaluation.pictures import ColorPipeline, squares
 
 NUM_IMAGES, NUM_SLOTS = 60, 4
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How well heads read is tested in `tests/metrics/test_probes.py`."""
+    monkeypatch.setattr(probing, "probe_lsd", partial(probe_lsd, num_steps=200))
 
 
 def findings(owner: Tensor, slots: Tensor, *, videos: int) -> Findings:

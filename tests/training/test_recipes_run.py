@@ -85,7 +85,7 @@ def shrink(config: TrainConfig, store: Path, vae: Path, vit: Path, diffusion: Pa
         mixed_precision="no" if config.mixed_precision == "fp16" else config.mixed_precision,
         num_validation_images=4,
         checkpointing_steps=1,
-        validation_steps=1,
+        validation_steps=2,
     )
 
 
