@@ -263,14 +263,21 @@ def draw(logs: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=3_000, help="optimizer steps of every run")
-    parser.add_argument("--only", nargs="*", default=[], help="runs, such as scenes-slate-0")
+    names = [f"{data}-{method}-{seed}" for method, data, seed in plan([])]
+    parser.add_argument(
+        "--only", nargs="*", choices=names, help="runs, such as scenes-slate-0", metavar="RUN"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/objects"), help="run folders")
     parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "objects", help="results")
-    parser.add_argument("--dinov2", default="", help="a DINOv2: a local folder, or a hub id")
+    parser.add_argument(
+        "--dinov2",
+        default="",
+        help="a DINOv2, a local folder or a hub id: rows without seeds are made anew, with it",
+    )
     parser.add_argument("--no-train", action="store_true", help="table and figure alone")
     options = parser.parse_args()
     options.logs.mkdir(parents=True, exist_ok=True)
-    for method, data, seed in [] if options.no_train else plan(options.only):
+    for method, data, seed in [] if options.no_train else plan(options.only or []):
         log = options.logs / f"{data}-{method}-{seed}.json"
         folder = options.runs / log.stem
         if not log.is_file():
@@ -278,7 +285,7 @@ def main() -> None:
             result = run(config, images_of(data, "validation"), folder)
             log.write_text(json.dumps(result, indent=1) + "\n")
         against = options.logs / f"{data}-references.json"
-        if method == "lsd" and seed == 0 and not against.is_file():
+        if method == "lsd" and seed == 0 and (options.dinov2 or not against.is_file()):
             rows = references(data, load_pipeline(folder), options.dinov2)
             against.write_text(json.dumps(rows, indent=1) + "\n")
     text = table(options.logs)
