@@ -30,6 +30,7 @@ from latentslots.evaluation import evaluate
 from latentslots.evaluation.baselines import cluster_features, evaluate_baselines
 from latentslots.evaluation.findings import with_objects
 from latentslots.evaluation.segmentation import evaluate_baseline
+from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.pipelines import load_pipeline
 from latentslots.pipelines.memory import to_device
 from latentslots.recipes import recipe
@@ -101,17 +102,13 @@ def machine() -> str:
     return f"{threads} CPU core{'s' * (threads > 1)}"
 
 
-def references(data: str, pipe: Any, dinov2: str) -> dict[str, Any]:
+def references(data: str, pipe: Any, dinov2: DINOv2Encoder | None) -> dict[str, Any]:
     """The scores of what does not learn on these images."""
     images = images_of(data, "validation")
     found = evaluate_baselines(pipe, images, tuning=images_of(data, "train"))
     rows = {name: scores_of(report) for name, report in found.items()}
-    if dinov2:
-        from latentslots.models.dinov2_encoder import DINOv2Encoder
-
-        group = partial(
-            cluster_features, encoder=DINOv2Encoder.from_vit(dinov2), num_clusters=DATA[data]
-        )
+    if dinov2 is not None:
+        group = partial(cluster_features, encoder=dinov2, num_clusters=DATA[data])
         report = evaluate_baseline(group, images, resolution=pipe.resolution)
         rows["k-means, DINOv2 features"] = scores_of(report)
     return rows
@@ -260,12 +257,31 @@ def draw(logs: Path, out: Path) -> None:
     figure.savefig(out, dpi=80)
 
 
+def check(options: argparse.Namespace, runs: list[tuple[str, str, int]]) -> None:
+    """Refuse, before anything is trained, what would have no effect.
+
+    Raises:
+        ValueError: Says what.
+    """
+    if options.steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {options.steps}")
+    if options.dinov2 and not any((method, seed) == ("lsd", 0) for method, _, seed in runs):
+        raise ValueError("--dinov2 is used beside a run of lsd with seed 0, and there is none here")
+    for method, data, seed in runs:
+        log = options.logs / f"{data}-{method}-{seed}.json"
+        steps = json.loads(log.read_text())["steps"] if log.is_file() else options.steps
+        if steps != options.steps:
+            raise ValueError(
+                f"{log} is of {steps} steps, not {options.steps}: name another folder with --logs"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=3_000, help="optimizer steps of every run")
     names = [f"{data}-{method}-{seed}" for method, data, seed in plan([])]
     parser.add_argument(
-        "--only", nargs="*", choices=names, help="runs, such as scenes-slate-0", metavar="RUN"
+        "--only", nargs="+", choices=names, help="runs, such as scenes-slate-0", metavar="RUN"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/objects"), help="run folders")
     parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "objects", help="results")
@@ -276,8 +292,14 @@ def main() -> None:
     )
     parser.add_argument("--no-train", action="store_true", help="table and figure alone")
     options = parser.parse_args()
+    runs = [] if options.no_train else list(plan(options.only or []))
+    try:
+        check(options, runs)
+        dinov2 = DINOv2Encoder.from_vit(options.dinov2) if options.dinov2 else None
+    except ValueError as error:
+        parser.error(str(error))
     options.logs.mkdir(parents=True, exist_ok=True)
-    for method, data, seed in [] if options.no_train else plan(options.only or []):
+    for method, data, seed in runs:
         log = options.logs / f"{data}-{method}-{seed}.json"
         folder = options.runs / log.stem
         if not log.is_file():
@@ -285,8 +307,8 @@ def main() -> None:
             result = run(config, images_of(data, "validation"), folder)
             log.write_text(json.dumps(result, indent=1) + "\n")
         against = options.logs / f"{data}-references.json"
-        if method == "lsd" and seed == 0 and (options.dinov2 or not against.is_file()):
-            rows = references(data, load_pipeline(folder), options.dinov2)
+        if method == "lsd" and seed == 0 and (dinov2 or not against.is_file()):
+            rows = references(data, load_pipeline(folder), dinov2)
             against.write_text(json.dumps(rows, indent=1) + "\n")
     text = table(options.logs)
     print(text)
