@@ -8,7 +8,7 @@ import argparse
 import torch
 
 from latentslots.data import load_dataset
-from latentslots.data.loader import ImageDataset
+from latentslots.data.loading.loader import ImageDataset
 from latentslots.metrics.reconstruction import psnr, ssim
 from latentslots.models.autoencoder import load_vae
 

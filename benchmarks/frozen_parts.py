@@ -22,14 +22,14 @@ from PIL import Image
 from torch import nn
 
 from latentslots.config import OptimConfig
-from latentslots.data.latents import cache_latents
-from latentslots.data.loader import ImageDataset, build_loader
+from latentslots.data.loading.cache_writer import cache_latents
+from latentslots.data.loading.loader import ImageDataset, build_loader
 from latentslots.data.transforms import to_ids
 from latentslots.evaluation import evaluate
 from latentslots.models import SlotEncoder
 from latentslots.models.stable_diffusion import CROSS_ATTENTION
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.objectives.alignment import Alignment
+from latentslots.objectives.auxiliary.alignment import Alignment
 from latentslots.official import official_schedule
 from latentslots.pipelines import load_pipeline
 from latentslots.training.optim import build_lr_scheduler, build_optimizer

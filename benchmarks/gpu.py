@@ -22,7 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentslots.build import build_latent_slot_diffusion
+from latentslots.build.methods import build_latent_slot_diffusion
 from latentslots.config import LSDConfig, TrainConfig
 from latentslots.models.autoencoder import load_vae
 from latentslots.objectives import LatentSlotDiffusionObjective

@@ -23,15 +23,15 @@ from PIL import Image, ImageChops
 from pycocotools import mask as coco_mask
 
 from latentslots.data import SceneOptions, load_dataset, make_scenes, split_names
-from latentslots.data.arrays import import_arrays
-from latentslots.data.clevrtex import ClevrTexOptions, import_clevrtex
-from latentslots.data.coco import CocoOptions, import_coco
-from latentslots.data.dumps import import_dump
-from latentslots.data.ffhq import import_ffhq
-from latentslots.data.movi import import_movi
-from latentslots.data.movi_records import MoviOptions
-from latentslots.data.multi_object import MultiObjectOptions, import_multi_object
-from latentslots.data.voc import import_voc
+from latentslots.data.importers.arrays import import_arrays
+from latentslots.data.importers.clevrtex import ClevrTexOptions, import_clevrtex
+from latentslots.data.importers.coco import CocoOptions, import_coco
+from latentslots.data.importers.dumps import import_dump
+from latentslots.data.importers.ffhq import import_ffhq
+from latentslots.data.importers.movi import import_movi
+from latentslots.data.importers.movi_records import MoviOptions
+from latentslots.data.importers.multi_object import MultiObjectOptions, import_multi_object
+from latentslots.data.importers.voc import import_voc
 from records import FRAMES, movi_video, png, record
 
 SIZE, DISTINCT = 640, 40

@@ -17,12 +17,12 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from latentslots.build_stable import build_stable_lsd
+from latentslots.build.stable_lsd import build_stable_lsd
 from latentslots.config import StableLSDConfig, TrainConfig
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.objectives.alignment import FixedTwin
+from latentslots.objectives.auxiliary.alignment import FixedTwin
 from latentslots.pipelines.pretrained import PretrainedParts
 from latentslots.recipes import recipe
 from objects import DOCS, put_table

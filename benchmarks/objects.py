@@ -26,13 +26,13 @@ from matplotlib.figure import Figure
 
 from latentslots.config import LSDConfig, SlateConfig, TrainConfig
 from latentslots.data import load_dataset
+from latentslots.device import to_device
 from latentslots.evaluation import evaluate
 from latentslots.evaluation.baselines import cluster_features, evaluate_baselines
-from latentslots.evaluation.findings import with_objects
+from latentslots.evaluation.predictions import with_objects
 from latentslots.evaluation.segmentation import evaluate_baseline
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.pipelines import load_pipeline
-from latentslots.pipelines.memory import to_device
 from latentslots.recipes import recipe
 from latentslots.training import train
 

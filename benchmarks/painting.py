@@ -12,10 +12,10 @@ from torch import Generator, Tensor
 
 from latentslots import editing
 from latentslots.data import load_dataset
+from latentslots.device import to_device
 from latentslots.evaluation.generation import Sampling, paint
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.pipelines.edit import paint_edit
-from latentslots.pipelines.memory import to_device
 
 
 def rate(work: Callable[[], object], num: int) -> float:

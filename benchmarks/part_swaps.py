@@ -10,9 +10,9 @@ import argparse
 from tqdm import tqdm
 
 from latentslots.data import load_dataset
-from latentslots.evaluation.swaps import evaluate_swaps
+from latentslots.device import to_device
+from latentslots.evaluation.edits.swaps import evaluate_swaps
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.memory import to_device
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from latentslots.metrics.probe_targets import Attribute
-from latentslots.metrics.probes import ProbeScore, probe, probe_lsd
-from latentslots.pipelines.memory import keep_freed_memory
+from latentslots.device import keep_freed_memory
+from latentslots.metrics.probes.probe import ProbeScore, probe, probe_lsd
+from latentslots.metrics.probes.targets import Attribute
 
 SCENES = {"classes": (5, 5, 3, 2, 8), "numbers": (3, 1, 3, 4, 24, 2, 4, 1, 1, 1, 1)}
 MOVI = {"classes": (17, 2), "numbers": (1, 1, 1, 1, 3, 4, 3, 3, 24, 2, 4, 1)}

@@ -22,8 +22,8 @@ from crc32c import crc32c
 from PIL import Image
 from tfrecord.reader import tfrecord_loader
 
-from latentslots.data.movi_records import MoviOptions, video_rows
-from latentslots.data.tfrecord import parse_example, read_records
+from latentslots.data.importers.movi_records import MoviOptions, video_rows
+from latentslots.data.importers.tfrecord import parse_example, read_records
 
 FRAMES, SIZE, COUNT = 24, 256, 20
 

@@ -9,9 +9,9 @@ import argparse
 from tqdm import tqdm
 
 from latentslots.data import load_dataset
-from latentslots.evaluation.removal import evaluate_removal
+from latentslots.device import to_device
+from latentslots.evaluation.edits.removal import evaluate_removal
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.memory import to_device
 
 
 def main() -> None:

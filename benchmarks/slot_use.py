@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from latentslots.build import build_objective
-from latentslots.build_data import build_split
-from latentslots.config_io import load_config
+from latentslots.build.data import build_split
+from latentslots.build.methods import build_objective
+from latentslots.config.io import load_config
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.training.validation import Validator

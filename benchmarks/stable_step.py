@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from latentslots.build_stable import build_stable_lsd
-from latentslots.pipelines.memory import keep_freed_memory
+from latentslots.build.stable_lsd import build_stable_lsd
+from latentslots.device import keep_freed_memory
 from latentslots.recipes import recipe
 from latentslots.training.optim import build_optimizer
 from memory import true_parts

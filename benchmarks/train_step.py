@@ -22,9 +22,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from latentslots.build import build_latent_slot_diffusion
+from latentslots.build.methods import build_latent_slot_diffusion
+from latentslots.device import keep_freed_memory
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.pipelines.memory import keep_freed_memory
 from latentslots.recipes import recipe
 from latentslots.training.optim import build_optimizer
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from latentslots.bundled import seal
+from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
-from latentslots.data.writer import StoreWriter
 
 NUM_TRAIN, NUM_VALIDATION, RESOLUTION = 1250, 250, 64
 

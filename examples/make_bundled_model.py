@@ -14,7 +14,7 @@ import torch
 
 from latentslots.bundled import ASSETS, seal
 from latentslots.data import StoreWriter, load_dataset
-from latentslots.data.manifest import read_manifest
+from latentslots.data.store.manifest import read_manifest
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 
 NUM_SCENES = 128

@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,26 +14,27 @@ PACKAGE = Path(__file__).parents[1] / "src" / "latentslots"
 ROWS = (
     ("__init__", "__main__"),
     ("cli",),
-    ("app",),
+    ("workflows",),
     ("training",),
     ("build",),
-    ("build_data", "build_stable"),
     ("objectives", "evaluation", "concepts", "recipes", "official"),
     ("pipelines",),
-    ("models", "data", "metrics", "editing", "visualize"),
-    ("config_io",),
-    ("config", "bundled"),
+    ("models", "data"),
+    ("metrics", "editing", "visualize"),
+    ("config", "files", "device", "fingerprint", "bundled"),
 )
 LEVEL = {part: level for level, row in enumerate(ROWS) for part in row}
 
 # Models are handed plain arguments, never a config; they may find what ships with the package.
 NOTHING_OF_OURS = ("models",)
-STANDARD_LIBRARY_ONLY = ("config", "config_io")
+STANDARD_LIBRARY_ONLY = ("config",)
 
 # Where a third party may be imported.
 FENCES = {
     "tyro": ("cli",),
-    "gradio": ("app/ui",),
+    "starlette": ("workflows/server",),
+    "uvicorn": ("workflows/server",),
+    "av": ("data",),
     "accelerate": ("training", "cli"),
     "transformers": ("models/dinov2_encoder", "models/stable_diffusion"),
     "mujoco": ("data/scenes/renderer",),
@@ -109,29 +111,61 @@ def test_every_import_goes_down() -> None:
     assert not found, "\n".join(found)
 
 
+def room_of(module: str, depth: int | None) -> str:
+    """The folder, `depth` deep, that a module lies in; its own name where it lies higher."""
+    folders = module.split("/")[:-1]
+    return module if depth is None or len(folders) < depth else "/".join(folders[:depth])
+
+
+def graph(depth: int | None) -> dict[str, set[str]]:
+    """What every file, or every folder, imports of ours."""
+    files = {
+        p.relative_to(PACKAGE).as_posix().removesuffix(".py"): p for p in PACKAGE.rglob("*.py")
+    }
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        if path.name == "__init__.py":
+            continue  # it hands names on
+        here = found.setdefault(room_of(module, depth), set())
+        for _, name in imports(path.read_text(), module):
+            parts = name.split(".")[1:] if name.startswith("latentslots.") else []
+            for length in range(len(parts), 0, -1):
+                other = "/".join(parts[:length])
+                if other in files:
+                    here.add(room_of(other, depth))
+                    break
+    return {room: others - {room} for room, others in found.items()}
+
+
+@pytest.mark.parametrize("depth", [None, 1, 2])
+def test_there_is_no_circle(depth: int | None) -> None:
+    """Neither among files, nor among folders, nor among the rooms of `data` and the like."""
+    tuple(TopologicalSorter(graph(depth)).static_order())
+
+
 @pytest.mark.parametrize(
     ("file", "line", "expected"),
     [
         ("pipelines/base.py", "from latentslots.training.run import train", "above pipelines"),
         ("pipelines/base.py", "import latentslots.cli.main", "above pipelines"),
-        ("config.py", "from latentslots.config_io import dumps", "above config"),
-        ("build.py", "from latentslots.app import demo", "above build"),
-        ("data/store.py", "from latentslots.models import SlotUNet", "same row as data"),
+        ("config/run.py", "from latentslots.build.data import build_split", "above config"),
+        ("build/methods.py", "import latentslots.workflows.demo.run", "above build"),
+        ("data/store/reader.py", "from latentslots.models import SlotUNet", "same row as data"),
         ("evaluation/report.py", "from latentslots.concepts import x", "same row as evaluation"),
         ("models/slot_unet.py", "from latentslots.config import LSDConfig", "nothing else of ours"),
         ("models/slot_unet.py", "from ..pipelines.base import SlotOutput", "nothing else of ours"),
-        ("data/store.py", "from ..models import SlotUNet", "same row as data"),
-        ("data/store.py", "from .. import build", "above data"),
-        ("data/store.py", "from latentslots import build", "above data"),
+        ("data/store/reader.py", "from ...models import SlotUNet", "same row as data"),
+        ("data/store/reader.py", "from ... import build", "above data"),
+        ("data/store/reader.py", "from latentslots import build", "above data"),
         ("cli/train.py", "from latentslots import train", "import from the module"),
         ("cli/train.py", "import latentslots", "above cli"),
-        ("config.py", "import torch", "standard library"),
-        ("config_io.py", "from numpy import array", "standard library"),
+        ("config/run.py", "import torch", "standard library"),
+        ("config/io.py", "from numpy import array", "standard library"),
         ("training/run.py", "import tyro", "may only be imported in cli"),
-        ("app/session.py", "import gradio as gr", "may only be imported in app/ui"),
+        ("workflows/session.py", "import uvicorn", "may only be imported in workflows/server"),
         ("objectives/base.py", "from accelerate import Accelerator", "training, cli"),
         ("models/slot_unet.py", "import transformers", "models/dinov2_encoder"),
-        ("data/store.py", "from mujoco import MjModel", "data/scenes/renderer"),
+        ("data/store/reader.py", "from mujoco import MjModel", "data/scenes/renderer"),
         ("training/run.py", "from datasets import load_dataset", "may only be imported in data"),
         ("training/run.py", "import datasets", "may only be imported in data"),
         ("evaluation/segmentation.py", "from torchmetrics.image import x", "in metrics"),
@@ -154,12 +188,12 @@ def test_the_checker_finds(file: str, line: str, expected: str, indent: str) -> 
         ("cli/train.py", "import tyro"),
         ("training/trainer.py", "from accelerate import Accelerator"),
         ("evaluation/report.py", "from datasets import Dataset"),
-        ("data/loader.py", "from .store import load_dataset"),
-        ("data/loader.py", "from datasets import Image"),
+        ("data/loading/loader.py", "from ..store.reader import load_dataset"),
+        ("data/loading/loader.py", "from datasets import Image"),
         ("models/slot_unet.py", "from latentslots.models.position import PositionEmbedding"),
         ("models/dinov2_encoder.py", "from transformers import AutoModel"),
-        ("app/ui.py", "import gradio"),
-        ("config_io.py", "from latentslots.config import TrainConfig"),
+        ("workflows/server.py", "import uvicorn"),
+        ("config/io.py", "from latentslots.config import TrainConfig"),
         ("__init__.py", "from latentslots.training.run import train"),
     ],
 )

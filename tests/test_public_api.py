@@ -88,7 +88,7 @@ def test_importing_costs_nothing(module: str) -> None:
 def test_recipes_and_configs_need_no_torch() -> None:
     code = (
         "import sys, latentslots\n"
-        "from latentslots.config_io import dumps\n"
+        "from latentslots.config.io import dumps\n"
         "assert 'lsd' in dumps(latentslots.recipe('lsd-smoke'))\n"
         "print('torch' in sys.modules)"
     )

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from latentslots.build import build_objective
+from latentslots.build.methods import build_objective
 from latentslots.config import (
     AutoencoderConfig,
     DinosaurConfig,
@@ -25,7 +25,7 @@ from latentslots.config import (
 )
 from latentslots.config import methods as method_configs
 from latentslots.config import run as run_configs
-from latentslots.config_io import dumps, from_dict
+from latentslots.config.io import dumps, from_dict
 from latentslots.models import AutoregressiveDecoder
 from latentslots.objectives import (
     AutoencoderObjective,

@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.objectives.alignment import FixedTwin
+from latentslots.objectives.auxiliary.alignment import FixedTwin
 from latentslots.recipes import RECIPES, recipe
 from tests.tiny import tiny_stable_lsd
 

@@ -11,9 +11,9 @@ from datasets import ClassLabel, Value
 from diffusers import AutoencoderKL
 from examples.tiny_pretrained import NUM_TOKENS, TEXT_WIDTH, tiny_unet_config
 
-from latentslots.build_stable import build_stable_lsd
+from latentslots.build.stable_lsd import build_stable_lsd
 from latentslots.config import PretrainedUNetConfig, StableLSDConfig
-from latentslots.data.writer import StoreWriter
+from latentslots.data.store.writer import StoreWriter
 from latentslots.models import (
     AutoregressiveDecoder,
     BroadcastDecoder,

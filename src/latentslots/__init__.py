@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latentslots import editing
     from latentslots.concepts import ConceptLibrary
-    from latentslots.data.store import load_dataset
+    from latentslots.data.store.reader import load_dataset
     from latentslots.evaluation.segmentation import SegmentationReport, evaluate
     from latentslots.official import load_official
     from latentslots.pipelines.base import SlotOutput
-    from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+    from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
     from latentslots.recipes import recipe
     from latentslots.training.run import train
 
 _MODULES = {
     "ConceptLibrary": "latentslots.concepts",
-    "LatentSlotDiffusionPipeline": "latentslots.pipelines.latent_slot_diffusion",
+    "LatentSlotDiffusionPipeline": "latentslots.pipelines.lsd",
     "SegmentationReport": "latentslots.evaluation.segmentation",
     "SlotOutput": "latentslots.pipelines.base",
     "editing": "latentslots",
     "evaluate": "latentslots.evaluation.segmentation",
-    "load_dataset": "latentslots.data.store",
+    "load_dataset": "latentslots.data.store.reader",
     "load_official": "latentslots.official",
     "recipe": "latentslots.recipes",
     "train": "latentslots.training.run",

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from latentslots.data.output import whole_folder
+from latentslots.files import whole_folder
 from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
 from latentslots.visualize import grid, slot_crop
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
-from latentslots.pipelines.latent_slot_diffusion import (
+from latentslots.pipelines.lsd import (
     LatentSlotDiffusionPipeline,
     default_sampler,
 )

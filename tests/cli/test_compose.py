@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from latentslots.app.compose import compose
-from latentslots.app.scenes import load_scene, place
 from latentslots.cli.main import main
 from latentslots.concepts import ConceptLibrary
 from latentslots.data import load_dataset
-from latentslots.data.latent_cache import model_fingerprint
-from latentslots.data.store import dataset_fingerprint
+from latentslots.data.store.reader import dataset_fingerprint
+from latentslots.fingerprint import model_fingerprint
 from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.workflows.generate import compose
+from latentslots.workflows.scenes import load_scene, place
 from tests import tiny
 
 STEPS = ["--num-inference-steps", "2"]

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentslots.build_data import build_split
+from latentslots.build.data import build_split
 from latentslots.cli.main import main
 from latentslots.config import DataConfig
-from latentslots.data.latent_cache import LatentCache, model_fingerprint
-from latentslots.data.store import dataset_fingerprint, load_dataset
+from latentslots.data.loading.cache import LatentCache
+from latentslots.data.store.reader import dataset_fingerprint, load_dataset
 from latentslots.data.transforms import to_ids
+from latentslots.fingerprint import model_fingerprint
 from latentslots.models.autoencoder import load_vae
 
 

@@ -11,7 +11,7 @@ from latentslots.cli.main import COMMANDS, main
 from latentslots.cli.model import load_pipeline
 from latentslots.cli.options import InferenceOptions
 from latentslots.config import TrainConfig
-from latentslots.config_io import from_dict, load_config
+from latentslots.config.io import from_dict, load_config
 from latentslots.recipes import RECIPES, recipe
 
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from latentslots.app.compose import reconstruct
-from latentslots.app.images import open_picture
-from latentslots.app.scenes import load_scene
 from latentslots.cli.main import main
 from latentslots.evaluation.generation import Sampling
 from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.workflows.generate import reconstruct
+from latentslots.workflows.image_files import open_picture
+from latentslots.workflows.scenes import load_scene
 from tests import tiny
 
 STEPS = ["--num-inference-steps", "2"]

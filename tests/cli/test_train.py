@@ -12,7 +12,7 @@ from PIL import Image
 from latentslots.cli.main import main
 from latentslots.cli.train import parse
 from latentslots.config import LSDConfig
-from latentslots.config_io import load_config
+from latentslots.config.io import load_config
 from latentslots.recipes import RECIPES, recipe
 from tests.tiny import squares, write_squares
 from tests.training.runs import ROOT, assert_same_run, num_rows, rows, step_name, wait_for

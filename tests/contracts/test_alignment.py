@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentslots.models.cross_attention import record_cross_attention
-from latentslots.objectives.alignment import (
+from latentslots.objectives.auxiliary.alignment import (
     Alignment,
     attention_distance,
     choose_half,

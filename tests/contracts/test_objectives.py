@@ -23,8 +23,8 @@ from latentslots.objectives import (
     SlotAutoencoderObjective,
 )
 from latentslots.objectives.autoencoder import cosine_filters
+from latentslots.objectives.auxiliary.patch import mask_cross_entropy
 from latentslots.objectives.base import collapse_alarms
-from latentslots.objectives.patch_loss import mask_cross_entropy
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.tiny import (
     squares,

@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 import latentslots.pipelines.base
 from latentslots.models import SlotEncoder
 from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
-from latentslots.pipelines.places import slot_places
+from latentslots.pipelines.slot_layout import slot_places
 from tests.tiny import squares, tiny_autoencoder, tiny_lsd
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -12,8 +12,8 @@ from datasets import Dataset
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from latentslots.data.arrays import import_arrays
-from latentslots.data.store import load_dataset
+from latentslots.data.importers.arrays import import_arrays
+from latentslots.data.store.reader import load_dataset
 from tests.data.server import Server
 
 ASSETS = Path(__file__).parents[1] / "assets"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from latentslots.data import DataError, import_arrays, load_dataset, split_names
-from latentslots.data.manifest import read_manifest
+from latentslots.data.store.manifest import read_manifest
 
 from .conftest import NLVR, snapshot
 

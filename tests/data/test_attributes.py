@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from latentslots.data.attributes import attribute_names, read_attributes
+from latentslots.data.store.attributes import attribute_names, read_attributes
 
 
 def data_set(columns: dict[str, Any], rows: list[dict[str, list[Any]]]) -> Dataset:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, load_dataset
-from latentslots.data.clevr import FEATURES, import_clevr
-from latentslots.data.ffhq import import_ffhq
+from latentslots.data.importers.clevr import FEATURES, import_clevr
+from latentslots.data.importers.ffhq import import_ffhq
 
 
 def pixels(number: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, load_dataset
-from latentslots.data.clevrtex import CROPS, ClevrTexOptions, import_clevrtex
+from latentslots.data.importers.clevrtex import CROPS, ClevrTexOptions, import_clevrtex
 
 FULL = ClevrTexOptions(variant="full")
 SHAPES, MATERIALS = ("cube", "sphere", "cylinder", "monkey"), ("poliigonbricks01", "whitemarble")

@@ -13,9 +13,9 @@ from pycocotools import mask as coco_mask
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, StoreWriter, load_dataset
-from latentslots.data.coco import CocoOptions, import_coco
+from latentslots.data.importers.coco import CocoOptions, import_coco
 from latentslots.evaluation import evaluate
-from latentslots.evaluation.findings import find_with
+from latentslots.evaluation.predictions import find_with
 from latentslots.evaluation.probing import object_classes
 from latentslots.evaluation.segmentation import score
 from tests.tiny import tiny_lsd
@@ -292,7 +292,7 @@ class TestBadInput:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolution: int | None
     ) -> None:
         """65,535 is the most that a PNG of 16 bits can tell apart."""
-        from latentslots.data import coco
+        from latentslots.data.importers import coco
 
         folder = made(tmp_path, TWO)
         ids = np.full((20, 30), 65_536)

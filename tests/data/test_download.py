@@ -6,7 +6,7 @@ import pytest
 from crc32c import crc32c
 
 from latentslots.data import DataError
-from latentslots.data.download import download
+from latentslots.data.importers.download import download
 from tests.data.server import CONTENT, Server
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, import_folder, load_dataset
-from latentslots.data.attributes import read_attributes
-from latentslots.data.dumps import import_dump
-from latentslots.data.manifest import read_manifest
+from latentslots.data.importers.dumps import import_dump
+from latentslots.data.store.attributes import read_attributes
+from latentslots.data.store.manifest import read_manifest
 
 PADDED = 5
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from latentslots.data import DataError
-from latentslots.data.encoding import decode, encode_ids, encode_image, read_picture
+from latentslots.data.store.encoding import decode, encode_ids, encode_image, read_picture
 
 from .conftest import noise_image, truncate
 

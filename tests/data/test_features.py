@@ -7,11 +7,12 @@ import pytest
 import torch
 from datasets import Dataset
 
-from latentslots.build import build_objective
-from latentslots.build_data import build_training_set
+from latentslots.build.data import build_training_set
+from latentslots.build.methods import build_objective
 from latentslots.data import DataError, ImageDataset, build_loader, dataset_fingerprint
-from latentslots.data.latent_cache import FeatureCache, model_fingerprint
-from latentslots.data.latents import cache_features, cache_latents
+from latentslots.data.loading.cache import FeatureCache
+from latentslots.data.loading.cache_writer import cache_features, cache_latents
+from latentslots.fingerprint import model_fingerprint
 from latentslots.recipes import recipe
 from tests.test_recipes import shrink
 from tests.tiny import tiny_vit_encoder

@@ -12,7 +12,7 @@ from latentslots.data import (
     load_dataset,
     split_names,
 )
-from latentslots.data.folder import find_images, split_files
+from latentslots.data.store.folder import find_images, split_files
 
 from .conftest import noise_image
 

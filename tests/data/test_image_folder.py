@@ -10,11 +10,11 @@ from PIL import Image
 from latentslots.data import (
     DataError,
     StoreWriter,
-    image_folder,
     import_folder,
     load_dataset,
     split_names,
 )
+from latentslots.data.importers import image_folder
 
 from .conftest import NUCLEI, killed_at_second_block, noise_image, snapshot, truncate
 

@@ -8,7 +8,7 @@ from datasets import ClassLabel
 from PIL import Image
 
 from latentslots.data import DataError, StoreWriter, contact_sheet, import_folder
-from latentslots.data.info import info
+from latentslots.data.store.info import info
 
 from .conftest import NUCLEI, snapshot
 

@@ -7,7 +7,7 @@ from datasets import Value
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, StoreWriter, load_dataset, merge_stores
-from latentslots.data.manifest import read_manifest
+from latentslots.data.store.manifest import read_manifest
 
 
 def make_store(path: Path, value: int, splits: dict[str, int], *, masks: bool = True) -> Path:

@@ -16,10 +16,11 @@ from PIL import Image
 from tfrecord import example_pb2
 
 from latentslots.cli.main import main
-from latentslots.data import DataError, load_dataset, movi
-from latentslots.data.movi import find_movi, import_movi
-from latentslots.data.movi_records import LAYERS, MoviOptions
-from latentslots.data.tfrecord import read_records
+from latentslots.data import DataError, load_dataset
+from latentslots.data.importers import movi
+from latentslots.data.importers.movi import find_movi, import_movi
+from latentslots.data.importers.movi_records import LAYERS, MoviOptions
+from latentslots.data.importers.tfrecord import read_records
 from latentslots.evaluation import evaluate
 from tests.data.records import example, write_records
 from tests.data.server import Server
@@ -282,7 +283,7 @@ def test_bytes_do_not_depend_on_workers_or_on_being_killed(
     assert content(several) == whole
     out = tmp_path / "killed" / "e"
     program = (
-        "import time, sys; from latentslots.data import movi\n"
+        "import time, sys; from latentslots.data.importers import movi\n"
         "from pathlib import Path\n"
         "rows = movi._shard_rows\n"
         "def slow(work):\n"
@@ -509,7 +510,7 @@ class TestBadInput:
             free = 1000
 
         with monkeypatch.context() as patch:
-            patch.setattr("latentslots.data.blocks.shutil.disk_usage", lambda _: Usage)
+            patch.setattr("latentslots.data.store.resumable.shutil.disk_usage", lambda _: Usage)
             with pytest.raises(
                 DataError, match=r"will need about 0\.0 GB more .* but 0\.0 are free"
             ):
@@ -521,7 +522,7 @@ class TestBadInput:
     def test_a_full_disk(
         self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from latentslots.data.writer import StoreWriter
+        from latentslots.data.store.writer import StoreWriter
 
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")

@@ -9,14 +9,15 @@ import pytest
 from tfrecord import example_pb2
 
 from latentslots.cli.main import main
-from latentslots.data import DataError, load_dataset, multi_object
-from latentslots.data.attributes import read_attributes
-from latentslots.data.multi_object import (
+from latentslots.data import DataError, load_dataset
+from latentslots.data.importers import multi_object
+from latentslots.data.importers.multi_object import (
     CLEVR_CROP,
     LAYOUTS,
     MultiObjectOptions,
     import_multi_object,
 )
+from latentslots.data.store.attributes import read_attributes
 from tests.data.records import example, write_records
 
 ENTITIES = {

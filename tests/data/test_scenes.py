@@ -15,7 +15,6 @@ from scipy.spatial.transform import Rotation
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, SceneOptions, load_dataset, make_scenes
-from latentslots.data.info import info
 from latentslots.data.scenes import make
 from latentslots.data.scenes.labels import attributes
 from latentslots.data.scenes.layout import (
@@ -33,7 +32,8 @@ from latentslots.data.scenes.layout import (
 from latentslots.data.scenes.physics import throw
 from latentslots.data.scenes.renderer import SceneRenderer
 from latentslots.data.scenes.textures import texture
-from latentslots.data.writer import StoreWriter
+from latentslots.data.store.info import info
+from latentslots.data.store.writer import StoreWriter
 from tests.data.conftest import snapshot
 
 SEEDS = range(40)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentslots.data import DataError, ffhq, import_folder, load_dataset
-from latentslots.data.ffhq import import_ffhq
-from latentslots.data.sources import source_of
+from latentslots.data import DataError, import_folder, load_dataset
+from latentslots.data.importers import ffhq
+from latentslots.data.importers.ffhq import import_ffhq
+from latentslots.data.store.sources import source_of
 
 from .conftest import killed_at_second_block
 
@@ -67,8 +68,8 @@ def test_a_disk_without_room_is_found_before_anything_is_made(
     def never(*_: object) -> None:
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr("latentslots.data.blocks.shutil.disk_usage", lambda _: Usage)
-    monkeypatch.setattr("latentslots.data.blocks._make_block", never)
+    monkeypatch.setattr("latentslots.data.store.resumable.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("latentslots.data.store.resumable._make_block", never)
     with pytest.raises(DataError, match=r"will need about .* GB more .* are free"):
         import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
     with pytest.raises(DataError, match=r"will need about .* GB more .* are free"):

@@ -19,10 +19,10 @@ from latentslots.data import (
     StoreWriter,
     build_loader,
     load_dataset,
-    stream,
 )
-from latentslots.data.samples import Sample
-from latentslots.data.stream import ShardOrder
+from latentslots.data.loading import stream
+from latentslots.data.loading.samples import Sample
+from latentslots.data.loading.stream import ShardOrder
 
 from .conftest import noise_image
 from .server import Server
@@ -39,7 +39,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows in several shards, each with several row groups; row i is gray i."""
     path = tmp_path_factory.mktemp("shards") / "store"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latentslots.data.writer.ROW_GROUP_ROWS", 10)
+        patch.setattr("latentslots.data.store.writer.ROW_GROUP_ROWS", 10)
         with StoreWriter(path, segmentation=True, shard_bytes=4000) as writer:
             for row in range(ROWS):
                 gray = np.full((8, 8), row, np.uint8)
@@ -213,7 +213,7 @@ def test_an_epoch_over_http_fetches_every_byte_about_once(tmp_path: Path, server
     """Row groups in any order, and nothing that is read ahead and thrown away."""
     draws = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latentslots.data.writer.ROW_GROUP_ROWS", 10)
+        patch.setattr("latentslots.data.store.writer.ROW_GROUP_ROWS", 10)
         with StoreWriter(tmp_path / "store") as writer:
             for _ in range(500):
                 writer.add(draws.integers(0, 256, (32, 32, 3), np.uint8))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tfrecord import example_pb2, tfrecord_iterator
 
-from latentslots.data.tfrecord import (
+from latentslots.data.importers.tfrecord import (
     Feature,
     TFRecordError,
     parse_example,

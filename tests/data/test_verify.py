@@ -11,9 +11,9 @@ from datasets import Image as ImageFeature
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, StoreWriter
-from latentslots.data.encoding import encode_ids, encode_image
-from latentslots.data.manifest import read_manifest, write_manifest
-from latentslots.data.verify import verify
+from latentslots.data.store.encoding import encode_ids, encode_image
+from latentslots.data.store.manifest import read_manifest, write_manifest
+from latentslots.data.store.verify import verify
 from tests.tiny import write_squares
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from latentslots.cli.main import main
 from latentslots.data import DataError, load_dataset
-from latentslots.data.voc import CLASSES, VOID, VocOptions, import_voc
+from latentslots.data.importers.voc import CLASSES, VOID, VocOptions, import_voc
 
 ONE = {"train": "train", "validation": "val"}
 

@@ -8,7 +8,7 @@ from datasets import ClassLabel, List, Value
 from PIL import Image
 
 from latentslots.data import DataError, StoreWriter, load_dataset
-from latentslots.data.manifest import read_manifest
+from latentslots.data.store.manifest import read_manifest
 
 from .conftest import NUCLEI, snapshot
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from latentslots.evaluation.comparison import compare_means
-from latentslots.evaluation.drawing import extremes
-from latentslots.evaluation.findings import SegmentationPair, findings_of
 from latentslots.evaluation.image_scores import (
     METRICS,
     ImageScores,
     image_scores,
     scores_from_columns,
 )
+from latentslots.evaluation.predictions import SegmentationPair, findings_of
+from latentslots.evaluation.report.examples import extremes
 from latentslots.metrics import CONVENTIONS, PixelTable, SegmentationMetrics, tabulate
 from tests.reference.segmentation import random_scenes
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
 from latentslots.evaluation import probing
-from latentslots.evaluation.findings import Findings, find
+from latentslots.evaluation.predictions import Findings, find
 from latentslots.evaluation.probing import (
     check_classes,
     match_objects,
@@ -18,7 +18,7 @@ from latentslots.evaluation.probing import (
     probe_slots,
 )
 from latentslots.metrics import CONVENTIONS, PixelTable, overlap
-from latentslots.metrics.probes import probe_lsd
+from latentslots.metrics.probes.probe import probe_lsd
 from tests.evaluation.pictures import ColorPipeline, squares
 
 NUM_IMAGES, NUM_SLOTS = 60, 4

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset, Features, Image
 
 from latentslots.evaluation import SegmentationReport, evaluate, evaluate_predictions
-from latentslots.evaluation.drawing import draw_examples
+from latentslots.evaluation.report.examples import draw_examples
 from latentslots.metrics import overlap
 from tests.evaluation.pictures import ColorPipeline, Scene, png, squares
 from tests.reference.segmentation import random_scenes

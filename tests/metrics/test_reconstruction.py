@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from latentslots.evaluation.pairs import outside_scores
+from latentslots.evaluation.edits.pairs import outside_scores
 from latentslots.metrics.reconstruction import psnr, ssim
 
 

@@ -12,7 +12,7 @@ from examples.tiny_pretrained import write_stable_diffusion
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
-from latentslots.build import build_objective
+from latentslots.build.methods import build_objective
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.pipelines import LatentSlotDiffusionPipeline, load_pipeline
 from latentslots.recipes import recipe

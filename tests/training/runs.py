@@ -19,15 +19,15 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latentslots.build import build_objective
-from latentslots.build_data import build_split
+from latentslots.build.data import build_split
+from latentslots.build.methods import build_objective
 from latentslots.config import LSDConfig, TrainConfig
-from latentslots.config_io import from_dict, to_dict
-from latentslots.data.loader import ImageDataset, Request, Sample
+from latentslots.config.io import from_dict, to_dict
+from latentslots.data.loading.loader import ImageDataset, Request, Sample
 from latentslots.objectives import Objective
 from latentslots.training.preview import Previewer
-from latentslots.training.records import Records, read_metrics
 from latentslots.training.run import train
+from latentslots.training.run_log import Records, read_metrics
 from latentslots.training.trainer import Trainer
 from latentslots.training.validation import Validator
 

@@ -9,7 +9,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 
 from latentslots.config import TrainConfig
-from latentslots.data.loader import Request, Sample
+from latentslots.data.loading.loader import Request, Sample
 from latentslots.training import Trainer, TrainingError
 from tests.training.runs import (
     GivenDraws,

@@ -8,8 +8,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from latentslots.build import build_objective
-from latentslots.build_data import build_split, build_training_set, latents_dir
+from latentslots.build.data import build_split, build_training_set, latents_dir
+from latentslots.build.methods import build_objective
 from latentslots.config import DataConfig, TrainConfig
 from latentslots.data.errors import DataError
 from latentslots.models.autoencoder import load_vae

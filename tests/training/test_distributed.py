@@ -10,7 +10,7 @@ import torch
 from torch.distributed import TCPStore
 
 from latentslots.config import TrainConfig
-from latentslots.config_io import dumps
+from latentslots.config.io import dumps
 from latentslots.training.checkpoint import CheckpointError
 from tests.training.runs import (
     ROOT,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latentslots.build import build_objective
+from latentslots.build.methods import build_objective
 from latentslots.config import TrainConfig
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.training.runs import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from latentslots.build import build_objective
+from latentslots.build.methods import build_objective
 from latentslots.config import OptimConfig, TrainConfig
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
 from tests.training.runs import rows, run, saved, with_changes

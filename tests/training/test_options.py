@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from latentslots.build import build_objective
+from latentslots.build.methods import build_objective
 from latentslots.config import TrainConfig
-from latentslots.config_io import dumps
+from latentslots.config.io import dumps
 from latentslots.recipes import recipe
 from latentslots.training import RunError
 from tests.training.runs import (

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from latentslots.config import TrainConfig
-from latentslots.config_io import load_config
+from latentslots.config.io import load_config
 from latentslots.data import load_dataset
 from latentslots.models.autoencoder import load_vae
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.training import RunError
 from latentslots.training.checkpoint import CheckpointError
-from latentslots.training.records import read_metrics
+from latentslots.training.run_log import read_metrics
 from tests.training.runs import (
     assert_same,
     assert_same_run,

@@ -11,7 +11,7 @@ import pytest
 
 from latentslots.cli.main import main
 from latentslots.config import TrainConfig
-from latentslots.config_io import dumps
+from latentslots.config.io import dumps
 from latentslots.training.signals import SignalWatch
 from tests.training.runs import (
     assert_same_run,

@@ -10,7 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from examples.tiny_pretrained import write_stable_diffusion
 
-from latentslots.build import build_objective
+from latentslots.build.methods import build_objective
 from latentslots.config import TrainConfig
 from latentslots.recipes import recipe
 from latentslots.training import train

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from latentslots.build_data import build_split
+from latentslots.build.data import build_split
 from latentslots.config import TrainConfig
 from latentslots.evaluation import evaluate
 from latentslots.models.autoencoder import load_vae

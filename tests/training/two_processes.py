@@ -18,7 +18,7 @@ import torch
 from accelerate.state import PartialState
 
 from latentslots.config import TrainConfig
-from latentslots.config_io import load_config
+from latentslots.config.io import load_config
 from latentslots.training import TrainingInterrupted
 from tests.training.runs import (
     build_trainer,

@@ -62,8 +62,8 @@ def run(arguments: list[str]) -> None:
 def _fit(options: Fit) -> None:
     from latentslots.cli.model import load_pipeline
     from latentslots.concepts import INFO_NAME, ConceptLibrary
-    from latentslots.data.output import check_place
-    from latentslots.data.store import load_dataset
+    from latentslots.data.store.reader import load_dataset
+    from latentslots.files import check_place
 
     check_place(Path(options.output_dir), mark=INFO_NAME)
     dataset = load_dataset(options.data, split=options.split)

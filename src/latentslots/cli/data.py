@@ -175,7 +175,7 @@ def _merge(arguments: list[str]) -> int:
     options = tyro.cli(Merge, prog=f"{PROG} merge", args=arguments)
     check_seed(options.seed)
 
-    from latentslots.data.merge import merge_stores
+    from latentslots.data.store.merge import merge_stores
 
     out = merge_stores(
         options.sources,
@@ -191,7 +191,7 @@ def _merge(arguments: list[str]) -> int:
 def _info(arguments: list[str]) -> int:
     options = tyro.cli(Info, prog=f"{PROG} info", args=arguments)
 
-    from latentslots.data.info import contact_sheet, info
+    from latentslots.data.store.info import contact_sheet, info
 
     found = info(options.path)
     print(json.dumps(asdict(found)) if options.json else found)
@@ -204,7 +204,7 @@ def _info(arguments: list[str]) -> int:
 def _verify(arguments: list[str]) -> int:
     options = tyro.cli(Verify, prog=f"{PROG} verify", args=arguments)
 
-    from latentslots.data.verify import verify
+    from latentslots.data.store.verify import verify
 
     problems = verify(options.path, progress=True)
     for problem in problems:
@@ -217,12 +217,12 @@ def _verify(arguments: list[str]) -> int:
 def _cache_latents(arguments: list[str]) -> int:
     options = tyro.cli(CacheLatents, prog=f"{PROG} cache-latents", args=arguments)
 
-    from latentslots.build_data import build_split, latents_dir
+    from latentslots.build.data import build_split, latents_dir
     from latentslots.config import DataConfig
-    from latentslots.data.latents import cache_latents
-    from latentslots.data.manifest import has_manifest
+    from latentslots.data.loading.cache_writer import cache_latents
+    from latentslots.data.store.manifest import has_manifest
+    from latentslots.device import to_device
     from latentslots.models.autoencoder import load_vae
-    from latentslots.pipelines.memory import to_device
 
     if not options.output_dir and not has_manifest(options.path):
         raise ValueError(f"{options.path} keeps no latents: name an --output-dir")

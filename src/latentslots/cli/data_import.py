@@ -258,13 +258,13 @@ def run(arguments: list[str]) -> int:
 
 
 def _arrays(kind: str, options: ImportArrays) -> Path:
-    from latentslots.data.arrays import import_arrays
+    from latentslots.data.importers.arrays import import_arrays
 
     return import_arrays(**asdict(options), progress=True)
 
 
 def _folder(kind: str, options: ImportFolder) -> Path:
-    from latentslots.data.image_folder import import_folder
+    from latentslots.data.importers.image_folder import import_folder
 
     check_seed(options.seed)
     given = asdict(options)
@@ -272,8 +272,8 @@ def _folder(kind: str, options: ImportFolder) -> Path:
 
 
 def _movi(variant: str, options: ImportMovi) -> Path | None:
-    from latentslots.data.movi import find_movi, import_movi
-    from latentslots.data.movi_records import MoviOptions
+    from latentslots.data.importers.movi import find_movi, import_movi
+    from latentslots.data.importers.movi_records import MoviOptions
 
     taken = MoviOptions(
         variant=variant,
@@ -298,7 +298,11 @@ def _movi(variant: str, options: ImportMovi) -> Path | None:
 
 
 def _multi_object(kind: str, options: ImportMultiObject) -> Path:
-    from latentslots.data.multi_object import LAYOUTS, MultiObjectOptions, import_multi_object
+    from latentslots.data.importers.multi_object import (
+        LAYOUTS,
+        MultiObjectOptions,
+        import_multi_object,
+    )
 
     taken = MultiObjectOptions(
         kind=kind,
@@ -320,13 +324,13 @@ def _multi_object(kind: str, options: ImportMultiObject) -> Path:
 
 
 def _clevr(kind: str, options: ImportClevr) -> Path:
-    from latentslots.data.clevr import import_clevr
+    from latentslots.data.importers.clevr import import_clevr
 
     return import_clevr(**asdict(options), progress=True)
 
 
 def _clevrtex(kind: str, options: ImportClevrTex) -> Path:
-    from latentslots.data.clevrtex import ClevrTexOptions, import_clevrtex
+    from latentslots.data.importers.clevrtex import ClevrTexOptions, import_clevrtex
 
     taken = ClevrTexOptions(
         variant=kind.removeprefix("clevrtex-"), crop=options.crop, resolution=options.resolution
@@ -337,7 +341,7 @@ def _clevrtex(kind: str, options: ImportClevrTex) -> Path:
 
 
 def _coco(kind: str, options: ImportCoco) -> Path:
-    from latentslots.data.coco import CocoOptions, import_coco
+    from latentslots.data.importers.coco import CocoOptions, import_coco
 
     given = asdict(options)
     names = [field.name for field in fields(CocoOptions) if field.name in given]
@@ -347,7 +351,7 @@ def _coco(kind: str, options: ImportCoco) -> Path:
 
 
 def _voc(kind: str, options: ImportVoc) -> Path:
-    from latentslots.data.voc import VocOptions, import_voc
+    from latentslots.data.importers.voc import VocOptions, import_voc
 
     lists = {}
     for given in options.lists:
@@ -362,13 +366,13 @@ def _voc(kind: str, options: ImportVoc) -> Path:
 
 
 def _ffhq(kind: str, options: ImportFfhq) -> Path:
-    from latentslots.data.ffhq import import_ffhq
+    from latentslots.data.importers.ffhq import import_ffhq
 
     return import_ffhq(**asdict(options), progress=True)
 
 
 def _dump(kind: str, options: ImportDump) -> Path:
-    from latentslots.data.dumps import import_dump
+    from latentslots.data.importers.dumps import import_dump
 
     maker: Literal["lsd", "slotdiffusion"] = "lsd" if kind == "lsd-dump" else "slotdiffusion"
     given = asdict(options)

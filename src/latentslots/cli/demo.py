@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> None:
     options = tyro.cli(Demo, prog="latentslots demo", args=arguments)
     check_seed(options.seed)
 
-    from latentslots.app.demo import COLUMNS, run_demo
+    from latentslots.workflows.demo.run import COLUMNS, run_demo
 
     output_dir = Path(options.output_dir)
     scores = run_demo(output_dir, train_minutes=options.train, seed=options.seed)

@@ -55,9 +55,9 @@ def run(arguments: list[str]) -> int:
 
     from pathlib import Path
 
-    from latentslots.app.edit import Edits, Painting, edit_files, slots_under
-    from latentslots.app.images import find_pictures
     from latentslots.cli.model import load_pipeline
+    from latentslots.workflows.edit import Edits, Painting, edit_files, slots_under
+    from latentslots.workflows.image_files import find_pictures
 
     edits = Edits(
         remove=options.remove,

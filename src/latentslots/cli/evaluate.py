@@ -78,12 +78,12 @@ def run(arguments: list[str]) -> None:
     import torch
     from accelerate import PartialState
 
-    from latentslots.app.evaluate import EvaluationOptions, run_evaluation, write_evaluation
-    from latentslots.data.store import load_dataset
-    from latentslots.evaluation.findings import with_objects
+    from latentslots.data.store.reader import load_dataset
+    from latentslots.device import to_device
+    from latentslots.evaluation.predictions import with_objects
     from latentslots.pipelines import load_pipeline
     from latentslots.pipelines.cross_attention import CrossAttentionPipeline
-    from latentslots.pipelines.memory import to_device
+    from latentslots.workflows.evaluate import EvaluationOptions, run_evaluation, write_evaluation
 
     # Where `accelerate launch` started several processes, they share the images. On CPUs they would
     # not find each other without being told.

@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> None:
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; the report needs a folder")
 
-    from latentslots.app.evaluate import score_masks, write_mask_scores
+    from latentslots.workflows.evaluate import score_masks, write_mask_scores
 
     report = score_masks(
         options.pred,

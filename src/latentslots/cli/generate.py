@@ -63,9 +63,9 @@ def run(arguments: list[str]) -> int:
 
     from pathlib import Path
 
-    from latentslots.app.compose import Grid, generate
     from latentslots.cli.model import load_pipeline
     from latentslots.cli.options import PaintOptions
+    from latentslots.workflows.generate import Grid, generate
 
     sources = [bool(options.concepts), bool(options.slots), bool(options.from_images)]
     if sum(sources) != 1:
@@ -107,10 +107,10 @@ def _scenes(options: Generate, pipe: Any) -> tuple[Any, Any, dict[str, Any], lis
     """What to paint, the library it comes from, how it came about, and unreadable files."""
     from pathlib import Path
 
-    from latentslots.app.compose import compose, read_scenes, scenes_in
-    from latentslots.app.images import find_pictures
-    from latentslots.app.outcome import content_hash
     from latentslots.concepts import TENSORS_NAME, ConceptLibrary
+    from latentslots.fingerprint import content_hash
+    from latentslots.workflows.generate import compose, read_scenes, scenes_in
+    from latentslots.workflows.image_files import find_pictures
 
     seed = options.inference.seed
     if options.slots:
@@ -135,9 +135,9 @@ def _scenes(options: Generate, pipe: Any) -> tuple[Any, Any, dict[str, Any], lis
 
 def _real(options: Generate, count: int, resolution: int) -> tuple[Any, Any, str]:
     """Real images, and how they are looked at: before the minutes that painting takes."""
-    from latentslots.app.measure import check_reference
-    from latentslots.data.store import load_dataset
+    from latentslots.data.store.reader import load_dataset
     from latentslots.evaluation.features import load_features
+    from latentslots.workflows.measure import check_reference
 
     dataset = load_dataset(options.reference, split=options.reference_split)
     check_reference(dataset, count, resolution=resolution)
@@ -154,8 +154,8 @@ def _measure(
     command: str,
 ) -> Any:
     """Distances to real images, and how often what was asked for is found again."""
-    from latentslots.app.measure import measure
     from latentslots.evaluation.generation import Sampling
+    from latentslots.workflows.measure import measure
 
     dataset, features, name = real
     return measure(

@@ -19,10 +19,10 @@ def load_pipeline(
     Raises:
         ValueError: If there is no such pipeline or sampler, or a number is out of its range.
     """
+    from latentslots.device import to_device
     from latentslots.evaluation.generation import set_sampler
     from latentslots.pipelines import LatentSlotDiffusionPipeline
     from latentslots.pipelines import load_pipeline as load
-    from latentslots.pipelines.memory import to_device
 
     check_seed(inference.seed)
     pipe = load(name)

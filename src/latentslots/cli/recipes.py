@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from latentslots.config_io import dumps
+from latentslots.config.io import dumps
 from latentslots.recipes import RECIPES, recipe
 
 

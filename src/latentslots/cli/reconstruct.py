@@ -40,17 +40,17 @@ def run(arguments: list[str]) -> int:
 
     from tqdm.auto import tqdm
 
-    from latentslots.app.compose import (
+    from latentslots.cli.model import load_pipeline
+    from latentslots.evaluation.generation import Sampling
+    from latentslots.fingerprint import content_hash
+    from latentslots.metrics.reconstruction import load_lpips
+    from latentslots.workflows.generate import (
         check_strip,
         known_reconstruction,
         reconstruct,
         reconstructed_by,
     )
-    from latentslots.app.images import batches, find_pictures
-    from latentslots.app.outcome import content_hash
-    from latentslots.cli.model import load_pipeline
-    from latentslots.evaluation.generation import Sampling
-    from latentslots.metrics.reconstruction import load_lpips
+    from latentslots.workflows.image_files import batches, find_pictures
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")

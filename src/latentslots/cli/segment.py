@@ -32,9 +32,9 @@ def run(arguments: list[str]) -> int:
 
     from pathlib import Path
 
-    from latentslots.app.images import find_pictures
-    from latentslots.app.segment import segment_files
     from latentslots.cli.model import load_pipeline
+    from latentslots.workflows.image_files import find_pictures
+    from latentslots.workflows.segment import segment_files
 
     paths = find_pictures(options.images)
     pipe = load_pipeline(options.run, options.inference)

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from latentslots.config import TrainConfig
-from latentslots.config_io import load_config
+from latentslots.config.io import load_config
 from latentslots.recipes import RECIPES, recipe
 
 PROG = "latentslots train"

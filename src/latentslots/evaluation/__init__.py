@@ -7,8 +7,8 @@ from latentslots.evaluation.baselines import (
     evaluate_baselines,
 )
 from latentslots.evaluation.comparison import Difference, compare_means
-from latentslots.evaluation.findings import Findings, find
 from latentslots.evaluation.image_scores import ImageScores
+from latentslots.evaluation.predictions import Findings, find
 from latentslots.evaluation.segmentation import (
     SegmentationReport,
     evaluate,

@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentslots.evaluation.findings import Findings, ScoringSize, find, find_with
+from latentslots.evaluation.predictions import Findings, ScoringSize, find, find_with
 from latentslots.evaluation.segmentation import SegmentationReport, evaluate_baseline, score
 from latentslots.metrics import Convention
 from latentslots.visualize import rgb_to_lab, to_uint8

@@ -12,7 +12,11 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from latentslots.evaluation.image_scores import METRICS, ImageScores
-from latentslots.evaluation.report import IMAGES_FILE, read_image_scores, read_report
+from latentslots.evaluation.report.evaluation_report import (
+    IMAGES_FILE,
+    read_image_scores,
+    read_report,
+)
 from latentslots.metrics import Convention
 from latentslots.metrics.bootstrap import (
     LEVEL,

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentslots.data.transforms import resize_ids, to_ids
-from latentslots.evaluation.findings import SegmentationPair
+from latentslots.evaluation.predictions import SegmentationPair
 from latentslots.metrics.contingency import LARGEST_ID
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".npy")

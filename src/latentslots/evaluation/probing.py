@@ -12,11 +12,10 @@ from datasets import Dataset
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from latentslots.data.attributes import ObjectValues, can_be_classes, read_attributes
-from latentslots.evaluation.findings import Findings
+from latentslots.data.store.attributes import ObjectValues, can_be_classes, read_attributes
+from latentslots.evaluation.predictions import Findings
 from latentslots.metrics import Convention, overlap_of_table
-from latentslots.metrics.probe_targets import Attribute
-from latentslots.metrics.probes import (
+from latentslots.metrics.probes.probe import (
     LSD_FAULTS,
     HeadKind,
     ProbeScore,
@@ -24,6 +23,7 @@ from latentslots.metrics.probes import (
     probe,
     probe_lsd,
 )
+from latentslots.metrics.probes.targets import Attribute
 
 Protocol = Literal["by-video", "lsd"]
 
@@ -34,7 +34,7 @@ class ProbeReport:
 
     Attributes:
         convention: How slots were matched to objects, and with `lsd` how heads were trained: see
-            `latentslots.metrics.probes`.
+            `latentslots.metrics.probes.probe`.
         num_objects: Objects that can be seen.
         num_matched: Those that a slot was matched to; only they are probed.
         num_videos: Videos, or images, that the matched objects come from.

@@ -11,7 +11,8 @@ from datasets import Dataset
 from jaxtyping import Int64, Integer
 from torch import Tensor
 
-from latentslots.evaluation.findings import (
+from latentslots.evaluation.image_scores import METRICS, ImageScores, image_scores
+from latentslots.evaluation.predictions import (
     Findings,
     ScoringSize,
     SegmentationPair,
@@ -20,7 +21,6 @@ from latentslots.evaluation.findings import (
     find_with,
     findings_of,
 )
-from latentslots.evaluation.image_scores import METRICS, ImageScores, image_scores
 from latentslots.metrics import Convention
 from latentslots.metrics.ari import has_foreground
 from latentslots.metrics.overlap import check_convention

@@ -3,9 +3,9 @@
 from latentslots.objectives.autoencoder import AutoencoderObjective
 from latentslots.objectives.base import Objective, SlotObjective
 from latentslots.objectives.dinosaur import DinosaurObjective
-from latentslots.objectives.latent_slot_diffusion import LatentSlotDiffusionObjective
+from latentslots.objectives.lsd import LatentSlotDiffusionObjective
 from latentslots.objectives.slate import SlateObjective
-from latentslots.objectives.slot_autoencoder import SlotAutoencoderObjective
+from latentslots.objectives.slot_attention import SlotAutoencoderObjective
 
 __all__ = [
     "AutoencoderObjective",

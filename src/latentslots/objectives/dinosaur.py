@@ -10,7 +10,7 @@ from functools import cached_property
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentslots.data.latent_cache import model_fingerprint
+from latentslots.fingerprint import model_fingerprint
 from latentslots.models import AutoregressiveDecoder, FeatureDecoder, SlotEncoder
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.objectives.base import Batch, Logs, SlotObjective, collapse_alarms

@@ -2,10 +2,10 @@
 
 from latentslots.pipelines.base import SlotOutput, SlotPipeline
 from latentslots.pipelines.dinosaur import DinosaurPipeline
-from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
 from latentslots.pipelines.loading import load_pipeline
+from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.slate import SlatePipeline
-from latentslots.pipelines.slot_autoencoder import SlotAutoencoderPipeline
+from latentslots.pipelines.slot_attention import SlotAutoencoderPipeline
 
 __all__ = [
     "DinosaurPipeline",

@@ -19,8 +19,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from latentslots.bundled import bundled_folder
-from latentslots.data.latent_cache import model_fingerprint
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
+from latentslots.fingerprint import model_fingerprint
 from latentslots.pipelines.merging import check_inference, merge_slots
 from latentslots.pipelines.pretrained import Pretrained
 

@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from latentslots.models.cross_attention import record_cross_attention, token_grids
 from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
-from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
-from latentslots.pipelines.places import slot_places
+from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
+from latentslots.pipelines.slot_layout import slot_places
 
 TIMESTEPS = (100, 300, 500, 700)
 """Noise levels over which the attention is averaged, of 1,000."""

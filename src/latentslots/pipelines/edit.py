@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 
 NUM_INVERSION_STEPS = 50
 

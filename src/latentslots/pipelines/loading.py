@@ -6,9 +6,9 @@ from typing import Any
 
 from latentslots.pipelines.base import PIPELINE_FILE, SlotPipeline, pipeline_folder
 from latentslots.pipelines.dinosaur import DinosaurPipeline
-from latentslots.pipelines.latent_slot_diffusion import LatentSlotDiffusionPipeline
+from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.slate import SlatePipeline
-from latentslots.pipelines.slot_autoencoder import SlotAutoencoderPipeline
+from latentslots.pipelines.slot_attention import SlotAutoencoderPipeline
 
 PIPELINES: dict[str, type[SlotPipeline]] = {
     kind.__name__: kind

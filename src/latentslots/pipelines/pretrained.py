@@ -14,7 +14,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentslots.data.latent_cache import weights_fingerprint
+from latentslots.fingerprint import weights_fingerprint
 from latentslots.models.autoencoder import load_vae
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import (

@@ -8,7 +8,7 @@ from datasets import Dataset
 from PIL import Image
 from torch import Generator, Tensor
 
-from latentslots.data.loader import ImageDataset
+from latentslots.data.loading.loader import ImageDataset
 from latentslots.objectives import (
     AutoencoderObjective,
     LatentSlotDiffusionObjective,

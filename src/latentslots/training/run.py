@@ -14,21 +14,21 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from datasets import Dataset
 
-from latentslots.build import build_objective
-from latentslots.build_data import FEATURES_DIR, LATENTS_DIR, build_split, build_training_set
+from latentslots.build.data import FEATURES_DIR, LATENTS_DIR, build_split, build_training_set
+from latentslots.build.methods import build_objective
 from latentslots.config import AutoencoderConfig, TrainConfig
-from latentslots.config.checks import check_ranges
+from latentslots.config.io import differences, dumps, load_config
+from latentslots.config.ranges import check_ranges
 from latentslots.config.seeds import check_seed
-from latentslots.config_io import differences, dumps, load_config
 from latentslots.data.errors import UnknownSplitError
-from latentslots.data.loader import ImageDataset
-from latentslots.data.stream import ImageStream
+from latentslots.data.loading.loader import ImageDataset
+from latentslots.data.loading.stream import ImageStream
+from latentslots.device import keep_freed_memory
 from latentslots.objectives import Objective
-from latentslots.pipelines.memory import keep_freed_memory
 from latentslots.training.checkpoint import list_checkpoints, write_text
-from latentslots.training.initial import load_initial_weights
+from latentslots.training.init_weights import load_initial_weights
 from latentslots.training.preview import Previewer
-from latentslots.training.records import Records
+from latentslots.training.run_log import Records
 from latentslots.training.trainer import STATE_DIR, Trainer
 from latentslots.training.validation import Validator
 

@@ -16,13 +16,13 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from latentslots.config import TrainConfig
-from latentslots.data.loader import ImageDataset, build_loader
-from latentslots.data.stream import ImageStream
+from latentslots.data.loading.loader import ImageDataset, build_loader
+from latentslots.data.loading.stream import ImageStream
 from latentslots.objectives import Objective
 from latentslots.training import checkpoint
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
 from latentslots.training.preview import Previewer
-from latentslots.training.records import Records
+from latentslots.training.run_log import Records
 from latentslots.training.signals import (
     SignalWatch,
     TrainingInterrupted,

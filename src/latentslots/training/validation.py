@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from latentslots.data.loader import ImageDataset
+from latentslots.data.loading.loader import ImageDataset
 from latentslots.evaluation.segmentation import evaluate
 from latentslots.metrics.reconstruction import psnr, ssim
 from latentslots.objectives import (

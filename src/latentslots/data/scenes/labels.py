@@ -13,7 +13,7 @@ import numpy as np
 from datasets import ClassLabel, List, Value
 from jaxtyping import Int
 
-from latentslots.data.boxes import bounding_box
+from latentslots.data.importers.boxes import bounding_box
 from latentslots.data.scenes.figures import PARTS, Figure, Part
 from latentslots.data.scenes.layout import (
     COLORS,

@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Value
 
-from latentslots.data.blocks import Workers, write_blocks
-from latentslots.data.encoding import encode_ids, encode_image
 from latentslots.data.errors import DataError
-from latentslots.data.manifest import has_manifest, read_manifest
 from latentslots.data.scenes.edits import EDITS, edit_scene
 from latentslots.data.scenes.figures import Figure, edit_figure, sample_figure
 from latentslots.data.scenes.labels import (
@@ -26,7 +23,10 @@ from latentslots.data.scenes.labels import (
 from latentslots.data.scenes.layout import KINDS, Kind, sample_scene
 from latentslots.data.scenes.physics import NUM_FRAMES, throw
 from latentslots.data.scenes.renderer import MAX_OBJECTS, SceneRenderer
-from latentslots.data.writer import StoreWriter
+from latentslots.data.store.encoding import encode_ids, encode_image
+from latentslots.data.store.manifest import has_manifest, read_manifest
+from latentslots.data.store.resumable import Workers, write_blocks
+from latentslots.data.store.writer import StoreWriter
 
 FIRST_SEEDS = {"train": 0, "validation": 8_000_000, "test": 9_000_000}
 """Scenes of a split have the seeds from here on, so that splits never share one."""

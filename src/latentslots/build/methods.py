@@ -1,0 +1,295 @@
+"""The one place where a config becomes objects."""
+
+from dataclasses import asdict
+
+from diffusers import AutoencoderKL, ModelMixin
+from torch import nn
+
+from latentslots.build.stable_lsd import build_stable_lsd
+from latentslots.config import (
+    AutoencoderConfig,
+    DinosaurConfig,
+    LSDConfig,
+    MLPDecoderConfig,
+    ResidualEncoderConfig,
+    SlateConfig,
+    SlotAttentionConfig,
+    StableLSDConfig,
+    TrainConfig,
+    UNetEncoderConfig,
+)
+from latentslots.metrics.reconstruction import load_lpips
+from latentslots.models import (
+    AutoregressiveDecoder,
+    BroadcastDecoder,
+    DiscreteVAE,
+    FeatureDecoder,
+    PatchDecoder,
+    ResidualEncoder,
+    SlotEncoder,
+    SlotUNet,
+    UNetEncoder,
+)
+from latentslots.models.autoencoder import downscale_factor, load_vae
+from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.objectives import (
+    AutoencoderObjective,
+    DinosaurObjective,
+    LatentSlotDiffusionObjective,
+    Objective,
+    SlateObjective,
+    SlotAutoencoderObjective,
+)
+from latentslots.official import official_schedule
+from latentslots.pipelines.pretrained import load_pretrained_parts
+
+
+def build_objective(config: TrainConfig) -> Objective:
+    """Build the model of a run, with fresh weights from the global generator."""
+    if isinstance(config.method, AutoencoderConfig):
+        objective: Objective = _build_autoencoder(config.method)
+    elif isinstance(config.method, SlotAttentionConfig):
+        objective = _build_slot_attention(config.method, config.data.resolution)
+    elif isinstance(config.method, SlateConfig):
+        objective = _build_slate(config.method, config.data.resolution)
+    elif isinstance(config.method, DinosaurConfig):
+        objective = _build_dinosaur(config.method, config.data.resolution)
+    elif isinstance(config.method, StableLSDConfig):
+        method = config.method
+        if method.contrastive_weight and config.train_batch_size < 2:
+            raise ValueError(
+                "method.contrastive_weight takes slots from another image of the batch: "
+                f"train_batch_size must be at least 2, got {config.train_batch_size}"
+            )
+        parts = load_pretrained_parts(
+            method.unet.name,
+            method.encoder.name,
+            image_size=method.encoder.image_size,
+            num_layers=method.encoder.num_layers,
+            tuned=method.unet.tuned,
+            lora_rank=method.unet.lora_rank,
+            vae=method.vae,
+        )
+        objective = build_stable_lsd(method, config.data.resolution, parts)
+    else:
+        vae = load_vae(config.method.vae)
+        objective = build_latent_slot_diffusion(config.method, config.data.resolution, vae)
+    if config.gradient_checkpointing:
+        able = [
+            part  # a frozen denoiser keeps activations, too
+            for part in objective.children()
+            if isinstance(part, ModelMixin) and part._supports_gradient_checkpointing
+        ]
+        if not able:
+            raise ValueError(
+                f"gradient_checkpointing: no part of {config.method.kind} can compute its "
+                "activations again"
+            )
+        for part in able:
+            part.enable_gradient_checkpointing()
+    return objective
+
+
+def build_latent_slot_diffusion(
+    method: LSDConfig, resolution: int, vae: AutoencoderKL
+) -> LatentSlotDiffusionObjective:
+    """Build the method around an autoencoder, whose latents decide the denoiser's size."""
+    factor = downscale_factor(vae)
+    if resolution % factor:
+        raise ValueError(
+            f"data.resolution must be a multiple of the VAE's {factor} pixels per latent, "
+            f"got {resolution}"
+        )
+    encoder = _build_encoder(method.encoder, resolution)
+    slot_encoder = SlotEncoder(
+        in_channels=method.encoder.out_channels,
+        slot_dim=method.slot_dim,
+        cross_attention_dim=method.slot_dim,
+        num_slots=method.num_slots,
+        num_iterations=method.num_iterations,
+        num_heads=method.num_heads,
+        mlp_dim=method.slot_mlp_dim,
+        temperature=method.temperature,
+        slot_init=method.slot_init,
+        bi_level=method.bi_level,
+        position=method.position,
+        learned_position_size=resolution // method.encoder.downscale_factor,
+        num_registers=method.num_registers,
+        null_condition=method.condition_dropout > 0 and method.num_registers == 0,
+    )
+    patch_decoder = None
+    if method.patch_decoder_weight:
+        patch_decoder = PatchDecoder(slot_dim=method.slot_dim, mlp_dim=2 * method.slot_dim)
+    return LatentSlotDiffusionObjective(
+        encoder=encoder,
+        slot_encoder=slot_encoder,
+        unet=_build_unet(method, resolution // factor, vae),
+        noise_schedule=official_schedule(method.prediction_type),
+        vae=vae,
+        resolution=resolution,
+        snr_gamma=method.snr_gamma,
+        timestep_shift=method.timestep_shift,
+        condition_dropout=method.condition_dropout,
+        patch_decoder=patch_decoder,
+        patch_decoder_weight=method.patch_decoder_weight,
+        patch_size=method.patch_size,
+        patch_plain_steps=method.patch_plain_steps,
+        mask_distillation_weight=method.mask_distillation_weight,
+        num_inference_slots=method.num_inference_slots,
+        merge_overlap=method.merge_overlap,
+    )
+
+
+def _build_unet(method: LSDConfig, sample_size: int, vae: AutoencoderKL) -> SlotUNet:
+    return SlotUNet(
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        sample_size=sample_size,
+        block_out_channels=method.unet.block_out_channels,
+        attention_levels=method.unet.attention_levels,
+        layers_per_block=method.unet.layers_per_block,
+        cross_attention_dim=method.slot_dim,
+        num_attention_heads=method.unet.num_attention_heads,
+        norm_num_groups=method.unet.norm_num_groups,
+        position=method.unet.position,
+        map_channels=method.unet.map_channels,
+    )
+
+
+def _build_encoder(
+    config: UNetEncoderConfig | ResidualEncoderConfig, resolution: int
+) -> UNetEncoder | ResidualEncoder:
+    if isinstance(config, ResidualEncoderConfig):
+        encoder: UNetEncoder | ResidualEncoder = ResidualEncoder(**asdict(config))
+    else:
+        encoder = UNetEncoder(**asdict(config))
+    if resolution % encoder.size_multiple:
+        raise ValueError(
+            f"data.resolution must be a multiple of the encoder's {encoder.size_multiple} pixels, "
+            f"got {resolution}"
+        )
+    return encoder
+
+
+def _build_slot_attention(method: SlotAttentionConfig, resolution: int) -> SlotAutoencoderObjective:
+    decoder = BroadcastDecoder(
+        slot_dim=method.slot_dim,
+        channels=method.decoder.channels,
+        num_doublings=method.decoder.num_doublings,
+        num_refinements=method.decoder.num_refinements,
+        position=method.position,
+        learned_position_size=max(resolution // 2**method.decoder.num_doublings, 1),
+    )
+    return SlotAutoencoderObjective(
+        encoder=_build_encoder(method.encoder, resolution),
+        slot_encoder=_build_slots(method, resolution),
+        decoder=decoder,
+        resolution=resolution,
+        num_inference_slots=method.num_inference_slots,
+        merge_overlap=method.merge_overlap,
+    )
+
+
+def _build_slate(method: SlateConfig, resolution: int) -> SlateObjective:
+    patch_size, vocab_size = method.dvae.patch_size, method.dvae.vocab_size
+    dvae = DiscreteVAE(vocab_size=vocab_size, patch_size=patch_size, channels=method.dvae.channels)
+    if resolution % patch_size:
+        raise ValueError(
+            f"data.resolution must be a multiple of the dVAE's {patch_size} pixels per patch, "
+            f"got {resolution}"
+        )
+    decoder = AutoregressiveDecoder(
+        in_dim=vocab_size,
+        out_dim=vocab_size,
+        slot_dim=method.slot_dim,
+        num_tokens=(resolution // patch_size) ** 2,
+        **asdict(method.decoder),
+    )
+    return SlateObjective(
+        encoder=_build_encoder(method.encoder, resolution),
+        slot_encoder=_build_slots(method, resolution),
+        dvae=dvae,
+        decoder=decoder,
+        resolution=resolution,
+        temperature_steps=method.dvae.temperature_steps,
+        num_inference_slots=method.num_inference_slots,
+        merge_overlap=method.merge_overlap,
+    )
+
+
+def _build_slots(method: SlotAttentionConfig | SlateConfig, resolution: int) -> SlotEncoder:
+    return SlotEncoder(
+        in_channels=method.encoder.out_channels,
+        slot_dim=method.slot_dim,
+        cross_attention_dim=0,
+        num_slots=method.num_slots,
+        num_iterations=method.num_iterations,
+        mlp_dim=method.slot_mlp_dim,
+        slot_init=method.slot_init,
+        position=method.position,
+        learned_position_size=resolution // method.encoder.downscale_factor,
+    )
+
+
+def _build_dinosaur(method: DinosaurConfig, resolution: int) -> DinosaurObjective:
+    encoder = DINOv2Encoder.from_vit(
+        method.encoder.name,
+        image_size=method.encoder.image_size,
+        num_layers=method.encoder.num_layers,
+    )
+    slot_encoder = SlotEncoder(
+        in_channels=encoder.out_channels,
+        slot_dim=method.slot_dim,
+        cross_attention_dim=0,
+        num_slots=method.num_slots,
+        num_iterations=method.num_iterations,
+        mlp_dim=method.slot_mlp_dim,
+        slot_init=method.slot_init,
+        position="none",  # The transformer's features say where they are.
+    )
+    if isinstance(method.decoder, MLPDecoderConfig):
+        decoder: FeatureDecoder | AutoregressiveDecoder = FeatureDecoder(
+            slot_dim=method.slot_dim,
+            feature_dim=encoder.out_channels,
+            learned_position_size=encoder.grid_size,
+            **asdict(method.decoder),
+        )
+    else:
+        decoder = AutoregressiveDecoder(
+            in_dim=encoder.out_channels,
+            out_dim=encoder.out_channels,
+            slot_dim=method.slot_dim,
+            num_tokens=encoder.grid_size**2,
+            **asdict(method.decoder),
+        )
+    return DinosaurObjective(
+        encoder=encoder,
+        slot_encoder=slot_encoder,
+        decoder=decoder,
+        resolution=resolution,
+        num_inference_slots=method.num_inference_slots,
+        merge_overlap=method.merge_overlap,
+    )
+
+
+def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:
+    levels = len(method.block_out_channels)
+    vae = AutoencoderKL(
+        latent_channels=method.latent_channels,
+        block_out_channels=method.block_out_channels,
+        layers_per_block=method.layers_per_block,
+        norm_num_groups=method.norm_num_groups,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        mid_block_add_attention=False,  # Latents should tell of their own place only.
+    )
+    # Posteriors start narrow (deviation 0.05): with a wide one, latents start as noise.
+    nn.init.constant_(vae.quant_conv.bias[method.latent_channels :], -6.0)
+    return AutoencoderObjective(
+        vae,
+        mse_weight=method.mse_weight,
+        kl_weight=method.kl_weight,
+        cosine_weight=method.cosine_weight,
+        perceptual=load_lpips() if method.perceptual_weight else None,
+        perceptual_weight=method.perceptual_weight,
+    )

@@ -1,0 +1,1 @@
+"""Importers: one file for each data set or format."""

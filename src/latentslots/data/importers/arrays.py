@@ -1,0 +1,239 @@
+"""Importing NumPy arrays: an `.npz` file of images, with masks if there are any."""
+
+import gzip
+import json
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Value
+from PIL import Image
+
+from latentslots.data.errors import DataError
+from latentslots.data.store.resumable import is_joined, write_items
+from latentslots.data.store.rows import RESERVED_COLUMNS
+from latentslots.data.store.sources import fingerprint, source_of
+from latentslots.data.store.writer import StoreWriter
+from latentslots.data.transforms import ResizeCenterCrop
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 1_000
+_TYPES = {"b": "bool", "i": "int64", "u": "int64", "f": "float64", "U": "string"}
+
+
+def import_arrays(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    name: str | None = None,
+    attributes: str | os.PathLike[str] | None = None,
+    resolution: int | None = None,
+    license: str | None = None,
+    credit: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Write the arrays of an `.npz` file as one split of a store, new or existing.
+
+    A split that is half written is gone on with; one that was made of the same file stays.
+
+    Args:
+        source: File with `image` [N, H, W, 3], uint8; `mask` [N, H, W], integer ids with 0 for the
+            background, is optional. `video` and `frame` [N] say which images are frames of one
+            video. Other arrays of shape [N] become columns; what has another shape is left out,
+            and logged.
+        out: Folder of the store.
+        split: Split to write, which the store must not have yet.
+        name: Name of the data set; by default the store's, or else the name of the folder.
+        attributes: A JSON file, perhaps gzipped, of what is known of the objects: for each image a
+            list, whose item i has the values of the object with id i + 1 by name, such as
+            `[{"color": "red", "size": 20}, ...]`.
+        resolution: Resize the shortest side to this and crop the center; by default nothing is
+            changed.
+        license: License of the images.
+        credit: Whom to name as their author.
+        progress: Show a bar on stderr.
+
+    Returns:
+        The folder of the store.
+    """
+    arrays = _read(Path(source))
+    image, mask = _check(arrays, Path(source))
+    columns = _columns(arrays, len(image))
+    objects = None if attributes is None else _read_objects(Path(attributes), len(image))
+    if objects is not None and mask is not None:
+        _check_counts(Path(attributes or ""), objects, mask)
+    crop = None if resolution is None else ResizeCenterCrop(resolution)
+    files = [source] if attributes is None else [source, attributes]
+    made_of = source_of(files, Path(source).parent, whole=files)
+    spec = {"files": made_of.fingerprint, "resolution": resolution}
+    if is_joined(Path(out), split, fingerprint(spec)):
+        return Path(out)
+    writer = StoreWriter(
+        out,
+        split,
+        name=name,
+        license=license,
+        credit=credit,
+        segmentation=mask is not None,
+        video="video" in columns,
+        attributes=None if objects is None else objects.features,
+        columns={
+            column: Value(_TYPES[values.dtype.kind])
+            for column, values in columns.items()
+            if column not in RESERVED_COLUMNS
+        },
+        source=fingerprint(spec),
+    )
+
+    def rows(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+        for row in numbers:
+            pixels = Image.fromarray(image[row])
+            ids = None if mask is None else Image.fromarray(_narrow(mask[row]))
+            if crop is not None:
+                pixels, ids = crop(pixels, ids)
+            values = {column: array[row].item() for column, array in columns.items()}
+            known = None if objects is None else objects.of_image(row)
+            yield {"image": pixels, "segmentation": ids, "attributes": known, **values}
+
+    # One process: arrays that are compressed would be unpacked in every other one again.
+    write_items(
+        writer,
+        range(len(image)),
+        rows,
+        block_size=_BLOCK,
+        spec=spec,
+        source=source,
+        workers=1,
+        progress=progress,
+    )
+    return Path(out)
+
+
+def _read(source: Path) -> dict[str, np.ndarray]:
+    if not source.is_file():
+        raise DataError(f"there is no file {source}")
+    if source.suffix != ".npy" and not zipfile.is_zipfile(source):
+        raise DataError(f"{source} is no .npz file, or a part of one")
+    try:
+        with source.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.lib.npyio.NpzFile):
+                return {name: content[name] for name in content.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        raise DataError(f"{source} cannot be read as an .npz file: {error}") from error
+    raise DataError(f"{source} holds one array without a name; an .npz file is needed")
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """What a JSON file says about the objects of every image."""
+
+    features: Mapping[str, Any]
+    images: list[list[dict[str, Any]]]
+
+    def of_image(self, row: int) -> dict[str, list[Any]]:
+        return {name: [known[name] for known in self.images[row]] for name in self.features}
+
+
+def _read_objects(source: Path, num_images: int) -> _Objects:
+    opened = gzip.open if source.suffix == ".gz" else open
+    try:
+        with opened(source, "rt", encoding="utf-8") as file:
+            images = json.load(file)
+    except FileNotFoundError:
+        raise DataError(f"there is no file {source}") from None
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise DataError(f"{source} cannot be read as JSON: {error}") from error
+    if not isinstance(images, list) or len(images) != num_images:
+        got = f"{len(images)}" if isinstance(images, list) else type(images).__name__
+        raise DataError(f"{source} must be a list for each of {num_images} images, got {got}")
+    whole = all(
+        isinstance(objects, list) and all(isinstance(known, dict) for known in objects)
+        for objects in images
+    )
+    if not whole:
+        raise DataError(f"{source} must hold a list of objects' values by name for every image")
+    everything = [known for objects in images for known in objects]
+    if not everything or not everything[0]:
+        raise DataError(f"{source} says nothing of any object")
+    names = set(everything[0])
+    for image, objects in enumerate(images):
+        for number, known in enumerate(objects):
+            if set(known) != names:
+                raise DataError(
+                    f"{source}: object {number} of image {image} has {sorted(known)}, the first "
+                    f"object has {sorted(names)}"
+                )
+    try:
+        return _Objects(Dataset.from_list(everything).features, images)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise DataError(f"{source}: the values of an attribute do not fit: {error}") from error
+
+
+def _check_counts(source: Path, objects: _Objects, mask: np.ndarray) -> None:
+    """Objects out of sight are fine; ids without an object are not."""
+    for row, (known, ids) in enumerate(zip(objects.images, mask, strict=True)):
+        if len(known) < ids.max():
+            raise DataError(
+                f"{source}: image {row} has ids up to {ids.max()}, but attributes of {len(known)} "
+                "objects"
+            )
+
+
+def _check(arrays: Mapping[str, np.ndarray], source: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    if "image" not in arrays:
+        raise DataError(f"{source} has no array 'image', only {', '.join(arrays) or 'nothing'}")
+    image, mask = arrays["image"], arrays.get("mask")
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3 or image.size == 0:
+        raise DataError(
+            f"{source}: 'image' must be uint8 of shape [N, H, W, 3], "
+            f"got {image.dtype} of shape {list(image.shape)}"
+        )
+    if mask is None:
+        return image, None
+    if mask.dtype.kind not in "biu" or mask.shape != image.shape[:3]:
+        raise DataError(
+            f"{source}: 'mask' must hold integers of shape {list(image.shape[:3])}, as 'image' "
+            f"does, got {mask.dtype} of shape {list(mask.shape)}"
+        )
+    lowest, highest = int(mask.min()), int(mask.max())
+    if lowest < 0 or highest > 65535:
+        raise DataError(f"{source}: ids of 'mask' must be in 0..65535, got {lowest}..{highest}")
+    return image, mask
+
+
+def _columns(arrays: Mapping[str, np.ndarray], num_rows: int) -> dict[str, Any]:
+    columns = {}
+    for name, array in arrays.items():
+        if name in ("image", "mask"):
+            continue
+        usable = name not in RESERVED_COLUMNS or name in ("video", "frame")
+        if usable and array.shape == (num_rows,) and array.dtype.kind in _TYPES:
+            columns[name] = array
+        else:
+            logger.warning(
+                "array %r is left out: %s of shape %s is not a column of %d values",
+                name,
+                array.dtype,
+                list(array.shape),
+                num_rows,
+            )
+    if "video" in columns:
+        columns["video"] = columns["video"].astype(str)
+    elif "frame" in columns:
+        logger.warning("array 'frame' is left out: there is no 'video'")
+        del columns["frame"]
+    return columns
+
+
+def _narrow(ids: np.ndarray) -> np.ndarray:
+    return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)

@@ -1,0 +1,1 @@
+"""From a data set to training batches, and caches of what frozen models compute."""

@@ -1,0 +1,400 @@
+"""Training from a store that is read shard after shard, wherever it lies.
+
+A memory-mapped data set must lie on this machine. A stream needs no more room than a few row
+groups: it reads the shards in a random order, in each the row groups in a random order, and
+shuffles what it has read. The order is a function of the seed, the epoch and the lengths of the
+shards alone, so that every process and worker knows its own share, and a resumed run starts at the
+sample where it stopped, and reads again no more than what was shuffled together with it.
+"""
+
+import hashlib
+import logging
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, islice
+from typing import Any, NamedTuple, TypeVar
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from latentslots.data.errors import DataError
+from latentslots.data.loading.samples import Sample, SampleReader, shared_flags
+from latentslots.data.store.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
+from latentslots.data.store.reader import dataset_path, find_shards
+
+logger = logging.getLogger(__name__)
+
+SHARDS, GROUPS, ROWS = 1, 2, 3
+"""What a random order is of, so that no two of them are drawn alike."""
+Row = tuple[int, dict[str, Any]]
+"""A row's number in its split, and its columns."""
+
+NUM_RETRIES = 5
+FIRST_WAIT_SECONDS = 0.5
+_SHARDS_MEASURED = 16
+T = TypeVar("T")
+
+
+class Stretch(NamedTuple):
+    """Rows `start` to `stop` of a shard, counted in the order of the epoch."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+class ShardOrder:
+    """Who reads what, in which epoch: equal shares of all rows, without overlap.
+
+    The shards of an epoch, in a random order, are one long row of rows, which begins anywhere and
+    goes on from its end to its start; stream s of S gets the s-th of S equal pieces, in full
+    batches. What is left over is other rows in every epoch.
+
+    Args:
+        shard_rows: Rows of each shard.
+        batch_size: Rows of a batch.
+        num_streams: Processes times workers.
+        seed: Another seed, another order.
+
+    Raises:
+        DataError: If there are not enough rows for one batch of each stream.
+    """
+
+    def __init__(
+        self, shard_rows: Sequence[int], *, batch_size: int, num_streams: int, seed: int
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, got {batch_size}")
+        self.num_rows = sum(shard_rows)
+        self.batches_per_epoch = self.num_rows // (num_streams * batch_size)
+        if not self.batches_per_epoch:
+            streams = f" in each of {num_streams} streams" if num_streams > 1 else ""
+            raise DataError(
+                f"the data set has {self.num_rows} rows, which do not fill one batch of "
+                f"{batch_size}{streams} (processes times workers)"
+            )
+        self.shard_rows, self.seed = shard_rows, seed
+        self.rows_per_epoch = self.batches_per_epoch * batch_size
+
+    def stretches(self, epoch: int, stream: int) -> Iterator[Stretch]:
+        """What a stream reads in an epoch, in order."""
+        draws = np.random.default_rng([self.seed, epoch, SHARDS])
+        order = draws.permutation(len(self.shard_rows)).tolist()
+        start = (int(draws.integers(self.num_rows)) + stream * self.rows_per_epoch) % self.num_rows
+        stop = start + self.rows_per_epoch
+        begin = 0
+        for shard in [*order, *order]:
+            end = begin + self.shard_rows[shard]
+            if begin < stop and start < end:
+                yield Stretch(shard, max(start - begin, 0), min(stop, end) - begin)
+            begin = end
+
+
+class ImageStream:
+    """A split of a store, to be read as a stream; its samples are those of `ImageDataset`.
+
+    Args:
+        path: The store, on this machine or at an fsspec address.
+        split: Which split.
+        resolution: Side R of the square that is resized and cropped out of every image.
+        shuffle_buffer: Rows that a worker shuffles together.
+        on_bad_sample: What to do with a row whose picture cannot be used: raise an `error` that
+            names it, or `skip` to the next good row, which is then seen twice, and log its name,
+            once.
+
+    Raises:
+        DataError: If there is no such store, or it cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        split: str = "train",
+        resolution: int,
+        shuffle_buffer: int = 1000,
+        on_bad_sample: str = "error",
+    ) -> None:
+        if shuffle_buffer < 1:
+            raise DataError(f"shuffle_buffer must be at least 1, got {shuffle_buffer}")
+        if on_bad_sample not in ("error", "skip"):
+            raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
+        self.path = dataset_path(path).rstrip("/")
+        manifest = _reach(self.path, lambda: _manifest(self.path))
+        self.shards = find_shards(self.path, manifest, split)
+        self.shuffle_buffer, self.on_bad_sample = shuffle_buffer, on_bad_sample
+        self.fingerprint = hashlib.sha256(
+            "\n".join(shard.sha256 for shard in self.shards).encode()
+        ).hexdigest()[:32]
+        with self._open(self.shards[0]) as file:
+            columns = file.columns()
+        if "image" not in columns:
+            raise DataError(f"the data set needs an image column 'image', got {columns}")
+        self.reader = SampleReader(columns, resolution)
+        lengths = [shard.num_rows for shard in self.shards]
+        self._first_rows = list(accumulate(lengths[:-1], initial=0))
+        self._is_bad = shared_flags(len(self))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return sum(shard.num_rows for shard in self.shards)
+
+    def spread(self, count: int) -> list[Sample]:
+        """The first good rows of some shards from all over the split, for what is measured once.
+
+        Raises:
+            DataError: If no row can be used.
+        """
+        chosen = min(_SHARDS_MEASURED, len(self.shards), count)
+        samples: list[Sample] = []
+        for i in range(chosen):
+            shard = i * len(self.shards) // chosen
+            share = (i + 1) * count // chosen - i * count // chosen
+            whole = Stretch(shard, 0, self.shards[shard].num_rows)
+            good = filter(None, map(self.good_sample, self.rows(whole, groups_seed=None)))
+            samples += islice(good, share)
+        if not samples:
+            raise DataError(f"none of the first images of {self.path} can be used")
+        return samples
+
+    def good_sample(self, row: Row, *, flip: bool = False) -> Sample | None:
+        """One row as tensors; `None` for one that cannot be used and is to be skipped."""
+        index, cells = row
+        if self._is_bad[index]:
+            return None
+        try:
+            sample = self.reader(cells, flip, where=f"row {index}")
+        except DataError as error:
+            if self.on_bad_sample == "error":
+                raise
+            self._is_bad[index] = True
+            logger.warning("skipped: %s", error)
+            return None
+        sample["index"] = torch.tensor(index)
+        return sample
+
+    def rows(self, stretch: Stretch, *, groups_seed: Sequence[int] | None) -> Iterator[Row]:
+        """The rows of a stretch, its shard's row groups in the order that the seed gives."""
+        with self._open(self.shards[stretch.shard]) as file:
+            sizes = file.row_groups()
+            if sum(sizes) != self.shards[stretch.shard].num_rows:
+                raise DataError(
+                    f"{file.place} has {sum(sizes)} rows, where dataset_info.json says "
+                    f"{self.shards[stretch.shard].num_rows}"
+                )
+            firsts = list(accumulate(sizes[:-1], initial=self._first_rows[stretch.shard]))
+            order = np.arange(len(sizes))
+            if groups_seed is not None:
+                order = np.random.default_rng(groups_seed).permutation(len(sizes))
+            begin = 0
+            for group in order.tolist():
+                start = max(stretch.start - begin, 0)
+                stop = min(stretch.stop - begin, sizes[group])
+                if start < stop:
+                    table = file.read(group, self.reader.columns).slice(start, stop - start)
+                    yield from enumerate(table.to_pylist(), firsts[group] + start)
+                begin += sizes[group]
+
+    def _open(self, shard: Shard) -> "_ShardFile":
+        return _ShardFile(f"{self.path}/{shard.file}")
+
+
+class _ShardFile:
+    """A Parquet file that is opened when it is needed, and again where a connection broke."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self._file: pq.ParquetFile | None = None
+
+    def __enter__(self) -> "_ShardFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def columns(self) -> list[str]:
+        return list(self._ask(lambda file: file.schema_arrow.names))
+
+    def row_groups(self) -> list[int]:
+        """Rows in each."""
+        return self._ask(
+            lambda file: [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        )
+
+    def read(self, group: int, columns: list[str]) -> pa.Table:
+        return self._ask(lambda file: file.read_row_group(group, columns=columns))
+
+    def _ask(self, question: Callable[[pq.ParquetFile], T]) -> T:
+        def opened() -> T:
+            try:
+                if self._file is None:
+                    self._file = _open_parquet(self.place)
+                return question(self._file)
+            except BaseException:
+                self._close()
+                raise
+
+        return _reach(self.place, opened)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close(force=True)
+            self._file = None
+
+
+def _open_parquet(place: str) -> pq.ParquetFile:
+    filesystem, path = fsspec.url_to_fs(place)
+    # Row groups come in any order: what fsspec would read ahead is thrown away.
+    how = {"cache_type": "none"} if is_address(place) else {}
+    file = filesystem.open(path, "rb", **how)
+    try:
+        return pq.ParquetFile(file, pre_buffer=True)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _manifest(path: str) -> Manifest:
+    if not is_address(path) and not has_manifest(path):
+        raise FileNotFoundError(path)
+    return read_manifest(path)
+
+
+def _reach(place: str, ask: Callable[[], T]) -> T:
+    """An answer from a place; one on the web is asked again, a few times, where it fails.
+
+    Raises:
+        DataError: If there is no answer.
+    """
+    num_retries = NUM_RETRIES if is_address(place) else 0
+    for attempt in range(num_retries + 1):
+        try:
+            return ask()
+        except DataError:
+            raise
+        except (ImportError, ValueError) as error:  # asking again would not help
+            raise DataError(f"{place} cannot be read: {error}") from error
+        except Exception as error:  # every file system has errors of its own
+            if _is_missing(error):
+                raise DataError(_missing(place)) from None
+            if attempt == num_retries:
+                reason = error.__cause__ or error
+                raise DataError(f"{place} cannot be read: {reason}") from error
+        time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _is_missing(error: Exception) -> bool:
+    """Whether a file is not there; fsspec says the same of a web server that does not answer."""
+    cause = error.__cause__
+    found = cause is not None and getattr(cause, "status", None) != 404
+    return isinstance(error, FileNotFoundError) and not found
+
+
+def _missing(place: str) -> str:
+    if place.endswith(".parquet"):
+        return f"{place} is missing"
+    return f"only a store can be streamed, and {place} holds none"
+
+
+class StreamedSamples(IterableDataset[Sample]):
+    """Samples without end, of one process; every worker makes whole batches of its own stream.
+
+    Args:
+        stream: What to read.
+        batch_size: Rows in a batch of this process.
+        seed: Another seed, another order.
+        random_flip: Mirror half of the rows.
+        start_batch: Batches that this process has seen already.
+        num_workers: Workers of the loader; another number is another order.
+        num_processes: Processes that share the data set.
+        process_index: Which of them this one is.
+
+    Raises:
+        DataError: If the rows do not fill one batch of every worker of every process.
+    """
+
+    def __init__(
+        self,
+        stream: ImageStream,
+        *,
+        batch_size: int,
+        seed: int,
+        random_flip: bool,
+        start_batch: int,
+        num_workers: int,
+        num_processes: int,
+        process_index: int,
+    ) -> None:
+        if not 0 <= process_index < num_processes:
+            raise DataError(f"process_index must be in 0..{num_processes - 1}, got {process_index}")
+        if start_batch < 0:
+            raise DataError(f"start_batch must be at least 0, got {start_batch}")
+        self.stream, self.batch_size, self.random_flip = stream, batch_size, random_flip
+        self.start_batch, self.num_workers = start_batch, max(num_workers, 1)
+        self.process_index = process_index
+        self.order = ShardOrder(
+            [shard.num_rows for shard in stream.shards],
+            batch_size=batch_size,
+            num_streams=num_processes * self.num_workers,
+            seed=seed,
+        )
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Go on from `start_batch`, for ever."""
+        info = get_worker_info()
+        # Batch n is made by worker n mod W. The loader asks its first worker first, whatever the
+        # batch, so that workers take the streams in turn.
+        number = (self.start_batch + (0 if info is None else info.id)) % self.num_workers
+        done = len(range(number, self.start_batch, self.num_workers))
+        own = self.process_index * self.num_workers + number
+        epoch, batch = divmod(done, self.order.batches_per_epoch)
+        while True:
+            yield from self._epoch(epoch, own, batch * self.batch_size)
+            epoch, batch = epoch + 1, 0
+
+    def _epoch(self, epoch: int, own: int, start: int) -> Iterator[Sample]:
+        """The samples of an epoch from row `start` of the stream on."""
+        rows_per_epoch, seed = self.order.rows_per_epoch, self.order.seed
+        count = -(-rows_per_epoch // self.stream.shuffle_buffer)
+        ends = [(i + 1) * rows_per_epoch // count for i in range(count)]
+        first = bisect_right(ends, start)
+        begin = ends[first - 1] if first else 0
+        rows = self._rows(epoch, own, begin)
+        for buffer in range(first, count):
+            together = list(islice(rows, ends[buffer] - begin))
+            draws = np.random.default_rng([seed, epoch, ROWS, own, buffer])
+            order, flips = draws.permutation(len(together)), draws.random(len(together)) < 0.5
+            for place in range(max(start - begin, 0), len(together)):
+                flip = bool(self.random_flip and flips[place])
+                yield self._good(together, order, place, flip)
+            begin = ends[buffer]
+            del together  # before the next ones are read
+
+    def _rows(self, epoch: int, own: int, skip: int) -> Iterator[Row]:
+        for shard, start, stop in self.order.stretches(epoch, own):
+            passed = min(skip, stop - start)
+            skip -= passed
+            if start + passed < stop:
+                stretch = Stretch(shard, start + passed, stop)
+                seed = [self.order.seed, epoch, GROUPS, shard]
+                yield from self.stream.rows(stretch, groups_seed=seed)
+
+    def _good(self, rows: list[Row], order: np.ndarray, place: int, flip: bool) -> Sample:
+        """The row at a place of the buffer, or the next good one where bad ones are skipped."""
+        for num_skipped in range(len(rows)):
+            row = rows[order[(place + num_skipped) % len(rows)]]
+            sample = self.stream.good_sample(row, flip=flip)
+            if sample is not None:
+                if self.stream.on_bad_sample == "skip":
+                    sample["num_skipped"] = torch.tensor(num_skipped)
+                return sample
+        raise DataError(
+            f"none of {len(rows)} images that were read together can be used: a larger "
+            "shuffle_buffer may hold a good one"
+        )

@@ -1,0 +1,1 @@
+"""The Parquet store: reading, resumable writing, merging, verifying."""

@@ -1,0 +1,1 @@
+"""Scores of edits, held against the true picture of the edited scene."""

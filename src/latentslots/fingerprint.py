@@ -1,0 +1,66 @@
+"""Identity by content: hashes of models, weights and files, for caches, checkpoints and reports."""
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """Hash a model's configuration and weights as they are: in another type, it is another model.
+
+    Values that are the defaults of its class are left out, so that a release that adds an option
+    does not make another model of it.
+
+    Args:
+        model: A diffusers model, such as `AutoencoderKL`.
+    """
+    digest = hashlib.sha256()
+    config: Any = model.config
+    defaults = inspect.signature(type(model).__init__).parameters
+    chosen = {
+        key: text
+        for key, value in config.items()
+        if not key.startswith("_")
+        and (text := _as_json(value))
+        != (_as_json(defaults[key].default) if key in defaults else "")
+    }
+    digest.update(json.dumps(chosen, sort_keys=True).encode())
+    _add_weights(digest, model.state_dict())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(state: dict[str, Tensor]) -> str:
+    """Hash of tensors as they are, whatever their names, which differ between releases."""
+    each = []
+    for weight in state.values():
+        digest = hashlib.sha256()
+        _add_weights(digest, {"": weight})
+        each.append(digest.hexdigest())
+    return hashlib.sha256(" ".join(sorted(each)).encode()).hexdigest()
+
+
+def _add_weights(digest: Any, state: dict[str, Tensor]) -> None:
+    for name, weight in sorted(state.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(data.numpy().data)
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def content_hash(path: str | Path) -> str:
+    """By which a file of the same name, but with other content, is told apart.
+
+    Empty where it cannot be read: whoever opens it says why.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""

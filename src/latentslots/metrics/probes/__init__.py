@@ -1,0 +1,1 @@
+"""Probes: how well small heads predict attributes of objects from their slots."""

@@ -1,0 +1,139 @@
+"""Attributes of objects, made ready for heads that shall predict them.
+
+Dimensions: S seeds, N objects, M chosen ones, D slot channels, C numbers of an attribute.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from latentslots.metrics.probes.probe_heads import HeadLosses, HeadTarget
+
+_LEAST = 1e-9
+"""Deviation below which a number does not change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribute:
+    """Something that is known about objects.
+
+    Attributes:
+        name: What it is called.
+        values: Class of every object, from 0, or numbers, one row for each object.
+        known: False for the objects that do not have it.
+        num_classes: How many classes there are; 0 for numbers.
+    """
+
+    name: str
+    values: Int[Tensor, " N"] | Float[Tensor, "N C"]
+    known: Bool[Tensor, " N"]
+    num_classes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeTarget:
+    """An attribute, ready to be predicted in every seed's units.
+
+    Attributes:
+        attribute: It.
+        values: For each seed, the class of every object, or its numbers without the constant ones.
+        notes: What is odd about it.
+        missing: Why it cannot be predicted; empty where it can.
+    """
+
+    attribute: Attribute
+    values: Int[Tensor, "S N"] | Float[Tensor, "S N C"]
+    notes: tuple[str, ...]
+    missing: str
+
+    @property
+    def size(self) -> int:
+        """Outputs of its heads."""
+        return self.attribute.num_classes or self.values.shape[2]
+
+    @classmethod
+    def of(
+        cls, attribute: Attribute, parts: Int[Tensor, "S N"], *, to_unit_range: bool = False
+    ) -> "ProbeTarget":
+        """Standardized over each seed's part 0, or scaled to [0, 1] over all objects."""
+        notes: list[str] = []
+        known, values = attribute.known, attribute.values
+        missing = ""
+        if not all(((parts == p) & known).any(dim=1).all() for p in range(int(parts.max()) + 1)):
+            missing = "too few objects have it for every part of the split"
+        if attribute.num_classes:
+            if len(torch.unique(values[known])) == 1:
+                notes = ["all objects are of one class: there is nothing to tell apart"]
+            values = torch.where(known, values, 0).expand(len(parts), -1)
+            return cls(attribute=attribute, values=values, notes=tuple(notes), missing=missing)
+        lowest, highest = _extremes(values, known)
+        varies = highest - lowest > 1e-6 * highest.abs().clamp(min=1e-6)
+        if not varies.all():
+            notes = [f"{int((~varies).sum())} of {len(varies)} numbers never change: left out"]
+        if not varies.any():
+            missing = missing or "it never changes"
+        values = torch.where(known[:, None], values, 0.0)[:, varies].double()
+        lowest, highest = lowest[varies].double(), highest[varies].double()
+        if to_unit_range:
+            scaled = ((values - lowest) / (highest - lowest))[None]
+        else:
+            seen = [(part == 0) & known for part in parts]
+            scaled = torch.stack([standardized(values, one) for one in seen])
+            num_constant = sum(_is_constant(values, one) for one in seen)
+            if num_constant:
+                notes.append(
+                    f"some numbers do not change in {num_constant} of {len(seen)} training parts: "
+                    "there, their errors are in the numbers' own units"
+                )
+        return cls(attribute=attribute, values=scaled.float(), notes=tuple(notes), missing=missing)
+
+
+def select_objects(
+    inputs: Float[Tensor, "S N D"], targets: list[ProbeTarget], chosen: Bool[Tensor, "S N"]
+) -> tuple[Float[Tensor, "S M D"], HeadLosses]:
+    """The chosen objects of every seed; where a seed has fewer, objects that do not count."""
+    size = int(chosen.sum(dim=1).max())
+    rows = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :size]
+    counts = chosen.gather(1, rows)
+
+    def take(values: Tensor) -> Tensor:
+        index = rows if values.ndim == 2 else rows[..., None].expand(-1, -1, values.shape[2])
+        return values.gather(1, index)
+
+    losses = HeadLosses(
+        [
+            HeadTarget(
+                values=take(target.values),
+                weights=(counts & target.attribute.known[rows]).float(),
+                num_classes=target.attribute.num_classes,
+            )
+            for target in targets
+        ]
+    )
+    return take(inputs), losses
+
+
+def standardized(values: Float[Tensor, "N C"], seen: Bool[Tensor, " N"]) -> Float[Tensor, "N C"]:
+    """In units of the deviation of what is seen, around its mean."""
+    if not seen.any() or not values.shape[1]:
+        return values
+    deviation, mean = torch.std_mean(values[seen], dim=0, correction=0)
+    return (values - mean) / torch.where(deviation > _LEAST, deviation, 1.0)
+
+
+def _is_constant(values: Float[Tensor, "N C"], seen: Bool[Tensor, " N"]) -> bool:
+    """Whether any number has nothing to be standardized by."""
+    if not seen.any() or not values.shape[1]:
+        return False
+    return bool((values[seen].std(dim=0, correction=0) <= _LEAST).any())
+
+
+def _extremes(
+    values: Float[Tensor, "N C"], known: Bool[Tensor, " N"]
+) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+    if not known.any():
+        return values.new_zeros(values.shape[1]), values.new_zeros(values.shape[1])
+    lowest, highest = values[known].aminmax(dim=0)
+    return lowest, highest

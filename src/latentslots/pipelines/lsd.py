@@ -1,0 +1,389 @@
+"""Latent Slot Diffusion (Jiang et al., 2023, https://arxiv.org/abs/2303.10834), ready to use.
+
+Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent size.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMInverseScheduler,
+    DPMSolverMultistepScheduler,
+    ImagePipelineOutput,
+)
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models.autoencoder import decode_latents, downscale_factor, encode_latents
+from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.models.stable_diffusion import StableDiffusionUNet
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.merging import check_inference
+from latentslots.pipelines.slot_layout import slot_places
+
+logger = logging.getLogger(__name__)
+
+
+def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ 2M on a model's own noise schedule.
+
+    Trailing spacing, so that sampling starts at the last timestep, where it starts from pure noise
+    (Lin et al., 2024, https://arxiv.org/abs/2305.08891).
+    """
+    # The whole config goes along: a sampler that replaces this one finds `clip_sample` in it.
+    return DPMSolverMultistepScheduler.from_config(
+        noise_schedule.config, timestep_spacing="trailing"
+    )
+
+
+class Condition(NamedTuple):
+    """What the denoiser is told of a batch, the unconditional branch behind where it is guided."""
+
+    states: Float[Tensor, "G S X"]
+    mask: Bool[Tensor, "G S"] | None
+    places: Float[Tensor, "B K h w"] | None
+
+
+class LatentSlotDiffusionPipeline(SlotPipeline):
+    """Images to slots, and any set of slots to an image.
+
+    Args:
+        encoder: Image to feature map.
+        slot_encoder: Feature map to slots, slots to conditioning.
+        unet: The denoiser.
+        scheduler: Any diffusers sampler for it; replace it with `pipe.scheduler =
+            DDIMScheduler.from_config(pipe.scheduler.config)`.
+        vae: Between pixels and latents. Without it the pipeline finds slots but cannot paint.
+        patch_decoder: Tells which slot made which pixel, where a model learned one; without it,
+            masks are the slots' attention.
+        resolution: Pixels per side of the training images; by default what `unet` and `vae` say.
+        num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
+        merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
+        pretrained: Where parts come from that saved pipelines need not hold, by their names.
+    """
+
+    _optional_components: list[str] = ["vae", "patch_decoder"]  # noqa: RUF012  (as above)
+
+    def __init__(
+        self,
+        encoder: UNetEncoder | ResidualEncoder | DINOv2Encoder,
+        slot_encoder: SlotEncoder,
+        unet: SlotUNet | StableDiffusionUNet,
+        scheduler: Any,
+        vae: AutoencoderKL | None = None,
+        patch_decoder: PatchDecoder | None = None,
+        resolution: int | None = None,
+        num_inference_slots: int = 0,
+        merge_overlap: float = 0.0,
+        pretrained: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_inference(slot_encoder, num_inference_slots, merge_overlap)
+        if vae is not None and vae.config.latent_channels != unet.latent_channels:
+            raise ValueError(
+                f"the denoiser paints latents of {unet.latent_channels} channels, and the VAE has "
+                f"{vae.config.latent_channels}"
+            )
+        self.register_modules(
+            encoder=encoder,
+            slot_encoder=slot_encoder,
+            unet=unet,
+            scheduler=scheduler,
+            vae=vae,
+            patch_decoder=patch_decoder,
+        )
+        if resolution is None:
+            # Without a VAE we can only suppose the usual 8 pixels per latent.
+            resolution = unet.latent_size * (8 if vae is None else downscale_factor(vae))
+        self.register_to_config(
+            resolution=resolution,
+            num_inference_slots=num_inference_slots,
+            merge_overlap=merge_overlap,
+        )
+        self.name_pretrained(pretrained)
+        self.image_processor = VaeImageProcessor()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        slots: Float[Tensor, "B K D"],
+        *,
+        slots_mask: Bool[Tensor, "B K"] | None = None,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 25,
+        generator: Generator | list[Generator] | None = None,
+        latents: Float[Tensor, "B C h w"] | None = None,
+        image_latents: Float[Tensor, "B C h w"] | None = None,
+        edit_mask: Float[Tensor, "B 1 h w"] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Paint the image that a set of slots describes.
+
+        Args:
+            slots: Scenes, as `encode` returns them or as editing made them.
+            slots_mask: True for the slots that exist, where scenes differ in their number.
+            guidance_scale: Above 1, follow the slots more closely than the data did
+                (classifier-free guidance); means something only where the model was trained with
+                condition dropout.
+            num_inference_steps: Denoising steps.
+            generator: Of the starting noise: one, or a list with one per image, which makes an
+                image independent of the others in its batch.
+            latents: The starting noise itself, standard normal: also what `invert` returns.
+            image_latents: An image to keep outside `edit_mask`, as `encode_latents` returns it.
+                After every step the latents there are the image's, as noisy as the step's (blended
+                latent diffusion: Avrahami et al., 2023, https://arxiv.org/abs/2206.02779).
+            edit_mask: Where the image may change: 1 in there, 0 outside.
+            height: Pixels; the trained resolution when absent.
+            width: Pixels; the trained resolution when absent.
+            output_type: `pil`, `np` or `pt` (both in [0, 1]), or `latent`.
+            return_dict: Whether to wrap the images as diffusers does.
+
+        Raises:
+            ValueError: If shapes do not fit, or pixels are wanted from a pipeline without a VAE.
+        """
+        self._check_inputs(slots, slots_mask, output_type, generator, latents)
+        kept = self._kept(image_latents, edit_mask, len(slots), height, width)
+        batch_size = slots.shape[0]
+        slots = slots.to(self.device, self.slot_encoder.dtype)
+        slots_mask = None if slots_mask is None else slots_mask.to(self.device)
+        states, mask = self._guided_condition(slots, slots_mask, guidance_scale)
+
+        if generator is not None and not isinstance(generator, list):
+            generator = [generator] * batch_size
+        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
+        if latents is None:
+            shape = self._latents_shape(batch_size, height, width)
+            latents = randn_tensor(
+                shape, generator=generator, device=self.device, dtype=self.unet.dtype
+            )
+        places = slot_places(self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:])
+        condition = Condition(states, mask, places)
+        latents = self._denoise(
+            latents.to(self.device, self.unet.dtype),
+            partial(self._predict, condition=condition, guidance_scale=guidance_scale),
+            generator,
+            kept=kept,
+        )
+        images = self._decode(latents, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @property
+    def mask_source(self) -> str:
+        """`patch decoder`, where there is one, else `attention`."""
+        return "attention" if self.patch_decoder is None else "patch decoder"
+
+    def use_attention_masks(self) -> None:
+        """Take the slots' attention for masks, and let go of the patch decoder."""
+        self.patch_decoder = None
+
+    def masks_of(
+        self,
+        slots: Float[Tensor, "B K D"],
+        attention: Float[Tensor, "B K h w"],
+        pixel_values: Float[Tensor, "B 3 H W"],
+    ) -> Float[Tensor, "B K _ _"]:
+        """Which slot made each pixel, where a patch decoder tells; else the slots' attention."""
+        if self.patch_decoder is None:
+            return attention
+        return self.patch_decoder.segment(slots, pixel_values)
+
+    @torch.no_grad()
+    def encode_latents(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """The VAE's latents of pixel values in [-1, 1], in the denoiser's units.
+
+        Raises:
+            ValueError: If the pipeline has no VAE.
+        """
+        if self.vae is None:
+            raise ValueError("this pipeline has no VAE to encode images with; load it with vae=...")
+        return encode_latents(self.vae, pixel_values)
+
+    @torch.no_grad()
+    def invert(
+        self,
+        image_latents: Float[Tensor, "B C h w"],
+        slots: Float[Tensor, "B K D"],
+        *,
+        slots_mask: Bool[Tensor, "B K"] | None = None,
+        num_inference_steps: int = 50,
+    ) -> Float[Tensor, "B C h w"]:
+        """The noise from which an image is painted, to start an edit of it from (`latents`).
+
+        DDIM backwards (Song et al., 2021, https://arxiv.org/abs/2010.02502, Sec. 4.3), without
+        guidance. More steps are more exact; painting may take another number of them.
+
+        Args:
+            image_latents: The image, as `encode_latents` returns it.
+            slots: Its slots, before they are edited.
+            slots_mask: As for painting.
+            num_inference_steps: Steps from the image to the noise.
+        """
+        inverse = DDIMInverseScheduler.from_config(
+            self.scheduler.config, timestep_spacing="trailing", clip_sample=False
+        )
+        inverse.set_timesteps(num_inference_steps, device=self.device)
+        slots = slots.to(self.device, self.slot_encoder.dtype)
+        slots_mask = None if slots_mask is None else slots_mask.to(self.device)
+        latents = image_latents.to(self.device, self.unet.dtype)
+        places = slot_places(self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:])
+        states, mask = self.slot_encoder.condition(slots, slots_mask)
+        condition = Condition(states, mask, places)
+        for timestep in self.progress_bar(inverse.timesteps):
+            prediction = self._predict(latents, timestep, condition, guidance_scale=1.0)
+            latents = inverse.step(prediction, timestep, latents).prev_sample
+        return latents
+
+    def _denoise(
+        self,
+        noise: Float[Tensor, "B C h w"],
+        predict: Callable[[Tensor, Tensor], Tensor],
+        generator: list[Generator] | None,
+        *,
+        kept: tuple[Tensor, Tensor] | None,
+    ) -> Float[Tensor, "B C h w"]:
+        """From noise to latents; what is kept (an image, and where it may change) stays."""
+        latents, extra = noise * self.scheduler.init_noise_sigma, self._step_kwargs(generator)
+        timesteps = self.scheduler.timesteps
+        following = [*timesteps[1:, None], None]
+        for timestep, after in zip(self.progress_bar(timesteps), following, strict=True):
+            prediction = predict(self.scheduler.scale_model_input(latents, timestep), timestep)
+            latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
+            if kept is not None:
+                image, mask = (part.to(latents) for part in kept)
+                image = image if after is None else self.scheduler.add_noise(image, noise, after)
+                latents = torch.lerp(image, latents, mask)
+        return latents
+
+    def _predict(
+        self,
+        model_input: Float[Tensor, "B C h w"],
+        timestep: Tensor,
+        condition: Condition,
+        guidance_scale: float,
+    ) -> Float[Tensor, "B C h w"]:
+        """The denoiser's answer; guided where the states hold the unconditional branch, too."""
+        states, mask, places = condition
+        guided = states.shape[0] != model_input.shape[0]
+        if guided:
+            model_input = torch.cat([model_input, model_input])
+            places = None if places is None else torch.cat([places, places])
+        prediction = self.unet(model_input, timestep, states, mask, places).sample
+        if guided:
+            conditional, unconditional = prediction.chunk(2)
+            prediction = unconditional + guidance_scale * (conditional - unconditional)
+        return prediction
+
+    def _guided_condition(
+        self,
+        slots: Float[Tensor, "B K D"],
+        slots_mask: Bool[Tensor, "B K"] | None,
+        guidance_scale: float,
+    ) -> tuple[Float[Tensor, "G S X"], Bool[Tensor, "G S"] | None]:
+        """Conditioning; with guidance, the unconditional branch behind it in the same batch."""
+        states, mask = self.slot_encoder.condition(slots, slots_mask)
+        if guidance_scale == 1.0:
+            return states, mask
+        if self.slot_encoder.can_drop_condition:
+            dropped = torch.ones(slots.shape[0], dtype=torch.bool, device=slots.device)
+            other, other_mask = self.slot_encoder.condition(slots, slots_mask, dropped=dropped)
+        else:
+            logger.warning(
+                "guidance_scale=%g on a model trained without condition dropout: it never saw a "
+                "scene without slots, so guidance pushes away from what it paints for zeros",
+                guidance_scale,
+            )
+            other, other_mask = torch.zeros_like(states), mask
+        if (mask is None) != (other_mask is None):
+            everything = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+            mask = everything if mask is None else mask
+            other_mask = everything if other_mask is None else other_mask
+        if mask is None or other_mask is None:
+            return torch.cat([states, other]), None
+        return torch.cat([states, other]), torch.cat([mask, other_mask])
+
+    def _latents_shape(
+        self, batch_size: int, height: int | None, width: int | None
+    ) -> tuple[int, int, int, int]:
+        if self.vae is not None:
+            factor = downscale_factor(self.vae)
+        else:
+            factor = max(self.resolution // self.unet.latent_size, 1)
+        for name, pixels in (("height", height), ("width", width)):
+            if pixels is not None and (pixels < factor or pixels % factor):
+                raise ValueError(f"{name} must be a multiple of {factor} pixels, got {pixels}")
+        rows, columns = ((pixels or self.resolution) // factor for pixels in (height, width))
+        return (batch_size, self.unet.latent_channels, rows, columns)
+
+    def _kept(
+        self,
+        image_latents: Tensor | None,
+        edit_mask: Tensor | None,
+        batch_size: int,
+        height: int | None,
+        width: int | None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """What an edit keeps, where the shapes fit."""
+        if image_latents is None and edit_mask is None:
+            return None
+        if image_latents is None or edit_mask is None:
+            raise ValueError("image_latents and edit_mask go together")
+        shape = self._latents_shape(batch_size, height, width)
+        wanted = {"image_latents": shape, "edit_mask": (batch_size, 1, *shape[2:])}
+        for (name, size), given in zip(wanted.items(), (image_latents, edit_mask), strict=True):
+            if tuple(given.shape) != size:
+                raise ValueError(f"{name} must have shape {list(size)}, got {list(given.shape)}")
+        return image_latents, edit_mask
+
+    def _step_kwargs(self, generator: list[Generator] | None) -> dict[str, Any]:
+        """Only samplers that draw noise on the way take a generator."""
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        return {"generator": generator} if takes_generator else {}
+
+    def _decode(self, latents: Float[Tensor, "B C h w"], output_type: str) -> Any:
+        if output_type == "latent":
+            return latents
+        pixels = decode_latents(self.vae, latents).float()
+        return self.image_processor.postprocess(pixels, output_type=output_type)
+
+    def _check_inputs(
+        self,
+        slots: Tensor,
+        slots_mask: Tensor | None,
+        output_type: str,
+        generator: Any,
+        latents: Tensor | None,
+    ) -> None:
+        slot_dim = self.slot_encoder.config.slot_dim
+        if slots.ndim != 3 or slots.shape[2] != slot_dim:
+            raise ValueError(f"slots must have shape [B, K, {slot_dim}], got {list(slots.shape)}")
+        if slots_mask is not None and slots_mask.shape != slots.shape[:2]:
+            raise ValueError(
+                f"slots_mask must have shape {list(slots.shape[:2])}, got {list(slots_mask.shape)}"
+            )
+        seen = slots.new_ones(slots.shape[:2]) if slots_mask is None else slots_mask
+        if self.slot_encoder.registers is None and not seen.any(dim=1).all():
+            raise ValueError(
+                "a scene without any slot can only be painted by a model with registers"
+            )
+        if latents is not None and latents.shape[0] != slots.shape[0]:
+            raise ValueError(f"{len(latents)} latents were given for {slots.shape[0]} scenes")
+        if isinstance(generator, list) and len(generator) != slots.shape[0]:
+            raise ValueError(f"{len(generator)} generators were given for {slots.shape[0]} scenes")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
+        if output_type != "latent" and self.vae is None:
+            raise ValueError(
+                "this pipeline has no VAE, so it cannot turn latents into pixels; load it with "
+                "vae=..., or ask for output_type='latent'"
+            )

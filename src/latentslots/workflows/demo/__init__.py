@@ -1,0 +1,1 @@
+"""`latentslots demo`: the gallery page of the bundled model."""

@@ -1,0 +1,309 @@
+"""One look at a data set, and all that is asked about it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from PIL.Image import Image
+from tqdm.auto import tqdm
+
+from latentslots.data.store.attributes import read_attributes
+from latentslots.data.store.reader import dataset_fingerprint
+from latentslots.evaluation.baselines import find_baselines
+from latentslots.evaluation.mask_files import open_masks, paired_segmentations
+from latentslots.evaluation.predictions import (
+    Findings,
+    ScoringSize,
+    SegmentationPair,
+    all_processes,
+    find,
+    findings_of,
+    own_process,
+)
+from latentslots.evaluation.predictions_cache import load_findings, save_findings
+from latentslots.evaluation.probing import ProbeReport, check_classes, object_classes, probe_slots
+from latentslots.evaluation.report.evaluation_report import EvaluationReport
+from latentslots.evaluation.report.examples import draw_examples, draw_masks, extremes
+from latentslots.evaluation.report.page import PAGE_FILE, report_page
+from latentslots.evaluation.segmentation import SegmentationReport, score
+from latentslots.metrics import Convention
+from latentslots.workflows.provenance import model_hash
+
+NUM_EXAMPLES = 8
+"""Of the first images, as pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What to measure.
+
+    Attributes:
+        conventions: See `latentslots.metrics.overlap`.
+        resolution: Side of the images; the trained one when absent.
+        scoring_resolution: Side at which masks are compared, or `native`; `resolution` when absent.
+        num_images: At most so many, from the start.
+        seed: Image i draws its slots' start from seed + i.
+        batch_size: Images at once.
+        class_attribute: Attribute whose classes make one region of several objects; empty for none.
+        probes: Whether to read attributes off slots.
+        attributes: Which; all when empty.
+        baselines: Whether to score the baselines.
+        num_colors: Colors that they tell apart.
+    """
+
+    conventions: Sequence[Convention] = ("iou",)
+    resolution: int | None = None
+    scoring_resolution: ScoringSize | None = None
+    num_images: int | None = None
+    seed: int = 0
+    batch_size: int = 32
+    class_attribute: str = ""
+    probes: bool = False
+    attributes: Sequence[str] = ()
+    baselines: bool = False
+    num_colors: int | None = None
+
+
+def run_evaluation(
+    pipe: Any,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    *,
+    about: dict[str, Any],
+    tuning: Dataset | None = None,
+    cache: Path | None = None,
+    command: str = "",
+) -> EvaluationReport:
+    """Score a pipeline on a data set.
+
+    Where `torch.distributed` runs, every process must call this, and gets the whole report.
+
+    Args:
+        pipe: The pipeline.
+        dataset: Images with segmentations.
+        options: What to measure.
+        about: Conditions that only the caller knows: names of model and data, kind of masks.
+        tuning: See `find_baselines`.
+        cache: Folder where findings are kept, and taken from where nothing has changed.
+        command: What was typed.
+
+    Raises:
+        ValueError: If the data set lacks what is asked for.
+    """
+    _check(dataset, options, cache)
+    conditions = {**about, **_conditions(pipe, dataset, options)}
+    findings = _find(pipe, dataset, options, conditions, cache)
+    segmentation = _scores(findings, dataset, options)
+    baselines: dict[str, Findings] = {}
+    if options.baselines:
+        baselines = find_baselines(
+            pipe,
+            dataset,
+            tuning=tuning,
+            num_colors=options.num_colors,
+            resolution=options.resolution,
+            scoring_resolution=options.scoring_resolution,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            num_images=options.num_images,
+        )
+    probes: dict[str, ProbeReport] = {}
+    for convention in options.conventions if options.probes else ():
+        probes[convention] = probe_slots(
+            findings, dataset, convention=convention, attributes=options.attributes
+        )
+    return EvaluationReport(
+        conditions={
+            **conditions,
+            "num_images": len(findings),
+            "class_attribute": options.class_attribute or None,
+        },
+        segmentation=segmentation,
+        baselines={name: _scores(found, dataset, options) for name, found in baselines.items()},
+        probes=probes,
+        command=command,
+        config=_config(pipe),
+    )
+
+
+def _scores(
+    findings: Findings, dataset: Dataset, options: EvaluationOptions
+) -> dict[str, SegmentationReport]:
+    classes = None
+    if options.class_attribute:
+        classes = object_classes(findings, dataset, options.class_attribute)
+    return {c: score(findings, convention=c, classes=classes) for c in options.conventions}
+
+
+def _config(pipe: Any) -> dict[str, Any]:
+    """The configuration of every part, as JSON can hold it."""
+    parts = {"pipeline": pipe, **pipe.components}
+    found = {
+        name: {key: value for key, value in part.config.items() if not key.startswith("_")}
+        for name, part in parts.items()
+        if hasattr(part, "config")
+    }
+    # JSON knows no infinity, which some schedulers have.
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str), parse_constant=str)
+    return plain
+
+
+def _check(dataset: Dataset, options: EvaluationOptions, cache: Path | None) -> None:
+    """Say what cannot be before the minutes that follow."""
+    if cache is not None and cache.exists() and not cache.is_dir():
+        raise ValueError(f"{cache} is a file; the report needs a folder")
+    if options.probes:
+        read_attributes(dataset, list(options.attributes) or None, num_images=1)
+    if options.class_attribute:
+        check_classes(dataset, options.class_attribute)
+
+
+def _find(
+    pipe: Any,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    conditions: dict[str, Any],
+    cache: Path | None,
+) -> Findings:
+    """Look at the images, unless that was done under the same conditions."""
+    key = {**conditions, "latentslots": version("latentslots")}
+    findings = None if cache is None else load_findings(cache, key=key)
+    if all_processes(findings is not None) and findings is not None:
+        return findings
+    findings = find(
+        pipe,
+        dataset,
+        resolution=options.resolution,
+        scoring_resolution=options.scoring_resolution,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        num_images=options.num_images,
+    )
+    if cache is not None and own_process()[0] == 0:
+        save_findings(findings, cache, key=key)
+    return findings
+
+
+def score_masks(
+    predictions: str | Path,
+    targets: str | Path,
+    *,
+    conventions: Sequence[Convention] = ("iou",),
+    ignore_id: int | None = None,
+    command: str = "",
+) -> EvaluationReport:
+    """Score segmentations in files against true ones.
+
+    Args:
+        predictions: See `open_masks`.
+        targets: See `open_masks`; ids.
+        conventions: See `latentslots.metrics.overlap`.
+        ignore_id: True id of pixels that do not count.
+        command: What was typed.
+
+    Raises:
+        ValueError: If a file is missing or is not what it must be.
+    """
+    found, truth = open_masks(predictions), open_masks(targets)
+    digest = hashlib.sha256()
+
+    def pairs() -> Iterator[SegmentationPair]:
+        for pair in paired_segmentations(found, truth, ignore_id=ignore_id):
+            target = pair.target
+            digest.update(str(tuple(target.shape)).encode() + target.numpy().tobytes())
+            yield pair
+
+    findings = findings_of(iter(tqdm(pairs(), total=len(truth), unit="image")))
+    return EvaluationReport(
+        conditions={
+            "model": str(predictions),
+            "data": str(targets),
+            "data_hash": digest.hexdigest()[:16],
+            "num_images": len(findings),
+            "scoring_resolution": findings.scoring_resolution or "native",
+            "ignore_id": ignore_id,
+        },
+        segmentation={
+            convention: score(findings, convention=convention) for convention in conventions
+        },
+        command=command,
+    )
+
+
+def write_evaluation(
+    report: EvaluationReport, pipe: Any, dataset: Dataset, folder: Path, *, run_folder: Path
+) -> None:
+    """Write the report as files, with pictures of the first, the worst and the best images.
+
+    Args:
+        report: From `run_evaluation`.
+        pipe: What was scored.
+        dataset: What it was scored on.
+        folder: Where the files go.
+        run_folder: Of the model; its log of training, where there is one, is drawn, too.
+    """
+    seed = next(iter(report.segmentation.values())).seed or 0
+    resolution = report.conditions["resolution"]
+    draw = partial(draw_examples, pipe, dataset, seed=seed, resolution=resolution)
+    _write(report, draw, folder, metrics_path=run_folder / "metrics.jsonl")
+
+
+def write_mask_scores(
+    report: EvaluationReport, predictions: str | Path, targets: str | Path, folder: Path
+) -> None:
+    """The same for masks in files, which are drawn without their images.
+
+    Args:
+        report: From `score_masks`.
+        predictions: What was scored.
+        targets: Against what.
+        folder: Where the files go.
+    """
+    found, truth = open_masks(predictions), open_masks(targets)
+    ignore_id = report.conditions["ignore_id"]
+    _write(report, partial(draw_masks, found, truth, ignore_id=ignore_id), folder)
+
+
+def _write(
+    report: EvaluationReport,
+    draw: Callable[..., Image],
+    folder: Path,
+    *,
+    metrics_path: Path | None = None,
+) -> None:
+    report.write(folder)
+    scores = next(iter(report.segmentation.values())).images
+    worst, best = extremes(scores)
+    captions = {
+        "examples": ("the first images", list(range(min(NUM_EXAMPLES, len(scores))))),
+        "worst": ("the images with the lowest mIoU, the worst first", worst),
+        "best": ("the images with the highest mIoU, the best first", best),
+    }
+    pictures = {}
+    for name, (caption, images) in captions.items():
+        if images:
+            pictures[caption] = draw(images=images)
+            pictures[caption].save(folder / f"{name}.png")
+    report_page(report, pictures, metrics_path=metrics_path).save(folder / PAGE_FILE)
+
+
+def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict[str, Any]:
+    """What findings depend on."""
+    resolution = pipe.resolution if options.resolution is None else options.resolution
+    scoring = options.scoring_resolution
+    return {
+        "model_hash": model_hash(pipe),
+        "data_hash": dataset_fingerprint(dataset),
+        "num_images": options.num_images,
+        "resolution": resolution,
+        "scoring_resolution": resolution if scoring is None else scoring,
+        "seed": options.seed,
+        "slots": pipe.num_slots,
+        "merge_overlap": pipe.config.merge_overlap,
+    }
