@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from latentslots.files import whole_folder
+from latentslots.files import atomic_folder
 
 
 def write(folder: Path, text: str) -> None:
-    with whole_folder(folder, mark="facts.json") as partial:
+    with atomic_folder(folder, mark="facts.json") as partial:
         (partial / "facts.json").write_text(text)
 
 
@@ -18,7 +18,7 @@ def test_it_is_there_when_it_is_whole(there: str, tmp_path: Path) -> None:
     if there == "an earlier one":
         (folder / "facts.json").write_text("old")
         (folder / "more.txt").write_text("old")
-    with whole_folder(folder, mark="facts.json") as partial:
+    with atomic_folder(folder, mark="facts.json") as partial:
         (partial / "facts.json").write_text("new")
         assert not (folder / "facts.json").exists() or there == "an earlier one"
     assert {path.name for path in folder.iterdir()} == {"facts.json"}
@@ -27,7 +27,7 @@ def test_it_is_there_when_it_is_whole(there: str, tmp_path: Path) -> None:
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     write(tmp_path / "out", "old")
-    with pytest.raises(OSError, match="disk"), whole_folder(tmp_path / "out", mark="facts.json"):
+    with pytest.raises(OSError, match="disk"), atomic_folder(tmp_path / "out", mark="facts.json"):
         raise OSError("no space left on the disk")
     assert (tmp_path / "out" / "facts.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

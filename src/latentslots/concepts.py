@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from latentslots.files import whole_folder
+from latentslots.files import atomic_folder
 from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
 from latentslots.visualize import grid, slot_crop
 
@@ -288,7 +288,7 @@ class ConceptLibrary:
         Raises:
             ValueError: If the folder holds something other than a library.
         """
-        with whole_folder(Path(folder), mark=INFO_NAME) as partial:
+        with atomic_folder(Path(folder), mark=INFO_NAME) as partial:
             tensors = {name: getattr(self, name) for name in ("slots", "masks", "concept", "image")}
             save_file({k: v.contiguous() for k, v in tensors.items()}, partial / TENSORS_NAME)
             (partial / CROPS_DIR).mkdir()

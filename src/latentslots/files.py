@@ -1,17 +1,58 @@
-"""Folders of results: whole or not there, and never in the place of somebody's work."""
+"""Writing files and folders so that they are complete or absent, and retrying.
 
+Everything is written beside its destination and renamed, so that a full disk or a killed process
+leaves what was there before.
+"""
+
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-def check_place(folder: Path, *, mark: str) -> None:
-    """Refuse a place that `whole_folder` would refuse, before the work is done.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its name when the `with` block succeeds.
+
+    The file gets the permissions that the umask asks for, whatever its writer set (safetensors
+    0.8 writes private files, https://github.com/safetensors/safetensors/issues/782).
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield beside
+        apply_umask(beside)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; an older one stays until this one is complete."""
+    with atomic_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def check_output_dir(folder: Path, *, mark: str) -> None:
+    """Refuse a folder that `atomic_folder` would refuse, before the work is done.
+
+    Args:
+        folder: Where results are to go.
+        mark: The file by which an earlier folder of the same kind is recognized.
 
     Raises:
-        ValueError: If something is there that is no earlier folder of the same kind.
+        ValueError: If the folder holds something else, or lies below a file.
     """
     for parent in folder.parents:
         if parent.exists() and not parent.is_dir():
@@ -20,30 +61,85 @@ def check_place(folder: Path, *, mark: str) -> None:
         return
     if not folder.is_dir() or any(folder.iterdir()):
         raise ValueError(
-            f"{folder} exists and holds something else, without a {mark}: name another place"
+            f"{folder} exists and holds something else, without a {mark}: name another folder"
         )
 
 
 @contextmanager
-def whole_folder(folder: Path, *, mark: str) -> Iterator[Path]:
-    """A folder to write into, which gets its name when the `with` block ends without an error.
+def atomic_folder(folder: Path, *, mark: str) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its name when the `with` block succeeds.
 
     Args:
-        folder: Where it shall be. An earlier one of the same kind is replaced.
-        mark: A file by which one of the same kind is known.
+        folder: The destination. An earlier folder of the same kind is replaced.
+        mark: The file by which a folder of the same kind is recognized.
 
     Raises:
-        ValueError: If something else is there.
+        ValueError: If the destination holds something else.
     """
-    check_place(folder, mark=mark)
+    check_output_dir(folder, mark=mark)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
+        apply_umask(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    replace_folder(partial, folder)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give a complete folder the name of another one, which is removed once this is done."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def apply_umask(path: Path) -> None:
+    """Give a file, or every file of a folder, the permissions that new files have."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
+
+
+def sync(*paths: Path) -> None:
+    """Wait until files and folders are on the disk, not only in memory."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def retry(
+    call: Callable[[], T],
+    *,
+    retries: int,
+    retriable: Callable[[Exception], bool],
+    first_wait: float = 0.5,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Call until it succeeds, waiting twice as long after each failure.
+
+    Args:
+        call: What to call.
+        retries: How often to call again.
+        retriable: Whether an error may pass; others are raised at once, as is the last one.
+        first_wait: Seconds before the second call.
+        sleep: How to wait.
+    """
+    for attempt in range(retries):
+        try:
+            return call()
+        except Exception as error:
+            if not retriable(error):
+                raise
+        sleep(first_wait * 2**attempt)
+    return call()

@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 import latentslots.pipelines.base
 from latentslots.models import SlotEncoder
 from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
-from latentslots.pipelines.slot_layout import slot_places
+from latentslots.pipelines.slot_layout import predict_slot_layout
 from tests.tiny import squares, tiny_autoencoder, tiny_lsd
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -508,7 +508,7 @@ class TestGuidance:
         with torch.no_grad():
             states, _ = encoder.condition(slots)
             nothing = encoder.condition(None)[0].expand(3, -1, -1)
-            places = slot_places(pipe.unet, pipe.patch_decoder, slots, None, (16, 16))
+            places = predict_slot_layout(pipe.unet, pipe.patch_decoder, slots, None, (16, 16))
             nowhere = None if places is None else torch.ones(3, 1, 16, 16)
             conditional = pipe.unet(latents, timestep, states, None, places).sample
             unconditional = pipe.unet(latents, timestep, nothing, None, nowhere).sample

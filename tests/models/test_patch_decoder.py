@@ -47,13 +47,13 @@ def test_without_freedom_a_slot_has_one_color(slots: torch.Tensor) -> None:
 def test_places_are_masks_of_the_slots_that_exist(slots: torch.Tensor) -> None:
     decoder = tiny_patch_decoder()
     masks = decoder(slots, height=3, width=5).masks
-    places = decoder.places(slots, height=3, width=5)
+    places = decoder.slot_layout(slots, height=3, width=5)
     assert not places.requires_grad
     torch.testing.assert_close(places.flatten(2), masks.detach())
     exist = torch.tensor([[True] * 4, [True, False, True, False]])
-    fewer = decoder.places(slots, height=3, width=5, slots_mask=exist)
+    fewer = decoder.slot_layout(slots, height=3, width=5, slots_mask=exist)
     torch.testing.assert_close(fewer[0], places[0])
-    alone = decoder.places(slots[1:, [0, 2]], height=3, width=5)
+    alone = decoder.slot_layout(slots[1:, [0, 2]], height=3, width=5)
     torch.testing.assert_close(fewer[1, [0, 2]], alone[0])
     assert (fewer[1, [1, 3]] == 0).all()
 

@@ -197,7 +197,7 @@ def test_a_map_shows_every_vector_at_its_place() -> None:
     places = torch.rand(2, 4, 16, 16).softmax(dim=1)  # the last vector is a register
     read = []
     unet.conv_in.register_forward_hook(lambda _, given, __: read.append(given[0]))
-    out = unet(latents, timestep, states, places=places).sample
+    out = unet(latents, timestep, states, slot_layout=places).sample
     assert out.shape == latents.shape
     torch.testing.assert_close(read[0][:, :4], latents)
     shown = unet.map_in(states)
@@ -206,7 +206,7 @@ def test_a_map_shows_every_vector_at_its_place() -> None:
         torch.testing.assert_close(read[0][:, 4:, row, column], expected)
     order = torch.tensor([2, 0, 3, 1])
     whole = torch.cat([order, torch.tensor([4])])
-    other = unet(latents, timestep, states[:, whole], places=places[:, order]).sample
+    other = unet(latents, timestep, states[:, whole], slot_layout=places[:, order]).sample
     torch.testing.assert_close(other, out, atol=1e-5, rtol=1e-5)
     keep = torch.tensor([[True, True, False, True, True]]).expand(2, -1)
     unet(latents, timestep, states, keep, places)
@@ -214,11 +214,11 @@ def test_a_map_shows_every_vector_at_its_place() -> None:
     torch.testing.assert_close(read[-1][:, 4:], expected)
 
 
-def test_a_map_and_places_go_together() -> None:
+def test_map_channels_and_a_slot_layout_go_together() -> None:
     latents, states, places = torch.ones(1, 4, 8, 8), torch.ones(1, 2, 16), torch.ones(1, 2, 8, 8)
     for unet, given in ((tiny_unet(), places), (tiny_unet(map_channels=2), None)):
-        with pytest.raises(ValueError, match="places and map_channels go together"):
-            unet(latents, 3, states, places=given)
+        with pytest.raises(ValueError, match="slot_layout and map_channels go together"):
+            unet(latents, 3, states, slot_layout=given)
     with pytest.raises(ValueError, match="map_channels must be 0 or more, got -1"):
         tiny_unet(map_channels=-1)
 

@@ -63,9 +63,9 @@ def _fit(options: Fit) -> None:
     from latentslots.cli.model import load_pipeline
     from latentslots.concepts import INFO_NAME, ConceptLibrary
     from latentslots.data.store.reader import load_dataset
-    from latentslots.files import check_place
+    from latentslots.files import check_output_dir
 
-    check_place(Path(options.output_dir), mark=INFO_NAME)
+    check_output_dir(Path(options.output_dir), mark=INFO_NAME)
     dataset = load_dataset(options.data, split=options.split)
     if options.num_images is not None:
         if options.num_images < 1:

@@ -150,7 +150,7 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         )
 
     @torch.no_grad()
-    def places(
+    def slot_layout(
         self,
         slots: Float[Tensor, "B K D"],
         *,
@@ -158,13 +158,13 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         width: int,
         slots_mask: Bool[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B K h w"]:
-        """Where each slot would be in an image, without looking at one.
+        """Predict where each slot lies, from the slots alone.
 
         Args:
             slots: The scenes.
             height: Rows of the grid.
             width: Its columns.
-            slots_mask: True for the slots that exist; the others are nowhere.
+            slots_mask: True for the slots that exist; the others lie nowhere.
 
         Returns:
             Masks that sum to 1 over K.

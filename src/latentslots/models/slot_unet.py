@@ -198,7 +198,7 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         timestep: Num[Tensor, "..."] | int | float,
         encoder_hidden_states: Float[Tensor, "B S X"],
         encoder_attention_mask: Bool[Tensor, "B S"] | None = None,
-        places: Float[Tensor, "B P h w"] | None = None,
+        slot_layout: Float[Tensor, "B P h w"] | None = None,
         return_dict: bool = True,
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """Predict noise (or velocity) from noisy latents and conditioning vectors.
@@ -208,21 +208,23 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             timestep: One for all, or one per sample; 0 is almost clean.
             encoder_hidden_states: What `SlotEncoder.condition` returned.
             encoder_attention_mask: True for the vectors that count.
-            places: Where the first of the vectors are (`PatchDecoder.places`); the others, which
-                are registers, are nowhere. With `map_channels` only.
+            slot_layout: Where the first P vectors, the slots, lie (`PatchDecoder.slot_layout`);
+                registers, which follow, lie nowhere. With `map_channels` only.
             return_dict: Whether to wrap the prediction as diffusers does.
 
         Raises:
-            ValueError: If places are given and there are no `map_channels`, or the other way.
+            ValueError: If there is a slot_layout without `map_channels`, or the other way round.
         """
-        if (places is None) != (self.config.map_channels == 0):
-            raise ValueError("places and map_channels go together")
-        if places is not None:
-            vectors = encoder_hidden_states[:, : places.shape[1]]
+        if (slot_layout is None) != (self.config.map_channels == 0):
+            raise ValueError("slot_layout and map_channels go together")
+        if slot_layout is not None:
+            vectors = encoder_hidden_states[:, : slot_layout.shape[1]]
             if encoder_attention_mask is not None:
-                places = places * encoder_attention_mask[:, : places.shape[1], None, None]
+                slot_layout = (
+                    slot_layout * encoder_attention_mask[:, : slot_layout.shape[1], None, None]
+                )
             vectors = self.map_in(vectors)
-            made = torch.einsum("bphw,bpc->bchw", places.to(vectors.dtype), vectors)
+            made = torch.einsum("bphw,bpc->bchw", slot_layout.to(vectors.dtype), vectors)
             sample = torch.cat([sample, made.to(sample.dtype)], dim=1)
         grids = None
         if self.config.position != "none":

@@ -149,7 +149,7 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
         timestep: Num[Tensor, "..."] | int | float,
         encoder_hidden_states: Float[Tensor, "B S X"],
         encoder_attention_mask: Bool[Tensor, "B S"] | None = None,
-        places: None = None,
+        slot_layout: None = None,
     ) -> UNet2DConditionOutput:
         """Predict what the model's own noise schedule asks for.
 
@@ -158,7 +158,7 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
             timestep: One for all, or one per sample; 0 is almost clean.
             encoder_hidden_states: What `SlotEncoder.condition` returned.
             encoder_attention_mask: True for the vectors that count.
-            places: For other denoisers.
+            slot_layout: For other denoisers.
         """
         return self.model(
             sample,

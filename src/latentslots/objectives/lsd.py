@@ -37,7 +37,7 @@ from latentslots.pipelines.lsd import (
 )
 from latentslots.pipelines.merging import check_inference
 from latentslots.pipelines.pretrained import Pretrained
-from latentslots.pipelines.slot_layout import slot_places
+from latentslots.pipelines.slot_layout import predict_slot_layout
 
 NO_ALIGNMENT = Alignment()
 
@@ -299,9 +299,9 @@ class LatentSlotDiffusionObjective(SlotObjective):
             own, registers = states.tensor_split([slots.shape[1]], dim=1)
             states = torch.cat([own, registers.detach()], dim=1)
         size = noisy.latents.shape[2:]
-        places = slot_places(self.unet, self.patch_decoder, slots, None, size)
+        slot_layout = predict_slot_layout(self.unet, self.patch_decoder, slots, None, size)
         unet = self.fixed_unet.of(self.unet) if fixed else self.unet
-        answer = unet(noisy.latents, noisy.timesteps, states, mask, places)
+        answer = unet(noisy.latents, noisy.timesteps, states, mask, slot_layout)
         error = F.mse_loss(answer.sample.float(), noisy.target.float(), reduction="none")
         return error.mean(dim=(1, 2, 3)) * self._weight(noisy.timesteps)
 

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from latentslots.models.cross_attention import record_cross_attention, token_grids
 from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
-from latentslots.pipelines.slot_layout import slot_places
+from latentslots.pipelines.slot_layout import predict_slot_layout
 
 TIMESTEPS = (100, 300, 500, 700)
 """Noise levels over which the attention is averaged, of 1,000."""
@@ -76,7 +76,7 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         latents = self.encode_latents(pixel_values.to(self.device))
         states, mask = self.slot_encoder.condition(slots, slots_mask)
         size = (latents.shape[2], latents.shape[3])
-        places = slot_places(self.unet, self.patch_decoder, slots, slots_mask, size)
+        slot_layout = predict_slot_layout(self.unet, self.patch_decoder, slots, slots_mask, size)
         grids = token_grids(size[0], size[1], self.unet.num_levels)
         # Samplers know the noise of their own steps alone, some of them counted from the other end.
         schedule = DDPMScheduler.from_config(self.scheduler.config)
@@ -88,7 +88,7 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
             )
             noisy = schedule.add_noise(latents, noise, timestep)
             with record_cross_attention(self.unet) as layers:
-                self.unet(noisy, timestep, states, mask, places)
+                self.unet(noisy, timestep, states, mask, slot_layout)
             for attention in layers:
                 of_slots = attention[..., : slots.shape[1]].transpose(1, 2)
                 of_slots = of_slots.unflatten(2, grids[attention.shape[1]])

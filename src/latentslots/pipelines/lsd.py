@@ -27,7 +27,7 @@ from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.pipelines.base import SlotPipeline
 from latentslots.pipelines.merging import check_inference
-from latentslots.pipelines.slot_layout import slot_places
+from latentslots.pipelines.slot_layout import predict_slot_layout
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Condition(NamedTuple):
 
     states: Float[Tensor, "G S X"]
     mask: Bool[Tensor, "G S"] | None
-    places: Float[Tensor, "B K h w"] | None
+    slot_layout: Float[Tensor, "B K h w"] | None
 
 
 class LatentSlotDiffusionPipeline(SlotPipeline):
@@ -167,8 +167,10 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             latents = randn_tensor(
                 shape, generator=generator, device=self.device, dtype=self.unet.dtype
             )
-        places = slot_places(self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:])
-        condition = Condition(states, mask, places)
+        slot_layout = predict_slot_layout(
+            self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:]
+        )
+        condition = Condition(states, mask, slot_layout)
         latents = self._denoise(
             latents.to(self.device, self.unet.dtype),
             partial(self._predict, condition=condition, guidance_scale=guidance_scale),
@@ -236,9 +238,11 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         slots = slots.to(self.device, self.slot_encoder.dtype)
         slots_mask = None if slots_mask is None else slots_mask.to(self.device)
         latents = image_latents.to(self.device, self.unet.dtype)
-        places = slot_places(self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:])
+        slot_layout = predict_slot_layout(
+            self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:]
+        )
         states, mask = self.slot_encoder.condition(slots, slots_mask)
-        condition = Condition(states, mask, places)
+        condition = Condition(states, mask, slot_layout)
         for timestep in self.progress_bar(inverse.timesteps):
             prediction = self._predict(latents, timestep, condition, guidance_scale=1.0)
             latents = inverse.step(prediction, timestep, latents).prev_sample
@@ -273,12 +277,12 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         guidance_scale: float,
     ) -> Float[Tensor, "B C h w"]:
         """The denoiser's answer; guided where the states hold the unconditional branch, too."""
-        states, mask, places = condition
+        states, mask, slot_layout = condition
         guided = states.shape[0] != model_input.shape[0]
         if guided:
             model_input = torch.cat([model_input, model_input])
-            places = None if places is None else torch.cat([places, places])
-        prediction = self.unet(model_input, timestep, states, mask, places).sample
+            slot_layout = None if slot_layout is None else torch.cat([slot_layout, slot_layout])
+        prediction = self.unet(model_input, timestep, states, mask, slot_layout).sample
         if guided:
             conditional, unconditional = prediction.chunk(2)
             prediction = unconditional + guidance_scale * (conditional - unconditional)

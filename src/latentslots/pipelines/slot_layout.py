@@ -1,4 +1,4 @@
-"""Where slots are, for a denoiser that sees a map of them.
+"""The layout of slots, for a denoiser that is conditioned on it.
 
 Dimensions: B batch, K slots, D slot channels, h w latent rows and columns.
 """
@@ -12,27 +12,30 @@ from latentslots.models import PatchDecoder, SlotUNet
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 
 
-def slot_places(
+def predict_slot_layout(
     unet: SlotUNet | StableDiffusionUNet,
     patch_decoder: PatchDecoder | None,
     slots: Float[Tensor, "B K D"],
     slots_mask: Bool[Tensor, "B K"] | None,
     size: Sequence[int],
 ) -> Float[Tensor, "B K h w"] | None:
-    """Where slots are, for a denoiser that asks.
+    """Predict where slots lie, if the denoiser is conditioned on that (`map_channels`).
 
     Args:
         unet: The denoiser.
-        patch_decoder: Who knows.
+        patch_decoder: Predicts the layout.
         slots: The scenes.
         slots_mask: True for the slots that exist; by default all.
         size: Rows and columns of the latents.
 
+    Returns:
+        Soft masks that sum to 1 over the slots that exist; `None` if the denoiser needs none.
+
     Raises:
-        ValueError: If it asks, and nobody knows.
+        ValueError: If the denoiser needs a layout and there is no patch decoder.
     """
     if not unet.map_channels:
         return None
     if patch_decoder is None:
         raise ValueError("a denoiser with map_channels needs a patch decoder")
-    return patch_decoder.places(slots, height=size[0], width=size[1], slots_mask=slots_mask)
+    return patch_decoder.slot_layout(slots, height=size[0], width=size[1], slots_mask=slots_mask)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from latentslots import editing
-from latentslots.files import check_place, whole_folder
+from latentslots.files import atomic_folder, check_output_dir
 from latentslots.fingerprint import content_hash
 from latentslots.pipelines.base import upsample_masks
 from latentslots.pipelines.edit import paint_edit
@@ -254,7 +254,7 @@ def edit_files(
     waiting = []
     for path in paths:
         if facts_made_alike(output_dir / path.stem / FACTS_FILE, made_by[path]) is None:
-            check_place(output_dir / path.stem, mark=EDITED_FILE)
+            check_output_dir(output_dir / path.stem, mark=EDITED_FILE)
             waiting.append(path)
         else:
             outcome.skipped.append(path.stem)
@@ -267,7 +267,7 @@ def edit_files(
             outcome.problems.append(text if str(path) in text else f"{path}: {text}")
             continue
         after = editor.paint(edited, **asdict(painting))
-        with whole_folder(output_dir / path.stem, mark=EDITED_FILE) as folder:
+        with atomic_folder(output_dir / path.stem, mark=EDITED_FILE) as folder:
             after.save(folder / EDITED_FILE)
             editor.strip(after).save(folder / "strip.png")
             save_scene(edited.scene, folder / SLOTS_FILE, editor.fingerprint, seed=seed)

@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from latentslots import editing
-from latentslots.files import check_place, whole_folder
+from latentslots.files import atomic_folder, check_output_dir
 from latentslots.fingerprint import content_hash
 from latentslots.pipelines.base import SlotPipeline
 from latentslots.visualize import overlay
@@ -46,14 +46,14 @@ def segment_files(
         if facts_made_alike(output_dir / path.stem / FACTS_FILE, made_by[path]) is None
     ]
     for path in waiting:
-        check_place(output_dir / path.stem, mark=FACTS_FILE)
+        check_output_dir(output_dir / path.stem, mark=FACTS_FILE)
     outcome = Outcome(skipped=[path.stem for path in paths if path not in waiting])
     with tqdm(total=len(waiting), disable=not progress, unit="image") as bar:
         for pictures, problems in batches(waiting, BATCH_SIZE):
             for picture, scene in zip(
                 pictures, find_scenes(pipe, pictures, seed=seed), strict=True
             ):
-                with whole_folder(output_dir / picture.name, mark=FACTS_FILE) as folder:
+                with atomic_folder(output_dir / picture.name, mark=FACTS_FILE) as folder:
                     _write(picture, scene, folder, made_by[picture.path])
                 outcome.done.append(picture.name)
             outcome.problems.extend(problems)
