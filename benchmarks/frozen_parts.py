@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
+from latentslots.objectives.auxiliary.alignment import Alignment
 from PIL import Image
 from torch import nn
 
@@ -29,7 +30,6 @@ from latentslots.evaluation import evaluate
 from latentslots.models import SlotEncoder
 from latentslots.models.stable_diffusion import CROSS_ATTENTION
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.objectives.auxiliary.alignment import Alignment
 from latentslots.official import official_schedule
 from latentslots.pipelines import load_pipeline
 from latentslots.training.optim import build_lr_scheduler, build_optimizer

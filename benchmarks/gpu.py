@@ -22,7 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentslots.build.methods import build_latent_slot_diffusion
+from latentslots.build.methods import build_lsd_around
 from latentslots.config import LSDConfig, TrainConfig
 from latentslots.models.autoencoder import load_vae
 from latentslots.objectives import LatentSlotDiffusionObjective
@@ -53,7 +53,7 @@ def build(config: TrainConfig) -> LatentSlotDiffusionObjective:
     assert isinstance(method, LSDConfig)
     torch.manual_seed(0)
     vae = load_vae(method.vae) if method.vae == "bundled" else stable_diffusion_vae()
-    return build_latent_slot_diffusion(method, config.data.resolution, vae)
+    return build_lsd_around(method, config.data.resolution, vae)
 
 
 def train_steps(

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
+from latentslots.objectives.auxiliary.alignment import FixedTwin
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from latentslots.build.stable_lsd import build_stable_lsd
+from latentslots.build.stable_lsd import build_between
 from latentslots.config import StableLSDConfig, TrainConfig
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.objectives.auxiliary.alignment import FixedTwin
 from latentslots.pipelines.pretrained import PretrainedParts
 from latentslots.recipes import recipe
 from objects import DOCS, put_table
@@ -69,7 +69,7 @@ def true_size(config: TrainConfig) -> LatentSlotDiffusionObjective:
     assert isinstance(config.method, StableLSDConfig)
     with torch.device("meta"):
         parts = true_parts(config.method)
-        return build_stable_lsd(config.method, config.data.resolution, parts)
+        return build_between(config.method, config.data.resolution, parts)
 
 
 def without_numbers(objective: LatentSlotDiffusionObjective) -> LatentSlotDiffusionObjective:

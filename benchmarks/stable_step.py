@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from latentslots.build.stable_lsd import build_stable_lsd
+from latentslots.build.stable_lsd import build_between
 from latentslots.device import keep_freed_memory
 from latentslots.recipes import recipe
 from latentslots.training.optim import build_optimizer
@@ -36,7 +36,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = recipe("stable-lsd-coco")
     torch.manual_seed(0)
-    objective = build_stable_lsd(config.method, 256, true_parts(config.method)).to(device).train()
+    objective = build_between(config.method, 256, true_parts(config.method)).to(device).train()
     optimizer = build_optimizer(objective, config.optim)
     images, grid = options.images, objective.encoder.grid_size
     known = {

@@ -22,7 +22,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from latentslots.build.methods import build_latent_slot_diffusion
+from latentslots.build.methods import build_lsd_around
 from latentslots.device import keep_freed_memory
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.recipes import recipe
@@ -66,7 +66,7 @@ def build(
     """The objective of a recipe, and its optimizer."""
     torch.manual_seed(0)
     config = recipe(name)
-    objective = build_latent_slot_diffusion(config.method, RESOLUTION, stable_diffusion_vae())
+    objective = build_lsd_around(config.method, RESOLUTION, stable_diffusion_vae())
     if way == "plain":
         parameters = objective.trained_parameters()
         return objective, torch.optim.AdamW(parameters, lr=1e-4, fused=False, foreach=False)

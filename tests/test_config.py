@@ -115,7 +115,7 @@ def test_a_whole_number_is_a_fine_float() -> None:
         (
             "mixed_precision",
             "fp8",
-            "mixed_precision must be one of 'no', 'fp16', 'bf16', got 'fp8'",
+            "mixed_precision must be one of 'no', 'fp16', 'bf16', 'auto', got",
         ),
         ("mixed_precision", False, "mixed_precision must be one of .*, got False"),
         ("method.unet.block_out_channels", 8, "block_out_channels must be a list, got 8"),

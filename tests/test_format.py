@@ -1,4 +1,4 @@
-"""The pipeline folder is a format: where its classes live must never move (DESIGN section 5)."""
+"""The pipeline folder is a saved format: the modules of its classes must never move."""
 
 import json
 import shutil
@@ -18,8 +18,7 @@ GOLDEN_INDEX = {
     "patch_decoder": [None, None],
     "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
     "resolution": 32,
-    "num_inference_slots": 0,
-    "merge_overlap": 0.0,
+    "inference": {"num_slots": 0, "merge_overlap": 0.0},
 }
 NOT_OURS = ("_diffusers_version", "_name_or_path")
 FILES = {

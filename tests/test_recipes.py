@@ -32,7 +32,7 @@ from latentslots.objectives import (
     DinosaurObjective,
     LatentSlotDiffusionObjective,
     SlateObjective,
-    SlotAutoencoderObjective,
+    SlotAttentionObjective,
 )
 from latentslots.recipes import RECIPES, recipe
 
@@ -271,7 +271,7 @@ def builds_stable(objective: Any, method: StableLSDConfig) -> None:
 
 def builds_baseline(objective: Any, method: Any) -> None:
     classes = {
-        SlotAttentionConfig: SlotAutoencoderObjective,
+        SlotAttentionConfig: SlotAttentionObjective,
         SlateConfig: SlateObjective,
         DinosaurConfig: DinosaurObjective,
     }

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from latentslots.objectives.auxiliary.alignment import FixedTwin
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.objectives.auxiliary.alignment import FixedTwin
 from latentslots.recipes import RECIPES, recipe
 from tests.tiny import tiny_stable_lsd
 

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Value
 from diffusers import AutoencoderKL
 from examples.tiny_pretrained import NUM_TOKENS, TEXT_WIDTH, tiny_unet_config
 
-from latentslots.build.stable_lsd import build_stable_lsd
+from latentslots.build.stable_lsd import build_between
 from latentslots.config import PretrainedUNetConfig, StableLSDConfig
 from latentslots.data.store.writer import StoreWriter
 from latentslots.models import (
@@ -31,9 +31,11 @@ from latentslots.objectives import (
     DinosaurObjective,
     LatentSlotDiffusionObjective,
     SlateObjective,
-    SlotAutoencoderObjective,
+    SlotAttentionObjective,
 )
+from latentslots.objectives.auxiliary import PatchLoss
 from latentslots.official import official_schedule
+from latentslots.pipelines.base import InferenceSettings
 from latentslots.pipelines.pretrained import PretrainedParts
 
 RESOLUTION = 32
@@ -111,9 +113,9 @@ def tiny_broadcast_decoder(seed: int = 0, **changes: Any) -> BroadcastDecoder:
     return seeded(seed, lambda: BroadcastDecoder(**{**arguments, **changes})).eval()
 
 
-def tiny_slot_autoencoder(seed: int = 0, **options: Any) -> SlotAutoencoderObjective:
+def tiny_slot_attention(seed: int = 0, **options: Any) -> SlotAttentionObjective:
     """A fresh objective whose weights nobody else holds."""
-    return SlotAutoencoderObjective(
+    return SlotAttentionObjective(
         encoder=tiny_encoder(seed),
         slot_encoder=tiny_slot_encoder(seed, cross_attention_dim=0),
         decoder=tiny_broadcast_decoder(seed),
@@ -221,12 +223,23 @@ def tiny_lsd(
     patch_plain_steps: int = 0,
     map_channels: int = 0,
     mask_distillation_weight: float = 0.0,
-    num_inference_slots: int = 0,
-    merge_overlap: float = 0.0,
+    inference: InferenceSettings = InferenceSettings(),
     **slots: Any,
 ) -> LatentSlotDiffusionObjective:
     """A fresh objective whose weights nobody else holds; `slots` are arguments of SlotEncoder."""
     null_condition = condition_dropout > 0 and num_registers == 0
+    patch_decoder, auxiliary = None, []
+    if patch_decoder_weight:
+        patch_decoder = tiny_patch_decoder(seed)
+        patch_loss = PatchLoss(
+            patch_decoder,
+            weight=patch_decoder_weight,
+            distillation_weight=mask_distillation_weight,
+            patch_size=patch_size,
+            plain_steps=patch_plain_steps,
+            resolution=RESOLUTION,
+        )
+        auxiliary.append(patch_loss)
     return LatentSlotDiffusionObjective(
         encoder=tiny_encoder(seed),
         slot_encoder=tiny_slot_encoder(
@@ -238,13 +251,9 @@ def tiny_lsd(
         resolution=RESOLUTION,
         snr_gamma=snr_gamma,
         condition_dropout=condition_dropout,
-        patch_decoder=tiny_patch_decoder(seed) if patch_decoder_weight else None,
-        patch_decoder_weight=patch_decoder_weight,
-        patch_size=patch_size,
-        patch_plain_steps=patch_plain_steps,
-        mask_distillation_weight=mask_distillation_weight,
-        num_inference_slots=num_inference_slots,
-        merge_overlap=merge_overlap,
+        patch_decoder=patch_decoder,
+        auxiliary=auxiliary,
+        inference=inference,
     )
 
 
@@ -273,7 +282,7 @@ def tiny_stable_lsd(seed: int = 0, *, tuned: str = "nothing", **changes: Any) ->
         "unet": PretrainedUNetConfig(tuned=tuned, lora_rank=lora_rank),
     }
     method = StableLSDConfig(**{**knobs, **changes})
-    return seeded(seed, lambda: build_stable_lsd(method, RESOLUTION, parts))
+    return seeded(seed, lambda: build_between(method, RESOLUTION, parts))
 
 
 def squares(num_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

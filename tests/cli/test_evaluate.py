@@ -13,7 +13,7 @@ from latentslots.cli.main import main
 from latentslots.data import load_dataset
 from latentslots.evaluation import evaluate
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from tests.tiny import tiny_lsd, tiny_slot_autoencoder
+from tests.tiny import tiny_lsd, tiny_slot_attention
 
 
 def test_report_is_printed_and_written(
@@ -283,7 +283,7 @@ def test_a_file_in_the_place_of_the_report_is_said_before_any_image_is_seen(
 def test_another_method_is_scored_and_its_masks_are_named(
     scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny_slot_autoencoder().save_pipeline(tmp_path / "model")
+    tiny_slot_attention().save_pipeline(tmp_path / "model")
     common = ["evaluate", str(tmp_path / "model"), "--data", str(scenes_store), "--json"]
     scores = {}
     for masks in ("model", "attention"):

@@ -1,4 +1,4 @@
-"""What every objective must keep (DESIGN section 6)."""
+"""The contract of every objective."""
 
 import math
 from collections.abc import Callable
@@ -20,20 +20,19 @@ from latentslots.objectives import (
     LatentSlotDiffusionObjective,
     Objective,
     SlateObjective,
-    SlotAutoencoderObjective,
+    SlotAttentionObjective,
 )
 from latentslots.objectives.autoencoder import cosine_filters
 from latentslots.objectives.auxiliary.patch import mask_cross_entropy
-from latentslots.objectives.base import collapse_alarms
+from latentslots.objectives.base import FixedDraws, collapse_metrics
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.tiny import (
     squares,
     tiny_autoencoder,
     tiny_dinosaur,
     tiny_lsd,
-    tiny_patch_decoder,
     tiny_slate,
-    tiny_slot_autoencoder,
+    tiny_slot_attention,
     tiny_stable_lsd,
 )
 
@@ -59,7 +58,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
         guidance_weight=0.1,
     ),
     "stable-lsd-lora": lambda: tiny_stable_lsd(tuned="lora", registers="learned", num_registers=3),
-    "slot-attention": tiny_slot_autoencoder,
+    "slot-attention": tiny_slot_attention,
     "slate": tiny_slate,
     "dinosaur": tiny_dinosaur,
     "dinosaur-transformer": lambda: tiny_dinosaur(autoregressive=True),
@@ -155,7 +154,7 @@ class TestEveryObjective:
         if slot_encoder is not None and slot_encoder.config.slot_init == "learned":
             del batch["slot_noise"]
         rate, steps = 1e-2, 12
-        if isinstance(objective, SlotAutoencoderObjective | DinosaurObjective):
+        if isinstance(objective, SlotAttentionObjective | DinosaurObjective):
             # To say where a thing is takes a decoder longer than to denoise around it.
             rate, steps = 3e-3, 70
         elif isinstance(objective, SlateObjective):
@@ -244,17 +243,37 @@ class TestLatentSlotDiffusion:
             monkeypatch.setattr(objective.vae, "encode", None)  # it must not be needed
         torch.testing.assert_close(objective(batch)[0], live)
 
-    def test_an_average_slot_is_no_loss_where_there_is_one_slot(
-        self, batch: dict[str, Tensor]
+    def test_an_average_slot_costs_nothing_where_there_is_one_slot(
+        self, pixel_values: Tensor
     ) -> None:
-        objective = tiny_lsd()
-        apart, _ = objective(batch)
-        average, _ = objective({**batch, "average_slots": True})
-        assert not torch.allclose(apart, average, rtol=1e-4)
-        alone = {**batch, "slot_noise": batch["slot_noise"][:, :1]}
-        torch.testing.assert_close(
-            objective(alone)[0], objective({**alone, "average_slots": True})[0]
-        )
+        def losses(num_slots: int) -> dict[str, Tensor]:
+            objective = tiny_lsd(num_slots=num_slots).eval()
+            draws = FixedDraws(torch.Generator().manual_seed(0), torch.tensor([2, 0, 3, 1]), 4)
+            with torch.no_grad():
+                return objective.validation_losses({"pixel_values": pixel_values}, draws)
+
+        apart, alone = losses(4), losses(1)
+        assert not torch.allclose(apart["loss"], apart["loss_average_slot"], rtol=1e-4)
+        torch.testing.assert_close(alone["loss"], alone["loss_average_slot"])
+
+    def test_validation_spreads_timesteps_evenly_over_the_images(
+        self, pixel_values: Tensor
+    ) -> None:
+        objective = tiny_lsd(condition_dropout=0.5).eval()
+        draws = FixedDraws(torch.Generator().manual_seed(0), torch.tensor([1, 0, 3, 2]), 4)
+        found = objective.validation_losses({"pixel_values": pixel_values}, draws)
+        generator = torch.Generator().manual_seed(0)
+        latents = objective.latents({"pixel_values": pixel_values}, generator=generator)
+        batch = {
+            "pixel_values": pixel_values,
+            "latents": latents,
+            "noise": torch.randn(latents.shape, generator=generator),
+            "slot_noise": objective.slot_encoder.draw_noise(4, generator=generator),
+            "timesteps": torch.tensor([333, 0, 999, 666]),
+        }
+        for name, dropped in (("loss", False), ("loss_no_slots", True)):
+            expected, _ = objective({**batch, "dropped": torch.full((4,), dropped)})
+            torch.testing.assert_close(found[name].mean(), expected)
 
     def test_without_latents_or_vae_it_says_so(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_lsd()
@@ -315,9 +334,9 @@ class TestLatentSlotDiffusion:
     def test_images_are_dropped_as_often_as_asked(self, pixel_values: Tensor) -> None:
         objective = tiny_lsd(condition_dropout=0.25)
         batch = {"pixel_values": pixel_values.repeat(500, 1, 1, 1)}
-        share = objective._dropped(batch).float().mean().item()
+        share = objective.drop(batch).float().mean().item()
         assert share == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 2000))
-        assert tiny_lsd()._dropped(batch) is None
+        assert tiny_lsd().drop(batch) is None
 
     def test_condition_dropout_is_a_share(self) -> None:
         for share in (-0.1, 1.0):
@@ -335,7 +354,7 @@ class TestLatentSlotDiffusion:
         """Esser et al. (2024), Eq. 23: t' = s t / (1 + (s - 1) t), whose inverse is even."""
         objective = tiny_lsd()
         objective.timestep_shift = shift
-        timesteps = objective._draw_timesteps(torch.zeros(20_000, 1, 1, 1))
+        timesteps = objective.draw_timesteps(torch.zeros(20_000, 1, 1, 1))
         assert timesteps.dtype == torch.int64
         assert timesteps.min() >= 0
         assert timesteps.max() <= 999
@@ -347,7 +366,7 @@ class TestLatentSlotDiffusion:
     def test_timesteps_that_are_drawn_are_used(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_lsd()
         given = batch.pop("timesteps")
-        objective._draw_timesteps = lambda latents: given
+        objective.draw_timesteps = lambda latents: given
         drawn, _ = objective(batch)
         torch.testing.assert_close(drawn, objective({**batch, "timesteps": given})[0])
 
@@ -418,10 +437,9 @@ class TestLatentSlotDiffusion:
         expected = F.mse_loss(said, batch["noise"])
         torch.testing.assert_close(logs["denoising_loss"], expected.detach())
 
-    @pytest.mark.parametrize("name", ["map_channels", "patch_plain_steps"])
-    def test_what_needs_a_patch_decoder_says_so(self, name: str) -> None:
-        with pytest.raises(ValueError, match=f"{name} needs a patch decoder: set patch_decoder"):
-            tiny_lsd(**{name: 3})
+    def test_a_denoiser_with_a_layout_needs_a_patch_decoder(self) -> None:
+        with pytest.raises(ValueError, match="map_channels needs a patch decoder: set"):
+            tiny_lsd(map_channels=3)
 
     def test_other_cells_are_painted_at_every_step(self, pixel_values: Tensor) -> None:
         objective = tiny_lsd(patch_decoder_weight=2.0, patch_size=1)  # 1,024 cells, 256 a step
@@ -507,29 +525,19 @@ class TestLatentSlotDiffusion:
             torch.testing.assert_close(without, taught)
         assert not torch.allclose(gradients[0][-1], gradients[1][-1])
 
-    @pytest.mark.parametrize("name", ["patch_decoder_weight", "mask_distillation_weight"])
-    def test_weights_are_not_negative(self, name: str) -> None:
-        with pytest.raises(ValueError, match=f"{name} must be 0 or above, got -1"):
-            tiny_lsd(**{name: -1.0})
-
-    def test_masks_are_not_distilled_from_nothing(self) -> None:
-        with pytest.raises(ValueError, match="mask_distillation_weight needs a patch decoder"):
-            tiny_lsd(mask_distillation_weight=1.0)
-
-    @pytest.mark.parametrize("given", [{"patch_decoder_weight": 1.0}, {"patch_decoder": True}])
-    def test_a_patch_decoder_and_its_weight_go_together(self, given: dict[str, Any]) -> None:
-        objective = tiny_lsd()
-        parts = {name: getattr(objective, name) for name in ("encoder", "slot_encoder", "unet")}
-        if "patch_decoder" in given:
-            given = {"patch_decoder": tiny_patch_decoder()}
-        with pytest.raises(ValueError, match="given together, or neither"):
-            LatentSlotDiffusionObjective(
-                **parts,
-                **given,
-                noise_schedule=objective.noise_schedule,
-                vae=None,
-                resolution=32,
-            )
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"patch_decoder_weight": -1.0}, "patch_decoder_weight must be above 0, got -1"),
+            (
+                {"patch_decoder_weight": 1.0, "mask_distillation_weight": -1.0},
+                "mask_distillation_weight must be 0 or above, got -1",
+            ),
+        ],
+    )
+    def test_weights_are_not_negative(self, changes: dict[str, float], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            tiny_lsd(**changes)
 
     @pytest.mark.parametrize("autocast", [False, True])
     def test_the_loss_is_fp32(self, batch: dict[str, Tensor], autocast: bool) -> None:
@@ -659,15 +667,15 @@ class TestCosineFilters:
             cosine_filters(16, 2)
 
 
-class TestCollapseAlarms:
+class TestCollapseMetrics:
     def test_slots_that_are_all_alike(self) -> None:
         slots = torch.randn(2, 1, 8).expand(2, 5, 8)
-        logs = collapse_alarms(slots, torch.full((2, 5, 9), 0.2))
+        logs = collapse_metrics(slots, torch.full((2, 5, 9), 0.2))
         assert logs["slot_cosine"].item() == pytest.approx(1)
         assert logs["effective_slots"].item() == pytest.approx(5)
 
     def test_slots_that_are_all_different(self) -> None:
-        logs = collapse_alarms(torch.eye(5)[None], torch.full((1, 5, 9), 0.2))
+        logs = collapse_metrics(torch.eye(5)[None], torch.full((1, 5, 9), 0.2))
         assert logs["slot_cosine"].item() == pytest.approx(0, abs=1e-6)
 
     def test_is_the_mean_over_pairs(self) -> None:
@@ -679,17 +687,17 @@ class TestCollapseAlarms:
             for j in range(4)
             if i != j
         ]
-        logs = collapse_alarms(slots, torch.full((3, 4, 9), 0.25))
+        logs = collapse_metrics(slots, torch.full((3, 4, 9), 0.25))
         torch.testing.assert_close(logs["slot_cosine"], torch.stack(pairs).mean())
 
     def test_one_slot_that_takes_everything(self) -> None:
         attention = torch.zeros(1, 5, 9)
         attention[:, 2] = 1
-        logs = collapse_alarms(torch.randn(1, 5, 8), attention)
+        logs = collapse_metrics(torch.randn(1, 5, 8), attention)
         assert logs["effective_slots"].item() == pytest.approx(1)
 
     def test_one_slot_has_no_pair(self) -> None:
-        logs = collapse_alarms(torch.randn(1, 1, 8), torch.ones(1, 1, 9))
+        logs = collapse_metrics(torch.randn(1, 1, 8), torch.ones(1, 1, 9))
         assert logs["slot_cosine"].isfinite()
 
 

@@ -18,7 +18,7 @@ from latentslots.evaluation.baselines import POSITION_WEIGHTS, tune_position_wei
 from latentslots.metrics import adjusted_rand_index
 from latentslots.pipelines.cross_attention import CrossAttentionPipeline
 from tests.evaluation.pictures import COLORS, ColorPipeline, squares
-from tests.tiny import tiny_dinosaur, tiny_lsd, tiny_slot_autoencoder, tiny_vit_encoder
+from tests.tiny import tiny_dinosaur, tiny_lsd, tiny_slot_attention, tiny_vit_encoder
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_an_untrained_pipeline_has_other_weights_and_leaves_the_trained_one_alon
     torch.testing.assert_close(pipe.encoder.state_dict(), before)
     pipe.set_inference(num_slots=6, merge_overlap=0.1)
     unmerged = untrained(pipe, seed=3)
-    assert (unmerged.num_slots, unmerged.config.merge_overlap) == (4, 0)
+    assert (unmerged.num_slots, unmerged.inference.merge_overlap) == (4, 0)
 
 
 def test_the_weight_of_place_is_the_one_that_scores_best() -> None:
@@ -220,7 +220,7 @@ def test_under_the_official_convention_slots_without_pixels_count_where_they_are
 
 
 def test_an_untrained_pipeline_has_the_same_kind_of_masks() -> None:
-    for pipe in (tiny_slot_autoencoder().to_pipeline(), tiny_lsd().to_pipeline()):
+    for pipe in (tiny_slot_attention().to_pipeline(), tiny_lsd().to_pipeline()):
         assert untrained(pipe).mask_source == pipe.mask_source
         pipe.use_attention_masks()
         assert untrained(pipe).mask_source == "attention"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from latentslots.pipelines import LatentSlotDiffusionPipeline
+from latentslots.pipelines.base import InferenceSettings
 from latentslots.pipelines.merging import merge_slots
 from tests import tiny
 
@@ -122,8 +123,10 @@ def test_a_pipeline_merges_what_it_finds(
 
 
 def test_how_slots_are_found_is_kept_by_a_run(tiny_objective: Any) -> None:
-    pipe = tiny_objective(num_inference_slots=7, merge_overlap=0.25).to_pipeline()
-    assert (pipe.num_slots, pipe.config.merge_overlap) == (7, 0.25)
+    pipe = tiny_objective(
+        inference=InferenceSettings(num_slots=7, merge_overlap=0.25)
+    ).to_pipeline()
+    assert (pipe.num_slots, pipe.inference.merge_overlap) == (7, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_how_slots_are_found_is_kept_by_a_run(tiny_objective: Any) -> None:
     [
         ({"merge_overlap": 1.0}, "merge_overlap must be at least 0 and below 1, got 1"),
         ({"merge_overlap": -0.1}, "got -0.1"),
-        ({"num_slots": -1}, "num_inference_slots must be 0 or above, got -1"),
+        ({"num_slots": -1}, "num_slots at inference must be 0 .* or above, got -1"),
     ],
 )
 def test_mistakes_are_named(

@@ -14,7 +14,7 @@ from latentslots.pipelines import (
     SlotAutoencoderPipeline,
     load_pipeline,
 )
-from tests.tiny import tiny_slot_autoencoder
+from tests.tiny import tiny_slot_attention
 
 
 def images(number: int = 3) -> Tensor:
@@ -27,7 +27,7 @@ def draws(*seeds: int) -> list[Generator]:
 
 @pytest.fixture(scope="module")
 def pipe() -> SlotAutoencoderPipeline:
-    return tiny_slot_autoencoder().to_pipeline()
+    return tiny_slot_attention().to_pipeline()
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_masks_are_the_decoders_or_the_attention(pipe: SlotAutoencoderPipeline) 
     expected = pipe.decoder(scene.slots, height=32, width=32).masks
     assert torch.equal(scene.masks, expected)
     assert pipe.mask_source == "decoder"
-    other = tiny_slot_autoencoder().to_pipeline()
+    other = tiny_slot_attention().to_pipeline()
     other.use_attention_masks()
     assert other.mask_source == "attention"
     attended = other.encode_pixel_values(images(), generator=draws(0, 1, 2))
@@ -85,7 +85,7 @@ def test_an_image_alone_is_as_it_is_among_others(pipe: SlotAutoencoderPipeline) 
 
 
 def test_it_paints_what_its_objective_compares(pipe: SlotAutoencoderPipeline) -> None:
-    objective = tiny_slot_autoencoder()
+    objective = tiny_slot_attention()
     noise = torch.randn(3, 4, 16)
     with torch.no_grad():
         loss, _ = objective({"pixel_values": images(), "slot_noise": noise})

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from latentslots.config import TrainConfig
+from latentslots.objectives import preview
 from latentslots.recipes import recipe
-from latentslots.training import preview
 from tests.tiny import write_squares
 from tests.training.runs import run, tiny, with_changes
 

@@ -27,7 +27,7 @@ from latentslots.data.loading.loader import ImageDataset, Request, Sample
 from latentslots.objectives import Objective
 from latentslots.training.preview import Previewer
 from latentslots.training.run import train
-from latentslots.training.run_log import Records, read_metrics
+from latentslots.training.run_log import RunLog, read_metrics
 from latentslots.training.trainer import Trainer
 from latentslots.training.validation import Validator
 
@@ -141,8 +141,8 @@ def build_trainer(
         gradient_accumulation_steps=config.gradient_accumulation_steps,
     )
     run_dir.mkdir(parents=True, exist_ok=True)
-    records = Records(run_dir, accelerator, max_train_steps=config.max_train_steps, progress=False)
-    records.open()
+    run_log = RunLog(run_dir, accelerator, max_train_steps=config.max_train_steps, progress=False)
+    run_log.open()
     if objective is None:
         torch.manual_seed(config.seed)
         objective = build_objective(config)
@@ -152,7 +152,7 @@ def build_trainer(
         dataset,
         accelerator=accelerator,
         run_dir=run_dir,
-        records=records,
+        run_log=run_log,
         validator=Validator(None, resolution=32, num_images=0),
         previewer=Previewer(None, resolution=32, folder=run_dir / "previews"),
     )

@@ -17,7 +17,7 @@ def fit(config: TrainConfig, run_dir: Path, *, size: int, count: int) -> Path:
     config = with_changes(config, {**changes, "checkpointing_steps": 1, "max_train_steps": 3})
     trainer = build_trainer(config, run_dir, dataset=training_rows(config))
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     assert trainer.num_batches == NUM_STEPS * count
     return run_dir
 

@@ -64,7 +64,7 @@ def test_it_is_left_out_and_counted(
     config = with_changes(config, changes)
     trainer = poisoned(config, tmp_path / "bad", bad=range(5, 6))
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     assert trainer.num_bad_steps == 1
     assert trainer.num_batches == (config.max_train_steps + 1) * count
     assert [row["num_bad_steps"] for row in rows(tmp_path / "bad")] == [0, 1, 1, 1]
@@ -82,7 +82,7 @@ def test_a_skipped_step_changes_nothing(config: TrainConfig, tmp_path: Path) -> 
     seen = []
     trainer.model.register_forward_pre_hook(lambda *_: seen.append(state(trainer)))
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     assert len(seen) == 4  # three bad batches, and a good one
     for now in seen:
         assert_same(now, before)
@@ -96,7 +96,7 @@ def test_a_gradient_that_is_not_finite_counts_as_well(config: TrainConfig, tmp_p
     calls = iter(range(100))
     trainer.trainable[0].register_hook(lambda g: g / 0 if next(calls) == 1 else g)
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     assert trainer.num_bad_steps == 1
     assert all(value.isfinite().all() for value in saved(tmp_path / "run", 4).values())
 
@@ -107,7 +107,7 @@ def test_ten_in_a_row_end_the_run_and_keep_its_checkpoint(
     trainer = poisoned(config, tmp_path / "run", bad=range(8, 1000))
     with pytest.raises(TrainingError, match=r"10 times in a row, after step 2; .*step_0000002"):
         trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     assert [p.name for p in (tmp_path / "run" / "state").iterdir()] == ["step_0000002"]
     assert all(value.isfinite().all() for value in saved(tmp_path / "run", 2).values())
     assert trainer.num_batches == 12
@@ -116,7 +116,7 @@ def test_ten_in_a_row_end_the_run_and_keep_its_checkpoint(
 def test_nine_in_a_row_do_not(config: TrainConfig, tmp_path: Path) -> None:
     trainer = poisoned(config, tmp_path / "run", bad=range(8, 8 + 9 * 4))
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     assert (trainer.step, trainer.num_bad_steps, trainer.bad_in_a_row) == (4, 9, 0)
 
 
@@ -126,16 +126,16 @@ def test_ten_at_the_start_say_that_there_is_no_checkpoint(
     trainer = poisoned(config, tmp_path / "run", bad=range(1000))
     with pytest.raises(TrainingError, match="after step 0; there is no checkpoint"):
         trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
 
 
 def test_the_count_survives_a_resume(config: TrainConfig, tmp_path: Path) -> None:
     trainer = poisoned(config, tmp_path / "run", bad=range(5, 6))
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     resumed = poisoned(config, tmp_path / "run", bad=range(0))
     resumed.load(tmp_path / "run" / "state" / "step_0000002")
-    resumed.records.close()
+    resumed.run_log.close()
     assert resumed.num_bad_steps == 1
 
 
@@ -146,7 +146,7 @@ def test_a_scale_that_is_too_large_takes_no_step(config: TrainConfig, tmp_path: 
     trainer.accelerator.scaler = scaler
     trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=scaler)
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     assert scaler.get_scale() < 2.0**127
     assert trainer.num_batches > trainer.step == config.max_train_steps
     assert trainer.num_bad_steps == 0

@@ -105,7 +105,7 @@ def test_live_and_cached_latents_teach_the_same(config: TrainConfig, tmp_path: P
         trainer = build_trainer(config, tmp_path / name, dataset=dataset)
         assert ("latent_mean" in next(trainer.batches())) == (name == "cached")
         trainer.fit()
-        trainer.records.close()
+        trainer.run_log.close()
     assert losses(tmp_path / "live") == pytest.approx(losses(tmp_path / "cached"), rel=1e-3)
     assert losses(tmp_path / "live") != losses(tmp_path / "cached")
 

@@ -81,7 +81,7 @@ def one(shared: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "given"
     trainer = build_trainer(config, folder, dataset=training_rows(config))
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     return folder
 
 

@@ -94,7 +94,7 @@ def test_validation_measures_the_averages(config: TrainConfig, tmp_path: Path) -
 def test_inside_the_block_and_after_it(config: TrainConfig, tmp_path: Path) -> None:
     trainer = build_trainer(config, tmp_path / "run", dataset=training_rows(config))
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     assert trainer.ema is not None
     raw = [p.detach().clone() for p in trainer.trainable]
     state = torch.get_rng_state()

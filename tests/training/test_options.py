@@ -71,7 +71,7 @@ def test_channels_last(config: TrainConfig, tmp_path: Path, channels_last: bool)
     pixel_values = next(trainer.batches())["pixel_values"]
     assert pixel_values.is_contiguous(memory_format=torch.channels_last) == channels_last
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
 
 
 def test_the_layout_changes_no_number(config: TrainConfig, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_bf16_computes_in_bf16(config: TrainConfig, tmp_path: Path) -> None:
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
     loss, _ = trainer.model(next(trainer.batches()))
-    trainer.records.close()
+    trainer.run_log.close()
     assert torch.bfloat16 in seen
     assert loss.dtype == torch.float32
     assert {parameter.dtype for parameter in trainer.trainable} == {torch.float32}

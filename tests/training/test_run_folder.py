@@ -174,7 +174,7 @@ def test_how_slots_are_found_may_change(
     run(with_changes(config, changes), resumed, resume=True)
     assert_same(saved(resumed, 4), saved(finished, 4))
     pipe = LatentSlotDiffusionPipeline.from_pretrained(resumed)
-    assert (pipe.num_slots, pipe.config.merge_overlap) == (6, 0.5)
+    assert (pipe.num_slots, pipe.inference.merge_overlap) == (6, 0.5)
 
 
 def test_the_mean_color_is_that_of_the_images(

@@ -133,7 +133,7 @@ def test_a_signal_in_the_last_step_leaves_a_finished_run(
         lambda *_: os.kill(os.getpid(), signal.SIGTERM) if trainer.step == 3 else None
     )
     trainer.fit()
-    trainer.records.close()
+    trainer.run_log.close()
     assert trainer.signals.signum == signal.SIGTERM
     assert trainer.step == 4
 

@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
         given = with_changes(given, {"max_train_steps": 2, "checkpointing_steps": 1})
         trainer = build_trainer(given, folder / "given", dataset=training_rows(given))
         trainer.fit()
-        trainer.records.close()
+        trainer.run_log.close()
 
     # Nothing is learned, so that what is measured does not depend on the noise.
     idle = {"max_train_steps": 1, "optim.learning_rate": 0.0, "validation_steps": 1}

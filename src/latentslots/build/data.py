@@ -1,9 +1,10 @@
-"""The images of a run, with what is computed of them once."""
+"""The images of a run, and caches of what frozen models compute of them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasets import Dataset
 from diffusers import AutoencoderKL
@@ -22,14 +23,14 @@ from latentslots.data.store.reader import (
     split_names,
 )
 from latentslots.fingerprint import model_fingerprint
-from latentslots.objectives import LatentSlotDiffusionObjective, Objective
+from latentslots.objectives import Objective
 
 LATENTS_DIR, FEATURES_DIR = LatentCache.HOLDS, FeatureCache.HOLDS
-_Wanted = tuple[type[ImageCache], Callable[..., ImageCache], nn.Module]
 
 
-class _How(NamedTuple):
-    """What the caches of a run are made with."""
+@dataclass(frozen=True)
+class _Caching:
+    """How the caches of a run are written."""
 
     run_dir: Path
     is_main_process: bool
@@ -40,7 +41,7 @@ class _How(NamedTuple):
 def build_split(config: DataConfig, split: str) -> Dataset:
     """Open a split of the store, or of the plain folder of images, that a config names.
 
-    A folder whose subfolders are the splits (`train`, `validation`) is not split once more.
+    A folder whose subfolders are the splits (`train`, `validation`) is not split again.
     """
     path = dataset_path(config.path)
     if config.glob and not config.streaming and has_manifest(path):
@@ -59,9 +60,9 @@ def build_split(config: DataConfig, split: str) -> Dataset:
 def latents_dir(
     config: DataConfig, split: str, vae: AutoencoderKL, fallback: Path | None = None
 ) -> Path:
-    """Where a split's latents lie: as told, beside a store's shards, or in `fallback`.
+    """Name the folder of a split's latents: configured, beside a store's shards, or in `fallback`.
 
-    The fallback serves plain folders of images, and stores that cannot be written to.
+    The fallback serves plain folders of images, and stores that are not writable.
     """
     return _cache_dir(config, split, vae, LatentCache, fallback)
 
@@ -73,44 +74,49 @@ def _cache_dir(
     cls: type[ImageCache],
     fallback: Path | None,
 ) -> Path:
-    told = {LatentCache: config.latents, FeatureCache: config.features}[cls]
-    if told:
-        return Path(told)
+    configured = {LatentCache: config.latents, FeatureCache: config.features}[cls]
+    if configured:
+        return Path(configured)
     beside = has_manifest(config.path) and os.access(config.path, os.W_OK)
     root = Path(config.path) if beside or fallback is None else fallback
     return root / cls.HOLDS / f"{split}-{config.resolution}-{model_fingerprint(model)[:8]}"
 
 
-def _wanted_caches(config: TrainConfig, objective: Objective) -> Iterator[_Wanted]:
-    """What is to be made of the images before training, how, and by whom."""
-    data = config.data
-    if isinstance(objective, LatentSlotDiffusionObjective) and data.cache_latents:
-        assert objective.vae is not None
-        yield LatentCache, cache_latents, objective.vae
-    elif data.latents:
+def _caching_models(config: TrainConfig, objective: Objective) -> dict[str, nn.Module]:
+    """The models whose outputs the config asks to cache, by what they compute.
+
+    Raises:
+        ValueError: If the method has no such model, or a folder is named for no cache.
+    """
+    data, able = config.data, objective.cacheable()
+    if data.latents and not (data.cache_latents and "latents" in able):
         raise ValueError(
-            "data.latents is where data.cache_latents puts what a VAE makes: set both, for a "
-            "method that has a VAE"
+            "data.latents is the folder of data.cache_latents: set both, for a method with a VAE"
         )
     if data.features and not data.cache_features:
-        raise ValueError("data.features is where data.cache_features puts them: set both")
-    if not data.cache_features:
-        return
-    encoder = getattr(objective, "encoder", None)
-    if encoder is None or any(p.requires_grad for p in encoder.parameters()):
+        raise ValueError("data.features is the folder of data.cache_features: set both")
+    if data.cache_features and "features" not in able:
         raise ValueError(
             f"data.cache_features needs a frozen image backbone, and {config.method.kind} has none"
         )
-    yield FeatureCache, cache_features, encoder
+    wanted = {"latents": data.cache_latents, "features": data.cache_features}
+    return {name: able[name] for name in able if wanted[name]}
 
 
-def _cached(wanted: _Wanted, dataset: Dataset, config: TrainConfig, how: _How) -> ImageCache:
-    """Made by the main process, if it is not there yet, and opened by all."""
-    cls, make, model = wanted
+def _cache(
+    kind: str, model: nn.Module, dataset: Dataset, config: TrainConfig, caching: _Caching
+) -> ImageCache:
+    """Open a cache, which the main process writes if it does not exist."""
+    writers: dict[str, tuple[type[ImageCache], Callable[..., ImageCache]]]
+    writers = {
+        LATENTS_DIR: (LatentCache, cache_latents),
+        FEATURES_DIR: (FeatureCache, cache_features),
+    }
+    cls, write = writers[kind]
     data = config.data
-    folder = _cache_dir(data, data.train_split, model, cls, how.run_dir)
-    if how.is_main_process:
-        make(
+    folder = _cache_dir(data, data.train_split, model, cls, caching.run_dir)
+    if caching.is_main_process:
+        write(
             dataset,
             model,
             folder,
@@ -118,9 +124,9 @@ def _cached(wanted: _Wanted, dataset: Dataset, config: TrainConfig, how: _How) -
             flip=data.random_flip,
             num_workers=data.num_workers,
             on_bad_sample=data.on_bad_sample,
-            progress=how.progress,
+            progress=caching.progress,
         )
-    how.wait()
+    caching.wait()
     return cls.open(
         folder,
         fingerprint=model_fingerprint(model),
@@ -138,22 +144,22 @@ def build_training_set(
     wait: Callable[[], None] = lambda: None,
     progress: bool = True,
 ) -> ImageDataset | ImageStream:
-    """The training images, with latents and features where the method and the config want them.
+    """Open the training images, with cached latents and features where the config asks for them.
 
     Args:
         config: The run.
-        objective: Its objective, whose VAE makes the latents, and whose encoder the features.
-        run_dir: Keeps those of a plain folder of images.
-        is_main_process: Whether to make what is not there yet.
-        wait: Called when they are made: a barrier, where there are several processes.
+        objective: Its objective, whose frozen models compute latents and features.
+        run_dir: Folder for the caches of a plain folder of images.
+        is_main_process: Whether to write caches that do not exist.
+        wait: Called once they are written: a barrier between processes.
         progress: Whether to show a bar on stderr.
     """
     data = config.data
     if data.streaming:
         if data.latents or data.features or data.glob or data.cache_features:
             raise ValueError(
-                "data.streaming reads a store and encodes its images as they come: data.latents, "
-                "data.features, data.cache_features and data.glob are not for it"
+                "data.streaming encodes images during training: data.latents, data.features, "
+                "data.cache_features and data.glob do not apply to it"
             )
         return ImageStream(
             data.path,
@@ -163,12 +169,12 @@ def build_training_set(
             on_bad_sample=data.on_bad_sample,
         )
     dataset = build_split(data, data.train_split)
-    how = _How(run_dir, is_main_process, wait, progress)
+    caching = _Caching(run_dir, is_main_process, wait, progress)
     caches: dict[str, Any] = {
-        wanted[0].HOLDS: _cached(wanted, dataset, config, how)
-        for wanted in _wanted_caches(config, objective)
+        kind: _cache(kind, model, dataset, config, caching)
+        for kind, model in _caching_models(config, objective).items()
     }
-    # Plain folders have other times when they were copied, and so another fingerprint.
+    # The files of plain folders have other times once copied, and so another fingerprint.
     known = dataset_fingerprint(dataset) if has_manifest(dataset_path(data.path)) else ""
     return ImageDataset(
         dataset, data.resolution, on_bad_sample=data.on_bad_sample, fingerprint=known, **caches

@@ -1,11 +1,10 @@
-"""The one place where a config becomes objects."""
+"""From a method's config to its objective."""
 
 from dataclasses import asdict
 
 from diffusers import AutoencoderKL, ModelMixin
 from torch import nn
 
-from latentslots.build.stable_lsd import build_stable_lsd
 from latentslots.config import (
     AutoencoderConfig,
     DinosaurConfig,
@@ -14,7 +13,7 @@ from latentslots.config import (
     ResidualEncoderConfig,
     SlateConfig,
     SlotAttentionConfig,
-    StableLSDConfig,
+    SlotsConfig,
     TrainConfig,
     UNetEncoderConfig,
 )
@@ -38,42 +37,20 @@ from latentslots.objectives import (
     LatentSlotDiffusionObjective,
     Objective,
     SlateObjective,
-    SlotAutoencoderObjective,
+    SlotAttentionObjective,
 )
+from latentslots.objectives.auxiliary import PatchLoss
 from latentslots.official import official_schedule
-from latentslots.pipelines.pretrained import load_pretrained_parts
+from latentslots.pipelines.base import InferenceSettings
 
 
 def build_objective(config: TrainConfig) -> Objective:
-    """Build the model of a run, with fresh weights from the global generator."""
-    if isinstance(config.method, AutoencoderConfig):
-        objective: Objective = _build_autoencoder(config.method)
-    elif isinstance(config.method, SlotAttentionConfig):
-        objective = _build_slot_attention(config.method, config.data.resolution)
-    elif isinstance(config.method, SlateConfig):
-        objective = _build_slate(config.method, config.data.resolution)
-    elif isinstance(config.method, DinosaurConfig):
-        objective = _build_dinosaur(config.method, config.data.resolution)
-    elif isinstance(config.method, StableLSDConfig):
-        method = config.method
-        if method.contrastive_weight and config.train_batch_size < 2:
-            raise ValueError(
-                "method.contrastive_weight takes slots from another image of the batch: "
-                f"train_batch_size must be at least 2, got {config.train_batch_size}"
-            )
-        parts = load_pretrained_parts(
-            method.unet.name,
-            method.encoder.name,
-            image_size=method.encoder.image_size,
-            num_layers=method.encoder.num_layers,
-            tuned=method.unet.tuned,
-            lora_rank=method.unet.lora_rank,
-            vae=method.vae,
-        )
-        objective = build_stable_lsd(method, config.data.resolution, parts)
-    else:
-        vae = load_vae(config.method.vae)
-        objective = build_latent_slot_diffusion(config.method, config.data.resolution, vae)
+    """Build the model of a run, with fresh weights from the global generator.
+
+    Raises:
+        ValueError: If sizes do not fit each other, or no part can checkpoint its gradients.
+    """
+    objective: Objective = config.method.build_objective(config)
     if config.gradient_checkpointing:
         able = [
             part  # a frozen denoiser keeps activations, too
@@ -82,18 +59,28 @@ def build_objective(config: TrainConfig) -> Objective:
         ]
         if not able:
             raise ValueError(
-                f"gradient_checkpointing: no part of {config.method.kind} can compute its "
-                "activations again"
+                f"gradient_checkpointing: no part of {config.method.kind} can recompute its "
+                "activations"
             )
         for part in able:
             part.enable_gradient_checkpointing()
     return objective
 
 
-def build_latent_slot_diffusion(
+def inference_settings(method: SlotsConfig) -> InferenceSettings:
+    """Collect how a method's pipeline infers slots."""
+    return InferenceSettings(method.num_inference_slots, method.merge_overlap)
+
+
+def build_lsd(method: LSDConfig, run: TrainConfig) -> LatentSlotDiffusionObjective:
+    """Build Latent Slot Diffusion around the autoencoder that the method names."""
+    return build_lsd_around(method, run.data.resolution, load_vae(method.vae))
+
+
+def build_lsd_around(
     method: LSDConfig, resolution: int, vae: AutoencoderKL
 ) -> LatentSlotDiffusionObjective:
-    """Build the method around an autoencoder, whose latents decide the denoiser's size."""
+    """Build Latent Slot Diffusion around an autoencoder, whose latents decide the U-Net's size."""
     factor = downscale_factor(vae)
     if resolution % factor:
         raise ValueError(
@@ -117,9 +104,24 @@ def build_latent_slot_diffusion(
         num_registers=method.num_registers,
         null_condition=method.condition_dropout > 0 and method.num_registers == 0,
     )
-    patch_decoder = None
+    patch_decoder, auxiliary = None, []
     if method.patch_decoder_weight:
         patch_decoder = PatchDecoder(slot_dim=method.slot_dim, mlp_dim=2 * method.slot_dim)
+        patch_loss = PatchLoss(
+            patch_decoder,
+            weight=method.patch_decoder_weight,
+            distillation_weight=method.mask_distillation_weight,
+            patch_size=method.patch_size,
+            plain_steps=method.patch_plain_steps,
+            resolution=resolution,
+        )
+        auxiliary.append(patch_loss)
+    for name in ("mask_distillation_weight", "patch_plain_steps"):
+        if getattr(method, name) and patch_decoder is None:
+            raise ValueError(
+                f"method.{name} needs a patch decoder: set patch_decoder_weight above 0, or both "
+                "to 0"
+            )
     return LatentSlotDiffusionObjective(
         encoder=encoder,
         slot_encoder=slot_encoder,
@@ -131,12 +133,8 @@ def build_latent_slot_diffusion(
         timestep_shift=method.timestep_shift,
         condition_dropout=method.condition_dropout,
         patch_decoder=patch_decoder,
-        patch_decoder_weight=method.patch_decoder_weight,
-        patch_size=method.patch_size,
-        patch_plain_steps=method.patch_plain_steps,
-        mask_distillation_weight=method.mask_distillation_weight,
-        num_inference_slots=method.num_inference_slots,
-        merge_overlap=method.merge_overlap,
+        auxiliary=auxiliary,
+        inference=inference_settings(method),
     )
 
 
@@ -171,7 +169,9 @@ def _build_encoder(
     return encoder
 
 
-def _build_slot_attention(method: SlotAttentionConfig, resolution: int) -> SlotAutoencoderObjective:
+def build_slot_attention(method: SlotAttentionConfig, run: TrainConfig) -> SlotAttentionObjective:
+    """Build Slot Attention."""
+    resolution = run.data.resolution
     decoder = BroadcastDecoder(
         slot_dim=method.slot_dim,
         channels=method.decoder.channels,
@@ -180,17 +180,18 @@ def _build_slot_attention(method: SlotAttentionConfig, resolution: int) -> SlotA
         position=method.position,
         learned_position_size=max(resolution // 2**method.decoder.num_doublings, 1),
     )
-    return SlotAutoencoderObjective(
+    return SlotAttentionObjective(
         encoder=_build_encoder(method.encoder, resolution),
         slot_encoder=_build_slots(method, resolution),
         decoder=decoder,
         resolution=resolution,
-        num_inference_slots=method.num_inference_slots,
-        merge_overlap=method.merge_overlap,
+        inference=inference_settings(method),
     )
 
 
-def _build_slate(method: SlateConfig, resolution: int) -> SlateObjective:
+def build_slate(method: SlateConfig, run: TrainConfig) -> SlateObjective:
+    """Build SLATE."""
+    resolution = run.data.resolution
     patch_size, vocab_size = method.dvae.patch_size, method.dvae.vocab_size
     dvae = DiscreteVAE(vocab_size=vocab_size, patch_size=patch_size, channels=method.dvae.channels)
     if resolution % patch_size:
@@ -212,8 +213,7 @@ def _build_slate(method: SlateConfig, resolution: int) -> SlateObjective:
         decoder=decoder,
         resolution=resolution,
         temperature_steps=method.dvae.temperature_steps,
-        num_inference_slots=method.num_inference_slots,
-        merge_overlap=method.merge_overlap,
+        inference=inference_settings(method),
     )
 
 
@@ -231,7 +231,9 @@ def _build_slots(method: SlotAttentionConfig | SlateConfig, resolution: int) -> 
     )
 
 
-def _build_dinosaur(method: DinosaurConfig, resolution: int) -> DinosaurObjective:
+def build_dinosaur(method: DinosaurConfig, run: TrainConfig) -> DinosaurObjective:
+    """Build DINOSAUR on the vision transformer that the method names."""
+    resolution = run.data.resolution
     encoder = DINOv2Encoder.from_vit(
         method.encoder.name,
         image_size=method.encoder.image_size,
@@ -245,7 +247,7 @@ def _build_dinosaur(method: DinosaurConfig, resolution: int) -> DinosaurObjectiv
         num_iterations=method.num_iterations,
         mlp_dim=method.slot_mlp_dim,
         slot_init=method.slot_init,
-        position="none",  # The transformer's features say where they are.
+        position="none",  # The transformer's features contain positions.
     )
     if isinstance(method.decoder, MLPDecoderConfig):
         decoder: FeatureDecoder | AutoregressiveDecoder = FeatureDecoder(
@@ -267,12 +269,12 @@ def _build_dinosaur(method: DinosaurConfig, resolution: int) -> DinosaurObjectiv
         slot_encoder=slot_encoder,
         decoder=decoder,
         resolution=resolution,
-        num_inference_slots=method.num_inference_slots,
-        merge_overlap=method.merge_overlap,
+        inference=inference_settings(method),
     )
 
 
-def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:
+def build_autoencoder(method: AutoencoderConfig, run: TrainConfig) -> AutoencoderObjective:
+    """Build an autoencoder."""
     levels = len(method.block_out_channels)
     vae = AutoencoderKL(
         latent_channels=method.latent_channels,
@@ -281,7 +283,7 @@ def _build_autoencoder(method: AutoencoderConfig) -> AutoencoderObjective:
         norm_num_groups=method.norm_num_groups,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        mid_block_add_attention=False,  # Latents should tell of their own place only.
+        mid_block_add_attention=False,  # Latents should depend on their own place only.
     )
     # Posteriors start narrow (deviation 0.05): with a wide one, latents start as noise.
     nn.init.constant_(vae.quant_conv.bias[method.latent_channels :], -6.0)

@@ -1,14 +1,38 @@
-"""Where a config becomes Stable-LSD: slots between pretrained parts."""
+"""From a config to Stable-LSD: slots between pretrained parts."""
 
-from latentslots.config import StableLSDConfig
+from latentslots.build.methods import inference_settings
+from latentslots.config import StableLSDConfig, TrainConfig
 from latentslots.models import SlotEncoder
 from latentslots.models.autoencoder import downscale_factor
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.objectives.auxiliary.alignment import Alignment
-from latentslots.pipelines.pretrained import PretrainedParts
+from latentslots.objectives.auxiliary import AuxiliaryLoss, ContrastLoss, GuidanceLoss
+from latentslots.pipelines.pretrained import PretrainedParts, load_pretrained_parts
 
 
-def build_stable_lsd(
+def build_stable_lsd(method: StableLSDConfig, run: TrainConfig) -> LatentSlotDiffusionObjective:
+    """Build Stable-LSD between the pretrained parts that the method names.
+
+    Raises:
+        ValueError: If a part is not available, or sizes do not fit each other.
+    """
+    if method.contrastive_weight and run.train_batch_size < 2:
+        raise ValueError(
+            "method.contrastive_weight takes slots from another image of the batch: "
+            f"train_batch_size must be at least 2, got {run.train_batch_size}"
+        )
+    parts = load_pretrained_parts(
+        method.unet.name,
+        method.encoder.name,
+        image_size=method.encoder.image_size,
+        num_layers=method.encoder.num_layers,
+        tuned=method.unet.tuned,
+        lora_rank=method.unet.lora_rank,
+        vae=method.vae,
+    )
+    return build_between(method, run.data.resolution, parts)
+
+
+def build_between(
     method: StableLSDConfig, resolution: int, parts: PretrainedParts
 ) -> LatentSlotDiffusionObjective:
     """Build slots, with fresh weights from the global generator, between pretrained parts.
@@ -28,9 +52,24 @@ def build_stable_lsd(
             f"the denoiser paints latents of {parts.unet.latent_channels} channels, and the VAE "
             f"{method.vae or method.unet.name!r} has {parts.vae.config.latent_channels}"
         )
+    slot_encoder = _build_slots(method, parts)
+    auxiliary: list[AuxiliaryLoss] = []
+    if method.guidance_weight:
+        guidance = GuidanceLoss(
+            parts.unet, weight=method.guidance_weight, blocks=method.guidance_blocks
+        )
+        auxiliary.append(guidance)
+    if method.contrastive_weight:
+        contrast = ContrastLoss(
+            parts.unet,
+            slot_encoder,
+            weight=method.contrastive_weight,
+            start=method.contrastive_start,
+        )
+        auxiliary.append(contrast)
     return LatentSlotDiffusionObjective(
         encoder=parts.encoder,
-        slot_encoder=_build_slots(method, parts),
+        slot_encoder=slot_encoder,
         unet=parts.unet,
         noise_schedule=parts.noise_schedule,
         vae=parts.vae,
@@ -38,21 +77,15 @@ def build_stable_lsd(
         snr_gamma=method.snr_gamma,
         timestep_shift=method.timestep_shift,
         condition_dropout=method.condition_dropout,
-        alignment=Alignment(
-            contrastive_weight=method.contrastive_weight,
-            contrastive_start=method.contrastive_start,
-            guidance_weight=method.guidance_weight,
-            guidance_blocks=method.guidance_blocks,
-        ),
-        num_inference_slots=method.num_inference_slots,
-        merge_overlap=method.merge_overlap,
+        auxiliary=auxiliary,
+        inference=inference_settings(method),
         pretrained=parts.sources,
         include_pretrained=method.include_pretrained,
     )
 
 
 def _build_slots(method: StableLSDConfig, parts: PretrainedParts) -> SlotEncoder:
-    """Slots; registers and the unconditional branch are given where they are the empty prompt."""
+    """Build slots; registers and the unconditional branch may be the empty prompt's embedding."""
     learned, given = method.registers == "learned", method.registers == "empty-prompt"
     if learned != (method.num_registers > 0):
         raise ValueError(

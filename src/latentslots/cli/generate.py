@@ -118,7 +118,7 @@ def _scenes(options: Generate, pipe: Any) -> tuple[Any, Any, dict[str, Any], lis
     if options.from_images:
         paths = find_pictures(options.from_images)
         scenes, problems = scenes_in(pipe, paths, seed=seed, batch_size=options.batch_size)
-        facts = {"num_slots": pipe.num_slots, "merge_overlap": pipe.config.merge_overlap}
+        facts = {"num_slots": pipe.num_slots, "merge_overlap": pipe.inference.merge_overlap}
         return scenes, None, facts, problems
     library = ConceptLibrary.load(options.concepts)
     library.check(pipe)

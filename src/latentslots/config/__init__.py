@@ -1,25 +1,29 @@
-"""Every knob of a run, as frozen dataclasses. Standard library only.
+"""Every knob of a run, as frozen dataclasses. Standard library and annotated-types only.
 
 Leaf names are diffusers' where its training scripts have one. Nothing derived is stored: a width
-that follows from another one is worked out in `build`.
+that follows from another one is computed in `build`.
 """
 
 from latentslots.config.methods import (
     AutoencoderConfig,
-    BroadcastDecoderConfig,
     DinosaurConfig,
+    LSDConfig,
+    MethodConfig,
+    SlateConfig,
+    SlotAttentionConfig,
+    SlotsConfig,
+    StableLSDConfig,
+)
+from latentslots.config.networks import (
+    BroadcastDecoderConfig,
     DINOv2Config,
     DiscreteVAEConfig,
-    LSDConfig,
     MLPDecoderConfig,
     Position,
     PretrainedUNetConfig,
     ResidualEncoderConfig,
-    SlateConfig,
-    SlotAttentionConfig,
-    SlotsConfig,
+    SlotInit,
     SlotUNetConfig,
-    StableLSDConfig,
     TransformerDecoderConfig,
     UNetEncoderConfig,
 )
@@ -34,6 +38,7 @@ __all__ = [
     "DiscreteVAEConfig",
     "LSDConfig",
     "MLPDecoderConfig",
+    "MethodConfig",
     "MixedPrecision",
     "OptimConfig",
     "Position",
@@ -41,6 +46,7 @@ __all__ = [
     "ResidualEncoderConfig",
     "SlateConfig",
     "SlotAttentionConfig",
+    "SlotInit",
     "SlotUNetConfig",
     "SlotsConfig",
     "StableLSDConfig",

@@ -1,21 +1,23 @@
-"""Strict conversion between configs, dictionaries and JSON files. Standard library only."""
+"""Strict conversion between configs, dictionaries and JSON files."""
 
 import dataclasses
 import difflib
 import json
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from latentslots.config import TrainConfig
+from latentslots.config.methods import MethodConfig
+from latentslots.config.run import TrainConfig
 
 
 class ConfigError(ValueError):
-    """A config that says something unknown, or of the wrong type."""
+    """A config with an unknown key, or a value of the wrong type."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain dictionaries, lists, numbers and strings; `kind` names a method."""
+    """Convert a config to plain dictionaries, lists, numbers and strings; `kind` names a method."""
     result: dict[str, Any] = {}
     if isinstance(getattr(config, "kind", None), str):
         result["kind"] = config.kind
@@ -30,7 +32,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(values: Any, cls: type = TrainConfig, where: str = "") -> Any:
-    """Build a config from a dictionary, refusing what it does not know.
+    """Build a config from a dictionary, refusing unknown keys.
 
     Keys that are left out keep their defaults.
 
@@ -68,7 +70,9 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
             raise ConfigError(f"{path} must be one of {allowed}, got {value!r}")
         return value
     if origin in (Union, types.UnionType):
-        return _convert_union(value, get_args(hint), path)
+        return _convert_kind(value, get_args(hint), path)
+    if hint is MethodConfig:
+        return _convert_kind(value, tuple(_methods(MethodConfig)), path)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(value, hint, path)
     if origin is tuple:
@@ -82,8 +86,16 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     return value
 
 
-def _convert_union(value: Any, options: tuple[Any, ...], path: str) -> Any:
-    """The dataclass whose `kind` the value names."""
+def _methods(cls: type[MethodConfig]) -> Iterator[type[MethodConfig]]:
+    """All methods that were imported, also those defined outside of the package."""
+    for subclass in cls.__subclasses__():
+        if "kind" in vars(subclass):
+            yield subclass
+        yield from _methods(subclass)
+
+
+def _convert_kind(value: Any, options: tuple[Any, ...], path: str) -> Any:
+    """Build the dataclass whose `kind` the value names."""
     kinds = {option.kind: option for option in options}
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind not in kinds:
@@ -92,7 +104,7 @@ def _convert_union(value: Any, options: tuple[Any, ...], path: str) -> Any:
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """The paths at which two configs differ, with both values."""
+    """List the paths at which two configs differ, with both values."""
     return _differences(to_dict(old), to_dict(new), "")
 
 
@@ -107,7 +119,7 @@ def _differences(old: Any, new: Any, where: str) -> list[str]:
 
 
 def dumps(config: Any) -> str:
-    """A config as JSON text."""
+    """Convert a config to JSON text."""
     return json.dumps(to_dict(config), indent=2) + "\n"
 
 

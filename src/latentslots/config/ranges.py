@@ -1,55 +1,70 @@
-"""What the numbers of a run may be."""
+"""Ranges of numbers, written beside their fields with annotated-types, and their check."""
 
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-_MAY_BE_ZERO = frozenset(
-    {
-        "checkpointing_steps",
-        "contrastive_start",
-        "lora_rank",
-        "lr_warmup_steps",
-        "map_channels",
-        "num_doublings",
-        "num_inference_slots",
-        "num_refinements",
-        "num_registers",
-        "num_workers",
-        "patch_plain_steps",
-        "preview_steps",
-        "seed",
-        "temperature_steps",
-        "validation_steps",
-    }
-)
-"""Whole numbers; all others count something that there must be."""
-_AT_MOST_ONE = frozenset({"lr_decay_fraction"})
-_BELOW_ONE = frozenset({"adam_beta1", "adam_beta2", "ema_decay"})
+from annotated_types import Ge, Gt, Le, Lt
+
+Count = Annotated[int, Ge(1)]
+"""A number of things that must be there."""
+CountOrNone = Annotated[int, Ge(0)]
+"""A number of things or steps; 0 means none or never."""
+Weight = Annotated[float, Ge(0)]
+"""A weight or rate; 0 switches it off."""
+Positive = Annotated[float, Gt(0)]
+"""A number above 0."""
+Share = Annotated[float, Ge(0), Le(1)]
+"""A share of a whole."""
+ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
+"""A share that leaves something, or a decay."""
+
+_REQUIREMENTS = {
+    (Ge(1),): "at least 1",
+    (Ge(0),): "at least 0",
+    (Gt(0),): "above 0",
+    (Ge(0), Le(1)): "from 0 to 1",
+    (Ge(0), Lt(1)): "at least 0 and below 1",
+}
 
 
 def check_ranges(config: Any, path: str = "") -> None:
-    """Refuse numbers with which training goes backwards, or nowhere.
+    """Refuse numbers out of their ranges.
 
     Args:
-        config: A dataclass of numbers, words and other such dataclasses.
-        path: What its fields are called, up to their own names.
+        config: A dataclass of numbers, strings and other such dataclasses.
+        path: The path of its fields, up to their own names.
 
     Raises:
         ValueError: Names the first field that is out of its range.
     """
+    hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         value, name = getattr(config, field.name), f"{path}{field.name}"
         if is_dataclass(value):
             check_ranges(value, f"{name}.")
             continue
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                continue
-            counts = isinstance(field.default, int | tuple) and field.name not in _MAY_BE_ZERO
-            least = 1 if counts else 0
-            if not number >= least:
-                raise ValueError(f"{name} must be at least {least}, got {number}")
-            if field.name in _AT_MOST_ONE and number > 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {number}")
-            if field.name in _BELOW_ONE and number >= 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {number}")
+        for number, limits in _limited(value, hints[field.name]):
+            if limits and not all(_holds(number, limit) for limit in limits):
+                raise ValueError(f"{name} must be {_REQUIREMENTS[limits]}, got {number}")
+
+
+def _limited(value: Any, hint: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """The numbers of a field with the limits of each."""
+    if get_origin(hint) is Annotated:
+        limits = tuple(m for m in hint.__metadata__ if isinstance(m, Ge | Gt | Le | Lt))
+        yield value, limits
+    elif get_origin(hint) is tuple:
+        for each in value:
+            yield from _limited(each, get_args(hint)[0])
+
+
+def _holds(number: int | float, limit: Any) -> bool:
+    """Whether a number keeps a limit, which nan never does."""
+    if isinstance(limit, Ge):
+        return bool(number >= limit.ge)  # type: ignore[operator]
+    if isinstance(limit, Gt):
+        return bool(number > limit.gt)  # type: ignore[operator]
+    if isinstance(limit, Le):
+        return bool(number <= limit.le)  # type: ignore[operator]
+    return bool(number < limit.lt)

@@ -5,7 +5,7 @@ from latentslots.objectives.base import Objective, SlotObjective
 from latentslots.objectives.dinosaur import DinosaurObjective
 from latentslots.objectives.lsd import LatentSlotDiffusionObjective
 from latentslots.objectives.slate import SlateObjective
-from latentslots.objectives.slot_attention import SlotAutoencoderObjective
+from latentslots.objectives.slot_attention import SlotAttentionObjective
 
 __all__ = [
     "AutoencoderObjective",
@@ -13,6 +13,6 @@ __all__ = [
     "LatentSlotDiffusionObjective",
     "Objective",
     "SlateObjective",
-    "SlotAutoencoderObjective",
+    "SlotAttentionObjective",
     "SlotObjective",
 ]

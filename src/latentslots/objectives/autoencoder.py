@@ -6,12 +6,15 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float
+from PIL import Image
 from scipy.fft import idctn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from latentslots.models.autoencoder import downscale_factor
-from latentslots.objectives.base import Batch, Logs, Objective
+from latentslots.metrics.reconstruction import psnr, ssim
+from latentslots.models.autoencoder import downscale_factor, load_vae
+from latentslots.objectives.base import Batch, FixedDraws, Logs, Objective, ValidationBatches
+from latentslots.objectives.preview import draw_reconstructions
 
 # Decorrelated color axes (Ohta, Kanade & Sakai, 1980), scaled to length 1; columns are R, G, B.
 COLOR_AXES = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
@@ -70,6 +73,9 @@ class AutoencoderObjective(Objective):
         ValueError: If a weight is negative, or there are more latent channels than frequencies.
     """
 
+    learned = ("vae",)
+    needs_images_to_save = True
+
     def __init__(
         self,
         vae: AutoencoderKL,
@@ -102,12 +108,8 @@ class AutoencoderObjective(Objective):
         self.perceptual_weight = perceptual_weight
         self.freeze(perceptual)
 
-    def trained(self) -> dict[str, nn.Module]:
-        """The autoencoder alone."""
-        return {"vae": self.vae}
-
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """The loss of one batch of `pixel_values` in [-1, 1]; `posterior_noise` is optional."""
+        """Compute the loss of `pixel_values` in [-1, 1]; `posterior_noise` overrides the draw."""
         pixel_values = batch["pixel_values"]
         posterior = self.vae.encode(pixel_values).latent_dist
         noise = batch.get("posterior_noise")
@@ -134,15 +136,58 @@ class AutoencoderObjective(Objective):
         return loss, logs
 
     def _cosine_transform(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """What the local term holds latents near."""
+        """Compute the target of the local term."""
         patch_size = downscale_factor(self.vae)
         coefficients = F.conv2d(pixel_values, self.filters, stride=patch_size).float()
         centered = coefficients - coefficients.mean(dim=(0, 2, 3), keepdim=True)
         return centered / centered.std().clamp(min=1e-6)
 
+    @torch.no_grad()
+    def validation_losses(self, batch: Batch, draws: FixedDraws) -> dict[str, Tensor]:
+        """Compute PSNR and SSIM of the reconstructions from posterior means."""
+        pixels = batch["pixel_values"]
+        decoded = self.vae.decode(self.vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        pair = ((decoded + 1) / 2, (pixels + 1) / 2)
+        return {"psnr": psnr(*pair), "ssim": ssim(*pair)}
+
+    def validate(self, batches: ValidationBatches) -> dict[str, float]:
+        """Average PSNR and SSIM, and measure the deviation of the latents."""
+        values = super().validate(batches)
+        return {**values, "latent_std": self.measure_scale(batches)}
+
+    def on_save(self, batches: ValidationBatches) -> None:
+        """Set the scaling factor, which belongs to the weights as they are."""
+        self.measure_scale(batches)
+
+    @torch.no_grad()
+    def measure_scale(self, batches: ValidationBatches) -> float:
+        """Measure the deviation of latents, and set the factor that brings it to 1.
+
+        Returns:
+            The deviation of samples of the posterior, whose variance counts, too.
+        """
+        moments = torch.zeros(3, dtype=torch.float64)
+        for batch, _ in batches:
+            posterior = self.vae.encode(batch["pixel_values"]).latent_dist
+            mean, var = posterior.mean.double(), posterior.var.double()
+            count = mean.new_tensor(mean.numel())
+            moments += torch.stack([mean.sum(), (mean.square() + var).sum(), count]).cpu()
+        first, second, count = moments.tolist()
+        latent_std = float((second / count - (first / count) ** 2) ** 0.5)
+        self.set_scaling_factor(latent_std)
+        return latent_std
+
     def set_scaling_factor(self, latent_std: float) -> None:
-        """Make `1 / latent_std` the factor that brings latents to a deviation of 1."""
+        """Set the scaling factor that brings latents from a deviation of `latent_std` to 1."""
         self.vae.register_to_config(scaling_factor=1.0 / latent_std)
+
+    def preview(self, pixel_values: Tensor) -> Image.Image:
+        """Draw images above their reconstructions."""
+        return draw_reconstructions(self.vae, pixel_values)
+
+    def components_of(self, name: str) -> dict[str, Any]:
+        """Load a trained autoencoder to start from."""
+        return {"vae": load_vae(name)}
 
     def save_pipeline(self, folder: Path) -> None:
         """Write the autoencoder to `folder/vae`."""

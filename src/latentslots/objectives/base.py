@@ -1,59 +1,143 @@
-"""What the trainer knows about a method."""
+"""Objectives: methods as the trainer sees them.
+
+A method is an objective (how it trains), a pipeline (how it is used) and a config with its recipe.
+Whatever training, validation, previews and caches need to know of a method, its objective answers;
+nothing asks for its class.
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Int
+from PIL import Image
+from torch import Generator, Tensor, nn
 
+from latentslots.fingerprint import model_fingerprint
 from latentslots.models import SlotEncoder
-from latentslots.pipelines.base import SlotPipeline
+from latentslots.objectives.preview import draw_scenes
+from latentslots.pipelines import load_pipeline
+from latentslots.pipelines.base import InferenceSettings, SlotPipeline
 
 Batch = dict[str, Any]
 Logs = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class FixedDraws:
+    """The random draws of a validation batch, the same at every validation.
+
+    Attributes:
+        generator: The source of noise, shared by all batches in their order.
+        order: The place of each image in a random order of all images, from 0 on.
+        num_images: How many images are validated on.
+    """
+
+    generator: Generator
+    order: Int[Tensor, " B"]
+    num_images: int
+
+
+ValidationBatches = Iterable[tuple[Batch, FixedDraws]]
+
+
 class Objective(nn.Module, ABC):
     """A method as the trainer sees it: batch in, loss and logs out.
 
-    Subclasses implement `forward(batch) -> (loss, logs)`, `trained` and `save_pipeline`.
+    Subclasses implement `forward(batch) -> (loss, logs)`, `validation_losses`, `preview` and
+    `save_pipeline`, and name their parts, which are attributes.
+
+    Attributes:
+        learned: Names of the parts that learn, wholly or partly.
+        frozen: Names of the parts that a checkpoint requires but does not contain.
+        needs_images_to_save: Whether `on_save` needs images, if need be training images.
     """
 
+    learned: ClassVar[tuple[str, ...]]
+    frozen: ClassVar[tuple[str, ...]] = ()
+    needs_images_to_save: ClassVar[bool] = False
+
     @abstractmethod
-    def trained(self) -> dict[str, nn.Module]:
-        """The parts that learn, by name, all of them or in part; everything else is frozen."""
+    def validation_losses(self, batch: Batch, draws: FixedDraws) -> dict[str, Tensor]:
+        """Compute what is averaged over the validation images, per image `[B]` or as a mean."""
+
+    @abstractmethod
+    def preview(self, pixel_values: Tensor) -> Image.Image:
+        """Draw what the model does with a few images, `[B, 3, H, W]` in [-1, 1]."""
 
     @abstractmethod
     def save_pipeline(self, folder: Path) -> None:
         """Write the model, as it is now, as a folder that loads without this objective."""
 
+    def to_pipeline(self) -> SlotPipeline | None:
+        """Return the model as a pipeline that shares these weights; `None` without slots."""
+        return None
+
+    def validate(self, batches: ValidationBatches) -> dict[str, float]:
+        """Average `validation_losses` over all images."""
+        totals: dict[str, float] = {}
+        count = 0
+        for batch, draws in batches:
+            size = len(batch["pixel_values"])
+            count += size
+            for name, value in self.validation_losses(batch, draws).items():
+                totals[name] = totals.get(name, 0.0) + value.mean().item() * size
+        return {name: total / count for name, total in totals.items()}
+
+    def cacheable(self) -> dict[str, nn.Module]:
+        """Return the frozen models whose outputs on the training images may be cached.
+
+        Returns:
+            The VAE as `latents`, the image backbone as `features`.
+        """
+        return {}
+
+    def components_of(self, name: str) -> dict[str, Any]:
+        """Load the parts of a trained model of this kind, by name, to start from.
+
+        Args:
+            name: A pipeline folder, a run folder, `bundled`, or a hub id.
+        """
+        return dict(load_pipeline(name).components)
+
     @property
-    def measures(self) -> bool:
-        """Whether there is anything to `measure`."""
+    def has_statistics(self) -> bool:
+        """Whether `measure` has statistics to compute."""
         return False
 
     def measure(self, pixel_values: Tensor) -> None:
-        """Set what is measured on the images rather than learned; once, before the first step.
+        """Compute statistics of the data that are not learned; once, before the first step.
 
         Args:
             pixel_values: Some training images, `[B, 3, H, W]` in [-1, 1].
         """
 
     def begin_step(self, step: int) -> None:
-        """Set what changes in the course of training.
+        """Set what changes in the course of training; `step` counts the steps taken so far."""
 
-        Args:
-            step: Steps taken so far.
-        """
+    def on_save(self, batches: ValidationBatches) -> None:
+        """Set what belongs to the weights as they are, before they are saved."""
+
+    def trained(self) -> dict[str, nn.Module]:
+        """Return the parts that have parameters to learn, by name, in a fixed order."""
+        parts = {name: getattr(self, name) for name in self.learned}
+        return {
+            name: part
+            for name, part in parts.items()
+            if part is not None and any(p.requires_grad for p in part.parameters())
+        }
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """All parameters that learn, in a fixed order."""
+        """Return all parameters that learn, in a fixed order."""
         parameters = [p for part in self.trained().values() for p in part.parameters()]
         return [p for p in parameters if p.requires_grad]
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The learned tensors, named by part."""
+        """Return the learned tensors, named by part."""
         state = {}
         for name, part in self.trained().items():
             frozen = _frozen(part)
@@ -62,7 +146,7 @@ class Objective(nn.Module, ABC):
         return state
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        """Put learned tensors back; names and shapes must match exactly."""
+        """Restore learned tensors; names and shapes must match exactly."""
         unknown = sorted(key for key in state if key.split(".")[0] not in self.trained())
         if unknown:
             raise ValueError(f"there is no part for the tensor {unknown[0]}")
@@ -72,21 +156,27 @@ class Objective(nn.Module, ABC):
             part.load_state_dict({**_frozen(part), **own})
 
     def compiled(self) -> list[nn.Module]:
-        """The parts that `torch.compile` is for: those that learn, and those that are asked."""
-        return list(self.trained().values())
+        """Modules to compile: trained parts, and frozen parts that every step runs through."""
+        parts = [getattr(self, name) for name in self.learned]
+        return [part for part in parts if part is not None]
 
     def frozen_hashes(self) -> dict[str, str]:
-        """Hashes of the pretrained parts that a checkpoint supposes and does not hold, by name."""
-        return {}
+        """Return the hashes of the parts that a checkpoint requires, by name."""
+        return self._frozen_hashes
+
+    @cached_property
+    def _frozen_hashes(self) -> dict[str, str]:
+        parts = {name: getattr(self, name) for name in self.frozen}
+        return {name: model_fingerprint(part) for name, part in parts.items() if part is not None}
 
     def freeze(self, *modules: nn.Module | None) -> None:
-        """Take modules out of learning."""
+        """Exclude modules from learning."""
         for module in modules:
             if module is not None:
                 module.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Objective":
-        """Switch what learns; frozen parts stay in evaluation mode."""
+        """Switch the mode of what learns; frozen parts stay in evaluation mode."""
         super().train(mode)
         for module in self.children():
             if not any(p.requires_grad for p in module.parameters()):
@@ -95,27 +185,61 @@ class Objective(nn.Module, ABC):
 
 
 def _frozen(part: nn.Module) -> dict[str, Tensor]:
-    """What of a part does not learn."""
+    """The parameters of a part that do not learn."""
     return {name: p.detach() for name, p in part.named_parameters() if not p.requires_grad}
 
 
 class SlotObjective(Objective):
-    """A method that finds slots: an image backbone, slots, and something that needs them."""
+    """A method with slots: an image backbone, slots, and a decoder that trains them.
 
+    Attributes:
+        pipeline_class: The pipeline, built from the parts of `learned` and `frozen`.
+        resolution: Pixels per side of the images.
+        inference: How the pipeline infers slots.
+    """
+
+    pipeline_class: ClassVar[type[SlotPipeline]]
     encoder: Any
     slot_encoder: SlotEncoder
+    resolution: int
+    inference: InferenceSettings
 
-    @abstractmethod
+    def validation_losses(self, batch: Batch, draws: FixedDraws) -> dict[str, Tensor]:
+        """Compute the loss, with fixed initial slots."""
+        loss, _ = self({**batch, "slot_noise": self.fixed_slot_noise(batch, draws)})
+        return {"loss": loss}
+
+    def fixed_slot_noise(self, batch: Batch, draws: FixedDraws) -> Tensor | None:
+        """Draw the noise of the initial slots; `None` where they are learned vectors."""
+        if self.slot_encoder.config.slot_init != "gaussian":
+            return None
+        return self.slot_encoder.draw_noise(len(batch["pixel_values"]), generator=draws.generator)
+
+    def preview(self, pixel_values: Tensor) -> Image.Image:
+        """Draw images with their segmentation, reconstruction and slots."""
+        return draw_scenes(self.to_pipeline(), pixel_values)
+
+    def cacheable(self) -> dict[str, nn.Module]:
+        """The features of the image backbone, where it is frozen."""
+        frozen = not any(p.requires_grad for p in self.encoder.parameters())
+        return {"features": self.encoder} if frozen else {}
+
+    def pipeline_options(self) -> dict[str, Any]:
+        """Return the arguments of the pipeline beside the parts."""
+        return {"resolution": self.resolution, "inference": self.inference}
+
     def to_pipeline(self) -> SlotPipeline:
-        """The model as a pipeline that shares these weights."""
+        """Return the model as a pipeline that shares these weights."""
+        parts = {name: getattr(self, name) for name in (*self.learned, *self.frozen)}
+        return self.pipeline_class(**parts, **self.pipeline_options())
 
     def save_pipeline(self, folder: Path) -> None:
         """Write a pipeline folder."""
         self.to_pipeline().save_pretrained(folder)
 
 
-def collapse_alarms(slots: Tensor, attention: Tensor) -> Logs:
-    """Two numbers that tell early when slots stop being different things.
+def collapse_metrics(slots: Tensor, attention: Tensor) -> Logs:
+    """Measure whether slots become copies of one another, which shows early.
 
     Args:
         slots: `[B, K, D]`.

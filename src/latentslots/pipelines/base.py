@@ -4,7 +4,7 @@ Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from latentslots.bundled import bundled_folder
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
 from latentslots.fingerprint import model_fingerprint
-from latentslots.pipelines.merging import check_inference, merge_slots
+from latentslots.pipelines.merging import merge_slots
 from latentslots.pipelines.pretrained import Pretrained
 
 ImageInput = Image.Image | np.ndarray | Tensor | list[Image.Image] | list[np.ndarray] | list[Tensor]
@@ -64,6 +64,47 @@ class SlotOutput(BaseOutput):
         return masks.argmax(dim=1)
 
 
+@dataclass(frozen=True)
+class InferenceSettings:
+    """How a trained model infers the slots of an image.
+
+    Attributes:
+        num_slots: How many slots to infer; 0 for as many as in training.
+        merge_overlap: Slots of an image whose masks overlap more than this become one (see
+            `merge_slots`), from 0 (never) to below 1.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    num_slots: int = 0
+    merge_overlap: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of their ranges."""
+        if self.num_slots < 0:
+            raise ValueError(
+                f"num_slots at inference must be 0 (as in training) or above, got {self.num_slots}"
+            )
+        if not 0 <= self.merge_overlap < 1:
+            raise ValueError(
+                f"merge_overlap must be at least 0 and below 1, got {self.merge_overlap:g}"
+            )
+
+    def check(self, slot_encoder: Any) -> None:
+        """Refuse another number of slots for a model that learned each slot's start.
+
+        Raises:
+            ValueError: If so.
+        """
+        trained = slot_encoder.config.num_slots
+        if slot_encoder.config.slot_init == "learned" and self.num_slots not in (0, trained):
+            raise ValueError(
+                f"slots that start from learned vectors are always {trained}: num_slots at "
+                f"inference must be 0, got {self.num_slots}"
+            )
+
+
 def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
     """The folder of a pipeline, fetched where it lies on the hub.
 
@@ -101,9 +142,8 @@ def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
 class SlotPipeline(DiffusionPipeline):
     """A model that finds slots in images, stored as a folder.
 
-    Subclasses register an `encoder` and a `slot_encoder`, and in their config a `resolution`,
-    `num_inference_slots` (how many slots to look for; 0 for as many as in training) and
-    `merge_overlap` (slots whose masks overlap more become one, see `merge_slots`; 0 for never).
+    Subclasses register an `encoder` and a `slot_encoder` as modules, and a `resolution` and an
+    `inference` (`InferenceSettings`) in their config, by `register_inference`.
     """
 
     encoder: Any
@@ -116,9 +156,40 @@ class SlotPipeline(DiffusionPipeline):
         return self.config.resolution
 
     @property
+    def inference(self) -> InferenceSettings:
+        """How slots are inferred."""
+        return InferenceSettings(**self.config.inference)
+
+    @property
     def num_slots(self) -> int:
-        """How many slots `encode` looks for, before any are merged."""
-        return self.config.num_inference_slots or self.slot_encoder.config.num_slots
+        """How many slots `encode` infers, before any are merged."""
+        return self.inference.num_slots or self.slot_encoder.config.num_slots
+
+    def register_inference(
+        self, resolution: int, inference: InferenceSettings | dict[str, Any] | None
+    ) -> None:
+        """Record in the config how slots are inferred; subclasses call it when built.
+
+        Args:
+            resolution: Pixels per side of the training images.
+            inference: The settings, or a dictionary of them, as a saved pipeline has it.
+        """
+        if not isinstance(inference, InferenceSettings):
+            inference = InferenceSettings(**(inference or {}))
+        inference.check(self.slot_encoder)
+        self.register_to_config(resolution=resolution, inference=asdict(inference))
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read `model_index.json`, also as release 0.1 wrote it."""
+        config = super().load_config(*args, **kwargs)
+        index = config[0] if isinstance(config, tuple) else config
+        if "num_inference_slots" in index:
+            index["inference"] = {
+                "num_slots": index.pop("num_inference_slots"),
+                "merge_overlap": index.pop("merge_overlap", 0.0),
+            }
+        return config
 
     @classmethod
     def from_pretrained(
@@ -204,6 +275,11 @@ class SlotPipeline(DiffusionPipeline):
         return {k: (s, part) for k, (s, part) in known.items() if getattr(self, k) is part}
 
     @property
+    def samples(self) -> bool:
+        """Whether images are sampled (`generator`, `num_inference_steps`) or computed."""
+        return False
+
+    @property
     def paints(self) -> bool:
         """Whether slots can be made images again, by calling the pipeline."""
         return True
@@ -223,21 +299,19 @@ class SlotPipeline(DiffusionPipeline):
     def set_inference(
         self, *, num_slots: int | None = None, merge_overlap: float | None = None
     ) -> None:
-        """Change how slots are found from now on, also once saved; what is `None` stays.
+        """Change how slots are inferred from now on, also once saved; what is `None` stays.
 
         Args:
-            num_slots: How many slots to look for; 0 for as many as in training.
-            merge_overlap: Slots of an image whose masks overlap more than this become one, see
-                `merge_slots`; 0 for never.
+            num_slots: See `InferenceSettings`.
+            merge_overlap: See `InferenceSettings`.
 
         Raises:
             ValueError: If a value is out of its range, or slots start from learned vectors and
                 another number is asked for.
         """
-        num_slots = self.config.num_inference_slots if num_slots is None else num_slots
-        overlap = self.config.merge_overlap if merge_overlap is None else merge_overlap
-        check_inference(self.slot_encoder, num_slots, overlap)
-        self.register_to_config(num_inference_slots=num_slots, merge_overlap=overlap)
+        changes: dict[str, Any] = {"num_slots": num_slots, "merge_overlap": merge_overlap}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        self.register_inference(self.resolution, replace(self.inference, **changes))
 
     def fingerprint(self) -> str:
         """Hash of what finds slots, its weights as they are: slots of another one mean others."""
@@ -325,9 +399,10 @@ class SlotPipeline(DiffusionPipeline):
         )
         attention = out.attention.unflatten(2, features.shape[-2:])
         masks = self.masks_of(out.slots, attention, pixel_values)
-        if not self.config.merge_overlap:
+        max_overlap = self.inference.merge_overlap
+        if not max_overlap:
             return SlotOutput(slots=out.slots, masks=masks)
-        slots, masks, exist = merge_slots(out.slots, masks, max_overlap=self.config.merge_overlap)
+        slots, masks, exist = merge_slots(out.slots, masks, max_overlap=max_overlap)
         return SlotOutput(slots=slots, masks=masks, slots_mask=None if exist.all() else exist)
 
     @property

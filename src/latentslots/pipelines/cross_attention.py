@@ -42,8 +42,7 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         found = cls(
             **pipe.components,
             resolution=pipe.resolution,
-            num_inference_slots=pipe.config.num_inference_slots,
-            merge_overlap=pipe.config.merge_overlap,
+            inference=pipe.inference,
         )
         found.set_progress_bar_config(disable=True)
         return found

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from latentslots.models import AutoregressiveDecoder, FeatureDecoder, SlotEncoder
 from latentslots.models.dinov2_encoder import DINOv2Encoder
-from latentslots.pipelines.base import SlotPipeline
-from latentslots.pipelines.merging import check_inference
+from latentslots.pipelines.base import InferenceSettings, SlotPipeline
 
 
 class DinosaurPipeline(SlotPipeline):
@@ -23,8 +22,7 @@ class DinosaurPipeline(SlotPipeline):
         decoder: Slots to features. The masks of an MLP decoder are the scene's, as in the paper;
             with a transformer, masks are the slots' attention.
         resolution: Pixels per side of the training images.
-        num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
-        merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
+        inference: How slots are inferred.
         decoder_masks: Whether to take the decoder's masks where it has some.
     """
 
@@ -34,19 +32,13 @@ class DinosaurPipeline(SlotPipeline):
         slot_encoder: SlotEncoder,
         decoder: FeatureDecoder | AutoregressiveDecoder,
         resolution: int = 224,
-        num_inference_slots: int = 0,
-        merge_overlap: float = 0.0,
+        inference: InferenceSettings | dict[str, Any] | None = None,
         decoder_masks: bool = True,
     ) -> None:
         super().__init__()
-        check_inference(slot_encoder, num_inference_slots, merge_overlap)
         self.register_modules(encoder=encoder, slot_encoder=slot_encoder, decoder=decoder)
-        self.register_to_config(
-            resolution=resolution,
-            num_inference_slots=num_inference_slots,
-            merge_overlap=merge_overlap,
-            decoder_masks=decoder_masks,
-        )
+        self.register_inference(resolution, inference)
+        self.register_to_config(decoder_masks=decoder_masks)
 
     @property
     def paints(self) -> bool:

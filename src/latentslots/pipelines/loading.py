@@ -1,39 +1,36 @@
-"""Load a pipeline whose class its folder knows."""
+"""Loading a pipeline of whichever class its folder names."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from latentslots.pipelines.base import PIPELINE_FILE, SlotPipeline, pipeline_folder
-from latentslots.pipelines.dinosaur import DinosaurPipeline
-from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
-from latentslots.pipelines.slate import SlatePipeline
-from latentslots.pipelines.slot_attention import SlotAutoencoderPipeline
-
-PIPELINES: dict[str, type[SlotPipeline]] = {
-    kind.__name__: kind
-    for kind in (
-        LatentSlotDiffusionPipeline,
-        SlotAutoencoderPipeline,
-        SlatePipeline,
-        DinosaurPipeline,
-    )
-}
 
 
 def load_pipeline(name: str | Path, **kwargs: Any) -> SlotPipeline:
-    """Load any of our pipelines.
+    """Load any pipeline: one of ours, or a subclass of `SlotPipeline` that was imported before.
 
     Args:
         name: A pipeline folder, a run folder, `bundled`, or a hub id.
         **kwargs: As for `SlotPipeline.from_pretrained`.
 
     Raises:
-        ValueError: If there is no such pipeline, or its class is none of ours.
+        ValueError: If there is no such pipeline, or its class is not known.
     """
     folder = pipeline_folder(name, kwargs)
     content = json.loads((folder / PIPELINE_FILE).read_text(encoding="utf-8"))
     kind = content.get("_class_name")
-    if kind not in PIPELINES:
-        raise ValueError(f"{folder} holds a {kind}, and only {', '.join(PIPELINES)} can be loaded")
-    return PIPELINES[kind].from_pretrained(folder, **kwargs)
+    known = {cls.__name__: cls for cls in _subclasses(SlotPipeline)}
+    if kind not in known:
+        raise ValueError(
+            f"{folder} holds a {kind}, and only {', '.join(sorted(known))} can be loaded; import "
+            "the module of a class of your own first"
+        )
+    return known[kind].from_pretrained(folder, **kwargs)
+
+
+def _subclasses(cls: type[SlotPipeline]) -> Iterator[type[SlotPipeline]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

@@ -25,8 +25,7 @@ from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotU
 from latentslots.models.autoencoder import decode_latents, downscale_factor, encode_latents
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
-from latentslots.pipelines.base import SlotPipeline
-from latentslots.pipelines.merging import check_inference
+from latentslots.pipelines.base import InferenceSettings, SlotPipeline
 from latentslots.pipelines.slot_layout import predict_slot_layout
 
 logger = logging.getLogger(__name__)
@@ -65,8 +64,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         patch_decoder: Tells which slot made which pixel, where a model learned one; without it,
             masks are the slots' attention.
         resolution: Pixels per side of the training images; by default what `unet` and `vae` say.
-        num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
-        merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
+        inference: How slots are inferred.
         pretrained: Where parts come from that saved pipelines need not hold, by their names.
     """
 
@@ -81,12 +79,10 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         vae: AutoencoderKL | None = None,
         patch_decoder: PatchDecoder | None = None,
         resolution: int | None = None,
-        num_inference_slots: int = 0,
-        merge_overlap: float = 0.0,
+        inference: InferenceSettings | dict[str, Any] | None = None,
         pretrained: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_inference(slot_encoder, num_inference_slots, merge_overlap)
         if vae is not None and vae.config.latent_channels != unet.latent_channels:
             raise ValueError(
                 f"the denoiser paints latents of {unet.latent_channels} channels, and the VAE has "
@@ -103,11 +99,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         if resolution is None:
             # Without a VAE we can only suppose the usual 8 pixels per latent.
             resolution = unet.latent_size * (8 if vae is None else downscale_factor(vae))
-        self.register_to_config(
-            resolution=resolution,
-            num_inference_slots=num_inference_slots,
-            merge_overlap=merge_overlap,
-        )
+        self.register_inference(resolution, inference)
         self.name_pretrained(pretrained)
         self.image_processor = VaeImageProcessor()
 
@@ -179,6 +171,11 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         )
         images = self._decode(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @property
+    def samples(self) -> bool:
+        """Always: images are sampled from noise."""
+        return True
 
     @property
     def mask_source(self) -> str:

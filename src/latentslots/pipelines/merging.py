@@ -6,8 +6,6 @@ slots share one of them. Their masks tell: they lie on each other.
 Dimensions: B batch, K slots, L slots of the scene that keeps most, D slot channels, H W pixels.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -54,21 +52,3 @@ def merge_slots(
     first = slots.gather(1, order[..., None].expand(-1, -1, slots.shape[2]))
     merged = torch.where(alone[..., None], first, mean.to(slots.dtype))
     return merged, merged_masks.to(masks.dtype), exists.gather(1, order)
-
-
-def check_inference(slot_encoder: Any, num_inference_slots: int, merge_overlap: float) -> None:
-    """Refuse words on how to find slots that are out of their range.
-
-    Raises:
-        ValueError: If one is.
-    """
-    if not 0 <= merge_overlap < 1:
-        raise ValueError(f"merge_overlap must be at least 0 and below 1, got {merge_overlap:g}")
-    trained = slot_encoder.config.num_slots
-    if num_inference_slots < 0:
-        raise ValueError(f"num_inference_slots must be 0 or above, got {num_inference_slots}")
-    if slot_encoder.config.slot_init == "learned" and num_inference_slots not in (0, trained):
-        raise ValueError(
-            f"slots that start from learned vectors are always {trained}: num_inference_slots must "
-            f"be 0, got {num_inference_slots}"
-        )

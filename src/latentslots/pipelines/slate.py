@@ -19,8 +19,7 @@ from latentslots.models import (
     SlotEncoder,
     UNetEncoder,
 )
-from latentslots.pipelines.base import SlotPipeline
-from latentslots.pipelines.merging import check_inference
+from latentslots.pipelines.base import InferenceSettings, SlotPipeline
 
 
 class SlatePipeline(SlotPipeline):
@@ -32,8 +31,7 @@ class SlatePipeline(SlotPipeline):
         dvae: Words to images.
         decoder: Slots to words.
         resolution: Pixels per side of the training images, and of those that are painted.
-        num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
-        merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
+        inference: How slots are inferred.
     """
 
     def __init__(
@@ -43,19 +41,13 @@ class SlatePipeline(SlotPipeline):
         dvae: DiscreteVAE,
         decoder: AutoregressiveDecoder,
         resolution: int = 64,
-        num_inference_slots: int = 0,
-        merge_overlap: float = 0.0,
+        inference: InferenceSettings | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_inference(slot_encoder, num_inference_slots, merge_overlap)
         self.register_modules(
             encoder=encoder, slot_encoder=slot_encoder, dvae=dvae, decoder=decoder
         )
-        self.register_to_config(
-            resolution=resolution,
-            num_inference_slots=num_inference_slots,
-            merge_overlap=merge_overlap,
-        )
+        self.register_inference(resolution, inference)
         self.image_processor = VaeImageProcessor()
 
     @torch.no_grad()

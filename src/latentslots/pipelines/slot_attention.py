@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from latentslots.models import BroadcastDecoder, ResidualEncoder, SlotEncoder, UNetEncoder
-from latentslots.pipelines.base import SlotPipeline
-from latentslots.pipelines.merging import check_inference
+from latentslots.pipelines.base import InferenceSettings, SlotPipeline
 
 
 class SlotAutoencoderPipeline(SlotPipeline):
@@ -24,8 +23,7 @@ class SlotAutoencoderPipeline(SlotPipeline):
         slot_encoder: Feature map to slots.
         decoder: Slots to images; its masks are the scene's.
         resolution: Pixels per side of the training images.
-        num_inference_slots: How many slots to look for in an image; 0 for as many as in training.
-        merge_overlap: Slots of an image whose masks overlap more than this become one; 0 for never.
+        inference: How slots are inferred.
         decoder_masks: Whether masks are the decoder's, as in the paper, or the slots' attention.
     """
 
@@ -35,19 +33,13 @@ class SlotAutoencoderPipeline(SlotPipeline):
         slot_encoder: SlotEncoder,
         decoder: BroadcastDecoder,
         resolution: int = 64,
-        num_inference_slots: int = 0,
-        merge_overlap: float = 0.0,
+        inference: InferenceSettings | dict[str, Any] | None = None,
         decoder_masks: bool = True,
     ) -> None:
         super().__init__()
-        check_inference(slot_encoder, num_inference_slots, merge_overlap)
         self.register_modules(encoder=encoder, slot_encoder=slot_encoder, decoder=decoder)
-        self.register_to_config(
-            resolution=resolution,
-            num_inference_slots=num_inference_slots,
-            merge_overlap=merge_overlap,
-            decoder_masks=decoder_masks,
-        )
+        self.register_inference(resolution, inference)
+        self.register_to_config(decoder_masks=decoder_masks)
         self.image_processor = VaeImageProcessor()
 
     @torch.no_grad()

@@ -1,10 +1,12 @@
-"""The state of a run on disk: `state/step_0001000/`, complete or not there at all.
+"""The state of a run on disk: `state/step_0001000/`, complete or absent.
 
-Tensors are safetensors files, everything else is one JSON file: nothing in it is code.
+Tensors are safetensors files, everything else is one JSON file: nothing in it is code. Unlike
+Accelerate's `save_state`, which pickles, a checkpoint is written beside the older ones, synced and
+renamed, holds the position in the data and the random state of every process, and is resumed bit
+for bit on one CPU process.
 """
 
 import json
-import os
 import random
 import shutil
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from latentslots.files import apply_umask, sync, write_json
+
 STEP_DIGITS = 7
 
 
@@ -26,7 +30,7 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Snapshot:
-    """All that a run needs to go on as if it had not stopped."""
+    """Everything that a run needs to be resumed as if it had not stopped."""
 
     tensors: dict[str, dict[str, Tensor]]
     """By file: `model`, `optimizer`, `ema`, and `random_<process>`."""
@@ -35,7 +39,7 @@ class Snapshot:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments and step counts, flat."""
+    """Flatten the optimizer's moments and step counts."""
     return {
         f"{index}.{name}": value
         for index, state in optimizer.state_dict()["state"].items()
@@ -44,22 +48,22 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put the moments and step counts back; hyper-parameters stay those of the config."""
+    """Restore the moments and step counts; hyper-parameters stay those of the config."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:
-            # Fused AdamW walks through memory: moments must lie as their parameter does, which
-            # may be channels last.
+            # Fused AdamW iterates over memory: moments must have the layout of their parameter,
+            # which may be channels last.
             value = torch.empty_like(parameter).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def random_tensors() -> dict[str, Tensor]:
-    """The state of every random generator of this process."""
+    """Collect the state of every random generator of this process."""
     _, keys, position, has_gauss, gauss = np.random.get_state()
     version, words, _ = random.getstate()
     tensors = {
@@ -74,7 +78,7 @@ def random_tensors() -> dict[str, Tensor]:
 
 
 def load_random_tensors(tensors: dict[str, Tensor]) -> None:
-    """Put the state of every random generator back."""
+    """Restore the state of every random generator."""
     torch.set_rng_state(tensors["torch"])
     *words, position, has_gauss = tensors["numpy"].tolist()
     keys = np.array(words, dtype=np.uint32)
@@ -87,7 +91,7 @@ def load_random_tensors(tensors: dict[str, Tensor]) -> None:
 
 
 def list_checkpoints(state_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """List the complete checkpoints of a run, oldest first."""
     return sorted(state_dir.glob(f"step_{'[0-9]' * STEP_DIGITS}"))
 
 
@@ -97,64 +101,32 @@ def write_tensors(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, folder / f"{name}.safetensors")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside, and let it take the place of an older one when it is complete."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        beside.write_text(text, encoding="utf-8")
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-    beside.replace(path)
-
-
-def make_readable(folder: Path) -> None:
-    """Give files of tensors the permissions that all other new files have.
-
-    safetensors 0.8 keeps them private (https://github.com/safetensors/safetensors/issues/782).
-    """
-    umask = os.umask(0o077)
-    os.umask(umask)
-    for file in folder.rglob("*.safetensors"):
-        file.chmod(0o666 & ~umask)
-
-
 def begin(state_dir: Path, step: int) -> Path:
-    """An empty folder beside the checkpoints, to be filled and then `commit`ted."""
+    """Create an empty folder beside the checkpoints, to be filled and then `commit`ted."""
     partial = state_dir / f".partial_{step:0{STEP_DIGITS}d}"
-    remove(*state_dir.glob(".partial_*"))  # what a killed run left
+    remove(*state_dir.glob(".partial_*"))  # left by a killed run
     partial.mkdir(parents=True)
     return partial
 
 
 def commit(partial: Path, values: dict[str, Any], *, keep: int) -> Path:
     """Make a filled folder the newest checkpoint, then remove the oldest beyond `keep`."""
-    (partial / "state.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    make_readable(partial)
-    _sync(*partial.iterdir(), partial)
+    write_json(partial / "state.json", values)
+    apply_umask(partial)
+    sync(*partial.iterdir(), partial)
     state_dir = partial.parent
     final = state_dir / partial.name.replace(".partial_", "step_")
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
-    _sync(state_dir)
+    sync(state_dir)
     for old in list_checkpoints(state_dir)[:-keep]:
         shutil.rmtree(old)
     return final
 
 
-def _sync(*paths: Path) -> None:
-    """Wait until files and folders are on the disk, not only in memory."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def discard(partial: Path, error: Exception) -> CheckpointError:
-    """Remove a folder that could not be filled, and say what is left."""
+    """Remove a folder that could not be filled, and name what is left in the error."""
     shutil.rmtree(partial, ignore_errors=True)
     complete = list_checkpoints(partial.parent)
     left = f"the newest complete one is {complete[-1]}" if complete else "there is no older one"

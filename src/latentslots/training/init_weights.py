@@ -1,19 +1,16 @@
-"""Weights to start a training from, instead of fresh ones."""
+"""Weights of a trained model to start a training from, instead of fresh ones."""
 
-import torch
 from diffusers import ModelMixin
 from torch import nn
 
-from latentslots.models.autoencoder import load_vae
-from latentslots.objectives import AutoencoderObjective, Objective
-from latentslots.pipelines import load_pipeline
+from latentslots.objectives import Objective
 
 
-def load_initial_weights(objective: Objective, name: str) -> None:
+def load_init_weights(objective: Objective, name: str) -> None:
     """Copy the weights of a trained model into all that an objective trains.
 
-    What does not learn, in a part that learns otherwise, must be the same there. What is measured
-    of the images, such as their mean color, comes along: weights count on it.
+    The frozen weights of a part that is trained in part must be the same there. Statistics of the
+    data, such as the mean color, are copied as well, because the weights depend on them.
 
     Args:
         objective: With fresh weights.
@@ -21,14 +18,10 @@ def load_initial_weights(objective: Objective, name: str) -> None:
 
     Raises:
         ValueError: If there is no such model, or it lacks a part, or has one of another shape, or
-            one whose frozen weights are others.
+            one with other frozen weights.
     """
-    trained = objective.trained()
-    if isinstance(objective, AutoencoderObjective):
-        _copy(load_vae(name), trained["vae"], part="vae", name=name)
-        return
-    components = load_pipeline(name).components
-    for part, module in trained.items():
+    components = objective.components_of(name)
+    for part, module in objective.trained().items():
         source = components.get(part)
         if not isinstance(source, ModelMixin):
             raise ValueError(f"init_from: {name} has no {part} to start from")
@@ -36,7 +29,7 @@ def load_initial_weights(objective: Objective, name: str) -> None:
 
 
 def _copy(source: nn.Module, into: nn.Module, *, part: str, name: str) -> None:
-    """Copy weights, of which none may be missing, left over, or of another shape."""
+    """Copy weights, none of which may be missing, left over, or of another shape."""
     theirs, ours = source.state_dict(), into.state_dict()
     different = [
         f"{key} is {_shape(theirs, key)} there and {_shape(ours, key)} here"
@@ -47,7 +40,7 @@ def _copy(source: nn.Module, into: nn.Module, *, part: str, name: str) -> None:
         raise ValueError(f"init_from: the {part} of {name} is another one: {different[0]}")
     frozen = [key for key, weight in into.named_parameters() if not weight.requires_grad]
     for key in frozen:
-        if not torch.equal(theirs[key].to(ours[key]), ours[key]):
+        if not theirs[key].to(ours[key]).equal(ours[key]):
             raise ValueError(
                 f"init_from: the {part} of {name} was trained around other frozen weights "
                 f"(such as {key})"

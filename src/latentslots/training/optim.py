@@ -10,15 +10,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from latentslots.config import OptimConfig
 from latentslots.objectives import Objective
 
-# What decides where slots start is a statistic, not a weight matrix: decay would pull it to 0.
+# Parameters of initial slots are statistics, not weight matrices: decay would pull them to 0.
 _NO_DECAY = ("slot_mean", "slot_log_std", "registers", "null", "table", "gain")
 
 
 def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
-    """AdamW over what an objective trains.
+    """Build AdamW over the parameters that an objective trains.
 
-    Groups differ in learning rate (encoder and denoiser have factors of their own) and in weight
-    decay (none on norms, biases and the slots' start).
+    Groups differ in learning rate (encoder and decoder have factors of their own) and in weight
+    decay (none on norms, biases and initial slots).
     """
     scale = config.decoder_lr_scale
     factors = {"encoder": config.encoder_lr_scale, "unet": scale, "decoder": scale}
@@ -40,7 +40,7 @@ def build_optimizer(objective: Objective, config: OptimConfig) -> AdamW:
 
 
 def lr_factor(config: OptimConfig, max_train_steps: int) -> Callable[[int], float]:
-    """The learning rate at a step, as a share of its peak; `step` counts from 0."""
+    """Return the schedule: the learning rate at a step from 0 on, as a share of its peak."""
 
     def factor(step: int) -> float:
         if step < config.lr_warmup_steps:

@@ -1,6 +1,5 @@
 """`train`: from a configuration to a run folder."""
 
-import json
 import platform
 import sys
 from datetime import timedelta
@@ -16,7 +15,7 @@ from datasets import Dataset
 
 from latentslots.build.data import FEATURES_DIR, LATENTS_DIR, build_split, build_training_set
 from latentslots.build.methods import build_objective
-from latentslots.config import AutoencoderConfig, TrainConfig
+from latentslots.config import MixedPrecision, TrainConfig
 from latentslots.config.io import differences, dumps, load_config
 from latentslots.config.ranges import check_ranges
 from latentslots.config.seeds import check_seed
@@ -24,11 +23,13 @@ from latentslots.data.errors import UnknownSplitError
 from latentslots.data.loading.loader import ImageDataset
 from latentslots.data.loading.stream import ImageStream
 from latentslots.device import keep_freed_memory
+from latentslots.files import write_json, write_text
 from latentslots.objectives import Objective
-from latentslots.training.checkpoint import list_checkpoints, write_text
-from latentslots.training.init_weights import load_initial_weights
+from latentslots.training.checkpoint import list_checkpoints
+from latentslots.training.init_weights import load_init_weights
+from latentslots.training.precision import choose_precision
 from latentslots.training.preview import Previewer
-from latentslots.training.run_log import Records
+from latentslots.training.run_log import RunLog
 from latentslots.training.trainer import STATE_DIR, Trainer
 from latentslots.training.validation import Validator
 
@@ -36,8 +37,8 @@ CONFIG_FILE = "train_config.json"
 ENVIRONMENT_FILE = "environment.json"
 PACKAGES = ("latentslots", "diffusers", "accelerate", "datasets", "numpy")
 
-# What may differ when a run is resumed: how long and how often, not what is learned from what.
-# What keeps a run from going on may change, too: memory, overflow, a file that cannot be read.
+# Knobs that may differ when a run is resumed: how long and how often, not what is learned from
+# what; and what may have stopped the run: memory, overflow, an unreadable file.
 RESUMABLE = (
     "max_train_steps",
     "max_train_minutes",
@@ -56,7 +57,7 @@ RESUMABLE = (
     "data.path",
     "data.latents",
     "data.features",
-    # The same weights, and above the same data, somewhere else: checked by their hashes.
+    # The same weights, and above the same data, in another place: checked by their hashes.
     "method.unet.name",
     "method.encoder.name",
     "method.vae",
@@ -66,11 +67,11 @@ RESUMABLE = (
 )
 
 NUM_MEASURED = 256
-"""Images to measure what is not learned on, such as their mean color."""
+"""Images from which statistics of the data, such as the mean color, are computed."""
 
 
 class RunError(ValueError):
-    """A run folder that cannot be used in the way that was asked for."""
+    """A run folder or configuration that cannot be used."""
 
 
 def train(
@@ -81,31 +82,33 @@ def train(
     Args:
         config: What to train, on what, and how: a recipe, perhaps changed.
         output_dir: The run folder.
-        resume: Go on from the newest checkpoint in it.
+        resume: Resume from the newest checkpoint in it.
         progress: Whether to show a progress bar on stderr.
 
     Returns:
-        The run folder, which holds the model in `pipeline/`.
+        The run folder, which contains the model in `pipeline/`.
 
     Raises:
-        RunError: If the folder already holds a run and `resume` is not set, or holds none and it
-            is, or holds a run of another model or other data.
-        TrainingInterrupted: After SIGINT or SIGTERM, when the state is saved.
+        RunError: If the folder already contains a run and `resume` is not set, or contains none and
+            it is, or contains a run of another model or other data.
+        TrainingInterrupted: After SIGINT or SIGTERM, once the state is saved.
     """
-    _check_counts(config)
+    check_seed(config.seed)
+    check_ranges(config)
     run_dir = Path(output_dir)
+    config = choose_precision(config, _saved_precision(run_dir) if resume else "auto")
     newest = _check_run_dir(run_dir, config, resume=resume)
     accelerator = _build_accelerator(config, run_dir)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    accelerator.wait_for_everyone()  # nobody writes to the folder before all have looked at it
-    # Weights are drawn alike everywhere, what follows is not: processes that draw the same noise
-    # and timesteps learn no more than one does.
+    accelerator.wait_for_everyone()  # no process writes to the folder before all have checked it
+    # All processes draw the same weights, but not the same noise and timesteps: else they would
+    # learn no more than one process does.
     set_seed(config.seed)
     objective = build_objective(config)
     if newest is None and config.init_from:
-        load_initial_weights(objective, config.init_from)
-    validation = _validation_split(config, is_main_process=accelerator.is_main_process)
+        load_init_weights(objective, config.init_from)
+    validation = _validation_split(config, objective, is_main_process=accelerator.is_main_process)
     dataset = build_training_set(
         config,
         objective.to(accelerator.device),
@@ -114,7 +117,7 @@ def train(
         wait=accelerator.wait_for_everyone,
         progress=progress,
     )
-    if newest is None and not config.init_from and objective.measures:
+    if newest is None and not config.init_from and objective.has_statistics:
         _measure(objective, dataset)
     set_seed(config.seed, device_specific=True)
     trainer = _build_trainer(
@@ -126,22 +129,22 @@ def train(
         accelerator=accelerator,
         progress=progress,
     )
-    if newest:  # first of all: a checkpoint that does not fit leaves the run as it was
+    if newest:  # before anything is written: if it does not fit, the run stays as it was
         trainer.load(newest)
     if accelerator.is_main_process:
         _write_run_files(run_dir, config)
     if accelerator.log_with:
         accelerator.init_trackers("latentslots")
     try:
-        trainer.records.open(start_step=trainer.step)
+        trainer.run_log.open(start_step=trainer.step)
         trainer.fit()
     finally:
-        trainer.records.close()
+        trainer.run_log.close()
     return run_dir
 
 
 def _measure(objective: Objective, dataset: ImageDataset | ImageStream) -> None:
-    """Let the objective measure what it does not learn on images from all over the data set."""
+    """Compute the objective's statistics on images spread over the data set."""
     samples = dataset.spread(min(NUM_MEASURED, len(dataset)))
     objective.measure(torch.stack([sample["pixel_values"] for sample in samples]))
 
@@ -163,7 +166,7 @@ def _build_trainer(
         dataset,
         accelerator=accelerator,
         run_dir=run_dir,
-        records=Records(
+        run_log=RunLog(
             run_dir,
             accelerator,
             max_train_steps=config.max_train_steps,
@@ -185,21 +188,21 @@ def _build_trainer(
     )
 
 
-def _check_counts(config: TrainConfig) -> None:
-    """Find out now, not at the first validation hours later, that there is nothing to do."""
-    check_seed(config.seed)
-    check_ranges(config)
+def _saved_precision(run_dir: Path) -> MixedPrecision:
+    """The precision that a run was trained in; `auto` if the folder contains none."""
+    file = run_dir / CONFIG_FILE
+    return load_config(file).mixed_precision if file.is_file() else "auto"
 
 
 def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path | None:
-    """The newest checkpoint to go on from, if any."""
+    """Return the newest checkpoint to resume from, if any; refuse folders that do not fit."""
     config_file = run_dir / CONFIG_FILE
     if not resume:
         if config_file.exists():
             raise RunError(
-                f"{run_dir} already holds a run; go on with --resume, or name another folder"
+                f"{run_dir} already contains a run: add --resume, or name another folder"
             )
-        # Latents and features are made first; begun, they stay, and can be used.
+        # Caches are written first; a folder with nothing else is as good as empty.
         others = run_dir.is_dir() and any(
             file.name not in (LATENTS_DIR, FEATURES_DIR) for file in run_dir.iterdir()
         )
@@ -207,10 +210,10 @@ def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path 
             raise RunError(f"{run_dir} exists and is not an empty folder; name another one")
         return None
     if not config_file.is_file():
-        raise RunError(f"{run_dir} holds no run to resume: {CONFIG_FILE} is missing")
+        raise RunError(f"{run_dir} contains no run to resume: {CONFIG_FILE} is missing")
     checkpoints = list_checkpoints(run_dir / STATE_DIR)
     if not checkpoints:
-        return None  # it starts again, and may do so with another configuration
+        return None  # it starts anew, perhaps with another configuration
     changed = [
         line
         for line in differences(load_config(config_file), config)
@@ -222,7 +225,7 @@ def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path 
 
 
 def _resumable(config: TrainConfig) -> set[str]:
-    """Every worker reads a share of its own of a stream, so that their number must stay."""
+    """Knobs that may differ; not the number of workers of a stream, each of which reads a share."""
     return set(RESUMABLE) - ({"data.num_workers"} if config.data.streaming else set())
 
 
@@ -231,7 +234,7 @@ def _build_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
         config.report_to, [config.report_to]
     )
     for tracker in trackers:
-        if find_spec(tracker) is None:  # Accelerate would go on without it, and not say so
+        if find_spec(tracker) is None:  # Accelerate would silently omit it
             raise RunError(
                 f"report_to={config.report_to!r} needs {tracker}:"
                 " pip install 'latentslots[tracking]'"
@@ -239,10 +242,10 @@ def _build_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and config.mixed_precision == "fp16":
         raise RunError("mixed_precision='fp16' needs a GPU; on a CPU use 'bf16' or 'no'")
-    # Accelerate keeps the precision of a process's first run; a second one may want another.
+    # Accelerate keeps the precision of a process's first run; a second one may use another.
     AcceleratorState._reset_state()
     return Accelerator(
-        cpu=on_cpu,  # or else processes on CPUs would not find each other, and not say so
+        cpu=on_cpu,  # else processes on CPUs would silently not communicate
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=trackers or None,
@@ -251,21 +254,20 @@ def _build_accelerator(config: TrainConfig, run_dir: Path) -> Accelerator:
     )
 
 
-def _validation_split(config: TrainConfig, *, is_main_process: bool) -> Dataset | None:
-    """The validation split, where the data set has one.
-
-    An autoencoder's scaling factor is measured in validation, if need be on training images.
-    """
+def _validation_split(
+    config: TrainConfig, objective: Objective, *, is_main_process: bool
+) -> Dataset | None:
+    """Open the validation split, if the data set has one; else the training split, if needed."""
     try:
         return build_split(config.data, config.data.validation_split)
     except UnknownSplitError as error:
-        on_training = isinstance(config.method, AutoencoderConfig)
+        on_training = objective.needs_images_to_save
         if on_training and config.data.streaming:
             raise RunError(
-                f"an autoencoder needs validation images to measure on: {error}"
+                f"{config.method.kind} needs validation images to be measured on: {error}"
             ) from None
         if is_main_process:
-            instead = ", but measures on training images" if on_training else ""
+            instead = ", measuring on training images" if on_training else ""
             print(f"no validation{instead}: {error}", file=sys.stderr)
         return build_split(config.data, config.data.train_split) if on_training else None
 
@@ -279,7 +281,7 @@ def _write_run_files(run_dir: Path, config: TrainConfig) -> None:
         "command": sys.argv,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "num_threads": torch.get_num_threads(),
-        # torch itself also tells which build it is ("+cu130").
+        # torch's own version names the build as well ("+cu130").
         "packages": {name: version(name) for name in PACKAGES} | {"torch": str(torch.__version__)},
     }
-    write_text(run_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+    write_json(run_dir / ENVIRONMENT_FILE, environment)

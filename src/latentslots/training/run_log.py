@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: `metrics.jsonl`, a progress bar, and trackers."""
+"""The numbers of a run: `metrics.jsonl`, a progress bar, and trackers."""
 
 import json
 import sys
@@ -11,19 +11,19 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-from latentslots.training.checkpoint import write_text
+from latentslots.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
 
-class Records:
-    """Writes numbers as they come; only the main process does.
+class RunLog:
+    """Records numbers, on the main process only.
 
     Args:
         run_dir: The run folder.
-        accelerator: Owns the trackers, and knows who the main process is.
-        max_train_steps: Where the progress bar ends.
-        max_seconds: Where it ends instead, when the run is limited by time; 0 for no limit.
+        accelerator: Owns the trackers.
+        max_train_steps: End of the progress bar.
+        max_seconds: Its end if the run is limited by time; 0 for no limit.
         progress: Whether to show a progress bar on stderr.
     """
 
@@ -46,11 +46,11 @@ class Records:
         self.bar_counts_seconds = max_seconds > 0
 
     def open(self, *, start_step: int = 0) -> None:
-        """Begin, or go on; until then nothing is written.
+        """Open the files; until then nothing is written.
 
         Args:
-            start_step: Where the run is; what `metrics.jsonl` says of later steps, which a crash
-                left there, is removed.
+            start_step: The current step of the run. Rows of later steps, left by a crash, are
+                removed from `metrics.jsonl`.
         """
         self.started = time.monotonic()
         if not self.accelerator.is_main_process:
@@ -75,11 +75,11 @@ class Records:
 
     @property
     def seconds(self) -> float:
-        """What the run has taken so far, the time before a resume included."""
+        """Seconds that the run has taken so far, including the time before it was resumed."""
         return round(self.elapsed + time.monotonic() - self.started, 3)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Write the numbers of a step, with the seconds that the run has taken so far."""
+        """Record the numbers of a step, with the seconds that the run has taken so far."""
         if self.file is None or self.bar is None:
             return
         row = {"step": step, "seconds": self.seconds, **values}
@@ -92,17 +92,17 @@ class Records:
             self.bar.update(min(now, self.bar.total) - self.bar.n)
         else:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-            self.say(f"step {step}: {shown}")
+            self.print(f"step {step}: {shown}")
 
     def log_image(self, step: int, image: Image.Image) -> None:
-        """Show a preview in the trackers that take pictures."""
+        """Log a preview to the trackers that take images."""
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.log_images({"preview": np.asarray(image)[None]}, step, dataformats="NHWC")
             elif tracker.name == "wandb":
                 tracker.log_images({"preview": [image]}, step)
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print a line on stderr without tearing the progress bar."""
         if self.bar is not None and not self.bar.disable:
             self.bar.write(line, file=sys.stderr)
@@ -110,7 +110,7 @@ class Records:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Finish the files and the trackers."""
+        """Close the files and the trackers."""
         if self.file is not None and self.bar is not None:
             self.file.close()
             self.bar.close()
@@ -118,7 +118,7 @@ class Records:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`; a last line that a crash cut short is left out."""
+    """Read the rows of a run's `metrics.jsonl`, except a last line that a crash truncated."""
     path = run_dir / METRICS_FILE
     rows = []
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Stopping when asked to: SIGINT (Ctrl-C) and SIGTERM."""
+"""Stopping on signals: SIGINT (Ctrl-C) and SIGTERM."""
 
 import signal
 from collections.abc import Callable
@@ -9,10 +9,10 @@ WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingInterrupted(Exception):  # noqa: N818  (nothing went wrong)
-    """A run that was asked to stop, and has saved its state.
+    """A run that stopped on a signal, with its state saved.
 
     Attributes:
-        signum: The signal that asked.
+        signum: The signal.
     """
 
     def __init__(self, message: str, signum: int) -> None:
@@ -21,45 +21,45 @@ class TrainingInterrupted(Exception):  # noqa: N818  (nothing went wrong)
 
 
 class SignalWatch:
-    """A context that turns the first signal into a wish to stop; a second one acts at once.
+    """A context that records the first signal; a second one acts at once.
 
-    Outside of the main thread, which alone can watch signals, it watches none.
+    Outside of the main thread, where signals cannot be handled, it records none.
 
     Args:
-        say: Prints a line for the user.
+        print_line: Prints a line for the user.
 
     Attributes:
-        signum: The signal that came; `None` before.
+        signum: The signal that was received; `None` before.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, print_line: Callable[[str], None]) -> None:
+        self.print_line = print_line
         self.signum: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         try:
-            self._before = {one: signal.signal(one, self._remember) for one in WATCHED}
+            self._before = {one: signal.signal(one, self._record) for one in WATCHED}
         except ValueError:
             self._before = {}
 
     def __exit__(self, *error: object) -> None:
-        self._put_back()
+        self._restore()
 
-    def _remember(self, signum: int, frame: FrameType | None) -> None:
+    def _record(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        self._put_back()
-        self.say(f"{signal.Signals(signum).name}: saving, then leaving")
+        self._restore()
+        self.print_line(f"{signal.Signals(signum).name}: saving, then stopping")
 
-    def _put_back(self) -> None:
+    def _restore(self) -> None:
         for one, handler in self._before.items():
             signal.signal(one, handler)
 
 
 def leave_signals_to_parent(worker_id: int) -> None:
-    """Let a loading process outlive the signals that a terminal or launcher sends to a group.
+    """Ignore signals in a data worker, which a terminal or launcher sends to the whole group.
 
-    The trainer still needs its batches to finish the step; then it ends its workers itself.
+    The trainer needs its batches to finish the step; then it ends its workers itself.
     """
     for signum in WATCHED:
         signal.signal(signum, signal.SIG_IGN)

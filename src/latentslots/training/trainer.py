@@ -1,4 +1,4 @@
-"""The training loop. It knows an objective, Accelerate, and a run folder."""
+"""The training loop, over an objective, Accelerate and a run folder."""
 
 import contextlib
 import logging
@@ -18,11 +18,12 @@ from torch import Tensor
 from latentslots.config import TrainConfig
 from latentslots.data.loading.loader import ImageDataset, build_loader
 from latentslots.data.loading.stream import ImageStream
+from latentslots.files import apply_umask, replace_folder
 from latentslots.objectives import Objective
 from latentslots.training import checkpoint
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
 from latentslots.training.preview import Previewer
-from latentslots.training.run_log import Records
+from latentslots.training.run_log import RunLog
 from latentslots.training.signals import (
     SignalWatch,
     TrainingInterrupted,
@@ -37,21 +38,21 @@ STATE_DIR, PIPELINE_DIR = "state", "pipeline"
 
 
 class TrainingError(FloatingPointError):
-    """A run whose loss is not finite, and stays so."""
+    """A run whose loss stays not finite."""
 
 
 class Trainer:
-    """Trains an objective, and leaves a run folder from which it can go on.
+    """Trains an objective, and writes a run folder from which training can be resumed.
 
     Args:
         config: The run.
         objective: What to train.
-        dataset: What to train on.
-        accelerator: Where to train.
+        dataset: The training images.
+        accelerator: Devices and processes.
         run_dir: The run folder.
-        records: Where numbers go.
-        validator: Measures the model now and then.
-        previewer: Draws what the model does now and then.
+        run_log: Destination of numbers.
+        validator: Measures the model every so often.
+        previewer: Draws what the model does every so often.
     """
 
     def __init__(
@@ -62,13 +63,13 @@ class Trainer:
         *,
         accelerator: Accelerator,
         run_dir: Path,
-        records: Records,
+        run_log: RunLog,
         validator: Validator,
         previewer: Previewer,
     ) -> None:
         self.config, self.accelerator, self.run_dir = config, accelerator, run_dir
         self.objective, self.dataset = objective, dataset
-        self.records, self.validator, self.previewer = records, validator, previewer
+        self.run_log, self.validator, self.previewer = run_log, validator, previewer
         self.trainable = objective.trained_parameters()
         if config.channels_last:
             # torch declares this call for tensors alone.
@@ -89,7 +90,7 @@ class Trainer:
         self.bad_in_a_row = 0
         self.num_skipped = 0
         self.out_of_time = False
-        self.signals = SignalWatch(records.say)
+        self.signals = SignalWatch(run_log.print)
         self._agreed_signum: int | None = None
         self._new_skipped = 0
         self._random: dict[str, Tensor] | None = None
@@ -118,30 +119,30 @@ class Trainer:
                         self.trainable, self.config.optim.max_grad_norm or math.inf
                     )
                     values = {**self._mean(), "grad_norm": float(grad_norm)}
-                    if not self._is_good(values["loss"], values["grad_norm"]):
+                    if self._skip_nonfinite_step(values["loss"], values["grad_norm"]):
                         continue
                     scale = self._fp16_scale()
                     self.optimizer.step()
                     self.optimizer.zero_grad()
 
-                # Accelerate does not see that a fused optimizer was told to skip a step.
+                # Accelerate does not notice that a fused optimizer skipped a step.
                 if self._fp16_scale() < scale:
-                    continue  # fp16: the scale was too large, and is smaller now
+                    continue  # fp16: the scale was too large, and has been reduced
                 lr = self.lr_scheduler.get_last_lr()[0]
                 self.lr_scheduler.step()
                 self.step += 1
                 if self.ema is not None:
                     self.ema.step(self.trainable)
-                self.records.log(self.step, {**values, "lr": float(lr), **self._counts()})
+                self.run_log.log(self.step, {**values, "lr": float(lr), **self._counts()})
 
-                if self._keep_records():
+                if self._finish_step():
                     return
 
-    def _keep_records(self) -> bool:
-        """Save, validate and draw where it is time to; returns whether the run is over."""
+    def _finish_step(self) -> bool:
+        """Save, validate and draw where it is due; return whether the run is over."""
         last = self.step == self.config.max_train_steps or self.out_of_time
-        stop = self._asked_to_stop()
-        # First, so that whatever goes wrong in the others costs no step.
+        stop = self._stop_signal()
+        # First, so that a failure of the others costs no step.
         if last or stop or self._due(self.config.checkpointing_steps):
             self.save()
         if last or self._due(self.config.validation_steps):
@@ -149,11 +150,11 @@ class Trainer:
         if last or self._due(self.config.preview_steps):
             self.preview()
         if stop and not last:
-            self._leave(stop)
+            self._interrupt(stop)
         return last
 
     def batches(self) -> Iterator[dict[str, Any]]:
-        """Batches without end, on the device, from where this run stands."""
+        """Iterate over batches on the device without end, from the current position of the run."""
         loader = build_loader(
             self.dataset,
             batch_size=self.config.train_batch_size,
@@ -185,9 +186,9 @@ class Trainer:
             self._sums[name] = self._sums.get(name, 0) + value.float()
 
     def _mean(self) -> dict[str, float]:
-        """Logs averaged over micro-batches and processes; processes agree on stopping, too."""
+        """Average logs over micro-batches and processes, which also agree on stopping."""
         limit = self.config.max_train_minutes * 60
-        out_of_time = 0 < limit <= self.records.seconds
+        out_of_time = 0 < limit <= self.run_log.seconds
         logs = torch.stack(list(self._sums.values()))
         flags = torch.tensor([out_of_time, self.signals.signum or 0, self._new_skipped])
         packed = torch.cat([logs, flags.to(logs)])
@@ -202,28 +203,31 @@ class Trainer:
         return {name: total / count for name, total in zip(names, totals, strict=True)}
 
     def _counts(self) -> dict[str, int]:
-        """How much went wrong so far, without the run having to stop for it."""
+        """Count skipped steps and images so far."""
         counts = {"num_bad_steps": self.num_bad_steps}
         if self.config.data.on_bad_sample == "skip":
             counts["num_skipped"] = self.num_skipped
         return counts
 
-    def _is_good(self, loss: float, grad_norm: float) -> bool:
-        """Whether to take the step; without a finite loss and gradient it is left out and counted.
+    def _skip_nonfinite_step(self, loss: float, grad_norm: float) -> bool:
+        """Skip and count a step whose loss or gradient is not finite; return whether it was.
 
-        In fp16 a gradient that is infinite only because the loss was scaled up does not count.
+        In fp16, a gradient that is infinite only because of the loss scale does not count.
+
+        Raises:
+            TrainingError: After ten such steps in a row.
         """
         scaler = self.accelerator.scaler
         scaled_up = scaler is not None and scaler.get_scale() > 1
         if math.isfinite(loss) and (math.isfinite(grad_norm) or scaled_up):
             self.bad_in_a_row = 0
-            return True
+            return False
         self.num_bad_steps += 1
         self.bad_in_a_row += 1
         if scaler is not None:
-            self.optimizer.step()  # the fp16 scaler sees the bad gradients and skips by itself
+            self.optimizer.step()  # the fp16 scaler detects bad gradients and skips by itself
         self.optimizer.zero_grad()
-        self.records.say(
+        self.run_log.print(
             f"step {self.step + 1}: the loss is {loss}, the gradient's norm {grad_norm}; "
             f"skipped ({self.num_bad_steps} in all)"
         )
@@ -235,17 +239,17 @@ class Trainer:
                 f" step {self.step}; {kept}; a lower learning rate or mixed_precision='bf16' often"
                 " helps"
             )
-        return False
+        return True
 
     def _fp16_scale(self) -> float:
-        """What the loss is multiplied with; it falls where gradients were not finite."""
+        """The factor on the loss in fp16; it is reduced when gradients are not finite."""
         scaler = self.accelerator.scaler
         return 1.0 if scaler is None else float(scaler.get_scale())
 
     def _time_is_over(self) -> bool:
-        """Whether a run that is limited by time has had it all; the main process knows."""
+        """Whether the time limit of the run is reached, on any process."""
         limit = self.config.max_train_minutes * 60
-        over = torch.tensor(float(0 < limit <= self.records.seconds))
+        over = torch.tensor(float(0 < limit <= self.run_log.seconds))
         over = self.accelerator.reduce(over.to(self.accelerator.device), reduction="sum")
         return bool(over > 0)
 
@@ -254,7 +258,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The averaged weights (EMA) in place of the trained ones, where there are any."""
+        """Use the averaged weights (EMA), if any, in place of the trained ones."""
         self.objective.eval()
         if self.ema is not None:
             self.ema.store(self.trainable)
@@ -273,19 +277,19 @@ class Trainer:
         with self.averaged():
             values = self.validator(self.objective, self.accelerator.device)
         if values:
-            self.records.log(self.step, {f"validation/{k}": v for k, v in values.items()})
+            self.run_log.log(self.step, {f"validation/{k}": v for k, v in values.items()})
 
     def preview(self) -> None:
-        """Draw what the averaged model makes of a few validation images."""
+        """Draw what the averaged model does with a few validation images."""
         if self.accelerator.is_main_process:
             with self.averaged():
                 image = self.previewer(self.objective, self.step)
             if image is not None:
-                self.records.log_image(self.step, image)
+                self.run_log.log_image(self.step, image)
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
-        """Write a checkpoint and the pipeline folder; the old ones stay until these are safe."""
+        """Write a checkpoint and the pipeline folder, which replace the old ones when complete."""
         state_dir = self.run_dir / STATE_DIR
         partial = state_dir / f".partial_{self.step:0{checkpoint.STEP_DIGITS}d}"
         try:
@@ -297,7 +301,7 @@ class Trainer:
             checkpoint.write_tensors(partial, name, checkpoint.random_tensors())
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
-                # First, so that a run whose last checkpoint is there has its model, too.
+                # First, so that a run with its last checkpoint has its model, too.
                 self.save_pipeline()
                 limit = self.config.checkpoints_total_limit
                 checkpoint.commit(partial, self._values(), keep=limit)
@@ -330,27 +334,24 @@ class Trainer:
 
     def save_pipeline(self) -> None:
         """Write the averaged model as the folder that everything else uses."""
-        new, old = self.run_dir / f".{PIPELINE_DIR}_new", self.run_dir / f".{PIPELINE_DIR}_old"
         final = self.run_dir / PIPELINE_DIR
-        checkpoint.remove(new, old)
+        new = final.with_name(f".{PIPELINE_DIR}_new")
+        checkpoint.remove(new)
         try:
             with self.averaged():
-                self.validator.set_latent_scale(self.objective, self.accelerator.device)
+                self.validator.before_saving(self.objective, self.accelerator.device)
                 self.objective.save_pipeline(new)
-            checkpoint.make_readable(new)
+            apply_umask(new)
         except checkpoint.WRITE_ERRORS:
             checkpoint.remove(new)
             raise
-        if final.exists():
-            final.rename(old)
-        new.rename(final)
-        checkpoint.remove(old)
+        replace_folder(new, final)
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint of this run.
+        """Resume from a checkpoint of this run.
 
         Raises:
-            CheckpointError: If it is damaged, was made by another number of processes, or its
+            CheckpointError: If it is damaged, was written by another number of processes, or its
                 tensors do not fit this model.
         """
         processes = self.accelerator.num_processes
@@ -392,14 +393,14 @@ class Trainer:
         )
         self._random = tensors["random"]
 
-    def _asked_to_stop(self) -> int | None:
-        """The signal to stop for: at once, or where there are several processes, when all know."""
+    def _stop_signal(self) -> int | None:
+        """The signal to stop for: at once, or with several processes, when all have received it."""
         return self.signals.signum if self.accelerator.num_processes == 1 else self._agreed_signum
 
-    def _leave(self, signum: int) -> None:
+    def _interrupt(self, signum: int) -> None:
         config_file = shlex.quote(f"{self.run_dir}/train_config.json")
         raise TrainingInterrupted(
-            f"stopped by {signal.Signals(signum).name} at step {self.step}, state saved; go"
-            f" on with: latentslots train --config {config_file} --resume",
+            f"stopped by {signal.Signals(signum).name} at step {self.step}, state saved; resume"
+            f" with: latentslots train --config {config_file} --resume",
             signum,
         )

@@ -305,5 +305,5 @@ def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict
         "scoring_resolution": resolution if scoring is None else scoring,
         "seed": options.seed,
         "slots": pipe.num_slots,
-        "merge_overlap": pipe.config.merge_overlap,
+        "merge_overlap": pipe.inference.merge_overlap,
     }

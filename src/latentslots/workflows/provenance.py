@@ -37,7 +37,7 @@ def found_by(pipe: Any) -> dict[str, Any]:
         "pipeline": pipe.fingerprint(),
         "masks": " ".join([pipe.mask_source, *hashes]),
         "num_slots": pipe.num_slots,
-        "merge_overlap": pipe.config.merge_overlap,
+        "merge_overlap": pipe.inference.merge_overlap,
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentslots.objectives.base import collapse_alarms
+from latentslots.objectives.base import collapse_metrics
 from tests.training.runs import rows
 
 
@@ -34,7 +34,7 @@ def mean_effective_slots(attention: Tensor) -> float:
 def test_they_agree_with_loops(num_slots: int) -> None:
     slots = torch.randn(3, num_slots, 6)
     attention = torch.randn(3, num_slots, 20).mul(2).softmax(dim=1)
-    alarms = collapse_alarms(slots, attention)
+    alarms = collapse_metrics(slots, attention)
     assert alarms["slot_cosine"].item() == pytest.approx(mean_pairwise_cosine(slots), abs=1e-6)
     assert alarms["effective_slots"].item() == pytest.approx(
         mean_effective_slots(attention), rel=1e-5
@@ -44,7 +44,7 @@ def test_they_agree_with_loops(num_slots: int) -> None:
 def test_equal_slots_raise_the_first() -> None:
     slots = torch.randn(2, 1, 8).expand(2, 4, 8)
     attention = torch.full((2, 4, 9), 1 / 4)
-    alarms = collapse_alarms(slots, attention)
+    alarms = collapse_metrics(slots, attention)
     assert alarms["slot_cosine"].item() == pytest.approx(1)
     assert alarms["effective_slots"].item() == pytest.approx(4)
 
@@ -52,14 +52,14 @@ def test_equal_slots_raise_the_first() -> None:
 def test_one_slot_that_takes_all_raises_the_second() -> None:
     attention = torch.zeros(2, 4, 9)
     attention[:, 2] = 1
-    alarms = collapse_alarms(torch.eye(4, 8).expand(2, 4, 8), attention)
+    alarms = collapse_metrics(torch.eye(4, 8).expand(2, 4, 8), attention)
     assert alarms["slot_cosine"].item() == pytest.approx(0, abs=1e-6)
     assert alarms["effective_slots"].item() == pytest.approx(1)
 
 
 def test_they_ask_for_no_gradient() -> None:
     slots = torch.randn(1, 3, 4, requires_grad=True)
-    alarms = collapse_alarms(slots, torch.rand(1, 3, 5, requires_grad=True))
+    alarms = collapse_metrics(slots, torch.rand(1, 3, 5, requires_grad=True))
     assert not any(value.requires_grad for value in alarms.values())
 
 

@@ -1,4 +1,4 @@
-"""Losses that tie slots to things: against their definitions, and what they teach whom."""
+"""Guidance and contrast: their values against their definitions, and where gradients flow."""
 
 from typing import Any
 
@@ -8,13 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentslots.models.cross_attention import record_cross_attention
-from latentslots.objectives.auxiliary.alignment import (
-    Alignment,
-    attention_distance,
-    choose_half,
-    share_noise,
-    swap_slots,
-)
+from latentslots.objectives.auxiliary import ContrastLoss, GuidanceLoss
+from latentslots.objectives.auxiliary.contrast import choose_half, share_noise, swap_slots
+from latentslots.objectives.auxiliary.guidance import attention_distance
 from tests.tiny import squares, tiny_stable_lsd
 
 
@@ -119,9 +115,9 @@ class TestContrastive:
     def test_images_of_a_pair_start_alike_while_it_lasts(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_stable_lsd(contrastive_weight=0.1)
         del batch["slot_noise"]
-        assert objective._slot_noise(batch) is None
+        assert objective.slot_noise(batch) is None
         objective.begin_step(0)
-        noise = objective._slot_noise(batch)
+        noise = objective.slot_noise(batch)
         assert torch.equal(noise[:2], noise[2:4])
         assert not torch.equal(noise[0], noise[1])
 
@@ -232,7 +228,12 @@ def recorders(objective: Any) -> list[Any]:
     return [one for one in processors if getattr(one, "recorded", None) is not None]
 
 
-@pytest.mark.parametrize("name", ["contrastive_weight", "contrastive_start", "guidance_weight"])
-def test_what_is_below_nothing_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be 0 or above, got -1"):
-        Alignment(**{name: -1 if name == "contrastive_start" else -1.0})
+def test_weights_and_starts_are_not_negative() -> None:
+    objective = tiny_stable_lsd()
+    unet, slots = objective.unet, objective.slot_encoder
+    with pytest.raises(ValueError, match="contrastive_weight must be above 0, got -1"):
+        ContrastLoss(unet, slots, weight=-1.0)
+    with pytest.raises(ValueError, match="contrastive_start must be 0 or above, got -1"):
+        ContrastLoss(unet, slots, weight=1.0, start=-1)
+    with pytest.raises(ValueError, match="guidance_weight must be above 0, got -1"):
+        GuidanceLoss(unet, weight=-1.0)

@@ -1,0 +1,210 @@
+"""What Latent Slot Diffusion needs around its loss: parts, latents, validation, the pipeline.
+
+Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent size.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models.autoencoder import scale_latents
+from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.models.stable_diffusion import StableDiffusionUNet
+from latentslots.objectives.auxiliary import AuxiliaryLoss, NoisyLatents
+from latentslots.objectives.base import Batch, FixedDraws, SlotObjective
+from latentslots.pipelines.base import InferenceSettings
+from latentslots.pipelines.lsd import (
+    Condition,
+    LatentSlotDiffusionPipeline,
+    default_sampler,
+)
+from latentslots.pipelines.pretrained import Pretrained
+
+
+class LatentObjective(SlotObjective):
+    """The parts of Latent Slot Diffusion, trained from scratch or between pretrained ones.
+
+    Subclasses implement the loss: `add_noise`, `condition` and `error`.
+
+    Args:
+        encoder: Image to feature map; learns, unless it is pretrained.
+        slot_encoder: Feature map to slots to conditioning; learns.
+        unet: The denoiser; learns, as far as it is not pretrained.
+        noise_schedule: A diffusers scheduler; its `prediction_type` decides the target.
+        vae: The frozen autoencoder; may be absent if batches contain latents and no pixels are
+            decoded.
+        resolution: Pixels per side of the images.
+        patch_decoder: Predicts the layout of slots for a denoiser with `map_channels`, and masks
+            for the pipeline; learns by `PatchLoss`.
+        auxiliary: Losses that are added to denoising.
+        inference: How the pipeline infers slots.
+        pretrained: Sources of parts that saved pipelines need not contain.
+        include_pretrained: Whether saved pipelines contain them nevertheless.
+
+    Raises:
+        ValueError: If the denoiser needs a layout of slots and there is no patch decoder, or
+            `inference` does not fit the slots.
+    """
+
+    learned = ("encoder", "slot_encoder", "unet", "patch_decoder")
+    frozen = ("vae",)
+    pipeline_class = LatentSlotDiffusionPipeline
+    condition_dropout: float = 0.0
+
+    def __init__(
+        self,
+        *,
+        encoder: UNetEncoder | ResidualEncoder | DINOv2Encoder,
+        slot_encoder: SlotEncoder,
+        unet: SlotUNet | StableDiffusionUNet,
+        noise_schedule: Any,
+        vae: AutoencoderKL | None,
+        resolution: int,
+        patch_decoder: PatchDecoder | None = None,
+        auxiliary: Sequence[AuxiliaryLoss] = (),
+        inference: InferenceSettings = InferenceSettings(),
+        pretrained: dict[str, Pretrained] | None = None,
+        include_pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        if unet.map_channels and patch_decoder is None:
+            raise ValueError(
+                "unet.map_channels needs a patch decoder: set patch_decoder_weight above 0, or "
+                "both to 0"
+            )
+        inference.check(slot_encoder)
+        self.encoder = encoder
+        self.slot_encoder = slot_encoder
+        self.unet = unet
+        self.patch_decoder = patch_decoder
+        self.vae = vae
+        self.noise_schedule = noise_schedule
+        self.resolution = resolution
+        self.auxiliary = tuple(auxiliary)
+        self.inference = inference
+        self.pretrained = pretrained or {}
+        self.include_pretrained = include_pretrained
+        self.freeze(vae)
+
+    def add_noise(self, batch: Batch) -> NoisyLatents:
+        """Compute noisy latents and the regression target."""
+        raise NotImplementedError
+
+    def condition(self, slots: Tensor, size: tuple[int, int], dropped: Any = None) -> Condition:
+        """Compute what the denoiser is conditioned on."""
+        raise NotImplementedError
+
+    def error(
+        self, noisy: NoisyLatents, condition: Condition, *, unet: Any = None
+    ) -> Float[Tensor, " B"]:
+        """Compute the error per image."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def latents(
+        self, batch: Batch, *, generator: Generator | None = None
+    ) -> Float[Tensor, "B C h w"]:
+        """Sample the VAE's posterior, cached or encoded now, in the denoiser's units."""
+        if "latents" in batch:
+            return batch["latents"]
+        if self.vae is None:
+            raise ValueError("without latents in the batch, the objective needs a VAE")
+        if "latent_mean" in batch:
+            mean, std = batch["latent_mean"], batch["latent_std"]
+        else:
+            posterior = self.vae.encode(batch["pixel_values"].to(self.vae.dtype)).latent_dist
+            mean, std = posterior.mean.float(), posterior.std.float()
+        noise = batch.get("posterior_noise")
+        if noise is None:
+            noise = randn_tensor(mean.shape, generator=generator, device=mean.device)
+        return scale_latents(self.vae, mean + std * noise)
+
+    def slot_noise(self, batch: Batch) -> Float[Tensor, "B K D"] | None:
+        """Return the noise of the initial slots, if the batch or a loss determines it."""
+        if "slot_noise" in batch:
+            return batch["slot_noise"]
+        draws = (added.slot_noise(batch) for added in self.auxiliary)
+        return next((noise for noise in draws if noise is not None), None)
+
+    def validation_losses(self, batch: Batch, draws: FixedDraws) -> dict[str, Tensor]:
+        """Compute the denoiser's error at timesteps that are spread evenly over the images.
+
+        Returns:
+            `loss`; `loss_average_slot`, given the mean of each image's slots, which is as low where
+            slots are copies of one code of the whole image; and `loss_no_slots`, where that was
+            learned.
+        """
+        latents = self.latents(batch, generator=draws.generator)
+        noise = torch.randn(latents.shape, generator=draws.generator).to(latents)
+        last = self.noise_schedule.config.num_train_timesteps - 1
+        timesteps = torch.linspace(0, last, draws.num_images).long()[draws.order].to(latents.device)
+        noisy = self.add_noise({"latents": latents, "noise": noise, "timesteps": timesteps})
+        features = self.encoder(batch["pixel_values"])
+        slots = self.slot_encoder(features, noise=self.fixed_slot_noise(batch, draws)).slots
+        size = (latents.shape[2], latents.shape[3])
+        average = slots.mean(dim=1, keepdim=True)
+        losses = {
+            "loss": self.error(noisy, self.condition(slots, size)),
+            "loss_average_slot": self.error(noisy, self.condition(average, size)),
+        }
+        if self.condition_dropout > 0:
+            everyone = torch.ones(len(slots), dtype=torch.bool, device=slots.device)
+            condition = self.condition(slots, size, everyone)
+            losses["loss_no_slots"] = self.error(noisy, condition)
+        return losses
+
+    def cacheable(self) -> dict[str, nn.Module]:
+        """The VAE's latents, and the features of a frozen image backbone."""
+        latents: dict[str, nn.Module] = {} if self.vae is None else {"latents": self.vae}
+        return latents | super().cacheable()
+
+    def frozen_hashes(self) -> dict[str, str]:
+        """Return the hashes of pretrained parts, or of the VAE."""
+        if self.pretrained:
+            return {name: source.sha256 for name, source in self.pretrained.items()}
+        return super().frozen_hashes()
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether there is a patch decoder, which needs the mean color."""
+        return self.patch_decoder is not None
+
+    def measure(self, pixel_values: Float[Tensor, "B 3 H W"]) -> None:
+        """Compute the mean color, from which the patch decoder predicts deviations."""
+        if self.patch_decoder is not None:
+            self.patch_decoder.color_mean.copy_(pixel_values.float().mean(dim=(0, 2, 3)))
+
+    def begin_step(self, step: int) -> None:
+        """Advance the schedules of auxiliary losses."""
+        for added in self.auxiliary:
+            added.begin_step(step)
+
+    def train(self, mode: bool = True) -> "LatentObjective":
+        """Switch the mode, and discard what auxiliary losses kept for a backward pass."""
+        for added in self.auxiliary:
+            added.reset()
+        super().train(mode)
+        return self
+
+    def pipeline_options(self) -> dict[str, Any]:
+        """Return the sampler and the sources of pretrained parts, too."""
+        scheduler = default_sampler(self.noise_schedule)
+        return super().pipeline_options() | {"scheduler": scheduler, "pretrained": self.pretrained}
+
+    def to_pipeline(self) -> LatentSlotDiffusionPipeline:
+        """Return the model as a pipeline that shares these weights."""
+        pipe = super().to_pipeline()
+        assert isinstance(pipe, LatentSlotDiffusionPipeline)
+        return pipe
+
+    def save_pipeline(self, folder: Path) -> None:
+        """Write a pipeline folder; pretrained parts are named there, or copied."""
+        pipe = self.to_pipeline()
+        pipe.save_pretrained(folder, include_pretrained=self.include_pretrained)
