@@ -10,15 +10,27 @@ import latentslots
 
 EXPECTED = {
     "ConceptLibrary",
+    "DataConfig",
+    "InferenceSettings",
     "LatentSlotDiffusionPipeline",
+    "MethodConfig",
+    "OptimConfig",
     "SegmentationReport",
+    "SlotObjective",
     "SlotOutput",
+    "SlotPipeline",
+    "SlotsConfig",
+    "TrainConfig",
+    "collapse_metrics",
     "editing",
     "evaluate",
+    "load_config",
     "load_dataset",
     "load_official",
+    "load_pipeline",
     "recipe",
     "train",
+    "visualize",
 }
 
 

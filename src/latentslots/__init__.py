@@ -7,40 +7,68 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentslots import editing
+    from latentslots import editing, visualize
     from latentslots.concepts import ConceptLibrary
+    from latentslots.config import DataConfig, MethodConfig, OptimConfig, SlotsConfig, TrainConfig
+    from latentslots.config.io import load_config
     from latentslots.data.store.reader import load_dataset
     from latentslots.evaluation.segmentation import SegmentationReport, evaluate
+    from latentslots.objectives.base import SlotObjective, collapse_metrics
     from latentslots.official import load_official
-    from latentslots.pipelines.base import SlotOutput
+    from latentslots.pipelines.base import InferenceSettings, SlotOutput, SlotPipeline
+    from latentslots.pipelines.loading import load_pipeline
     from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
     from latentslots.recipes import recipe
     from latentslots.training.run import train
 
 _MODULES = {
     "ConceptLibrary": "latentslots.concepts",
+    "DataConfig": "latentslots.config",
+    "InferenceSettings": "latentslots.pipelines.base",
     "LatentSlotDiffusionPipeline": "latentslots.pipelines.lsd",
+    "MethodConfig": "latentslots.config",
+    "OptimConfig": "latentslots.config",
     "SegmentationReport": "latentslots.evaluation.segmentation",
+    "SlotObjective": "latentslots.objectives.base",
     "SlotOutput": "latentslots.pipelines.base",
+    "SlotPipeline": "latentslots.pipelines.base",
+    "SlotsConfig": "latentslots.config",
+    "TrainConfig": "latentslots.config",
+    "collapse_metrics": "latentslots.objectives.base",
     "editing": "latentslots",
     "evaluate": "latentslots.evaluation.segmentation",
+    "load_config": "latentslots.config.io",
     "load_dataset": "latentslots.data.store.reader",
     "load_official": "latentslots.official",
+    "load_pipeline": "latentslots.pipelines.loading",
     "recipe": "latentslots.recipes",
     "train": "latentslots.training.run",
+    "visualize": "latentslots",
 }
 
 __all__ = [
     "ConceptLibrary",
+    "DataConfig",
+    "InferenceSettings",
     "LatentSlotDiffusionPipeline",
+    "MethodConfig",
+    "OptimConfig",
     "SegmentationReport",
+    "SlotObjective",
     "SlotOutput",
+    "SlotPipeline",
+    "SlotsConfig",
+    "TrainConfig",
+    "collapse_metrics",
     "editing",
     "evaluate",
+    "load_config",
     "load_dataset",
     "load_official",
+    "load_pipeline",
     "recipe",
     "train",
+    "visualize",
 ]
 
 

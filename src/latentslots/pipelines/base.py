@@ -1,4 +1,4 @@
-"""What every slot pipeline shares: images in, slots and masks out, folders that load anywhere.
+"""The base of slot pipelines: images in, slots and masks out, folders that load anywhere.
 
 Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 """
@@ -6,7 +6,7 @@ Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ BUNDLED_MODEL = "lsd-scenes-64"
 def upsample_masks(
     masks: Float[Tensor, "B K h w"], size: int | tuple[int, int]
 ) -> Float[Tensor, "B K H W"]:
-    """Soft masks at another size, bilinearly (`align_corners=False`); they still sum to 1."""
+    """Resize soft masks bilinearly (`align_corners=False`); they still sum to 1."""
     size = (size, size) if isinstance(size, int) else size
     return F.interpolate(masks.float(), size=size, mode="bilinear", align_corners=False)
 
@@ -44,10 +44,10 @@ class SlotOutput(BaseOutput):
 
     Attributes:
         slots: Slots before the projection to the decoder.
-        masks: How much of every token each slot took, by its attention, or how likely it made every
-            pixel, where the model has a patch decoder; they sum to 1 over K.
+        masks: Share of every token in each slot's attention or, with a patch decoder, its
+            responsibility for every pixel; they sum to 1 over K.
         slots_mask: True for the slots that exist, where scenes differ in their number; `None` where
-            all exist. Hand it on to whatever paints the slots.
+            all exist. Pass it on when painting the slots.
     """
 
     slots: Float[Tensor, "B K D"]
@@ -55,7 +55,7 @@ class SlotOutput(BaseOutput):
     slots_mask: Bool[Tensor, "B K"] | None = None
 
     def segmentation(self, size: int | tuple[int, int] | None = None) -> Int[Tensor, "B H W"]:
-        """The slot that took most of each pixel.
+        """Assign each pixel to the slot of its largest mask.
 
         Args:
             size: Pixels per side, or (height, width); the masks' own size when absent.
@@ -106,14 +106,14 @@ class InferenceSettings:
 
 
 def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
-    """The folder of a pipeline, fetched where it lies on the hub.
+    """Locate the folder of a pipeline, and fetch it from the hub if necessary.
 
     Args:
         name: As in `SlotPipeline.from_pretrained`.
-        kwargs: Its further words; those for the hub are taken out.
+        kwargs: Its further arguments; those for the hub are removed.
 
     Raises:
-        ValueError: If there is no such folder or repository, or it holds no pipeline.
+        ValueError: If there is no such folder or repository, or it contains no pipeline.
     """
     folder = Path(name)
     if name == "bundled":
@@ -123,8 +123,8 @@ def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
             raise ValueError(f"there is no folder {folder}")
         # diffusers refuses hub repositories with components from other packages, so the
         # repository becomes a folder first.
-        hub_words = ("revision", "token", "local_files_only", "cache_dir", "force_download")
-        hub = {word: kwargs.pop(word) for word in hub_words if word in kwargs}
+        hub_options = ("revision", "token", "local_files_only", "cache_dir", "force_download")
+        hub = {word: kwargs.pop(word) for word in hub_options if word in kwargs}
         try:
             folder = Path(snapshot_download(str(name), **hub))
         except OSError as error:
@@ -134,7 +134,7 @@ def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
             ) from error
     if not (folder / PIPELINE_FILE).is_file():
         if not (folder / "pipeline" / PIPELINE_FILE).is_file():
-            raise ValueError(f"{folder} holds no pipeline: {PIPELINE_FILE} is missing")
+            raise ValueError(f"{folder} contains no pipeline: {PIPELINE_FILE} is missing")
         folder = folder / "pipeline"
     return folder
 
@@ -144,7 +144,14 @@ class SlotPipeline(DiffusionPipeline):
 
     Subclasses register an `encoder` and a `slot_encoder` as modules, and a `resolution` and an
     `inference` (`InferenceSettings`) in their config, by `register_inference`.
+
+    Attributes:
+        paints: Whether the pipeline paints images from slots when it is called.
+        samples: Whether it samples them (`generator`, `num_inference_steps`) or computes them.
     """
+
+    paints: ClassVar[bool] = True
+    samples: ClassVar[bool] = False
 
     encoder: Any
     slot_encoder: Any
@@ -201,12 +208,12 @@ class SlotPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: The folder, `bundled` (ours: `lsd-scenes-64`), or the hub
                 id.
             **kwargs: diffusers' own: `dtype`, `variant`, `local_files_only`, `revision`, ... Those
-                for the hub are for the pipeline's repository; pretrained parts that it names are
-                fetched as the environment says (`HF_HUB_OFFLINE`, `HF_TOKEN`).
+                for the hub apply to the pipeline's repository; pretrained parts that it names are
+                fetched according to the environment (`HF_HUB_OFFLINE`, `HF_TOKEN`).
 
         Raises:
-            ValueError: If there is no such folder or repository, a folder holds neither a pipeline
-                nor a run that saved one, or the bundled model is missing or damaged.
+            ValueError: If there is no such folder or repository, a folder contains neither a
+                pipeline nor a run that saved one, or the bundled model is missing or damaged.
         """
         folder = pipeline_folder(pretrained_model_name_or_path, kwargs)
         index = json.loads((folder / PIPELINE_FILE).read_text(encoding="utf-8"))
@@ -215,21 +222,21 @@ class SlotPipeline(DiffusionPipeline):
         named = {
             name: Pretrained.read(source, folder / PIPELINE_FILE)
             for name, source in (index.get("pretrained") or {}).items()
-            if name not in kwargs  # a part that is given is none of these any more
+            if name not in kwargs  # a part that is passed replaces the named one
         }
         for name, source in named.items():
             part, dtype = source.load(folder / name), dtypes.get(name, dtypes.get("default"))
-            # Not the part's own `to`, which warns of nothing.
+            # Not the part's own `to`, which emits a needless warning.
             kwargs[name] = nn.Module.to(part, dtype) if dtype is not None else part
         if index.get("pretrained"):
             kwargs["pretrained"] = named
         return super().from_pretrained(folder, **kwargs)
 
     def name_pretrained(self, pretrained: dict[str, Any] | None) -> None:
-        """Name the parts that saved pipelines need not hold; subclasses call it when built.
+        """Name the parts that saved pipelines need not contain; subclasses call it when built.
 
         Args:
-            pretrained: Where they come from, by the parts' names.
+            pretrained: Their sources, by the parts' names.
         """
         sources = {
             name: source if isinstance(source, Pretrained) else Pretrained(**source)
@@ -246,9 +253,9 @@ class SlotPipeline(DiffusionPipeline):
 
         Args:
             save_directory: The folder.
-            include_pretrained: Copy the frozen parts that came from elsewhere, too; else the folder
-                names them by id and hash. A part that was replaced since is always copied; one
-                whose frozen weights were changed in place must be asked for.
+            include_pretrained: Copy the frozen pretrained parts, too; else the folder names them by
+                id and hash. A part that was replaced since is always copied; one whose frozen
+                weights were changed in place is copied only if this is set.
             **kwargs: diffusers' own.
         """
         if "pretrained" not in self.config:
@@ -262,7 +269,7 @@ class SlotPipeline(DiffusionPipeline):
         )
         self._optional_components = [*optional, *named]
         try:
-            for name, (source, part) in named.items():  # first: what follows may upload all
+            for name, (source, part) in named.items():  # first: what follows may upload the folder
                 source.write(part, Path(save_directory) / name)
             super().save_pretrained(save_directory, **kwargs)
         finally:
@@ -270,22 +277,12 @@ class SlotPipeline(DiffusionPipeline):
             self.register_to_config(**{name: config[name] for name in ("pretrained", *named)})
 
     def _named_parts(self) -> dict[str, tuple[Pretrained, Any]]:
-        """Where parts come from, and they themselves, as far as they are still the same."""
+        """Return the named parts with their sources, except those that were replaced."""
         known = getattr(self, "_pretrained", {})
         return {k: (s, part) for k, (s, part) in known.items() if getattr(self, k) is part}
 
-    @property
-    def samples(self) -> bool:
-        """Whether images are sampled (`generator`, `num_inference_steps`) or computed."""
-        return False
-
-    @property
-    def paints(self) -> bool:
-        """Whether slots can be made images again, by calling the pipeline."""
-        return True
-
     def check_painting(self, slots: Tensor, output_type: str) -> None:
-        """Refuse scenes that are none of this model's, and kinds of images there are not.
+        """Refuse slots of another shape, and unknown output types.
 
         Raises:
             ValueError: If so.
@@ -314,7 +311,7 @@ class SlotPipeline(DiffusionPipeline):
         self.register_inference(self.resolution, replace(self.inference, **changes))
 
     def fingerprint(self) -> str:
-        """Hash of what finds slots, its weights as they are: slots of another one mean others."""
+        """Hash the weights that slots depend on: slots of another model have other meanings."""
         parts = [self.encoder, self.slot_encoder]
         return "-".join(model_fingerprint(part)[:16] for part in parts)
 
@@ -366,14 +363,14 @@ class SlotPipeline(DiffusionPipeline):
         num_slots: int | None = None,
         slot_noise: Float[Tensor, "B K D"] | None = None,
     ) -> SlotOutput:
-        """Find the slots of images.
+        """Infer the slots of images.
 
         Args:
             images: See `preprocess`.
-            generator: Where the slots' start is drawn from: one, or a list with one per image.
-                Another draw gives the slots in another order.
-            num_slots: How many slots to look for; what the pipeline's config says when absent.
-            slot_noise: The start itself, instead of a draw.
+            generator: Source of the initial slots: one, or a list with one per image. Another draw
+                yields the slots in another order.
+            num_slots: How many slots to infer; by default according to `inference`.
+            slot_noise: The noise of the initial slots, instead of a draw.
         """
         pixel_values = self.preprocess(images)
         return self.encode_pixel_values(
@@ -389,7 +386,7 @@ class SlotPipeline(DiffusionPipeline):
         num_slots: int | None = None,
         slot_noise: Float[Tensor, "B K D"] | None = None,
     ) -> SlotOutput:
-        """As `encode`, for pixel values in [-1, 1] that need no preparation."""
+        """Infer the slots of pixel values in [-1, 1], without preprocessing."""
         if num_slots is None and slot_noise is None:
             num_slots = self.num_slots
         pixel_values = pixel_values.to(self.device, self.encoder.dtype)
@@ -407,11 +404,11 @@ class SlotPipeline(DiffusionPipeline):
 
     @property
     def mask_source(self) -> str:
-        """What masks are, in a word or two."""
+        """The source of masks, such as `attention`."""
         return "attention"
 
     def use_attention_masks(self) -> None:
-        """Take the slots' attention for masks from now on, whatever else the model has."""
+        """Use the slots' attention as masks from now on, whatever else the model has."""
 
     def masks_of(
         self,
@@ -419,7 +416,7 @@ class SlotPipeline(DiffusionPipeline):
         attention: Float[Tensor, "B K h w"],
         pixel_values: Float[Tensor, "B 3 H W"],
     ) -> Float[Tensor, "B K _ _"]:
-        """Where slots are in the images that they were found in; here, the slots' attention."""
+        """Compute the masks of slots in the images they were inferred from; here, the attention."""
         return attention
 
     def segment(
@@ -429,7 +426,7 @@ class SlotPipeline(DiffusionPipeline):
         *,
         generator: Generator | list[Generator] | None = None,
     ) -> Int[Tensor, "B H W"]:
-        """The slot that took most of each pixel, at `size` or at the size the encoder saw."""
+        """Segment images by their slots, at `size` or at the size that was encoded."""
         pixel_values = self.preprocess(images)
         scene = self.encode_pixel_values(pixel_values, generator=generator)
         height, width = pixel_values.shape[-2:]

@@ -14,17 +14,19 @@ from latentslots.pipelines.base import InferenceSettings, SlotPipeline
 
 
 class DinosaurPipeline(SlotPipeline):
-    """Images to slots and masks; no way back, as the decoder says features and not pixels.
+    """Images to slots and masks, but not back: the decoder predicts features, not pixels.
 
     Args:
         encoder: Image to features.
         slot_encoder: Features to slots.
-        decoder: Slots to features. The masks of an MLP decoder are the scene's, as in the paper;
-            with a transformer, masks are the slots' attention.
+        decoder: Slots to features. An MLP decoder's masks are the scene's, as in the paper; with a
+            transformer, masks are the slots' attention.
         resolution: Pixels per side of the training images.
         inference: How slots are inferred.
-        decoder_masks: Whether to take the decoder's masks where it has some.
+        decoder_masks: Whether to use the decoder's masks, if it has any.
     """
+
+    paints = False
 
     def __init__(
         self,
@@ -40,13 +42,8 @@ class DinosaurPipeline(SlotPipeline):
         self.register_inference(resolution, inference)
         self.register_to_config(decoder_masks=decoder_masks)
 
-    @property
-    def paints(self) -> bool:
-        """Never: slots become features."""
-        return False
-
     def __call__(self, slots: Float[Tensor, "B K D"], **options: Any) -> NoReturn:
-        """Refuse: there is nothing that could paint.
+        """Refuse: slots become features, not pixels.
 
         Raises:
             ValueError: Always.
@@ -58,11 +55,11 @@ class DinosaurPipeline(SlotPipeline):
 
     @property
     def mask_source(self) -> str:
-        """`decoder` where it has masks and they are wanted, or `attention`."""
+        """`decoder` where it has masks and `decoder_masks` is on, or `attention`."""
         return "decoder" if self._has_decoder_masks() else "attention"
 
     def use_attention_masks(self) -> None:
-        """Take the slots' attention for masks from now on, also once saved."""
+        """Use the slots' attention as masks from now on, also once saved."""
         self.register_to_config(decoder_masks=False)
 
     def masks_of(
@@ -71,7 +68,7 @@ class DinosaurPipeline(SlotPipeline):
         attention: Float[Tensor, "B K h w"],
         pixel_values: Float[Tensor, "B 3 H W"],
     ) -> Float[Tensor, "B K _ _"]:
-        """An MLP decoder's masks, or the slots' attention."""
+        """Compute an MLP decoder's masks, or the slots' attention."""
         if not self._has_decoder_masks():
             return attention
         height, width = attention.shape[-2:]

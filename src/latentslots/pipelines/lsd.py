@@ -32,19 +32,19 @@ logger = logging.getLogger(__name__)
 
 
 def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ 2M on a model's own noise schedule.
+    """Build DPM-Solver++ 2M on a model's own noise schedule.
 
     Trailing spacing, so that sampling starts at the last timestep, where it starts from pure noise
     (Lin et al., 2024, https://arxiv.org/abs/2305.08891).
     """
-    # The whole config goes along: a sampler that replaces this one finds `clip_sample` in it.
+    # The whole config is copied: a sampler that replaces this one reads `clip_sample` from it.
     return DPMSolverMultistepScheduler.from_config(
         noise_schedule.config, timestep_spacing="trailing"
     )
 
 
 class Condition(NamedTuple):
-    """What the denoiser is told of a batch, the unconditional branch behind where it is guided."""
+    """What the denoiser is conditioned on; with guidance, the unconditional branch follows."""
 
     states: Float[Tensor, "G S X"]
     mask: Bool[Tensor, "G S"] | None
@@ -60,14 +60,15 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         unet: The denoiser.
         scheduler: Any diffusers sampler for it; replace it with `pipe.scheduler =
             DDIMScheduler.from_config(pipe.scheduler.config)`.
-        vae: Between pixels and latents. Without it the pipeline finds slots but cannot paint.
-        patch_decoder: Tells which slot made which pixel, where a model learned one; without it,
-            masks are the slots' attention.
-        resolution: Pixels per side of the training images; by default what `unet` and `vae` say.
+        vae: Between pixels and latents. Without it the pipeline infers slots but cannot paint.
+        patch_decoder: Predicts masks, where a model learned one; without it, masks are the slots'
+            attention.
+        resolution: Pixels per side of the training images; by default from `unet` and `vae`.
         inference: How slots are inferred.
-        pretrained: Where parts come from that saved pipelines need not hold, by their names.
+        pretrained: Sources of parts that saved pipelines need not contain, by their names.
     """
 
+    samples = True
     _optional_components: list[str] = ["vae", "patch_decoder"]  # noqa: RUF012  (as above)
 
     def __init__(
@@ -97,7 +98,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             patch_decoder=patch_decoder,
         )
         if resolution is None:
-            # Without a VAE we can only suppose the usual 8 pixels per latent.
+            # Without a VAE we assume the usual 8 pixels per latent.
             resolution = unet.latent_size * (8 if vae is None else downscale_factor(vae))
         self.register_inference(resolution, inference)
         self.name_pretrained(pretrained)
@@ -125,13 +126,12 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         Args:
             slots: Scenes, as `encode` returns them or as editing made them.
             slots_mask: True for the slots that exist, where scenes differ in their number.
-            guidance_scale: Above 1, follow the slots more closely than the data did
-                (classifier-free guidance); means something only where the model was trained with
-                condition dropout.
+            guidance_scale: Strength of classifier-free guidance; 1 for none. Requires a model that
+                was trained with condition dropout.
             num_inference_steps: Denoising steps.
-            generator: Of the starting noise: one, or a list with one per image, which makes an
-                image independent of the others in its batch.
-            latents: The starting noise itself, standard normal: also what `invert` returns.
+            generator: Source of the initial noise: one, or a list with one per image, which makes
+                an image independent of the others in its batch.
+            latents: The initial noise itself, standard normal, such as `invert` returns.
             image_latents: An image to keep outside `edit_mask`, as `encode_latents` returns it.
                 After every step the latents there are the image's, as noisy as the step's (blended
                 latent diffusion: Avrahami et al., 2023, https://arxiv.org/abs/2206.02779).
@@ -142,7 +142,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             return_dict: Whether to wrap the images as diffusers does.
 
         Raises:
-            ValueError: If shapes do not fit, or pixels are wanted from a pipeline without a VAE.
+            ValueError: If shapes do not fit, or pixels are requested from a pipeline without a VAE.
         """
         self._check_inputs(slots, slots_mask, output_type, generator, latents)
         kept = self._kept(image_latents, edit_mask, len(slots), height, width)
@@ -173,17 +173,12 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @property
-    def samples(self) -> bool:
-        """Always: images are sampled from noise."""
-        return True
-
-    @property
     def mask_source(self) -> str:
         """`patch decoder`, where there is one, else `attention`."""
         return "attention" if self.patch_decoder is None else "patch decoder"
 
     def use_attention_masks(self) -> None:
-        """Take the slots' attention for masks, and let go of the patch decoder."""
+        """Use the slots' attention as masks, without the patch decoder."""
         self.patch_decoder = None
 
     def masks_of(
@@ -192,14 +187,14 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         attention: Float[Tensor, "B K h w"],
         pixel_values: Float[Tensor, "B 3 H W"],
     ) -> Float[Tensor, "B K _ _"]:
-        """Which slot made each pixel, where a patch decoder tells; else the slots' attention."""
+        """Compute the patch decoder's responsibilities for each pixel, else the attention."""
         if self.patch_decoder is None:
             return attention
         return self.patch_decoder.segment(slots, pixel_values)
 
     @torch.no_grad()
     def encode_latents(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """The VAE's latents of pixel values in [-1, 1], in the denoiser's units.
+        """Encode pixel values in [-1, 1] as latents in the denoiser's units.
 
         Raises:
             ValueError: If the pipeline has no VAE.
@@ -217,10 +212,10 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         slots_mask: Bool[Tensor, "B K"] | None = None,
         num_inference_steps: int = 50,
     ) -> Float[Tensor, "B C h w"]:
-        """The noise from which an image is painted, to start an edit of it from (`latents`).
+        """Invert an image to the noise that it is sampled from, to start an edit (`latents`).
 
         DDIM backwards (Song et al., 2021, https://arxiv.org/abs/2010.02502, Sec. 4.3), without
-        guidance. More steps are more exact; painting may take another number of them.
+        guidance. More steps are more exact; sampling may use another number of steps.
 
         Args:
             image_latents: The image, as `encode_latents` returns it.
@@ -253,7 +248,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         *,
         kept: tuple[Tensor, Tensor] | None,
     ) -> Float[Tensor, "B C h w"]:
-        """From noise to latents; what is kept (an image, and where it may change) stays."""
+        """Sample latents from noise; outside its edit mask, a kept image stays."""
         latents, extra = noise * self.scheduler.init_noise_sigma, self._step_kwargs(generator)
         timesteps = self.scheduler.timesteps
         following = [*timesteps[1:, None], None]
@@ -273,7 +268,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         condition: Condition,
         guidance_scale: float,
     ) -> Float[Tensor, "B C h w"]:
-        """The denoiser's answer; guided where the states hold the unconditional branch, too."""
+        """Predict with the denoiser; guided where the states include the unconditional branch."""
         states, mask, slot_layout = condition
         guided = states.shape[0] != model_input.shape[0]
         if guided:
@@ -291,7 +286,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         slots_mask: Bool[Tensor, "B K"] | None,
         guidance_scale: float,
     ) -> tuple[Float[Tensor, "G S X"], Bool[Tensor, "G S"] | None]:
-        """Conditioning; with guidance, the unconditional branch behind it in the same batch."""
+        """Project slots to conditioning; with guidance, append the unconditional branch."""
         states, mask = self.slot_encoder.condition(slots, slots_mask)
         if guidance_scale == 1.0:
             return states, mask
@@ -300,8 +295,8 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             other, other_mask = self.slot_encoder.condition(slots, slots_mask, dropped=dropped)
         else:
             logger.warning(
-                "guidance_scale=%g on a model trained without condition dropout: it never saw a "
-                "scene without slots, so guidance pushes away from what it paints for zeros",
+                "guidance_scale=%g on a model that was trained without condition dropout: zeros take "
+                "the place of its unconditional branch",
                 guidance_scale,
             )
             other, other_mask = torch.zeros_like(states), mask
@@ -334,7 +329,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         height: int | None,
         width: int | None,
     ) -> tuple[Tensor, Tensor] | None:
-        """What an edit keeps, where the shapes fit."""
+        """Check what an edit keeps: an image, and the mask of where it may change."""
         if image_latents is None and edit_mask is None:
             return None
         if image_latents is None or edit_mask is None:
@@ -347,7 +342,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         return image_latents, edit_mask
 
     def _step_kwargs(self, generator: list[Generator] | None) -> dict[str, Any]:
-        """Only samplers that draw noise on the way take a generator."""
+        """Pass the generator to samplers that draw noise in their steps."""
         takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
         return {"generator": generator} if takes_generator else {}
 
@@ -374,9 +369,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             )
         seen = slots.new_ones(slots.shape[:2]) if slots_mask is None else slots_mask
         if self.slot_encoder.registers is None and not seen.any(dim=1).all():
-            raise ValueError(
-                "a scene without any slot can only be painted by a model with registers"
-            )
+            raise ValueError("a scene without slots can only be painted by a model with registers")
         if latents is not None and latents.shape[0] != slots.shape[0]:
             raise ValueError(f"{len(latents)} latents were given for {slots.shape[0]} scenes")
         if isinstance(generator, list) and len(generator) != slots.shape[0]:

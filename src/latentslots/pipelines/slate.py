@@ -23,13 +23,13 @@ from latentslots.pipelines.base import InferenceSettings, SlotPipeline
 
 
 class SlatePipeline(SlotPipeline):
-    """Images to slots, and slots to images word by word, each the likeliest.
+    """Images to slots, and slots to images token by token, each the most likely one.
 
     Args:
         encoder: Image to feature map.
         slot_encoder: Feature map to slots.
-        dvae: Words to images.
-        decoder: Slots to words.
+        dvae: Tokens to images.
+        decoder: Slots to tokens.
         resolution: Pixels per side of the training images, and of those that are painted.
         inference: How slots are inferred.
     """
@@ -59,7 +59,7 @@ class SlatePipeline(SlotPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Paint the image that a set of slots describes; there is no chance in it.
+        """Paint the image that a set of slots describes, deterministically.
 
         Args:
             slots: Scenes, as `encode` returns them or as editing made them.
@@ -73,14 +73,14 @@ class SlatePipeline(SlotPipeline):
         self.check_painting(slots, output_type)
         exist = None if slots_mask is None else slots_mask.to(self.device)
         memory = self.decoder.begin(slots.to(self.device, self.decoder.dtype), slots_mask=exist)
-        written: list[Tensor] = []
-        word = None
+        tokens: list[Tensor] = []
+        previous = None
         for _ in range(self.decoder.config.num_tokens):
-            token = self.decoder.step(word, memory).argmax(dim=1)
-            word = F.one_hot(token, self.dvae.config.vocab_size).to(self.decoder.dtype)
-            written.append(token)
+            token = self.decoder.step(previous, memory).argmax(dim=1)
+            previous = F.one_hot(token, self.dvae.config.vocab_size).to(self.decoder.dtype)
+            tokens.append(token)
         side = self.resolution // self.dvae.config.patch_size
-        tokens = torch.stack(written, dim=1).unflatten(1, (side, side))
-        pixels = self.dvae.decode_tokens(tokens).float().clamp(-1, 1)
+        grid = torch.stack(tokens, dim=1).unflatten(1, (side, side))
+        pixels = self.dvae.decode_tokens(grid).float().clamp(-1, 1)
         images = self.image_processor.postprocess(pixels, output_type=output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -1,4 +1,4 @@
-"""Slot Attention with a decoder that paints every slot by itself, as a folder that loads anywhere.
+"""Slot Attention with a decoder that paints every slot by itself, as a loadable folder.
 
 Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 """
@@ -16,7 +16,7 @@ from latentslots.pipelines.base import InferenceSettings, SlotPipeline
 
 
 class SlotAutoencoderPipeline(SlotPipeline):
-    """Images to slots, and slots to images, without chance.
+    """Images to slots, and slots to images, deterministically.
 
     Args:
         encoder: Image to feature map.
@@ -79,11 +79,11 @@ class SlotAutoencoderPipeline(SlotPipeline):
 
     @property
     def mask_source(self) -> str:
-        """`decoder`, or `attention` where that was asked for."""
+        """`decoder`, or `attention` where `decoder_masks` is off."""
         return "decoder" if self.config.decoder_masks else "attention"
 
     def use_attention_masks(self) -> None:
-        """Take the slots' attention for masks from now on, also once saved."""
+        """Use the slots' attention as masks from now on, also once saved."""
         self.register_to_config(decoder_masks=False)
 
     def masks_of(
@@ -92,7 +92,7 @@ class SlotAutoencoderPipeline(SlotPipeline):
         attention: Float[Tensor, "B K h w"],
         pixel_values: Float[Tensor, "B 3 H W"],
     ) -> Float[Tensor, "B K _ _"]:
-        """The decoder's masks, unless the slots' attention is asked for."""
+        """Compute the decoder's masks, unless `decoder_masks` is off."""
         if not self.config.decoder_masks:
             return attention
         height, width = pixel_values.shape[-2:]
