@@ -129,7 +129,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["lsd-smoke", "--data.path", "/none"], "there is no data set at /none"),
         (["lsd-smoke", "--push-to-hub", "me"], "--push-to-hub takes USER/NAME, got 'me'"),
         (["lsd-smoke", "--method.vae", "/none"], "cannot load the VAE '/none'"),
-        (["lsd-smoke", "--resume", "--output-dir", "/none"], "/none holds no run to resume"),
+        (["lsd-smoke", "--resume", "--output-dir", "/none"], "/none contains no run to resume"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -158,7 +158,7 @@ def test_a_config_of_ones_own_needs_a_folder(
 ) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"method": {"kind": "lsd"}}')
-    assert "--output-dir is needed" in refused(["--config", str(file)], capsys)
+    assert "--output-dir is required" in refused(["--config", str(file)], capsys)
 
 
 def test_an_existing_run_is_left_alone(
@@ -166,7 +166,7 @@ def test_an_existing_run_is_left_alone(
 ) -> None:
     (tmp_path / "train_config.json").write_text("{}")
     arguments = ["lsd-smoke", *knobs, "--output-dir", str(tmp_path)]
-    assert "already holds a run; go on with --resume" in refused(arguments, capsys)
+    assert "already contains a run: add --resume" in refused(arguments, capsys)
 
 
 def test_an_unknown_flag_comes_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,5 +192,5 @@ def test_fp16_skips_steps_whose_scale_is_too_large(config: TrainConfig, tmp_path
 
 def test_checkpointing_that_would_do_nothing_is_refused(config: TrainConfig) -> None:
     other = replace(recipe("slate-64"), data=config.data, gradient_checkpointing=True)
-    with pytest.raises(ValueError, match="no part of slate can compute its activations again"):
+    with pytest.raises(ValueError, match="no part of slate can recompute its activations"):
         build_objective(other)

@@ -57,7 +57,7 @@ def test_its_numbers_come_once_per_step(finished: Path) -> None:
 
 def test_an_existing_run_is_refused(config: TrainConfig, finished: Path) -> None:
     before = snapshot(finished)
-    with pytest.raises(RunError, match=r"already holds a run; go on with --resume"):
+    with pytest.raises(RunError, match=r"already contains a run: add --resume"):
         run(config, finished)
     assert snapshot(finished) == before
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM save, leave, and say how to go on."""
+"""SIGINT and SIGTERM save, stop, and name the command that resumes."""
 
 import os
 import shlex
@@ -72,7 +72,7 @@ def test_the_exit_code_names_the_signal(
 
 def test_it_says_what_it_does_once(interrupted: tuple[Path, signal.Signals, int, str]) -> None:
     run_dir, signum, _, said = interrupted
-    assert said.count(f"{signum.name}: saving, then leaving") == 1
+    assert said.count(f"{signum.name}: saving, then stopping") == 1
     assert said.count(f"stopped by {signum.name} at step {len(losses(run_dir))}, state saved") == 1
     assert "Traceback" not in said
 
@@ -95,7 +95,7 @@ def test_the_command_it_names_finishes_the_run(
 ) -> None:
     """As if it had not been interrupted."""
     run_dir, _, _, said = interrupted
-    command = shlex.split(said.partition("go on with: ")[2].splitlines()[0])
+    command = shlex.split(said.partition("resume with: ")[2].splitlines()[0])
     assert command[0] == "latentslots"
     assert main(command[1:]) == 0
     assert capsys.readouterr().out.strip() == str(run_dir)
@@ -118,7 +118,7 @@ def test_the_second_signal_acts_at_once() -> None:
     with watch:
         os.kill(os.getpid(), signal.SIGINT)
         assert watch.signum == signal.SIGINT
-        assert said == ["SIGINT: saving, then leaving"]
+        assert said == ["SIGINT: saving, then stopping"]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert {signum: signal.getsignal(signum) for signum in SIGNALS} == before
@@ -127,7 +127,7 @@ def test_the_second_signal_acts_at_once() -> None:
 def test_a_signal_in_the_last_step_leaves_a_finished_run(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
-    """There is nothing left to go on with."""
+    """There is nothing left to resume."""
     trainer = build_trainer(config, tmp_path / "run", dataset=training_rows(config))
     trainer.model.register_forward_pre_hook(
         lambda *_: os.kill(os.getpid(), signal.SIGTERM) if trainer.step == 3 else None

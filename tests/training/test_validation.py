@@ -128,7 +128,7 @@ def test_an_autoencoder_gets_its_scale_from_the_data(
         },
     )
     said = run(config, tmp_path / "run")
-    assert ("measures on training images" in said) == (split == "none")
+    assert ("measuring on training images" in said) == (split == "none")
     row = rows(tmp_path / "run")[-1]
     assert row.keys() == {"step", "validation/psnr", "validation/ssim", "validation/latent_std"}
     vae = load_vae(str(tmp_path / "run"))

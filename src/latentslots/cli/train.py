@@ -15,8 +15,8 @@ PROG = "latentslots train"
 USAGE = f"""usage: {PROG} RECIPE [--output-dir DIR] [--data.path DIR] [any other knob]
        {PROG} --config FILE [--resume] [any other knob]
 
-Train a model by a recipe, or go on with a run. The run folder holds the model in pipeline/,
-checkpoints in state/, numbers in metrics.jsonl and pictures in previews/.
+Train a model by a recipe, or resume a run. The run folder contains the model in pipeline/,
+checkpoints in state/, numbers in metrics.jsonl and figures in previews/.
 
 recipes: {", ".join(RECIPES)}
 
@@ -25,18 +25,18 @@ recipes: {", ".join(RECIPES)}
 
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainConfig):
-    """Train. A knob has the value of the recipe or file unless a flag sets it."""
+    """Train a model. Flags override the values of the recipe or file."""
 
     output_dir: str
     """The run folder."""
     resume: bool = False
-    """Go on from the newest checkpoint in the run folder."""
+    """Resume from the newest checkpoint in the run folder."""
     push_to_hub: str = ""
     """Upload the finished model to this hub repository (USER/NAME)."""
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, train, and say where the model is."""
+    """Parse, train, and print the run folder."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _starting_point(arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
-    """The config before flags, the default run folder, and the flags."""
+    """Return the config before flags, the default run folder, and the flags."""
     first, *rest = arguments
     if first.startswith("--config"):
         if "=" in first:
@@ -84,12 +84,12 @@ def _starting_point(arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
 
 
 def parse(config: TrainConfig, output_dir: str, arguments: list[str]) -> tuple[Train, TrainConfig]:
-    """Read flags on top of a config: only the knobs of this config's method are known."""
+    """Apply flags to a config; only the knobs of its own method are flags."""
     names = [field.name for field in fields(TrainConfig)]
     default = Train(**{name: getattr(config, name) for name in names}, output_dir=output_dir)
     options = tyro.cli(
         tyro.conf.AvoidSubcommands[Train], prog=PROG, args=arguments, default=default
     )
     if not options.output_dir:
-        raise ValueError("--output-dir is needed where the config is not that of a run folder")
+        raise ValueError("--output-dir is required unless the config is that of a run folder")
     return options, TrainConfig(**{name: getattr(options, name) for name in names})

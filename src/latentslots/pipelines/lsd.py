@@ -295,8 +295,8 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             other, other_mask = self.slot_encoder.condition(slots, slots_mask, dropped=dropped)
         else:
             logger.warning(
-                "guidance_scale=%g on a model that was trained without condition dropout: zeros take "
-                "the place of its unconditional branch",
+                "guidance_scale=%g on a model that was trained without condition dropout: its "
+                "unconditional branch is conditioned on zeros",
                 guidance_scale,
             )
             other, other_mask = torch.zeros_like(states), mask

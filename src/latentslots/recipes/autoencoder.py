@@ -52,7 +52,7 @@ def autoencoder_small() -> TrainConfig:
         ),
         max_train_steps=9_000,
         train_batch_size=16,
-        mixed_precision="bf16",
+        mixed_precision="auto",
         channels_last=False,
         checkpointing_steps=500,
         validation_steps=500,

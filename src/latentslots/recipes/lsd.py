@@ -79,6 +79,7 @@ def lsd_scenes_128() -> TrainConfig:
                 map_channels=64,
             ),
         ),
+        mixed_precision="bf16",
         data=replace(config.data, path="data/scenes-128", resolution=128, num_workers=8),
         optim=replace(
             config.optim,
@@ -157,7 +158,7 @@ def _small(path: str, *, num_slots: int, num_inference_slots: int) -> TrainConfi
         ),
         max_train_steps=12_000,
         train_batch_size=24,
-        mixed_precision="bf16",
+        mixed_precision="auto",
         channels_last=False,
         checkpointing_steps=500,
         validation_steps=500,
