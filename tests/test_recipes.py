@@ -15,6 +15,7 @@ from latentslots.config import (
     AutoencoderConfig,
     DinosaurConfig,
     LSDConfig,
+    MethodConfig,
     MLPDecoderConfig,
     SlateConfig,
     SlotAttentionConfig,
@@ -24,6 +25,7 @@ from latentslots.config import (
     UNetEncoderConfig,
 )
 from latentslots.config import methods as method_configs
+from latentslots.config import networks as network_configs
 from latentslots.config import run as run_configs
 from latentslots.config.io import dumps, from_dict
 from latentslots.models import AutoregressiveDecoder
@@ -34,9 +36,19 @@ from latentslots.objectives import (
     SlateObjective,
     SlotAttentionObjective,
 )
+from latentslots.objectives.auxiliary import ContrastLoss, GuidanceLoss, PatchLoss
+from latentslots.pipelines.base import InferenceSettings
 from latentslots.recipes import RECIPES, recipe
 
 LEAVES = Path(__file__).parent / "config_leaves.txt"
+METHODS = (
+    LSDConfig,
+    StableLSDConfig,
+    SlotAttentionConfig,
+    SlateConfig,
+    DinosaurConfig,
+    AutoencoderConfig,
+)
 
 
 @pytest.fixture(params=RECIPES)
@@ -135,7 +147,7 @@ def leaves(cls: type, where: str = "") -> Iterator[str]:
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, path = hints[field.name], f"{where}{field.name}"
-        options = get_args(hint) or (hint,)
+        options = METHODS if hint is MethodConfig else get_args(hint) or (hint,)
         for option in options:
             if dataclasses.is_dataclass(option):
                 name = f"{path}[{option.kind}]" if len(options) > 1 else path
@@ -171,7 +183,7 @@ def test_names_are_those_of_their_functions() -> None:
         assert function.__name__.replace("_", "-") == name
 
 
-def test_the_issue_s_recipes_are_there() -> None:
+def test_the_recipes_of_every_kind_of_user_are_there() -> None:
     assert {"lsd-smoke", "autoencoder", "lsd-nlvr-64", "lsd-movi-e", "slot-attention-64"} <= set(
         RECIPES
     )
@@ -192,7 +204,9 @@ def test_every_knob_was_decided_on() -> None:
 
 def test_every_knob_is_documented() -> None:
     """The string under a field is its help."""
-    source = "\n".join(inspect.getsource(module) for module in (method_configs, run_configs))
+    source = "\n".join(
+        inspect.getsource(module) for module in (method_configs, network_configs, run_configs)
+    )
     names = {path.rsplit(".", 1)[-1] for path in leaves(TrainConfig)}
     lines = source.splitlines()
     for name in names:
@@ -215,8 +229,9 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
     if not isinstance(method, DinosaurConfig | StableLSDConfig):
         for name, value in dataclasses.asdict(method.encoder).items():
             assert tuple_or_value(objective.encoder.config[name]) == value, name
-    for name in ("num_inference_slots", "merge_overlap"):
-        assert getattr(objective, name) == getattr(method, name), name
+    assert objective.inference == InferenceSettings(
+        method.num_inference_slots, method.merge_overlap
+    )
     if isinstance(method, StableLSDConfig):
         builds_stable(objective, method)
         return
@@ -232,14 +247,20 @@ def test_builds_what_it_says(small: TrainConfig) -> None:
     for name in ("block_out_channels", "attention_levels", "layers_per_block", "position"):
         assert tuple_or_value(unet[name]) == getattr(method.unet, name), name
     assert objective.noise_schedule.config.prediction_type == method.prediction_type
-    for name in (
-        "snr_gamma",
-        "timestep_shift",
-        "condition_dropout",
-        "patch_size",
-        "mask_distillation_weight",
-    ):
+    for name in ("snr_gamma", "timestep_shift", "condition_dropout"):
         assert getattr(objective, name) == getattr(method, name), name
+    if method.patch_decoder_weight:
+        (added,) = objective.auxiliary
+        assert isinstance(added, PatchLoss)
+        assert added.patch_decoder is objective.patch_decoder
+        assert added.weight == method.patch_decoder_weight
+        assert added.distillation_weight == method.mask_distillation_weight
+        assert (added.patch_size, added.plain_steps) == (
+            method.patch_size,
+            method.patch_plain_steps,
+        )
+    else:
+        assert (objective.patch_decoder, objective.auxiliary) == (None, ())
     assert objective.slot_encoder.can_drop_condition == (
         method.condition_dropout > 0 or method.num_registers > 0
     )
@@ -260,8 +281,21 @@ def builds_stable(objective: Any, method: StableLSDConfig) -> None:
     assert slots.mlp_dim == method.slot_mlp_dim
     assert slots.in_channels == 8 * method.encoder.num_layers
     assert slots.cross_attention_dim == unet.cross_attention_dim
-    alignment = dataclasses.asdict(objective.alignment)
-    assert alignment == {name: getattr(method, name) for name in alignment}
+    added = {type(one): one for one in objective.auxiliary}
+    assert (GuidanceLoss in added, ContrastLoss in added) == (
+        method.guidance_weight > 0,
+        method.contrastive_weight > 0,
+    )
+    if guidance := added.get(GuidanceLoss):
+        assert (guidance.weight, guidance.blocks) == (
+            method.guidance_weight,
+            method.guidance_blocks,
+        )
+    if contrast := added.get(ContrastLoss):
+        assert (contrast.weight, contrast.start) == (
+            method.contrastive_weight,
+            method.contrastive_start,
+        )
     for name in ("snr_gamma", "timestep_shift", "condition_dropout", "include_pretrained"):
         assert getattr(objective, name) == getattr(method, name), name
     assert objective.noise_schedule.config.prediction_type == "v_prediction"  # the folder's own

@@ -175,7 +175,9 @@ def damage(config: TrainConfig) -> Path:
 def test_a_stream_needs_what_it_needs(config: TrainConfig, tmp_path: Path) -> None:
     streamed = with_changes(config, {"data.streaming": True})
     for path in ("data.glob", "data.latents"):
-        with pytest.raises(ValueError, match=r"data.cache_features and data.glob do not apply to it"):
+        with pytest.raises(
+            ValueError, match=r"data.cache_features and data.glob do not apply to it"
+        ):
             run(with_changes(streamed, {path: "x"}), tmp_path / path)
     autoencoder = with_changes(
         recipe("autoencoder-small"),
