@@ -5,11 +5,16 @@ BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 # Two busy OpenMP jobs on two cores slow each other ten-fold; the tests use one thread.
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --jaxtyping-packages=latentslots,beartype.beartype
+FAST    = not slow and not gpu and not network
+# Tests of numbers: what another processor may round otherwise.
+NUMBERS = tests/cli/test_evaluate.py tests/contracts tests/evaluation tests/metrics tests/models \
+	tests/pipelines tests/test_concepts.py tests/test_saved_formats.py tests/training/test_loss_trace.py \
+	tests/training/test_validation.py tests/workflows
 # Scenes are drawn without a screen, by EGL and Mesa, which are not Python packages.
 OPENGL  = ldconfig -p | grep -q libEGL.so.1 || { ! command -v apt-get >/dev/null; } \
 	|| { apt-get update -q && apt-get install -qy libegl1 libgl1-mesa-dri; }
 
-.PHONY: setup format check test test-all demo bench clean
+.PHONY: setup format check test test-docs test-portable test-all demo bench clean
 
 setup: $(STAMP)
 
@@ -31,7 +36,15 @@ check: setup
 	$(BIN)/mypy
 
 test: setup
-	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu and not network" --cov --cov-report=term:skip-covered
+	$(PYTEST) -n 2 --dist loadfile -m "$(FAST)" --cov --cov-report=term:skip-covered
+
+# The commands and the Python of README and docs.
+test-docs: setup
+	$(PYTEST) tests/test_docs.py
+
+# The numbers as a processor without AVX computes them; ONEDNN_MAX_CPU_ISA=SSE41 is another.
+test-portable: setup
+	ATEN_CPU_CAPABILITY=default $(PYTEST) -n 2 --dist loadfile -m "$(FAST)" $(NUMBERS)
 
 test-all: setup
 	$(PYTEST) -m "not gpu and not network" --cov --cov-report=term:skip-covered

@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, get_token
 
 
 def check_repo(repo_id: str) -> None:
-    """Find out before a long training whether the upload could work.
+    """Check before a long training that the upload can work.
 
     Raises:
         ValueError: If the name has another form than USER/NAME, or nobody is logged in.
@@ -20,10 +20,10 @@ def check_repo(repo_id: str) -> None:
 
 
 def push_to_hub(run_dir: Path, repo_id: str, *, endpoint: str | None = None) -> str:
-    """Upload a run's `pipeline/` as a hub repository; returns its address.
+    """Upload a run's `pipeline/` as a hub repository, and return its address.
 
     Raises:
-        ValueError: If it does not work out; the message says where the model is.
+        ValueError: If it fails; the message names the folder of the model.
     """
     api = HfApi(endpoint=endpoint)
     pipeline = run_dir / "pipeline"
@@ -37,7 +37,7 @@ def push_to_hub(run_dir: Path, repo_id: str, *, endpoint: str | None = None) -> 
         if local:
             raise ValueError(
                 f"the model is in {pipeline}, and was not uploaded: it names {local[0]}, a folder "
-                "that others do not have; save it with include_pretrained=True first"
+                "on this machine; save it with include_pretrained=True first"
             )
     try:
         repo = api.create_repo(repo_id, exist_ok=True)
