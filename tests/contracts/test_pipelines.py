@@ -24,7 +24,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Generator, Tensor
 
-import latentslots.pipelines.base
+import latentslots.pipelines.folder
 from latentslots.models import SlotEncoder
 from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
 from latentslots.pipelines.slot_layout import predict_slot_layout
@@ -144,7 +144,7 @@ class TestFolders:
             asked[repo_id] = options
             return str(tiny_pipeline_dir)
 
-        monkeypatch.setattr(latentslots.pipelines.base, "snapshot_download", snapshot_download)
+        monkeypatch.setattr(latentslots.pipelines.folder, "snapshot_download", snapshot_download)
         loaded = LatentSlotDiffusionPipeline.from_pretrained(
             "someone/lsd", revision="v2", local_files_only=True
         )

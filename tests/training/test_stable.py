@@ -68,7 +68,7 @@ def test_a_folder_of_features_is_for_cached_ones(config: TrainConfig, tmp_path: 
 
 def test_what_others_cannot_load_is_not_uploaded(config: TrainConfig, tmp_path: Path) -> None:
     run(config, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"names /.*, a folder that others do not have; save it"):
+    with pytest.raises(ValueError, match=r"names /.*, a folder on this machine; save it"):
         push_to_hub(tmp_path / "run", "someone/model", endpoint="http://127.0.0.1:9")
 
 

@@ -9,7 +9,7 @@ from latentslots.cli.main import main
 from latentslots.data.store.info import info
 from latentslots.data.store.reader import BUNDLED_SCENES
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.base import BUNDLED_MODEL
+from latentslots.pipelines.folder import BUNDLED_MODEL
 from latentslots.workflows.demo import gallery, training
 from latentslots.workflows.demo import run as demo
 

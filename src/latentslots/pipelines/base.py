@@ -12,22 +12,19 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from huggingface_hub import snapshot_download
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from latentslots.bundled import bundled_folder
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
 from latentslots.fingerprint import model_fingerprint
+from latentslots.pipelines.folder import PIPELINE_FILE, pipeline_folder
 from latentslots.pipelines.merging import merge_slots
 from latentslots.pipelines.pretrained import Pretrained
 
 ImageInput = Image.Image | np.ndarray | Tensor | list[Image.Image] | list[np.ndarray] | list[Tensor]
 PipelineT = TypeVar("PipelineT", bound="SlotPipeline")
-PIPELINE_FILE = "model_index.json"
-BUNDLED_MODEL = "lsd-scenes-64"
 
 
 def upsample_masks(
@@ -103,40 +100,6 @@ class InferenceSettings:
                 f"slots that start from learned vectors are always {trained}: num_slots at "
                 f"inference must be 0, got {self.num_slots}"
             )
-
-
-def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
-    """Locate the folder of a pipeline, and fetch it from the hub if necessary.
-
-    Args:
-        name: As in `SlotPipeline.from_pretrained`.
-        kwargs: Its further arguments; those for the hub are removed.
-
-    Raises:
-        ValueError: If there is no such folder or repository, or it contains no pipeline.
-    """
-    folder = Path(name)
-    if name == "bundled":
-        folder = bundled_folder(BUNDLED_MODEL)
-    if not folder.is_dir():
-        if len(folder.parts) != 2 or folder.is_absolute() or folder.parts[0] in (".", ".."):
-            raise ValueError(f"there is no folder {folder}")
-        # diffusers refuses hub repositories with components from other packages, so the
-        # repository becomes a folder first.
-        hub_options = ("revision", "token", "local_files_only", "cache_dir", "force_download")
-        hub = {word: kwargs.pop(word) for word in hub_options if word in kwargs}
-        try:
-            folder = Path(snapshot_download(str(name), **hub))
-        except OSError as error:
-            raise ValueError(
-                f"there is no folder {folder}, and no hub repository of that name could be "
-                f"loaded ({str(error).strip().splitlines()[0]})"
-            ) from error
-    if not (folder / PIPELINE_FILE).is_file():
-        if not (folder / "pipeline" / PIPELINE_FILE).is_file():
-            raise ValueError(f"{folder} contains no pipeline: {PIPELINE_FILE} is missing")
-        folder = folder / "pipeline"
-    return folder
 
 
 class SlotPipeline(DiffusionPipeline):

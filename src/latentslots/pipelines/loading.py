@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from latentslots.pipelines.base import PIPELINE_FILE, SlotPipeline, pipeline_folder
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.folder import PIPELINE_FILE, pipeline_folder
 
 
 def load_pipeline(name: str | Path, **kwargs: Any) -> SlotPipeline:
