@@ -105,7 +105,7 @@ def test_the_help_of_a_recipe_shows_its_knobs(capsys: pytest.CaptureFixture[str]
     assert left.value.code == 0
     out = capsys.readouterr().out
     assert "--method.condition-dropout" in out
-    assert "Share of images shown without their slots" in " ".join(out.split())
+    assert "Share of images that are denoised without their slots" in " ".join(out.split())
     assert "kl-weight" not in out
 
 

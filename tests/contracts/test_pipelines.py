@@ -459,9 +459,9 @@ class TestPaint:
             ),
             (
                 {"slots_mask": torch.zeros(3, 4, dtype=torch.bool)},
-                "a scene without any slot can only be",
+                "a scene without slots can only be",
             ),
-            ({"slots": torch.zeros(3, 0, 16)}, "a scene without any slot can only be"),
+            ({"slots": torch.zeros(3, 0, 16)}, "a scene without slots can only be"),
             ({"generator": seeds(1, 2)}, "2 generators were given for 3 scenes"),
             ({"latents": torch.zeros(2, 4, 16, 16)}, "2 latents were given for 3 scenes"),
             ({"output_type": "jpg"}, "pil, np, pt or latent, got 'jpg'"),
@@ -549,7 +549,7 @@ class TestGuidance:
             assert warnings == []
         else:
             (warning,) = warnings
-            assert warning.startswith("guidance_scale=1.5 on a model trained without condition")
+            assert warning.startswith("guidance_scale=1.5 on a model that was trained without")
 
     def test_registers_can_paint_a_scene_without_slots(self, slots: Tensor) -> None:
         pipe = build(**VARIANTS["registers"])

@@ -138,7 +138,8 @@ def test_what_a_killed_run_left_half_written_does_no_harm(
         (partial / "optimizer.safetensors").write_bytes(b"half")
         partial.rename(resumed / "state" / f".partial_{step:07d}")
     shutil.copytree(finished / "pipeline" / "unet", resumed / ".pipeline_new" / "unet")
-    shutil.copytree(finished / "pipeline", resumed / ".pipeline_old")
+    for name in (".pipeline_old", ".pipeline.old"):  # release 0.1 called it so, and we do now
+        shutil.copytree(finished / "pipeline", resumed / name)
     run(config, resumed, resume=True)
     assert_same_run(resumed, finished, step=4)
     assert names(resumed) == [step_name(2), step_name(4)]

@@ -183,7 +183,7 @@ def test_a_stream_needs_what_it_needs(config: TrainConfig, tmp_path: Path) -> No
         recipe("autoencoder-small"),
         {"data.path": config.data.path, "data.streaming": True, "data.validation_split": "none"},
     )
-    with pytest.raises(RunError, match="an autoencoder needs validation images to measure on"):
+    with pytest.raises(RunError, match="autoencoder needs validation images to be measured on"):
         run(autoencoder, tmp_path / "autoencoder")
 
 
@@ -286,7 +286,7 @@ def test_what_validation_cannot_read_costs_no_step(
 
 def test_a_folder_of_latents_is_for_cached_ones(config: TrainConfig, tmp_path: Path) -> None:
     changes = {"data.latents": str(tmp_path / "latents"), "data.cache_latents": False}
-    with pytest.raises(ValueError, match=r"data\.latents is where data\.cache_latents puts"):
+    with pytest.raises(ValueError, match=r"data\.latents is the folder of data\.cache_latents"):
         run(with_changes(config, changes), tmp_path / "run")
 
 

@@ -62,7 +62,7 @@ def test_features_that_were_begun_are_used(config: TrainConfig, tmp_path: Path) 
 
 def test_a_folder_of_features_is_for_cached_ones(config: TrainConfig, tmp_path: Path) -> None:
     data = dataclasses.replace(config.data, features=str(tmp_path / "kept"))
-    with pytest.raises(ValueError, match=r"data\.cache_features puts them: set both"):
+    with pytest.raises(ValueError, match=r"folder of data\.cache_features: set both"):
         run(dataclasses.replace(config, data=data), tmp_path / "run")
 
 
@@ -77,7 +77,7 @@ def test_frozen_parts_are_compiled_too(config: TrainConfig) -> None:
     objective = build_objective(longer(config, unet=unet))
     assert set(objective.trained()) == {"slot_encoder"}
     parts = [objective.slot_encoder, objective.encoder, objective.unet]
-    assert [id(part) for part in objective.compiled()] == [id(part) for part in parts]
+    assert {id(part) for part in objective.compiled()} == {id(part) for part in parts}
 
 
 def test_a_model_around_other_frozen_weights_is_no_start(
