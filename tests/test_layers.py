@@ -28,6 +28,7 @@ LEVEL = {part: level for level, row in enumerate(ROWS) for part in row}
 # Models are handed plain arguments, never a config; they may find what ships with the package.
 NOTHING_OF_OURS = ("models",)
 STANDARD_LIBRARY_ONLY = ("config",)
+LIGHT = {"annotated_types"}  # a module of names without dependencies
 
 # Where a third party may be imported.
 FENCES = {
@@ -92,7 +93,7 @@ def _ours(part: str, other: str) -> str:
 
 def _theirs(module: str, root: str, name: str) -> str:
     part = module.split("/")[0]
-    if part in STANDARD_LIBRARY_ONLY and root not in sys.stdlib_module_names:
+    if part in STANDARD_LIBRARY_ONLY and root not in sys.stdlib_module_names | LIGHT:
         return f"is not of the standard library, which is all that {part} may import"
     fence = FENCES.get(root)
     if fence is None or name in ANYWHERE or part in fence or module in fence:

@@ -56,9 +56,7 @@ def test_a_folder_loads_as_what_it_is(
 
 def test_another_class_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    with pytest.raises(
-        ValueError, match="a StableDiffusionPipeline, and only .*Latent.* can be loaded"
-    ):
+    with pytest.raises(ValueError, match=r"a StableDiffusionPipeline, and only .*Latent"):
         load_pipeline(tmp_path)
     with pytest.raises(ValueError, match="there is no folder"):
         load_pipeline(tmp_path / "nowhere")
