@@ -2,12 +2,12 @@
 
     python benchmarks/gpu.py [--recipes NAME ...] [--json FILE]
 
-A step is what `latentslots train` does, latents cached: forward, backward, clip, fused AdamW;
-painting is 25 steps of the default sampler, latents alone. FLOP are torch's count of a step's
-matrix products, convolutions and attention; calls are all of torch's operations in an eager step,
-whose launches may take the CPU longer than they take the GPU. The rate of the machine is that of a
-product of two matrices of 8192 x 8192, in fp32 (without TF32) and in bf16. Run it alone on the
-machine.
+A step is that of `latentslots train` with cached latents: forward, backward, clipping, fused AdamW.
+Painting is 25 steps of the default sampler, without decoding the latents. FLOP are torch's count of
+the matrix products, convolutions and attention of a step; calls are all torch operations of an
+eager step, whose launches may take the CPU longer than their execution takes the GPU. The rate of
+the machine is that of a product of two matrices of 8192 x 8192, in fp32 (without TF32) and in bf16.
+Run it alone on the machine.
 """
 
 import argparse
@@ -37,18 +37,18 @@ NUM_PAINTED, SAMPLER_STEPS = 64, 25
 
 
 class Calls(TorchDispatchMode):
-    """Counts torch's operations."""
+    """Count torch operations."""
 
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count, and let it be done."""
+        """Count the operation and execute it."""
         self.count += 1
         return func(*args, **(kwargs or {}))
 
 
 def build(config: TrainConfig) -> LatentSlotDiffusionObjective:
-    """The objective of a recipe; in place of Stable Diffusion's autoencoder one of its size."""
+    """Build a recipe's objective, with random weights for Stable Diffusion's autoencoder."""
     method = config.method
     assert isinstance(method, LSDConfig)
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def build(config: TrainConfig) -> LatentSlotDiffusionObjective:
 def train_steps(
     config: TrainConfig, device: str, precision: str, *, compiled: bool, steps: int
 ) -> dict[str, float]:
-    """Seconds, counts and memory of one step."""
+    """Measure the seconds, counts and memory of one training step."""
     objective = build(config).to(device).train()
     objective.to(memory_format=torch.channels_last)
     size, resolution = config.train_batch_size, config.data.resolution
@@ -96,7 +96,7 @@ def train_steps(
 def paint(
     config: TrainConfig, device: str, precision: str, *, compiled: bool, steps: int
 ) -> dict[str, float]:
-    """Seconds and memory of painting a batch of latents."""
+    """Measure the seconds and memory of painting a batch of latents."""
     pipe = build(config).eval().to_pipeline().to(device)
     pipe.set_progress_bar_config(disable=True)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -113,7 +113,7 @@ def paint(
 
 
 def timed(step: Callable[[], object], device: str, steps: int) -> dict[str, float]:
-    """Seconds of a step, those of the first one (compiling), and the memory it takes."""
+    """Measure the seconds of a step and of the first one (with compilation), and peak memory."""
     start = now(device)
     step()
     first = now(device) - start
@@ -130,7 +130,7 @@ def timed(step: Callable[[], object], device: str, steps: int) -> dict[str, floa
 
 
 def matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
-    """Operations per second of a product of two square matrices of normal draws."""
+    """Measure the FLOP per second of a product of two random square matrices."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     measured = timed(lambda: torch.mm(left, right), device, 10)
     return 2 * size**3 / measured["seconds"]
@@ -145,12 +145,12 @@ def now(device: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="any of `lsd-...`")
-    parser.add_argument("--steps", type=int, default=20, help="steps of each way")
-    parser.add_argument("--size", type=int, default=8192, help="of the matrices")
-    parser.add_argument("--no-compile", action="store_true", help="eager alone")
-    parser.add_argument("--json", type=Path, help="all numbers")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each variant")
+    parser.add_argument("--size", type=int, default=8192, help="rows and columns of the matrices")
+    parser.add_argument("--no-compile", action="store_true", help="only eager")
+    parser.add_argument("--json", type=Path, help="file for all numbers")
     options = parser.parse_args()
-    diffusers.utils.logging.set_verbosity_error()  # It warns of every cast of a part.
+    diffusers.utils.logging.set_verbosity_error()  # It warns of every cast of a component.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rates = {
         "fp32": matrix_rate(device, torch.float32, options.size),
@@ -166,7 +166,7 @@ def main() -> None:
     for recipe_name in options.recipes:
         config = recipe(recipe_name)
         for what, measure in (("train", train_steps), ("paint", paint)):
-            slowest = 0.0
+            baseline = 0.0
             for precision, compiled in WAYS:
                 if compiled and options.no_compile:
                     continue
@@ -175,19 +175,20 @@ def main() -> None:
                 row = measure(config, device, precision, compiled=compiled, steps=steps)
                 way = precision + (", compiled" if compiled else "")
                 rate = row["items"] / row["seconds"]
-                slowest = slowest or rate
-                done = row.get("flop", 0) / row["seconds"]
+                baseline = baseline or rate
+                speed = f"{rate:.1f} | {rate / baseline:.2f}"
+                flops = row.get("flop", 0) / row["seconds"]
                 rows.append({"recipe": recipe_name, "what": what, "way": way, **row})
-                share = f"{done / 1e12:.1f} | {done / rates[precision]:.1%}" if done else " | "
+                share = f"{flops / 1e12:.1f} | {flops / rates[precision]:.1%}" if flops else " | "
                 calls = f"{row['calls']:,}" if "calls" in row and not compiled else ""
                 print(
-                    f"| {what} {recipe_name} | {way} | {rate:.1f} | {rate / slowest:.2f} | {share} "
+                    f"| {what} {recipe_name} | {way} | {speed} | {share} "
                     f"| {calls} | {row['gib']:.1f} | {row['first']:.1f} |",
                     flush=True,
                 )
     if options.json:
-        found = {"device": name, "rates": rates, "rows": rows}
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        content = {"device": name, "rates": rates, "rows": rows}
+        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

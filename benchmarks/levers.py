@@ -1,11 +1,10 @@
-"""Which parts of the recipe matter: `lsd-scenes-64` with one thing changed (docs/lab-notes.md).
+"""Ablation of the recipe `lsd-scenes-64`, one change per run; the table in docs/lab-notes.md.
 
-latentslots data make scenes data/scenes
-python benchmarks/levers.py
+    latentslots data make scenes data/scenes
+    python benchmarks/levers.py
 
-All with the same images, steps and seed. Nobody looks for more slots than in training, or merges
-any. A run leaves a small log; those that have one are not made again, and one that was stopped goes
-on.
+All runs have the same images, number of steps and seed. None infers more slots than in training, or
+merges any. Each run writes a small log; runs with a log are skipped, interrupted ones are resumed.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from objects import DOCS, configuration, curves_table, images_of, put_table, run
 
 @dataclass(frozen=True)
 class Lever:
-    """One thing to change in the recipe."""
+    """A named change of the recipe."""
 
     name: str
     change: Callable[[TrainConfig], TrainConfig]
@@ -51,12 +50,13 @@ def optimizer(**changes: object) -> Callable[[TrainConfig], TrainConfig]:
 
 
 def denoiser_alone(config: TrainConfig) -> TrainConfig:
-    """The paper's one loss: a map of the slots needs the patch decoder, too."""
+    """The paper's single loss: no patch decoder, nor the map of slots that depends on it."""
     alone = {"patch_decoder_weight": 0.0, "mask_distillation_weight": 0.0, "patch_plain_steps": 0}
     return denoiser(map_channels=0)(method(**alone)(config))
 
 
 def paper(config: TrainConfig) -> TrainConfig:
+    """The paper's single loss and its prediction type."""
     return method(prediction_type="epsilon")(denoiser_alone(config))
 
 
@@ -70,22 +70,22 @@ UNET = UNetEncoderConfig(
 )
 LEVERS = {
     "recipe": Lever("the recipe", training()),
-    "denoiser-alone": Lever("no patch decoder (nor what needs it)", denoiser_alone),
-    "no-distillation": Lever("attention not taught by masks", method(mask_distillation_weight=0.0)),
-    "free-colors": Lever("a color at each place from the start", method(patch_plain_steps=0)),
+    "denoiser-alone": Lever("no patch decoder (nor what depends on it)", denoiser_alone),
+    "no-distillation": Lever("no mask distillation", method(mask_distillation_weight=0.0)),
+    "free-colors": Lever("a color per position from the start", method(patch_plain_steps=0)),
     "noise": Lever("noise prediction", method(prediction_type="epsilon")),
     "paper": Lever("no patch decoder, noise prediction", paper),
     "no-map": Lever("no map of slots for the denoiser", denoiser(map_channels=0)),
     "unet-encoder": Lever("a U-Net as encoder, no attention", method(encoder=UNET)),
     "registers": Lever("4 registers", method(num_registers=4)),
-    "slow-denoiser": Lever("the denoiser learns at 4e-4, too", optimizer(decoder_lr_scale=1.0)),
+    "slow-denoiser": Lever("denoiser learning rate 4e-4", optimizer(decoder_lr_scale=1.0)),
     "high-noise": Lever("timesteps toward noise (shift 3)", method(timestep_shift=3.0)),
     "learned": Lever("learned slots, bi-level", method(slot_init="learned", bi_level=True)),
     "iterations": Lever("5 iterations", method(num_iterations=5)),
     "temperature": Lever("temperature 1/2", method(temperature=0.5)),
-    "wide": Lever("slots of 128", method(slot_dim=128, slot_mlp_dim=256)),
+    "wide": Lever("slots of 128 channels", method(slot_dim=128, slot_mlp_dim=256)),
     "batch": Lever("twice the batch", training(train_batch_size=48)),
-    "slow": Lever("half of all rates", optimizer(learning_rate=2e-4)),
+    "slow": Lever("half of all learning rates", optimizer(learning_rate=2e-4)),
     "no-average": Lever("weights not averaged", optimizer(ema_decay=0.0)),
 }
 
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(LEVERS), choices=LEVERS, help="some runs")
     parser.add_argument("--runs", type=Path, default=Path("runs/levers"), help="run folders")
     parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "levers", help="results")
-    parser.add_argument("--no-train", action="store_true", help="the table alone")
+    parser.add_argument("--no-train", action="store_true", help="only rewrite the table")
     options = parser.parse_args()
     options.logs.mkdir(parents=True, exist_ok=True)
     for key in [] if options.no_train else options.only:
@@ -106,7 +106,7 @@ def main() -> None:
         config = LEVERS[key].change(configuration("lsd", "scenes", 0, options.steps))
         result = run(config, images_of("scenes", "validation"), options.runs / key)
         log.write_text(json.dumps(result, indent=1) + "\n")
-    names = {key: one.name for key, one in LEVERS.items()}
+    names = {key: lever.name for key, lever in LEVERS.items()}
     text = curves_table(names, options.logs, title="changed")
     print(text)
     put_table(text, DOCS / "lab-notes.md")

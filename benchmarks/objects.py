@@ -1,11 +1,11 @@
-"""Which method finds objects: the same backbone, images and steps for all (docs/comparison.md).
+"""Comparison of methods with the same backbone, images and number of steps (docs/comparison.md).
 
-latentslots data make scenes data/scenes
-latentslots data make scenes-textured data/scenes-textured
-python benchmarks/objects.py
+    latentslots data make scenes data/scenes
+    latentslots data make scenes-textured data/scenes-textured
+    python benchmarks/objects.py
 
-Every run leaves a small log; those that have one are not made again, a run that was stopped goes
-on, and what is there becomes the page's table and figure.
+The page lists the commands for NLVR. Each run writes a small log; runs with a log are skipped,
+interrupted ones are resumed, and the logs make the table and the figure of the page.
 """
 
 import argparse
@@ -44,17 +44,17 @@ METHODS = {
     "slate": "SLATE",
 }
 DATA = {"scenes": 7, "scenes-textured": 7, "nlvr": 9}
-"""Sets of images, and slots to look for."""
+"""Slots per image, by data set."""
 SEEDS = {"scenes": (0, 1, 2), "scenes-textured": (0,), "nlvr": (0,)}
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def configuration(method: str, data: str, seed: int, steps: int) -> TrainConfig:
-    """A method's recipe, with the same slots, batch, schedule and steps as all others.
+    """Return a method's recipe with the slots, batch, learning-rate schedule and steps of all.
 
-    What a recipe does over time is made shorter, too: SLATE's temperature falls over a quarter of
-    the steps, as in its recipe; LSD's patch decoder stays plain for a third of them, 1,000 of 3,000
-    (in its recipe 1,500 of 12,000). No method looks for more slots than in training, or merges any.
+    Schedules within a recipe are shortened: SLATE's temperature falls over a quarter of the steps,
+    as in its recipe; LSD's patch decoder has one color per slot for a third of them, 1,000 of 3,000
+    (in its recipe 1,500 of 12,000). No method infers more slots than in training, or merges any.
     """
     names = {"slot-attention": "slot-attention-64", "slate": "slate-64"}
     config = recipe(names.get(method, "lsd-scenes-64"))
@@ -78,7 +78,7 @@ def configuration(method: str, data: str, seed: int, steps: int) -> TrainConfig:
 
 
 def run(config: TrainConfig, images: Dataset, folder: Path) -> dict[str, Any]:
-    """Train, or go on, and score the images."""
+    """Train a model, or resume its training, and score it on images."""
     train(config, folder, resume=(folder / "state").is_dir())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curve = [
@@ -95,7 +95,7 @@ def run(config: TrainConfig, images: Dataset, folder: Path) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """What a run's minutes are worth: a GPU's name, or threads of a CPU."""
+    """Name the hardware of a run: the GPU, or the number of CPU threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
@@ -103,10 +103,10 @@ def machine() -> str:
 
 
 def references(data: str, pipe: Any, dinov2: DINOv2Encoder | None) -> dict[str, Any]:
-    """The scores of what does not learn on these images."""
+    """Return the scores of baselines that do not learn, by name."""
     images = images_of(data, "validation")
-    found = evaluate_baselines(pipe, images, tuning=images_of(data, "train"))
-    rows = {name: scores_of(report) for name, report in found.items()}
+    reports = evaluate_baselines(pipe, images, tuning=images_of(data, "train"))
+    rows = {name: scores_of(report) for name, report in reports.items()}
     if dinov2 is not None:
         group = partial(cluster_features, encoder=dinov2, num_clusters=DATA[data])
         report = evaluate_baseline(group, images, resolution=pipe.resolution)
@@ -115,7 +115,7 @@ def references(data: str, pipe: Any, dinov2: DINOv2Encoder | None) -> dict[str, 
 
 
 def images_of(data: str, split: str) -> Dataset:
-    """Those of NLVR that show one object or none are not scored, as is usual."""
+    """Load a split; validation images of NLVR with one object or none are excluded, as usual."""
     images = load_dataset(f"data/{data}", split=split)
     return with_objects(images, 2) if data == "nlvr" and split == "validation" else images
 
@@ -125,20 +125,20 @@ def scores_of(report: Any) -> dict[str, float]:
 
 
 def plan(only: list[str]) -> Iterator[tuple[str, str, int]]:
-    """The runs, the first seed of all before the others of any."""
+    """Iterate over the runs: the first seed of all methods, then the other seeds."""
     for seed in range(3):
         for data in DATA:
             for method in METHODS:
-                wanted = not only or f"{data}-{method}-{seed}" in only
-                if seed in SEEDS[data] and wanted:
+                chosen = not only or f"{data}-{method}-{seed}" in only
+                if seed in SEEDS[data] and chosen:
                     yield method, data, seed
 
 
 def table(logs: Path) -> str:
-    """What the logs say, as Markdown.
+    """Summarize the logs as a Markdown table.
 
     Raises:
-        ValueError: If some runs took more steps than others.
+        ValueError: If runs differ in their number of steps.
     """
     all_logs = [path for data in DATA for method in METHODS for path in runs_of(logs, data, method)]
     check_budget(logs, [json.loads(path.read_text()) for path in all_logs])
@@ -150,9 +150,9 @@ def table(logs: Path) -> str:
             if not runs:
                 lines.append(f"| {data} | {name} | not run yet | | | | | | |")
                 continue
-            values = [spread([one["scores"][key] for one in runs]) for key in SCORES]
-            minutes = statistics.mean(pace(one["curve"]) * one["steps"] for one in runs)
-            machines = ", ".join(sorted({one.get("on", "1 CPU core") for one in runs}))
+            values = [spread([log["scores"][key] for log in runs]) for key in SCORES]
+            minutes = statistics.mean(pace(log["curve"]) * log["steps"] for log in runs)
+            machines = ", ".join(sorted({log.get("on", "1 CPU core") for log in runs}))
             cells = [data, name, f"{len(runs)}", *values, f"{minutes:.0f}", machines]
             lines.append(f"| {' | '.join(cells)} |")
         path = logs / f"{data}-references.json"
@@ -166,49 +166,53 @@ def table(logs: Path) -> str:
 
 
 def pace(curve: list[dict[str, float]]) -> float:
-    """Minutes of a step: the median between validations; a stop, or other work, counts little."""
-    rows = list(pairwise(curve))
-    each = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) / 60 for a, b in rows]
-    return statistics.median(each)
+    """Minutes per step: the median between validations, robust to pauses and other work."""
+    minutes = [
+        (after["seconds"] - before["seconds"]) / (after["step"] - before["step"]) / 60
+        for before, after in pairwise(curve)
+    ]
+    return statistics.median(minutes)
 
 
 def curves_table(named: dict[str, str], logs: Path, *, title: str) -> str:
-    """What the logs of a script's runs say, as Markdown: the curve of FG-ARI, and the last scores.
+    """Summarize the logs of a script's runs as a Markdown table: FG-ARI over steps, final scores.
 
     Args:
-        named: Names of the runs, by the stems of their logs; those without a log are left out.
-        logs: Their folder.
-        title: What the names are.
+        named: Names of the runs, by the stems of their logs; runs without a log are omitted.
+        logs: The folder of the logs.
+        title: Header of the column of names.
 
     Raises:
-        ValueError: If some took more steps than others.
+        ValueError: If runs differ in their number of steps.
     """
     paths = {key: logs / f"{key}.json" for key in named}
-    found = {key: json.loads(path.read_text()) for key, path in paths.items() if path.is_file()}
-    check_budget(logs, list(found.values()))
-    if not found:
+    runs = {key: json.loads(path.read_text()) for key, path in paths.items() if path.is_file()}
+    check_budget(logs, list(runs.values()))
+    if not runs:
         return ""
-    steps = " / ".join(f"{point['step']:,}" for point in next(iter(found.values()))["curve"])
+    steps = " / ".join(f"{point['step']:,}" for point in next(iter(runs.values()))["curve"])
     head = [title, f"FG-ARI at {steps}", *SCORES.values(), "minutes", "on"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for key, one in found.items():
-        curve = " / ".join(f"{point['fg_ari']:.2f}" for point in one["curve"])
-        scores = [f"{one['scores'][name]:.3f}" for name in SCORES]
-        minutes = f"{one['curve'][-1]['seconds'] / 60:.0f}"
-        cells = [named[key], curve, *scores, minutes, one.get("on", "1 CPU core")]
+    for key, log in runs.items():
+        curve = " / ".join(f"{point['fg_ari']:.2f}" for point in log["curve"])
+        scores = [f"{log['scores'][name]:.3f}" for name in SCORES]
+        minutes = f"{log['curve'][-1]['seconds'] / 60:.0f}"
+        cells = [named[key], curve, *scores, minutes, log.get("on", "1 CPU core")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def check_budget(logs: Path, found: list[dict[str, Any]]) -> None:
-    """Refuse logs of runs that took more steps than others."""
-    budgets = {one["steps"] for one in found}
+def check_budget(logs: Path, runs: list[dict[str, Any]]) -> None:
+    """Refuse logs of runs that differ in their number of steps."""
+    budgets = {log["steps"] for log in runs}
     if len(budgets) > 1:
-        raise ValueError(f"{logs} holds runs of {sorted(budgets)} steps: one budget for all")
+        raise ValueError(
+            f"{logs} contains runs of {sorted(budgets)} steps: all must have the same number"
+        )
 
 
 def put_table(text: str, page: Path) -> None:
-    """In place of the one that this script put there before."""
+    """Replace the table that this script wrote into a page before."""
     begin = f"<!-- the table of benchmarks/{Path(sys.argv[0]).name} -->"
     end = "<!-- end of the table -->"
     before, rest = page.read_text(encoding="utf-8").split(begin)
@@ -217,7 +221,7 @@ def put_table(text: str, page: Path) -> None:
 
 
 def spread(values: list[float]) -> str:
-    """The mean, and the deviation of several seeds."""
+    """Format the mean and, for several seeds, the standard deviation."""
     mean = f"{statistics.mean(values):.3f}"
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
@@ -229,15 +233,15 @@ def runs_of(logs: Path, data: str, method: str) -> list[Path]:
 
 
 def draw(logs: Path, out: Path) -> None:
-    """Learning curves: FG-ARI and mIoU over steps and over minutes."""
+    """Draw learning curves: FG-ARI and mIoU over steps, and FG-ARI over minutes."""
     mpl.rcParams["svg.hashsalt"] = "latentslots"
-    made = [data for data in DATA if any(runs_of(logs, data, method) for method in METHODS)]
-    if not made:
+    drawn = [data for data in DATA if any(runs_of(logs, data, method) for method in METHODS)]
+    if not drawn:
         return
-    figure = Figure(figsize=(11, 3.2 * len(made)), layout="constrained")
-    axes = figure.subplots(len(made), 3, squeeze=False)
+    figure = Figure(figsize=(11, 3.2 * len(drawn)), layout="constrained")
+    axes = figure.subplots(len(drawn), 3, squeeze=False)
     panels = [("fg_ari", "steps"), ("miou_objects", "steps"), ("fg_ari", "minutes")]
-    for row, data in zip(axes, made, strict=True):
+    for row, data in zip(axes, drawn, strict=True):
         for axis, (score, over) in zip(row, panels, strict=True):
             for color, (method, name) in enumerate(METHODS.items()):
                 for number, path in enumerate(runs_of(logs, data, method)):
@@ -258,21 +262,21 @@ def draw(logs: Path, out: Path) -> None:
 
 
 def check(options: argparse.Namespace, runs: list[tuple[str, str, int]]) -> None:
-    """Refuse, before anything is trained, what would have no effect.
+    """Refuse options that would have no effect, before anything is trained.
 
     Raises:
-        ValueError: Says what.
+        ValueError: If there is one.
     """
     if options.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {options.steps}")
     if options.dinov2 and not any((method, seed) == ("lsd", 0) for method, _, seed in runs):
-        raise ValueError("--dinov2 is used beside a run of lsd with seed 0, and there is none here")
+        raise ValueError("--dinov2 needs a run of lsd with seed 0 among those of --only")
     for method, data, seed in runs:
         log = options.logs / f"{data}-{method}-{seed}.json"
         steps = json.loads(log.read_text())["steps"] if log.is_file() else options.steps
         if steps != options.steps:
             raise ValueError(
-                f"{log} is of {steps} steps, not {options.steps}: name another folder with --logs"
+                f"{log} has {steps} steps, not {options.steps}: name another folder with --logs"
             )
 
 
@@ -281,16 +285,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3_000, help="optimizer steps of every run")
     names = [f"{data}-{method}-{seed}" for method, data, seed in plan([])]
     parser.add_argument(
-        "--only", nargs="+", choices=names, help="runs, such as scenes-slate-0", metavar="RUN"
+        "--only", nargs="+", choices=names, help="some runs, such as scenes-slate-0", metavar="RUN"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/objects"), help="run folders")
     parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "objects", help="results")
     parser.add_argument(
         "--dinov2",
         default="",
-        help="a DINOv2, a local folder or a hub id: rows without seeds are made anew, with it",
+        help="folder or hub id of a DINOv2, whose features are clustered as a further baseline; "
+        "the baselines are computed again",
     )
-    parser.add_argument("--no-train", action="store_true", help="table and figure alone")
+    parser.add_argument("--no-train", action="store_true", help="only rewrite table and figure")
     options = parser.parse_args()
     runs = [] if options.no_train else list(plan(options.only or []))
     try:

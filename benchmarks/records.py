@@ -1,9 +1,10 @@
-"""TFRecords: ours against the package `tfrecord`, at the shapes of MOVi and of CLEVR with masks.
+"""Reading TFRecords: our reader against the package `tfrecord`, on synthetic records.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/records.py
 
-MOVi-E: videos of 24 frames of 256 px with both flows; the package reads all of a record, ours what
-a row needs. CLEVR with masks: a byte string for each of 1,075,200 values, from one GZIP stream.
+Records have the shapes of MOVi-E (videos of 24 frames of 256 px with both flows; the package reads
+the whole record, our reader only the features of a row) and of CLEVR with masks (a byte string for
+each of 1,075,200 values, from one GZIP stream).
 """
 
 import argparse
@@ -29,7 +30,7 @@ FRAMES, SIZE, COUNT = 24, 256, 20
 
 
 def varints(values: np.ndarray) -> bytes:
-    """Packed numbers below 2 ** 21."""
+    """Encode numbers below 2 ** 21 as packed varints."""
     wide = values.astype(np.uint32)
     columns = np.stack([wide & 127, wide >> 7 & 127, wide >> 14], axis=1)
     lengths = 1 + (wide > 127) + (wide > 16383)
@@ -39,7 +40,7 @@ def varints(values: np.ndarray) -> bytes:
 
 
 def message(number: int, content: bytes) -> bytes:
-    """A field that holds bytes."""
+    """Encode a protobuf field of bytes."""
     length, left = b"", len(content)
     while left > 127:
         length, left = length + bytes([left & 127 | 128]), left >> 7
@@ -77,7 +78,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def movi_video(random: np.random.Generator) -> dict[str, Any]:
-    """As large as a real one: frames are photographs' noise over shapes, flows are smooth."""
+    """Make a video of about the size of a real one: frames with noise, and random flows."""
     y, x = np.indices((SIZE, SIZE))
     base = np.stack([x, y, (x + y) // 2], axis=2)
     frames = [
@@ -111,31 +112,33 @@ def movi_video(random: np.random.Generator) -> dict[str, Any]:
 
 
 def read_movi(path: Path) -> int:
-    """All rows of all videos; returns how many frames."""
-    taken = MoviOptions(variant="movi-e")
-    return sum(len(list(video_rows(parse_example(one.data), taken))) for one in read_records(path))
+    """Read all rows of all videos, and return the number of frames."""
+    options = MoviOptions(variant="movi-e")
+    return sum(
+        len(list(video_rows(parse_example(entry.data), options))) for entry in read_records(path)
+    )
 
 
 def read_clevr(path: Path) -> int:
-    """Images and masks; returns how many records."""
-    found = 0
+    """Read images and masks, and return the number of records."""
+    count = 0
     for entry in read_records(path):
         features = parse_example(entry.data)
         features["image"].one_byte_strings().reshape(240, 320, 3)
         features["mask"].one_byte_strings().reshape(11, 240, 320).argmax(axis=0)
-        found += 1
-    return found
+        count += 1
+    return count
 
 
 def measured(read: Callable[[Path], int], path: Path) -> tuple[float, int, float]:
-    """In a process of its own: seconds, what it counts, and MiB beside those of the imports."""
+    """Read in a new process; return seconds, the count, and MiB beyond those of the imports."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_measured, read, path).result()
 
 
 def _measured(read: Callable[[Path], int], path: Path) -> tuple[float, int, float]:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory
     before = memory("VmRSS")
     start = time.perf_counter()
     count = read(path)
@@ -143,13 +146,13 @@ def _measured(read: Callable[[Path], int], path: Path) -> tuple[float, int, floa
 
 
 def memory(which: str) -> float:
-    """A figure of this process, in MiB."""
+    """Return a memory figure of this process (`VmRSS` or `VmHWM`), in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(which))
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=8)
     parser.add_argument("--clevr", type=int, default=100, help="records of CLEVR with masks")

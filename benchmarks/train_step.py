@@ -1,13 +1,14 @@
-"""Training steps at 256 px: the plain way against ours, in one run.
+"""Training steps at 256 px: a plain implementation against ours, in one run.
 
     python benchmarks/train_step.py [--recipe NAME] [--steps 4] [--compile] [--json FILE]
 
-Plain is what the official code does on a CPU: the autoencoder encodes every image at every step,
-fp32, contiguous tensors, the unfused AdamW. Ours is what `latentslots train` does: cached latents,
-bf16 autocast, channels_last, fused AdamW, freed memory kept. `live` is ours with the autoencoder at
-every step. Same model (349 M parameters, unless another recipe is named), same autoencoder of the
-size of Stable Diffusion's, same batch of 8 images. Each way runs in a process of its own, one after
-the other, so that peak memory is its own. Run it alone on the machine.
+`plain` does what the official code does on a CPU: the autoencoder encodes every image at every
+step, in fp32, with contiguous tensors and the unfused AdamW. `ours` does what `latentslots train`
+does: cached latents, bf16 autocast, channels_last, fused AdamW, freed memory kept. `live` is ours
+with the autoencoder at every step. All have the same model (349 M parameters, unless another recipe
+is named), an autoencoder of the size of Stable Diffusion's, and batches of 8 images. Each variant
+runs in its own process, one after the other, so that its peak memory is measured. Run it alone on
+the machine.
 """
 
 import argparse
@@ -29,11 +30,11 @@ from latentslots.recipes import recipe
 from latentslots.training.optim import build_optimizer
 
 BATCH_SIZE, RESOLUTION = 8, 256
-WARMUP_STEPS = 2  # The optimizer's state is made, kernels are chosen, memory is asked for.
+WARMUP_STEPS = 2  # Creates the optimizer's state, selects kernels, allocates memory.
 
 
 def stable_diffusion_vae() -> AutoencoderKL:
-    """The autoencoder of Stable Diffusion, with random weights: only its cost matters here."""
+    """Build Stable Diffusion's autoencoder with random weights: only its cost matters here."""
     levels = 4
     return AutoencoderKL(
         latent_channels=4,
@@ -45,7 +46,7 @@ def stable_diffusion_vae() -> AutoencoderKL:
 
 
 class Stopwatch:
-    """Seconds spent in the forward pass of named modules."""
+    """Measures the seconds spent in the forward pass of named modules."""
 
     def __init__(self, modules: dict[str, nn.Module]) -> None:
         self.seconds = dict.fromkeys(modules, 0.0)
@@ -63,7 +64,7 @@ class Stopwatch:
 def build(
     way: str, name: str, *, compiled: bool
 ) -> tuple[LatentSlotDiffusionObjective, torch.optim.Optimizer]:
-    """The objective of a recipe, and its optimizer."""
+    """Build the objective of a recipe, and its optimizer."""
     torch.manual_seed(0)
     config = recipe(name)
     objective = build_lsd_around(config.method, RESOLUTION, stable_diffusion_vae())
@@ -78,7 +79,7 @@ def build(
 
 
 def measure(way: str, name: str, steps: int, *, compiled: bool) -> dict[str, object]:
-    """Time steps of one way, after some that are not counted."""
+    """Time the steps of one variant, after warm-up steps."""
     if way != "plain":
         keep_freed_memory()
     objective, optimizer = build(way, name, compiled=compiled)
@@ -121,14 +122,14 @@ def measure(way: str, name: str, steps: int, *, compiled: bool) -> dict[str, obj
 
 
 def in_own_process(way: str, name: str, steps: int, *, compiled: bool = False) -> dict[str, object]:
-    """Measure one way in a fresh process."""
+    """Measure one variant in a new process."""
     command = [sys.executable, __file__, "--way", way, "--recipe", name, "--steps", str(steps)]
     command += ["--compile"] if compiled else []
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="lsd-movi-e", help="any of `lsd-...`")
     parser.add_argument("--steps", type=int, default=4)
