@@ -27,10 +27,10 @@ from latentslots.data.loading.loader import ImageDataset, build_loader
 from latentslots.data.transforms import to_ids
 from latentslots.evaluation import evaluate
 from latentslots.models import SlotEncoder
+from latentslots.models.noise_schedule import official_schedule
 from latentslots.models.stable_diffusion import CROSS_ATTENTION
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.objectives.auxiliary.alignment import Alignment
-from latentslots.official import official_schedule
 from latentslots.pipelines import load_pipeline
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
 from latentslots.visualize import grid, overlay

@@ -26,6 +26,7 @@ from latentslots.models import (
     UNetEncoder,
 )
 from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.models.noise_schedule import official_schedule
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives import (
     DinosaurObjective,
@@ -33,7 +34,6 @@ from latentslots.objectives import (
     SlateObjective,
     SlotAutoencoderObjective,
 )
-from latentslots.official import official_schedule
 from latentslots.pipelines.pretrained import PretrainedParts
 
 RESOLUTION = 32

@@ -14,12 +14,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
+from diffusers import AutoencoderKL, ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from latentslots.models import SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models.noise_schedule import official_schedule
 from latentslots.pipelines.lsd import (
     LatentSlotDiffusionPipeline,
     default_sampler,
@@ -109,19 +110,6 @@ def load_official(
         scheduler=default_sampler(official_schedule()),
         vae=vae,
         resolution=encoder_config["input_resolution"],
-    )
-
-
-def official_schedule(prediction_type: str = "epsilon") -> DDPMScheduler:
-    """The noise schedule of the official configuration (`configs/movi-e/scheduler`)."""
-    return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        variance_type="fixed_small",
-        prediction_type=prediction_type,
     )
 
 

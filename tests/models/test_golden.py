@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentslots.models.noise_schedule import official_schedule
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.official import load_official, official_schedule
+from latentslots.official import load_official
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 
 GOLDEN = Path(__file__).parents[1] / "golden"
