@@ -80,11 +80,11 @@ class SlatePipeline(SlotPipeline):
         """
         self.check_painting(slots, output_type)
         exist = None if slots_mask is None else slots_mask.to(self.device)
-        memory = self.decoder.begin(slots.to(self.device, self.decoder.dtype), slots_mask=exist)
+        cache = self.decoder.begin(slots.to(self.device, self.decoder.dtype), slots_mask=exist)
         written: list[Tensor] = []
         word = None
         for _ in range(self.decoder.config.num_tokens):
-            token = self.decoder.step(word, memory).argmax(dim=1)
+            token = self.decoder.step(word, cache).argmax(dim=1)
             word = F.one_hot(token, self.dvae.config.vocab_size).to(self.decoder.dtype)
             written.append(token)
         side = self.resolution // self.dvae.config.patch_size
