@@ -36,9 +36,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = recipe("stable-lsd-coco")
     torch.manual_seed(0)
-    objective = (
-        build_stable_lsd(config.method, 256, full_size_parts(config.method)).to(device).train()
-    )
+    parts = full_size_parts(config.method)
+    objective = build_stable_lsd(config.method, 256, parts).to(device).train()
     optimizer = build_optimizer(objective, config.optim)
     images, grid = options.images, objective.encoder.grid_size
     cached = {
