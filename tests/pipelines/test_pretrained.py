@@ -281,9 +281,8 @@ def test_a_painted_image_has_the_trained_resolution(
 ) -> None:
     pipe = objective.to_pipeline()
     assert paint(pipe, pixels()).shape == (2, 3, 32, 32)
-    object.__setattr__(
-        objective, "resolution", 48
-    )  # its latents may have another size than the denoiser's
+    # Not the size of the denoiser's own latents.
+    object.__setattr__(objective, "resolution", 48)
     larger = objective.to_pipeline()
     assert paint(larger, pixels()).shape == (2, 3, 48, 48)
     assert paint(larger, pixels(), height=32, width=40).shape == (2, 3, 32, 40)
