@@ -4,8 +4,6 @@ import ctypes
 import sys
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import torch
-
 # From glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -38,6 +36,8 @@ AnyMovable = TypeVar("AnyMovable", bound=_Movable)
 
 def to_device(model: AnyMovable) -> AnyMovable:
     """Move a model to the GPU; without a GPU, keep the freed memory of the process."""
+    import torch  # here, so that keeping memory does not require it
+
     if torch.cuda.is_available():
         model.to("cuda")
     else:

@@ -23,9 +23,9 @@ def test_the_bundled_one_has_4_pixels_per_latent_and_8_channels() -> None:
     assert vae.dtype == torch.float32
 
 
-@pytest.mark.parametrize("place", ["", "vae", "pipeline/vae"])
-def test_a_folder_may_hold_it(tiny_vae_dir: Path, tmp_path: Path, place: str) -> None:
-    shutil.copytree(tiny_vae_dir, tmp_path / "run" / place)
+@pytest.mark.parametrize("subfolder", ["", "vae", "pipeline/vae"])
+def test_a_folder_may_hold_it(tiny_vae_dir: Path, tmp_path: Path, subfolder: str) -> None:
+    shutil.copytree(tiny_vae_dir, tmp_path / "run" / subfolder)
     loaded = load_vae(str(tmp_path / "run"))
     expected = tiny_autoencoder().state_dict()
     torch.testing.assert_close(loaded.state_dict(), expected, atol=0, rtol=0)
