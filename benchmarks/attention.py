@@ -1,9 +1,10 @@
-"""Attention in bf16 on a CPU, forward and backward: torch's fused kernel against the plain one.
+"""Time attention in bf16 on a CPU, forward and backward: torch's fused and plain kernels.
 
     OMP_NUM_THREADS=1 python benchmarks/attention.py [--repeats 10]
 
-Shapes are those of the denoisers of `lsd-scenes-64` and `lsd-movi-e`, `[B, heads, N, width]` for
-tokens and `[B, heads, S, width]` for what they attend to. Both ways run in one process, in turn.
+Shapes are those of the denoisers of `lsd-scenes-64` and `lsd-movi-e`: queries are
+`[B, heads, N, width]`, keys and values `[B, heads, S, width]`. Both kernels run in one process, in
+turn.
 """
 
 import argparse
@@ -20,18 +21,18 @@ SHAPES = {
     "lsd-movi-e, 32 x 32 tokens to 24 slots": (2, 24, 1024, 24, 8),
     "lsd-movi-e, 16 x 16 tokens to themselves": (2, 24, 256, 256, 16),
 }
-WAYS = {"fused": SDPBackend.FLASH_ATTENTION, "plain": SDPBackend.MATH}
+KERNELS = {"fused": SDPBackend.FLASH_ATTENTION, "plain": SDPBackend.MATH}
 
 
-def seconds(shape: tuple[int, ...], dtype: torch.dtype, way: SDPBackend) -> float:
-    """Time of one forward and backward pass."""
+def seconds(shape: tuple[int, ...], dtype: torch.dtype, kernel: SDPBackend) -> float:
+    """Time one forward and backward pass."""
     batch, heads, tokens, sources, width = shape
     query, key, value = (
         torch.randn(batch, heads, n, width, dtype=dtype, requires_grad=True)
         for n in (tokens, sources, sources)
     )
     start = time.perf_counter()
-    with sdpa_kernel(way):
+    with sdpa_kernel(kernel):
         F.scaled_dot_product_attention(query, key, value).sum().backward()
     return time.perf_counter() - start
 
@@ -45,10 +46,10 @@ def main() -> None:
     for name, shape in SHAPES.items():
         times = {}
         for dtype in (torch.bfloat16, torch.float32):
-            for way in WAYS.values():
-                runs = [seconds(shape, dtype, way) for _ in range(options.repeats + 1)]
-                times[dtype, way] = 1000 * min(runs)
-        fused, plain = times[torch.bfloat16, WAYS["fused"]], times[torch.bfloat16, WAYS["plain"]]
+            for kernel in KERNELS.values():
+                runs = [seconds(shape, dtype, kernel) for _ in range(options.repeats + 1)]
+                times[dtype, kernel] = 1000 * min(runs)
+        fused, plain = (times[torch.bfloat16, kernel] for kernel in KERNELS.values())
         shown = "".join(f"{t:12.2f}" for t in times.values())
         print(f"{name:44}{shown}{fused / plain:18.2f}")
 

@@ -1,4 +1,4 @@
-"""How well an autoencoder paints held-out images back: PSNR and SSIM, per data set.
+"""Reconstruction quality of an autoencoder on held-out images: PSNR and SSIM, per data set.
 
 python benchmarks/autoencoder.py bundled data/scenes data/scenes-textured data/nlvr
 """
@@ -19,7 +19,7 @@ BATCH_SIZE = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("vae", help="`bundled`, a run folder, a folder or a hub id")
-    parser.add_argument("data", nargs="+", help="data sets, of which `validation` is painted")
+    parser.add_argument("data", nargs="+", help="data sets, whose split `validation` is used")
     parser.add_argument("--resolution", type=int, default=64, help="pixels per side")
     options = parser.parse_args()
     vae = load_vae(options.vae).eval()
@@ -30,9 +30,9 @@ def main() -> None:
         for start in range(0, len(images), BATCH_SIZE):
             rows = range(start, min(start + BATCH_SIZE, len(images)))
             pixels = torch.stack([images[row]["pixel_values"] for row in rows])
-            painted = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-            psnrs.append(psnr((painted + 1) / 2, (pixels + 1) / 2))
-            ssims.append(ssim((painted + 1) / 2, (pixels + 1) / 2))
+            decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+            psnrs.append(psnr((decoded + 1) / 2, (pixels + 1) / 2))
+            ssims.append(ssim((decoded + 1) / 2, (pixels + 1) / 2))
         scores = f"{torch.cat(psnrs).mean():.1f} | {torch.cat(ssims).mean():.3f}"
         print(f"| {path} | {len(images)} | {scores} |")
 

@@ -1,12 +1,13 @@
-"""Slots trained anew between the bundled model's frozen parts, the Stable-LSD way.
+"""Train slot attention between the frozen parts of the bundled model, like Stable-LSD.
 
 latentslots data make scenes data/scenes
 python benchmarks/frozen_parts.py
 
 The bundled model's image backbone and denoiser (with the patch decoder that makes its map of slots)
-stand for DINOv2 and Stable Diffusion: they are frozen, fresh slot attention learns between them
-from denoising alone, and masks are the slots' attention. Every row has one option on. A run leaves
-a small log and a picture (docs/lab-notes.md); those that have both are not made again.
+take the place of DINOv2 and Stable Diffusion: they are frozen, slot attention is trained from
+random weights with the denoising loss alone, and masks are the slots' attention. Each row enables
+one option. A run writes a small log and a figure (docs/lab-notes.md); runs that have both are
+skipped.
 """
 
 import argparse
@@ -18,7 +19,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from latentslots.objectives.auxiliary.alignment import Alignment
 from PIL import Image
 from torch import nn
 
@@ -28,9 +28,10 @@ from latentslots.data.loading.loader import ImageDataset, build_loader
 from latentslots.data.transforms import to_ids
 from latentslots.evaluation import evaluate
 from latentslots.models import SlotEncoder
+from latentslots.models.noise_schedule import official_schedule
 from latentslots.models.stable_diffusion import CROSS_ATTENTION
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.official import official_schedule
+from latentslots.objectives.auxiliary import AuxiliaryLoss, ContrastLoss, GuidanceLoss
 from latentslots.pipelines import load_pipeline
 from latentslots.training.optim import build_lr_scheduler, build_optimizer
 from latentslots.visualize import grid, overlay
@@ -38,15 +39,15 @@ from objects import DOCS, curves_table, images_of, machine, put_table, scores_of
 
 BATCH_SIZE, NUM_WATCHED, NUM_SHOWN = 24, 256, 8
 OPTIM = OptimConfig(learning_rate=4e-4, lr_scheduler="linear_decay", lr_warmup_steps=100)
-CONTRASTIVE, GUIDED = {"contrastive_weight": 0.05}, {"guidance_weight": 0.1}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One option, or several."""
+    """Options of a run."""
 
     name: str
-    alignment: dict[str, Any] = field(default_factory=dict)
+    contrast: float = 0.0
+    guidance: float = 0.0
     slots: dict[str, Any] = field(default_factory=dict)
     dropout: float = 0.0
     tuned: bool = False
@@ -54,14 +55,15 @@ class Row:
 
 ROWS = {
     "frozen": Row("slots alone learn"),
-    "contrastive": Row("slots contrasted (0.05)", alignment=CONTRASTIVE),
-    "guided": Row("cross-attention guided (0.1)", alignment=GUIDED),
+    "contrastive": Row("slots contrasted (0.05)", contrast=0.05),
+    "guided": Row("cross-attention guided (0.1)", guidance=0.1),
     "registers": Row("4 learned registers", slots={"num_registers": 4}),
     "tuned": Row("cross-attention tuned", tuned=True),
     "dropout": Row("slots dropped (0.1)", slots={"null_condition": True}, dropout=0.1),
     "all": Row(
         "all of these",
-        alignment={**CONTRASTIVE, **GUIDED},
+        contrast=0.05,
+        guidance=0.1,
         slots={"num_registers": 4},
         dropout=0.1,
         tuned=True,
@@ -70,7 +72,7 @@ ROWS = {
 
 
 def build(row: Row) -> LatentSlotDiffusionObjective:
-    """Fresh slots between frozen parts."""
+    """Build an objective of untrained slots between frozen parts."""
     bundled = load_pipeline("bundled")
     for part in (bundled.encoder, bundled.unet, bundled.patch_decoder):
         part.requires_grad_(False)
@@ -79,21 +81,27 @@ def build(row: Row) -> LatentSlotDiffusionObjective:
             parameter.requires_grad_(any(layer in name for layer in CROSS_ATTENTION))
     options = {k: v for k, v in bundled.slot_encoder.config.items() if not k.startswith("_")}
     torch.manual_seed(0)
+    slot_encoder = SlotEncoder(**{**options, "null_condition": False, **row.slots})
+    auxiliary: list[AuxiliaryLoss] = []
+    if row.guidance:
+        auxiliary.append(GuidanceLoss(bundled.unet, weight=row.guidance, blocks=("up_blocks",)))
+    if row.contrast:
+        auxiliary.append(ContrastLoss(bundled.unet, slot_encoder, weight=row.contrast))
     return LatentSlotDiffusionObjective(
         encoder=bundled.encoder,
-        slot_encoder=SlotEncoder(**{**options, "null_condition": False, **row.slots}),
+        slot_encoder=slot_encoder,
         unet=bundled.unet,
         noise_schedule=official_schedule(bundled.scheduler.config.prediction_type),
         vae=bundled.vae,
         patch_decoder=bundled.patch_decoder,
         resolution=bundled.resolution,
         condition_dropout=row.dropout,
-        alignment=Alignment(guidance_blocks=("up_blocks",), **row.alignment),
+        auxiliary=auxiliary,
     )
 
 
 def run(key: str, steps: int, run_dir: Path) -> dict[str, Any]:
-    """Train slots, look at them now and then, score all validation images and show some."""
+    """Train slots, score them at intervals and at the end, and draw some."""
     row = ROWS[key]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     objective = build(row).to(device).train()
@@ -126,29 +134,29 @@ def run(key: str, steps: int, run_dir: Path) -> dict[str, Any]:
 
 
 def score(objective: LatentSlotDiffusionObjective, images: Any) -> dict[str, float]:
-    """Of the slots' attention, after which training goes on."""
+    """Score the masks of the slots' attention; leaves the objective in training mode."""
     pipe = objective.eval().to_pipeline()
     pipe.use_attention_masks()
-    found = scores_of(evaluate(pipe, images))
+    scores = scores_of(evaluate(pipe, images))
     objective.train()
-    return found
+    return scores
 
 
 def show(objective: LatentSlotDiffusionObjective, images: Any) -> Image.Image:
-    """Where the slots' attention is, beside each other."""
+    """Draw the segmentations by the slots' attention, side by side."""
     pipe = objective.eval().to_pipeline()
     pipe.use_attention_masks()
-    found = []
+    overlays = []
     for index, row in enumerate(images):
         generator = torch.Generator().manual_seed(index)
         scene = pipe.encode_pixel_values(pipe.preprocess(row["image"]), generator=[generator])
         side = row["image"].size
-        found.append(overlay(row["image"], scene.segmentation(side[::-1])[0].cpu(), alpha=0.7))
-    return grid([found])
+        overlays.append(overlay(row["image"], scene.segmentation(side[::-1])[0].cpu(), alpha=0.7))
+    return grid([overlays])
 
 
 def draw(images: Any, run_dir: Path, out: Path) -> None:
-    """The images, the truth, and what every row's slots are of."""
+    """Draw the images, the ground truth, and the segmentations of every row."""
     truth = [overlay(row["image"], to_ids(row["segmentation"]), alpha=0.7) for row in images]
     rows = {"images": grid([[row["image"] for row in images]]), "truth": grid([truth])}
     for key, row in ROWS.items():
@@ -162,11 +170,16 @@ def mean(values: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1_500, help="optimizer steps of every run")
-    parser.add_argument("--only", nargs="*", default=list(ROWS), choices=ROWS, help="some rows")
-    parser.add_argument("--runs", type=Path, default=Path("runs/frozen"), help="keeps latents")
-    parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "frozen", help="results")
-    parser.add_argument("--no-train", action="store_true", help="the table alone")
+    parser.add_argument("--steps", type=int, default=1_500, help="optimizer steps per run")
+    parser.add_argument("--only", nargs="*", default=list(ROWS), choices=ROWS, help="rows to train")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/frozen"),
+        help="working folder",
+    )
+    parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "frozen", help="result folder")
+    parser.add_argument("--no-train", action="store_true", help="only print the table")
     options = parser.parse_args()
     options.logs.mkdir(parents=True, exist_ok=True)
     for key in [] if options.no_train else options.only:

@@ -1,10 +1,10 @@
-"""What memory a training step of Stable-LSD takes, from shapes alone (docs/photographs.md).
+"""Memory of a training step of Stable-LSD, computed from shapes (docs/photographs.md).
 
 python benchmarks/memory.py
 
-The true sizes are built of torch's fake tensors, which know shapes and hold nothing: weights,
-gradients and AdamW's two moments are counted, and every tensor that autograd keeps for the backward
-pass. Not counted: what kernels need while they run, and what an allocator wastes.
+The full-size models are built with torch's fake tensors, which have shapes but no data. Counted are
+weights, gradients, AdamW's two moments, and every tensor that autograd saves for the backward pass;
+not counted are the workspaces of kernels and the fragmentation of the allocator.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
-from latentslots.objectives.auxiliary.alignment import FixedTwin
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -23,6 +22,8 @@ from latentslots.config import StableLSDConfig, TrainConfig
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives import LatentSlotDiffusionObjective
+from latentslots.objectives.auxiliary import ContrastLoss
+from latentslots.objectives.auxiliary.contrast import FrozenView
 from latentslots.pipelines.pretrained import PretrainedParts
 from latentslots.recipes import recipe
 from objects import DOCS, put_table
@@ -33,7 +34,7 @@ UNET = {
     "attention_head_dim": [5, 10, 20, 20],
     "use_linear_projection": True,
 }
-"""Stable Diffusion 2.1; what is not said is diffusers' default."""
+"""Stable Diffusion 2.1, where it differs from diffusers' defaults."""
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
@@ -41,14 +42,14 @@ VAE = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
 DINOV2 = {"model_type": "dinov2", "patch_size": 14, "image_size": 518}
-"""DINOv2-B; what is not said is transformers' default."""
+"""DINOv2-B, where it differs from transformers' defaults."""
 NUM_TOKENS, TEXT_WIDTH = 77, 1024
 RECIPES = ("stable-lsd-coco", "stable-lsd-coco-plus", "stable-lsd-voc", "stable-lsd-movi-e")
 GPUS = (16, 24, 40, 80)
 
 
-def true_parts(method: StableLSDConfig) -> PretrainedParts:
-    """What the recipes load, by shape."""
+def full_size_parts(method: StableLSDConfig) -> PretrainedParts:
+    """The pretrained parts of a recipe, with random weights."""
     return PretrainedParts(
         encoder=DINOv2Encoder(
             architecture=DINOV2,
@@ -64,37 +65,37 @@ def true_parts(method: StableLSDConfig) -> PretrainedParts:
     )
 
 
-def true_size(config: TrainConfig) -> LatentSlotDiffusionObjective:
-    """A recipe's objective at its true size, on the meta device."""
+def full_size(config: TrainConfig) -> LatentSlotDiffusionObjective:
+    """The objective of a recipe at full size, on the meta device."""
     assert isinstance(config.method, StableLSDConfig)
     with torch.device("meta"):
-        parts = true_parts(config.method)
+        parts = full_size_parts(config.method)
         return build_between(config.method, config.data.resolution, parts)
 
 
-def without_numbers(objective: LatentSlotDiffusionObjective) -> LatentSlotDiffusionObjective:
-    """Its tensors as those that a CPU would have; to be called in fake tensors' mode."""
+def with_fake_tensors(objective: LatentSlotDiffusionObjective) -> LatentSlotDiffusionObjective:
+    """Replace the tensors of an objective by tensors on the CPU, inside `FakeTensorMode`."""
     objective.noise_schedule.alphas_cumprod = torch.empty(1000)
     return objective._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a training step: those that are always there, and those of each image."""
+    """Bytes of a training step: a constant, and those of each image."""
 
     always: int
     per_image: int
 
     def images(self, gigabytes: int) -> int:
-        """How many images fit at once, with a tenth of the memory left free."""
+        """The largest batch that fits, with a tenth of the memory left free."""
         return max(0, int((0.9 * gigabytes * 2**30 - self.always) // self.per_image))
 
 
-class Kept:
-    """Tensors that autograd keeps for the backward pass; each storage counts once.
+class SavedTensors:
+    """Tensors that autograd saves for the backward pass; each storage counts once.
 
     Args:
-        weights: What is there anyway, and does not count.
+        weights: Weights of the model, which do not count.
     """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
@@ -102,32 +103,32 @@ class Kept:
         self.tensors: dict[int, Tensor] = {}
         self.largest_part = 0
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Kept":
-        """The denoiser's twin, which slots are contrasted with, is counted here, too."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SavedTensors":
+        """Tensors of the frozen view of the denoiser count, too."""
         return self
 
     @property
     def num_bytes(self) -> int:
-        """All of them, and those of the largest part that is computed again."""
+        """Bytes of all saved tensors, and of the largest checkpointed part when recomputed."""
         return self.largest_part + sum(
             tensor.untyped_storage().nbytes() for tensor in self.tensors.values()
         )
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Keep a tensor."""
+        """Count a saved tensor."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self.weights:
-            self.tensors[storage._cdata] = tensor  # held, so that no other gets its number
+            self.tensors[storage._cdata] = tensor  # a reference, so that no storage reuses its id
         return tensor
 
     def during(self, call: Callable[[], Any]) -> Any:
-        """Call something, and keep what it keeps."""
+        """Call a function, and count the tensors that autograd saves meanwhile."""
         with torch.autograd.graph.saved_tensors_hooks(self.add, lambda tensor: tensor):
             return call()
 
     def checkpoint(self, part: nn.Module, *args: Any) -> Any:
-        """A gradient checkpoint: what goes in is kept, and the rest for one part at a time."""
-        inside = Kept(())
+        """A gradient checkpoint: inputs are saved, and the rest for one part at a time."""
+        inside = SavedTensors(())
         inside.weights = self.weights
         out = inside.during(lambda: part(*args))
         self.largest_part = max(self.largest_part, inside.num_bytes)
@@ -138,29 +139,39 @@ class Kept:
 
 
 def memory(config: TrainConfig, *, checkpointing: bool) -> Memory:
-    """Of a step with latents and features cached, in half precision under autocast."""
-    objective = true_size(config)
+    """Memory of a step with cached latents and features, under half-precision autocast."""
+    objective = full_size(config)
     with FakeTensorMode():
-        objective = without_numbers(objective).train()
-        two, four = (kept_by_a_step(config, objective, n, checkpointing) for n in (2, 4))
+        objective = with_fake_tensors(objective)
+        two, four = (
+            saved_by_a_step(config, objective, n, checkpointing=checkpointing) for n in (2, 4)
+        )
         trained = sum(p.numel() for p in objective.trained_parameters())
         weights = sum(p.numel() for p in objective.parameters())
     per_image = (four - two) // 2
-    # What does not grow with images is autocast's copies of weights.
+    # The part that does not grow with images is autocast's copies of weights.
     return Memory(4 * weights + (4 + 8) * trained + two - 2 * per_image, per_image)
 
 
-def kept_by_a_step(
+def renew_frozen_views(objective: LatentSlotDiffusionObjective) -> None:
+    """Discard frozen views, whose weights are other tensors with the same storages."""
+    for added in objective.auxiliary:
+        if isinstance(added, ContrastLoss):
+            added.frozen_view = FrozenView()
+
+
+def saved_by_a_step(
     config: TrainConfig,
     objective: LatentSlotDiffusionObjective,
     num_images: int,
+    *,
     checkpointing: bool,
 ) -> int:
-    """Bytes that a batch leaves for the backward pass."""
-    kept = Kept(objective.parameters())
-    objective.fixed_unet = FixedTwin()  # whose weights are the same, but other tensors
+    """Bytes that autograd saves in the forward pass of a batch."""
+    saved = SavedTensors(objective.parameters())
+    renew_frozen_views(objective)
     if checkpointing:
-        objective.unet.enable_gradient_checkpointing(kept.checkpoint)
+        objective.unet.enable_gradient_checkpointing(saved.checkpoint)
     objective.train().begin_step(config.max_train_steps)
     size, grid = config.data.resolution // 8, objective.encoder.grid_size
     method = config.method
@@ -171,19 +182,19 @@ def kept_by_a_step(
         "slot_noise": torch.empty(num_images, method.num_slots, method.slot_dim),
     }
     with torch.autocast("cpu", torch.bfloat16):
-        kept.during(lambda: objective(batch))
-    return kept.num_bytes
+        saved.during(lambda: objective(batch))
+    return saved.num_bytes
 
 
 def rows() -> list[list[str]]:
-    found = []
+    table = []
     for name in RECIPES:
         for checkpointing in (False, True):
             one = memory(recipe(name), checkpointing=checkpointing)
             fits = [str(one.images(size)) for size in GPUS]
             gigabytes = [f"{part / 2**30:.2f}" for part in (one.always, one.per_image)]
-            found.append([f"`{name}`", "yes" if checkpointing else "no", *gigabytes, *fits])
-    return found
+            table.append([f"`{name}`", "yes" if checkpointing else "no", *gigabytes, *fits])
+    return table
 
 
 def main() -> None:

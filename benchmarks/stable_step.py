@@ -1,11 +1,11 @@
-"""Training steps of Stable-LSD at true sizes, frozen parts live and cached, in one run.
+"""Throughput of Stable-LSD at full size, with frozen parts live and cached.
 
     python benchmarks/stable_step.py [--images 2] [--steps 3]
 
-`stable-lsd-coco` with random weights of the true sizes (Stable Diffusion 2.1, DINOv2-B at 448 px),
-images of 256 px, bf16 autocast. Live, autoencoder and transformer see every image at every step;
-cached, their answers are there. On a GPU where there is one, where memory is told, too. Run it
-alone on the machine.
+`stable-lsd-coco` with random weights (Stable Diffusion 2.1, DINOv2-B at 448 px), images of 256 px,
+bf16 autocast. Live, autoencoder and transformer encode every image at every step; cached, their
+outputs are inputs. It uses a GPU if there is one, and then prints peak memory, too. Run it alone on
+the machine.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from latentslots.build.stable_lsd import build_between
 from latentslots.device import keep_freed_memory
 from latentslots.recipes import recipe
 from latentslots.training.optim import build_optimizer
-from memory import true_parts
+from memory import full_size_parts
 
 WARMUP_STEPS = 1
 WAYS = {
@@ -29,17 +29,18 @@ WAYS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=2, help="images of a step")
-    parser.add_argument("--steps", type=int, default=3, help="steps of each way")
+    parser.add_argument("--images", type=int, default=2, help="images per step")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps of each way")
     options = parser.parse_args()
     keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = recipe("stable-lsd-coco")
     torch.manual_seed(0)
-    objective = build_between(config.method, 256, true_parts(config.method)).to(device).train()
+    parts = full_size_parts(config.method)
+    objective = build_between(config.method, 256, parts).to(device).train()
     optimizer = build_optimizer(objective, config.optim)
     images, grid = options.images, objective.encoder.grid_size
-    known = {
+    cached = {
         "latent_mean": torch.randn(images, 4, 32, 32, device=device),
         "latent_std": torch.rand(images, 4, 32, 32, device=device),
         "features": torch.randn(images, objective.encoder.out_channels, grid, grid, device=device),
@@ -48,7 +49,7 @@ def main() -> None:
     live = 0.0
     print("| frozen parts | images/s | ratio |\n|---|---|---|")
     for way, names in WAYS.items():
-        batch = {"pixel_values": pixels, **{name: known[name] for name in names}}
+        batch = {"pixel_values": pixels, **{name: cached[name] for name in names}}
         start = 0.0
         for step in range(WARMUP_STEPS + options.steps):
             if step == WARMUP_STEPS:

@@ -1,7 +1,7 @@
-"""Makes the bundled images: `python examples/make_bundled_images.py TRAIN.npz DEV.npz OUT`.
+"""Make the bundled images: `python examples/make_bundled_images.py TRAIN.npz DEV.npz OUT`.
 
-1,250 training images, and the first 250 development images that show two objects or more, at 64 px,
-as lossless WebP. Images and masks: Suhr, Lewis, Yeh and Artzi (ACL 2017), lil-lab/nlvr, CC-BY-4.0.
+1,250 training images, and the first 250 development images with two objects or more, at 64 px, as
+lossless WebP. Images and masks: Suhr, Lewis, Yeh and Artzi (ACL 2017), lil-lab/nlvr, CC-BY-4.0.
 """
 
 import io
@@ -19,7 +19,7 @@ NUM_TRAIN, NUM_VALIDATION, RESOLUTION = 1250, 250, 64
 
 
 def write(out: str, split: str, images: np.ndarray, masks: np.ndarray) -> None:
-    """Write one split of the store."""
+    """Write one split of the data store."""
     crop = ResizeCenterCrop(RESOLUTION)
     with StoreWriter(
         out,

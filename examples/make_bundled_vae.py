@@ -1,4 +1,4 @@
-"""Make the autoencoder that ships with the package, out of a run of `autoencoder-small`.
+"""Make the autoencoder that ships with the package from a run of `autoencoder-small`.
 
 latentslots data merge data/scenes data/scenes-textured data/scenes-textured data/scenes-textured \\
     data/nlvr --out data/mix
@@ -17,9 +17,9 @@ def main(run: str) -> None:
     folder = ASSETS / BUNDLED_VAE
     load_vae(run).half().save_pretrained(folder)
     config = folder / "config.json"
-    known = json.loads(config.read_text(encoding="utf-8"))
-    known.pop("_name_or_path", None)  # a path of this machine
-    config.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values.pop("_name_or_path", None)  # a path on this machine
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     seal(folder)
 
 

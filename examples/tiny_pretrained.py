@@ -1,7 +1,7 @@
-"""Write a tiny Stable Diffusion and DINOv2, to try the commands of Stable-LSD with.
+"""Write a tiny Stable Diffusion and DINOv2, for trying the commands of Stable-LSD.
 
-Their weights are random: nothing that they do means anything. They are true folders, though, made
-by the libraries' own classes, and everything loads them as it would load the large ones.
+Their weights are random, so results are meaningless. But the folders are made by the libraries' own
+classes, and load like those of the full-size models.
 
     python examples/tiny_pretrained.py runs/tiny
 """
@@ -32,9 +32,9 @@ def tiny_unet_config(**changes: Any) -> dict[str, Any]:
 
 
 def write_stable_diffusion(folder: Path, *, text_width: int = TEXT_WIDTH, seed: int = 0) -> Path:
-    """U-Net, autoencoder, text encoder, tokenizer and schedule, as Stable Diffusion 2.1 has them.
+    """Write U-Net, autoencoder, text encoder, tokenizer and noise schedule, as in SD 2.1.
 
-    The autoencoder has two pixels per latent; the schedule's prediction is the velocity.
+    The autoencoder has two pixels per latent; the prediction type is `v_prediction`.
     """
     vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2, "a": 3}
     text = CLIPTextConfig(
@@ -79,7 +79,7 @@ def write_stable_diffusion(folder: Path, *, text_width: int = TEXT_WIDTH, seed: 
 
 
 def write_dinov2(folder: Path, *, width: int = 16, seed: int = 0) -> Path:
-    """A vision transformer with patches of four pixels."""
+    """Write a vision transformer with patches of four pixels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = Dinov2Config(
@@ -95,7 +95,7 @@ def write_dinov2(folder: Path, *, width: int = 16, seed: int = 0) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="gets stable-diffusion/ and dinov2/")
+    parser.add_argument("folder", type=Path, help="folder for stable-diffusion/ and dinov2/")
     folder = parser.parse_args().folder
     write_stable_diffusion(folder / "stable-diffusion")
     write_dinov2(folder / "dinov2")

@@ -1,14 +1,12 @@
-"""The recipes for photographs at their true size: shapes alone, on torch's meta device."""
+"""The recipes for photographs at full size, with shapes only, on torch's meta device."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from latentslots.objectives.auxiliary.alignment import FixedTwin
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.recipes import RECIPES, recipe
 from tests.tiny import tiny_stable_lsd
 
@@ -16,13 +14,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import memory
 
-NAMES = [name for name in RECIPES if name.startswith("stable-lsd") and name != "stable-lsd-tiny"]
+FULL_SIZE = [n for n in RECIPES if n.startswith("stable-lsd") and n != "stable-lsd-tiny"]
+SIMILAR = ("stable-lsd-movi-e", "stable-lsd-voc")
+"""They have the parts of `stable-lsd-coco-plus`; `test_recipes.py` builds them at tiny sizes."""
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_builds_and_all_that_learns_is_reached(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SIMILAR else ()) for name in FULL_SIZE],
+)
+def test_builds_and_gradients_reach_all_trained_parameters(name: str) -> None:
     config = recipe(name)
-    objective = memory.true_size(config)
+    objective = memory.full_size(config)
     sizes = {k: sum(p.numel() for p in part.parameters()) for k, part in objective.named_children()}
     assert sizes["unet"] == 865_910_724  # Stable Diffusion 2.1
     assert sizes["encoder"] == 86_580_480  # DINOv2-B
@@ -47,14 +50,17 @@ def test_it_builds_and_all_that_learns_is_reached(name: str) -> None:
     assert ("guidance_loss" in logs) == (config.method.guidance_weight > 0)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_memory_is_that_of_real_tensors(checkpointing: bool) -> None:
-    """Where shapes are all that is known, as much is kept as where there are numbers."""
+def test_fake_tensors_take_the_memory_of_real_ones_with_and_without_checkpoints() -> None:
+    objective = tiny_stable_lsd(
+        tuned="cross-attention", guidance_weight=0.1, contrastive_weight=0.1
+    ).train()
 
-    def kept(objective: LatentSlotDiffusionObjective) -> int:
-        counted = memory.Kept(objective.parameters())
+    def saved_bytes(checkpointing: bool) -> int:
+        saved = memory.SavedTensors(objective.parameters())
+        memory.renew_frozen_views(objective)
         if checkpointing:
-            objective.unet.enable_gradient_checkpointing(counted.checkpoint)
+            objective.unet.enable_gradient_checkpointing(saved.checkpoint)
+        objective.train()  # stops recording attention
         objective.begin_step(0)
         batch = {
             "pixel_values": torch.zeros(2, 3, 32, 32),
@@ -62,22 +68,26 @@ def test_memory_is_that_of_real_tensors(checkpointing: bool) -> None:
             "slot_noise": torch.zeros(2, 4, 16),
         }
         with torch.autocast("cpu", torch.bfloat16):
-            counted.during(lambda: objective(batch))
-        return counted.num_bytes
+            saved.during(lambda: objective(batch))
+        return saved.num_bytes
 
-    objective = tiny_stable_lsd(
-        tuned="cross-attention", guidance_weight=0.1, contrastive_weight=0.1
-    ).train()
-    real = kept(objective)
-    objective.train()  # ends what it recorded
-    objective.fixed_unet = FixedTwin()
+    real = [saved_bytes(checkpointing) for checkpointing in (False, True)]
+    assert real[1] < 0.8 * real[0]
+    objective.unet.disable_gradient_checkpointing()
     with FakeTensorMode():
-        found = kept(memory.without_numbers(objective))
-    assert found == pytest.approx(real, rel=0.02)
+        memory.with_fake_tensors(objective)
+        fake = [saved_bytes(checkpointing) for checkpointing in (False, True)]
+    assert fake == pytest.approx(real, rel=0.02)
 
 
-def test_checkpoints_save_memory() -> None:
+@pytest.mark.slow
+def test_gradient_checkpoints_fit_more_images_into_a_gpu() -> None:
     config = recipe("stable-lsd-coco-plus")
     with_them, without = (memory.memory(config, checkpointing=c) for c in (True, False))
     assert with_them.per_image < without.per_image / 2
     assert with_them.images(24) > without.images(24) > 16
+
+
+def test_a_tenth_of_the_memory_stays_free() -> None:
+    assert memory.Memory(always=2**30, per_image=2**28).images(10) == 4 * (9 - 1)
+    assert memory.Memory(always=2**30, per_image=2**28).images(1) == 0

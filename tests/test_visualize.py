@@ -1,3 +1,5 @@
+"""Figures: palettes, overlays, slot strips, grids, curves and conversions."""
+
 import base64
 import io
 import tracemalloc
@@ -23,17 +25,17 @@ from latentslots.visualize import (
 )
 
 
-def test_a_slot_keeps_its_color() -> None:
+def test_a_color_does_not_depend_on_their_number() -> None:
     assert (palette(24)[:7] == palette(7)).all()
 
 
-def test_colors_are_easy_to_tell_apart() -> None:
+def test_colors_are_easy_to_distinguish() -> None:
     lab = rgb_to_lab(palette(24))
     distance = np.linalg.norm(lab[:, None] - lab, axis=-1)
     assert distance[~np.eye(24, dtype=bool)].min() > 30
 
 
-def test_the_palette_is_finite() -> None:
+def test_the_palette_has_512_colors() -> None:
     assert len(np.unique(palette(512), axis=0)) == 512
     with pytest.raises(ValueError, match="num_colors must be between 0 and 512, got 513"):
         palette(513)
@@ -59,7 +61,7 @@ def test_overlay_blends() -> None:
         overlay(image, ids.T)
 
 
-def test_slot_strip_shows_each_slots_share() -> None:
+def test_slot_strip_shows_the_mask_of_each_slot() -> None:
     image = np.zeros((8, 8, 3), dtype=np.uint8)
     masks = torch.zeros(3, 4, 4)
     masks[0] = 1
@@ -75,7 +77,7 @@ def test_slot_strip_shows_each_slots_share() -> None:
     assert (np.asarray(slot_strip(image, masks, with_image=False, gap=0)) == strip[:, 8:]).all()
 
 
-def test_a_strip_of_many_slots_needs_little_memory() -> None:
+def test_a_strip_of_many_slots_takes_little_memory() -> None:
     image = Image.new("RGB", (256, 256))
     masks = np.full((24, 16, 16), 1 / 24, dtype=np.float32)
     tracemalloc.start()
@@ -85,7 +87,7 @@ def test_a_strip_of_many_slots_needs_little_memory() -> None:
     assert peak < 8e6
 
 
-def test_grid_puts_pictures_into_rows() -> None:
+def test_grid_arranges_images_in_rows() -> None:
     red, blue = (Image.new("RGB", (10, 6), color) for color in ("red", "blue"))
     page = np.asarray(grid([[red, blue], [blue]], gap=2))
     assert page.shape == (14, 22, 3)
@@ -96,7 +98,7 @@ def test_grid_puts_pictures_into_rows() -> None:
     assert (page[6:8] == 255).all()
 
 
-def test_grid_writes_captions() -> None:
+def test_grid_draws_captions() -> None:
     white = Image.new("RGB", (60, 6), "white")
     bare, titled = (
         grid([[white], [white]]),
@@ -109,34 +111,34 @@ def test_grid_writes_captions() -> None:
     assert rows[titled.height // 2 :].any()
 
 
-def test_grid_refuses_what_it_cannot_draw() -> None:
-    with pytest.raises(ValueError, match="a grid needs at least one picture"):
+def test_grid_refuses_no_images_and_wrong_captions() -> None:
+    with pytest.raises(ValueError, match="a grid requires at least one image"):
         grid([[], []])
-    with pytest.raises(ValueError, match="captions must name all 1 rows, got 2"):
+    with pytest.raises(ValueError, match="1 rows require as many captions, got 2"):
         grid([[Image.new("RGB", (4, 4))]], captions=["a", "b"])
 
 
-def test_curve_draws_what_rows_have() -> None:
+def test_curve_plots_the_numbers_of_rows() -> None:
     rows = [{"step": i, "loss": 1 / (i + 1)} for i in range(40)]
     rows += [{"step": 40, "fg_ari": 0.5}, {"step": 41, "fg_ari": None}, {"note": "resumed"}]
-    picture = curve(rows, ["loss", "fg_ari"], title="run", log_scale=True)
-    assert picture.size == (700, 400)
-    pixels = np.asarray(picture).reshape(-1, 3)
+    figure = curve(rows, ["loss", "fg_ari"], title="run", log_scale=True)
+    assert figure.size == (700, 400)
+    pixels = np.asarray(figure).reshape(-1, 3)
     for color in palette(2):
         assert (pixels == color).all(axis=1).any()
 
 
-def test_every_kind_of_picture_gives_the_same_bytes() -> None:
+def test_every_kind_of_image_has_the_same_bytes() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
-    for picture in (pixels, Image.fromarray(pixels), tensor, pixels / 255):
-        assert (to_uint8(picture) == pixels).all()
-        assert (np.asarray(to_pil(picture)) == pixels).all()
+    for image in (pixels, Image.fromarray(pixels), tensor, pixels / 255):
+        assert (to_uint8(image) == pixels).all()
+        assert (np.asarray(to_pil(image)) == pixels).all()
     assert (to_uint8(torch.full((3, 2, 2), 5.0)) == 255).all()
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         torch.zeros(3, 4, 4, dtype=torch.uint8),
         torch.zeros(4, 4, 3),
@@ -145,12 +147,12 @@ def test_every_kind_of_picture_gives_the_same_bytes() -> None:
         np.zeros((4, 4, 3), dtype=np.uint16),
     ],
 )
-def test_refuses_pictures_of_unclear_meaning(picture: torch.Tensor | np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"a picture as an? (tensor|array) must be"):
-        to_uint8(picture)
+def test_ambiguous_images_are_refused(image: torch.Tensor | np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"an image as an? (tensor|array) must be"):
+        to_uint8(image)
 
 
-def test_png_and_data_uri_hold_the_picture() -> None:
+def test_png_and_data_uri_hold_the_image() -> None:
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     assert (np.asarray(Image.open(io.BytesIO(png_bytes(pixels)))) == pixels).all()
     head, body = data_uri(pixels).split(",")
@@ -171,11 +173,11 @@ def test_lab_of_well_known_colors() -> None:
     np.testing.assert_allclose(lab, list(expected.values()), atol=0.02)
 
 
-def test_a_crop_is_the_square_around_what_a_slot_sees() -> None:
-    picture = Image.new("RGB", (32, 24), "blue")
+def test_a_crop_is_the_square_around_the_mask() -> None:
+    image = Image.new("RGB", (32, 24), "blue")
     mask = torch.zeros(24, 32)
-    mask[0:10, 20:30] = 1  # at the edge, so that the square reaches beyond the picture
-    crop = slot_crop(picture, mask, 12)
+    mask[0:10, 20:30] = 1  # at the edge, so that the square reaches beyond the image
+    crop = slot_crop(image, mask, 12)
     assert crop.size == (12, 12)
     pixels = np.asarray(crop, dtype=int)
     assert abs(pixels[6, 6] - [0, 0, 255]).max() < 3

@@ -26,6 +26,7 @@ from latentslots.models import (
     UNetEncoder,
 )
 from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.models.noise_schedule import official_schedule
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives import (
     DinosaurObjective,
@@ -34,7 +35,6 @@ from latentslots.objectives import (
     SlotAttentionObjective,
 )
 from latentslots.objectives.auxiliary import PatchLoss
-from latentslots.official import official_schedule
 from latentslots.pipelines.base import InferenceSettings
 from latentslots.pipelines.pretrained import PretrainedParts
 

@@ -1,24 +1,22 @@
-"""Where a model runs, and what it asks of the operating system's memory there."""
+"""Move models to a device, and keep freed memory on CPUs."""
 
 import ctypes
 import sys
 from typing import Any, Protocol, TypeVar, runtime_checkable
-
-import torch
 
 # From glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed memory in the process instead of handing it back to the kernel.
+    """Keep freed memory in the process instead of returning it to the kernel.
 
-    A training step on a CPU frees and asks again for gigabytes of activations, and so do batches
-    of images that are encoded; every page that comes back from the kernel costs a fault
-    (benchmarks/train_step.py, painting.py, probes.py). Memory in use does not grow.
+    A training step on a CPU frees and allocates gigabytes of activations, and so does encoding
+    batches of images; every page that the kernel provides again costs a page fault
+    (benchmarks/train_step.py, painting.py, probes.py). Peak memory does not grow.
 
     Returns:
-        Whether the C library could be told: glibc can, others cannot.
+        Whether the C library supports it: only glibc does.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -37,7 +35,9 @@ AnyMovable = TypeVar("AnyMovable", bound=_Movable)
 
 
 def to_device(model: AnyMovable) -> AnyMovable:
-    """Move a pipeline to the GPU; where there is none, let the process keep its freed memory."""
+    """Move a model to the GPU; without a GPU, keep the freed memory of the process."""
+    import torch  # here, so that keeping memory does not require it
+
     if torch.cuda.is_available():
         model.to("cuda")
     else:

@@ -1,4 +1,4 @@
-"""Identity by content: hashes of models, weights and files, for caches, checkpoints and reports."""
+"""Content hashes of models, weights and files, for caches, checkpoints and reports."""
 
 import hashlib
 import inspect
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """Hash a model's configuration and weights as they are: in another type, it is another model.
+    """Hash a model's configuration and weights, including their dtype.
 
-    Values that are the defaults of its class are left out, so that a release that adds an option
-    does not make another model of it.
+    Config values that are defaults of the class are left out, so that the hash stays the same when
+    a release adds an option.
 
     Args:
         model: A diffusers model, such as `AutoencoderKL`.
@@ -35,13 +35,13 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def weights_fingerprint(state: dict[str, Tensor]) -> str:
-    """Hash of tensors as they are, whatever their names, which differ between releases."""
-    each = []
+    """Hash tensors without their names, which differ between releases of a library."""
+    hashes = []
     for weight in state.values():
         digest = hashlib.sha256()
         _add_weights(digest, {"": weight})
-        each.append(digest.hexdigest())
-    return hashlib.sha256(" ".join(sorted(each)).encode()).hexdigest()
+        hashes.append(digest.hexdigest())
+    return hashlib.sha256(" ".join(sorted(hashes)).encode()).hexdigest()
 
 
 def _add_weights(digest: Any, state: dict[str, Tensor]) -> None:
@@ -56,9 +56,9 @@ def _as_json(value: Any) -> str:
 
 
 def content_hash(path: str | Path) -> str:
-    """By which a file of the same name, but with other content, is told apart.
+    """Hash the content of a file.
 
-    Empty where it cannot be read: whoever opens it says why.
+    Empty if the file cannot be read: the error is raised where it is opened.
     """
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

@@ -1,8 +1,7 @@
-"""Pictures of what a model found: palettes, overlays, slot strips, grids and curves.
+"""Figures of images and slots: palettes, overlays, slot strips, grids and curves.
 
-Pictures come in as PIL images, as numpy arrays `[H, W, 3]` (uint8, or floating point in [0, 1]), or
-as tensors of pixel values `[3, H, W]` in [-1, 1]. They go out as PIL images, one at a time: nothing
-here holds more than one picture in floating point.
+Functions take images as PIL images, as numpy arrays `[H, W, 3]` (uint8, or floating point in
+[0, 1]), or as tensors of pixel values `[3, H, W]` in [-1, 1]. They return PIL images.
 
 Dimensions: H W pixels, h w tokens, K slots.
 """
@@ -17,7 +16,8 @@ from jaxtyping import Float, Float64, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-Picture = Image.Image | np.ndarray | Tensor
+ImageLike = Image.Image | np.ndarray | Tensor
+"""Anything that `to_pil` converts to an image."""
 
 _WHITE = (255, 255, 255)
 _CAPTION_SIZE = 14
@@ -25,7 +25,7 @@ _NUM_COLORS = 512
 
 
 def palette(num_colors: int) -> UInt8[np.ndarray, "K 3"]:
-    """Colors that are easy to tell apart. Color i is the same whatever `num_colors` is.
+    """Colors that are easy to distinguish. Color i is the same for every `num_colors`.
 
     Args:
         num_colors: From 0 to 512.
@@ -43,7 +43,7 @@ def colorize(segmentation: Integer[Tensor, "H W"] | np.ndarray) -> Image.Image:
     """Draw a segmentation in the colors of its ids.
 
     Args:
-        segmentation: Ids, 0 or above. Ids from 512 on use the colors again.
+        segmentation: Ids, 0 or above. From id 512 on, colors repeat.
     """
     ids = np.asarray(segmentation)
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
@@ -54,99 +54,99 @@ def colorize(segmentation: Integer[Tensor, "H W"] | np.ndarray) -> Image.Image:
 
 
 def overlay(
-    image: Picture, segmentation: Integer[Tensor, "H W"] | np.ndarray, *, alpha: float = 0.5
+    image: ImageLike, segmentation: Integer[Tensor, "H W"] | np.ndarray, *, alpha: float = 0.5
 ) -> Image.Image:
     """Tint an image with the colors of its segmentation.
 
     Args:
-        image: The picture, see the head of this module.
-        segmentation: Ids, of the size of the picture.
-        alpha: From 0, the picture alone, to 1, the colors alone.
+        image: The image.
+        segmentation: Ids, of the size of the image.
+        alpha: From 0, the image alone, to 1, the colors alone.
     """
-    picture, colors = to_pil(image), colorize(segmentation)
-    if picture.size != colors.size:
+    image, colors = to_pil(image), colorize(segmentation)
+    if image.size != colors.size:
         raise ValueError(
-            f"the segmentation must have the size of its image, {picture.height}x{picture.width}, "
+            f"the segmentation must have the size of its image, {image.height}x{image.width}, "
             f"got {colors.height}x{colors.width}"
         )
-    return Image.blend(picture, colors, alpha)
+    return Image.blend(image, colors, alpha)
 
 
 def slot_strip(
-    image: Picture,
+    image: ImageLike,
     masks: Float[Tensor, "K h w"] | np.ndarray,
     *,
     with_image: bool = True,
     background: tuple[int, int, int] = _WHITE,
     gap: int = 2,
 ) -> Image.Image:
-    """Show an image and, beside it, what every slot sees of it.
+    """Show an image and, beside it, the part of it in the mask of each slot.
 
     Args:
-        image: The picture, see the head of this module.
+        image: The image.
         masks: Soft masks in [0, 1], of any size; they are resized bilinearly.
         with_image: Whether the image itself is the first tile.
-        background: Color of what a slot does not see.
+        background: Color outside of the masks.
         gap: Pixels between the tiles.
     """
-    picture = to_pil(image)
-    backdrop = Image.new("RGB", picture.size, background)
-    tiles = [picture] if with_image else []
+    image = to_pil(image)
+    backdrop = Image.new("RGB", image.size, background)
+    tiles = [image] if with_image else []
     for mask in masks:
         soft = Image.fromarray(np.asarray(mask, dtype=np.float32))
-        soft = soft.resize(picture.size, Image.Resampling.BILINEAR)
+        soft = soft.resize(image.size, Image.Resampling.BILINEAR)
         opacity = Image.fromarray((np.asarray(soft).clip(0, 1) * 255).round().astype(np.uint8))
-        tiles.append(Image.composite(picture, backdrop, opacity))
+        tiles.append(Image.composite(image, backdrop, opacity))
     return grid([tiles], gap=gap)
 
 
-def slot_crop(image: Picture, mask: Float[Tensor, "H W"], size: int) -> Image.Image:
-    """Cut out the square around what a slot sees, white where it sees nothing.
+def slot_crop(image: ImageLike, mask: Float[Tensor, "H W"], size: int) -> Image.Image:
+    """Cut out the square around the mask of a slot, white outside of the mask.
 
     Args:
-        image: The picture, see the head of this module.
-        mask: The slot's soft mask, of the size of the picture.
+        image: The image.
+        mask: The slot's soft mask, of the size of the image.
         size: Side of the result, in pixels.
     """
-    places = (mask >= mask.max() / 2).nonzero()
-    (top, left), (bottom, right) = places.amin(dim=0).tolist(), places.amax(dim=0).tolist()
+    inside = (mask >= mask.max() / 2).nonzero()
+    (top, left), (bottom, right) = inside.amin(dim=0).tolist(), inside.amax(dim=0).tolist()
     half = (max(bottom - top, right - left) + 1) * 0.6
     y, x = (top + bottom + 1) / 2, (left + right + 1) / 2
     corners = [round(edge) for edge in (x - half, y - half, x + half, y + half)]
     page = Image.new("RGB", (corners[2] - corners[0], corners[3] - corners[1]), _WHITE)
-    seen = slot_strip(image, mask[None].numpy(), with_image=False)
-    page.paste(seen, (-corners[0], -corners[1]))
+    masked = slot_strip(image, mask[None].numpy(), with_image=False)
+    page.paste(masked, (-corners[0], -corners[1]))
     return page.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def grid(
-    rows: Sequence[Sequence[Picture]], *, captions: Sequence[str] | None = None, gap: int = 2
+    rows: Sequence[Sequence[ImageLike]], *, captions: Sequence[str] | None = None, gap: int = 2
 ) -> Image.Image:
-    """Put pictures into rows on a white page.
+    """Arrange images in rows on a white page.
 
     Args:
-        rows: Pictures of any sizes, from left to right. Rows may differ in length.
+        rows: Images of any sizes, from left to right. Rows may differ in length.
         captions: A line of text above each row.
-        gap: Pixels between pictures.
+        gap: Pixels between images.
     """
-    pictures = [[to_pil(picture) for picture in row] for row in rows]
-    if not any(pictures):
-        raise ValueError("a grid needs at least one picture")
+    images = [[to_pil(image) for image in row] for row in rows]
+    if not any(images):
+        raise ValueError("a grid requires at least one image")
     if captions is not None and len(captions) != len(rows):
-        raise ValueError(f"captions must name all {len(rows)} rows, got {len(captions)}")
+        raise ValueError(f"{len(rows)} rows require as many captions, got {len(captions)}")
     line = 0 if captions is None else _CAPTION_SIZE + 6
-    widths = [sum(picture.width + gap for picture in row) - gap for row in pictures]
-    heights = [line + max((picture.height for picture in row), default=0) for row in pictures]
+    widths = [sum(image.width + gap for image in row) - gap for row in images]
+    heights = [line + max((image.height for image in row), default=0) for row in images]
     page = Image.new("RGB", (max(widths), sum(heights) + gap * (len(rows) - 1)), _WHITE)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(_CAPTION_SIZE)
     top = 0
-    for index, (row, height) in enumerate(zip(pictures, heights, strict=True)):
+    for index, (row, height) in enumerate(zip(images, heights, strict=True)):
         if captions is not None:
             draw.text((2, top + 1), captions[index], fill=0, font=font)
         left = 0
-        for picture in row:
-            page.paste(picture, (left, top + line))
-            left += picture.width + gap
+        for image in row:
+            page.paste(image, (left, top + line))
+            left += image.width + gap
         top += height + gap
     return page
 
@@ -159,20 +159,20 @@ def curve(
     title: str = "",
     log_scale: bool = False,
 ) -> Image.Image:
-    """Draw numbers over the course of a run.
+    """Plot logged numbers over the course of a run.
 
     Args:
-        rows: What was logged, such as the lines of a `metrics.jsonl`. A row without a key, or
-            without a number there, is left out of that key's line.
-        keys: What to draw, one line each.
+        rows: Logged rows, such as the lines of a `metrics.jsonl`. Rows without a number for a key
+            are left out of its line.
+        keys: Keys to plot, one line each.
         x: Key of the horizontal axis.
         title: Above the axes.
         log_scale: Whether the vertical axis is logarithmic.
 
     Returns:
-        A picture of 700 x 400 pixels.
+        An image of 700 x 400 pixels.
     """
-    # Imported here, because the other pictures do without it.
+    # Imported here, because matplotlib is slow to import and nothing else requires it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -192,31 +192,31 @@ def curve(
     return Image.open(buffer).convert("RGB")
 
 
-def to_pil(image: Picture) -> Image.Image:
-    """Turn any picture that this module takes into an RGB image."""
+def to_pil(image: ImageLike) -> Image.Image:
+    """Convert an image to PIL, in RGB."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     return Image.fromarray(to_uint8(image))
 
 
-def to_uint8(image: Picture) -> UInt8[np.ndarray, "H W 3"]:
-    """Turn any picture that this module takes into an array of bytes.
+def to_uint8(image: ImageLike) -> UInt8[np.ndarray, "H W 3"]:
+    """Convert an image to an array of bytes.
 
-    Numbers outside of their range, [-1, 1] for tensors and [0, 1] for arrays, are clipped.
+    Values outside of their range, [-1, 1] for tensors and [0, 1] for arrays, are clipped.
     """
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise ValueError(
-                "a picture as a tensor must be floating point [3, H, W] in [-1, 1], got "
+                "an image as a tensor must be floating point [3, H, W] in [-1, 1], got "
                 f"{image.dtype} {list(image.shape)}"
             )
         image = (image.detach().cpu().float().permute(1, 2, 0).numpy() + 1) / 2
-    is_known = image.dtype == np.uint8 or image.dtype.kind == "f"
-    if image.ndim != 3 or image.shape[2] != 3 or not is_known:
+    is_supported = image.dtype == np.uint8 or image.dtype.kind == "f"
+    if image.ndim != 3 or image.shape[2] != 3 or not is_supported:
         raise ValueError(
-            "a picture as an array must be [H, W, 3], uint8 or floating point in [0, 1], got "
+            "an image as an array must be [H, W, 3], uint8 or floating point in [0, 1], got "
             f"{image.dtype} {list(image.shape)}"
         )
     if image.dtype == np.uint8:
@@ -224,20 +224,20 @@ def to_uint8(image: Picture) -> UInt8[np.ndarray, "H W 3"]:
     return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def png_bytes(image: Picture) -> bytes:
-    """Encode a picture as PNG."""
+def png_bytes(image: ImageLike) -> bytes:
+    """Encode an image as PNG."""
     buffer = io.BytesIO()
     to_pil(image).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def data_uri(image: Picture) -> str:
-    """Encode a picture so that it can stand inside an HTML page."""
+def data_uri(image: ImageLike) -> str:
+    """Encode an image as a data URI, to embed it in an HTML page."""
     return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
 
 
 def rgb_to_lab(pixels: UInt8[np.ndarray, "*shape 3"]) -> Float64[np.ndarray, "*shape 3"]:
-    """Convert sRGB bytes to CIE L*a*b* under D65, in which distances are differences that we see.
+    """Convert sRGB bytes to CIE L*a*b* under D65, in which distances match perceived differences.
 
     IEC 61966-2-1 for sRGB, ISO/CIE 11664-4 for L*a*b*.
 
@@ -262,16 +262,16 @@ def rgb_to_lab(pixels: UInt8[np.ndarray, "*shape 3"]) -> Float64[np.ndarray, "*s
 
 @lru_cache(maxsize=1)
 def _all_colors() -> UInt8[np.ndarray, "512 3"]:
-    """Choose colors one by one, each as far from all before it as can be.
+    """Choose colors one by one, each as far as possible from all before it.
 
-    Grays count as taken, because pages, shadows and captions have them; so do colors that are so
-    light or so dark that they pass for gray.
+    Grays are excluded, because pages, shadows and captions have them, and so are colors that are so
+    light or dark that they look gray.
     """
     levels = np.linspace(0, 255, 12).round().astype(np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = rgb_to_lab(cube)
-    is_middling = (lab[:, 0] >= 35) & (lab[:, 0] <= 85)
-    cube, lab = cube[is_middling], lab[is_middling]
+    is_mid_tone = (lab[:, 0] >= 35) & (lab[:, 0] <= 85)
+    cube, lab = cube[is_mid_tone], lab[is_mid_tone]
     gray = np.array([[lightness, 0, 0] for lightness in range(0, 101, 10)])
     distance = np.linalg.norm(lab[:, None] - gray, axis=2).min(axis=1)
     order: list[int] = []

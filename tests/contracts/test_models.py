@@ -1,4 +1,4 @@
-"""What every model must keep (DESIGN section 6), over every class."""
+"""The contract of every model: saving, strict configs, gradients, batches, bfloat16, sizes."""
 
 import json
 import logging
@@ -13,6 +13,7 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
+from latentslots.fingerprint import model_fingerprint
 from latentslots.models import (
     AutoregressiveDecoder,
     BroadcastDecoder,
@@ -42,7 +43,7 @@ from tests.tiny import (
 
 @dataclass
 class Case:
-    """One way to build a model; `inputs(batch, height, width)` makes what it takes.
+    """One way to build a model; `inputs(batch, height, width)` returns its arguments.
 
     The size is that of images, features or latents, whichever the model reads.
     """
@@ -111,6 +112,14 @@ CASES = [
         images,
         lambda out: out,
         {"downscale_factor": 1, "block_out_channels": (8, 8, 16)},
+    ),
+    Case(
+        "unet-encoder-stem",
+        UNetEncoder,
+        tiny_encoder,
+        images,
+        lambda out: out,
+        {"stem_channels": 6},
     ),
     Case("residual-encoder", ResidualEncoder, tiny_residual_encoder, images, lambda out: out),
     Case(
@@ -231,13 +240,14 @@ def test_saved_and_loaded_it_computes_the_same(
     assert caplog.records == []
     assert capfd.readouterr() == ("", "")
     assert not loaded.training
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), atol=0, rtol=0)
     with torch.no_grad():
         torch.testing.assert_close(
-            case.run(loaded, inputs), case.run(model, inputs), atol=0, rtol=0
+            case.run(loaded, inputs), case.run(model, inputs), atol=1e-5, rtol=1e-5
         )
 
 
-def test_the_config_goes_round(case: Case, tmp_path: Path) -> None:
+def test_the_config_round_trips(case: Case, tmp_path: Path) -> None:
     model = case.model()
     model.save_config(tmp_path / "a")
     rebuilt = case.cls.from_config(case.cls.load_config(tmp_path / "a"))
@@ -254,7 +264,7 @@ def test_an_unknown_config_key_is_an_error(case: Case, tmp_path: Path) -> None:
     case.model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_slotz": 3}))
-    with pytest.raises(ValueError, match=f"{case.cls.__name__} does not know.* key num_slotz; it "):
+    with pytest.raises(ValueError, match=f"{case.cls.__name__} has no.* key num_slotz; it has "):
         case.cls.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="num_slotz"):
         case.cls.from_config({**config, "num_slotz": 3})
@@ -289,7 +299,7 @@ def test_an_image_does_not_depend_on_its_batch(case: Case) -> None:
                 for name, value in inputs.items()
             }
             torch.testing.assert_close(
-                case.run(model, alone), together[image : image + 1], atol=1e-5, rtol=1e-5
+                case.run(model, alone), together[image : image + 1], atol=1e-4, rtol=1e-4
             )
 
 
@@ -339,7 +349,7 @@ def test_other_sizes_and_images_that_are_not_square(case: Case) -> None:
     [c for c in CASES if c.cls in (SlotEncoder, SlotUNet) and c.config.get("position") != "none"],
     ids=lambda case: case.name,
 )
-def test_rows_and_columns_are_told_apart(case: Case) -> None:
+def test_rows_and_columns_are_distinguished(case: Case) -> None:
     model, wide = case.model(), case.inputs(1, 8, 16)
     tall = {k: v.transpose(2, 3) if v.ndim == 4 else v for k, v in wide.items()}
     with torch.no_grad():
@@ -349,7 +359,7 @@ def test_rows_and_columns_are_told_apart(case: Case) -> None:
     assert not torch.allclose(out, other, atol=1e-4)
 
 
-def test_the_encoder_names_what_does_not_fit() -> None:
+def test_the_encoder_refuses_wrong_sizes() -> None:
     encoder = tiny_encoder(downscale_factor=4, block_out_channels=(8, 8, 16))
     assert encoder.size_multiple == 16
     with pytest.raises(ValueError, match="multiples of 16 pixels, got 32x40"):
@@ -358,6 +368,27 @@ def test_the_encoder_names_what_does_not_fit() -> None:
         tiny_encoder(downscale_factor=0)
     with pytest.raises(ValueError, match="last of block_out_channels, 16, got 24"):
         tiny_encoder(attention_head_dim=24)
+    with pytest.raises(ValueError, match="stem_channels must be at least 1, got 0"):
+        tiny_encoder(stem_channels=0)
+
+
+def test_the_stem_is_as_wide_as_the_first_level_by_default() -> None:
+    encoder, same = tiny_encoder(), tiny_encoder(stem_channels=8)
+    torch.testing.assert_close(encoder.state_dict(), same.state_dict(), atol=0, rtol=0)
+    assert tiny_encoder(stem_channels=6).stem.weight.shape[0] == 6
+
+
+def test_an_encoder_saved_before_the_stem_had_a_width_is_still_the_same_model(
+    tmp_path: Path,
+) -> None:
+    encoder = tiny_encoder()
+    encoder.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["stem_channels"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = UNetEncoder.from_pretrained(tmp_path)
+    assert model_fingerprint(loaded) == model_fingerprint(encoder)
+    assert model_fingerprint(tiny_encoder(stem_channels=6)) != model_fingerprint(encoder)
 
 
 def test_the_encoder_sees_the_whole_image() -> None:
@@ -373,7 +404,7 @@ def test_the_residual_encoder_divides_the_image_evenly(factor: int) -> None:
 
 
 def test_the_residual_encoder_sees_the_neighborhood_alone() -> None:
-    """Through its first normalization a pixel still counts a little everywhere: shift it away."""
+    """Without its normalizations, through which every pixel has a small effect everywhere."""
     encoder = tiny_residual_encoder(downscale_factor=1, dilations=(1, 3))
     for part in (*encoder.blocks, encoder):
         for name in ("norm1", "norm2", "norm_out"):
@@ -382,11 +413,11 @@ def test_the_residual_encoder_sees_the_neighborhood_alone() -> None:
     pixels = torch.zeros(1, 3, 48, 48, requires_grad=True)
     encoder(pixels)[0, :, 24, 24].sum().backward()
     rows = pixels.grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
-    reach = 2 * 1 + 2 * 3  # two convolutions per block; a stem of stride 1 looks at its own pixel
+    reach = 2 * 1 + 2 * 3  # two convolutions per block; a stem of stride 1 covers its own pixel
     assert (rows.min().item(), rows.max().item()) == (24 - reach, 24 + reach)
 
 
-def test_the_residual_encoder_names_what_does_not_fit() -> None:
+def test_the_residual_encoder_refuses_wrong_sizes() -> None:
     with pytest.raises(ValueError, match="multiples of 2 pixels, got 32x33"):
         tiny_residual_encoder()(torch.zeros(1, 3, 32, 33))
     with pytest.raises(ValueError, match="downscale_factor must be at least 1, got 0"):

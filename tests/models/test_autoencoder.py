@@ -1,3 +1,5 @@
+"""Loading autoencoders, and their units."""
+
 import shutil
 from pathlib import Path
 
@@ -14,24 +16,23 @@ from latentslots.models.autoencoder import (
 from tests.tiny import tiny_autoencoder
 
 
-def test_bundled_is_ours() -> None:
-    """4 pixels per latent, 8 channels, in units of the denoiser."""
+def test_the_bundled_one_has_4_pixels_per_latent_and_8_channels() -> None:
     vae = load_vae("bundled")
     assert downscale_factor(vae) == 4
     assert vae.config.latent_channels == 8
     assert vae.dtype == torch.float32
 
 
-@pytest.mark.parametrize("place", ["", "vae", "pipeline/vae"])
-def test_a_folder_may_hold_it(tiny_vae_dir: Path, tmp_path: Path, place: str) -> None:
-    shutil.copytree(tiny_vae_dir, tmp_path / "run" / place)
+@pytest.mark.parametrize("subfolder", ["", "vae", "pipeline/vae"])
+def test_a_folder_may_hold_it(tiny_vae_dir: Path, tmp_path: Path, subfolder: str) -> None:
+    shutil.copytree(tiny_vae_dir, tmp_path / "run" / subfolder)
     loaded = load_vae(str(tmp_path / "run"))
     expected = tiny_autoencoder().state_dict()
     torch.testing.assert_close(loaded.state_dict(), expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "someone/some-vae", "nothing"])
-def test_what_is_nowhere_is_named(name: str) -> None:
+def test_one_that_cannot_be_loaded_is_named(name: str) -> None:
     with pytest.raises(
         ValueError, match=rf"cannot load the VAE '{name}': it must be 'bundled', a "
     ):
@@ -39,7 +40,7 @@ def test_what_is_nowhere_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(("levels", "factor"), [(1, 1), (2, 2), (4, 8)])
-def test_every_level_but_the_first_halves(levels: int, factor: int) -> None:
+def test_every_level_but_the_first_halves_the_size(levels: int, factor: int) -> None:
     vae = tiny_autoencoder(
         block_out_channels=(4,) * levels,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -51,7 +52,7 @@ def test_every_level_but_the_first_halves(levels: int, factor: int) -> None:
 
 
 @pytest.mark.parametrize("shift", [None, 0.25])
-def test_units_go_there_and_back(shift: float | None) -> None:
+def test_scaled_latents_are_decoded_in_the_units_of_the_vae(shift: float | None) -> None:
     vae = tiny_autoencoder(shift_factor=shift)
     latents = torch.randn(2, 4, 8, 8)
     scaled = scale_latents(vae, latents)

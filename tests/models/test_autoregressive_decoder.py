@@ -1,4 +1,4 @@
-"""The transformer that writes: against torch's own, never looking ahead, step by step the same."""
+"""The autoregressive decoder: equal to torch's layers, causal, and the same token by token."""
 
 import pytest
 import torch
@@ -37,50 +37,50 @@ def reference(model: AutoregressiveDecoder, tokens: Tensor, slots: Tensor) -> Te
 
 
 @torch.no_grad()
-def test_is_the_transformer_of_the_paper() -> None:
+def test_agrees_with_the_transformer_of_torch() -> None:
     model, tokens, slots = tiny_autoregressive_decoder(), normal(2, 64, 8), normal(2, 3, 16)
     torch.testing.assert_close(
-        model(tokens, slots), reference(model, tokens, slots), atol=1e-5, rtol=1e-4
+        model(tokens, slots), reference(model, tokens, slots), atol=1e-4, rtol=1e-4
     )
 
 
 @torch.no_grad()
-def test_what_is_said_depends_on_the_tokens_before_and_no_others() -> None:
+def test_a_prediction_depends_on_the_tokens_before_it_alone() -> None:
     model, tokens, slots = tiny_autoregressive_decoder(), normal(1, 64, 8), normal(1, 3, 16)
     changed = tokens.clone()
     changed[:, 20] += 1
     before, after = model(tokens, slots), model(changed, slots)
-    torch.testing.assert_close(after[:, :21], before[:, :21], atol=0, rtol=0)
+    torch.testing.assert_close(after[:, :21], before[:, :21], atol=1e-6, rtol=0)
     assert not torch.allclose(after[:, 21], before[:, 21], atol=1e-5)
     assert not torch.allclose(after[:, 63], before[:, 63], atol=1e-6)
 
 
 @torch.no_grad()
-def test_step_by_step_it_says_the_same() -> None:
+def test_steps_predict_the_same_as_teacher_forcing() -> None:
     model, tokens, slots = tiny_autoregressive_decoder(), normal(2, 64, 8), normal(2, 3, 16)
     exist = torch.tensor([[True, True, False], [True, True, True]])
-    memory = model.begin(slots, slots_mask=exist)
-    said = [model.step(None if n == 0 else tokens[:, n - 1], memory) for n in range(64)]
+    cache = model.begin(slots, slots_mask=exist)
+    steps = [model.step(None if n == 0 else tokens[:, n - 1], cache) for n in range(64)]
     expected = model(tokens, slots, slots_mask=exist)
-    torch.testing.assert_close(torch.stack(said, dim=1), expected, atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="an image has 64 tokens, and all are written"):
-        model.step(tokens[:, 0], memory)
+    torch.testing.assert_close(torch.stack(steps, dim=1), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="an image has 64 tokens; all of them exist already"):
+        model.step(tokens[:, 0], cache)
 
 
 @torch.no_grad()
-def test_slots_that_do_not_exist_and_their_order_mean_nothing() -> None:
+def test_masked_slots_and_the_order_of_slots_have_no_effect() -> None:
     model, tokens, slots = tiny_autoregressive_decoder(), normal(2, 64, 8), normal(2, 3, 16)
     exist = torch.tensor([[True, True, False]]).expand(2, -1)
     masked = model(tokens, slots, slots_mask=exist)
-    torch.testing.assert_close(masked, model(tokens, slots[:, :2]), atol=1e-5, rtol=1e-4)
-    turned = model(tokens, slots[:, [2, 0, 1]])
-    torch.testing.assert_close(turned, model(tokens, slots), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(masked, model(tokens, slots[:, :2]), atol=1e-4, rtol=1e-4)
+    permuted = model(tokens, slots[:, [2, 0, 1]])
+    torch.testing.assert_close(permuted, model(tokens, slots), atol=1e-4, rtol=1e-4)
 
 
-def test_what_cannot_be() -> None:
-    with pytest.raises(ValueError, match=r"num_heads must divide the width, 16, .* got 3"):
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must divide the width of the transformer, 16, got 3"):
         tiny_autoregressive_decoder(num_heads=3)
     with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
         tiny_autoregressive_decoder(num_layers=0)
-    with pytest.raises(ValueError, match="this decoder writes 64 tokens, got 9"):
+    with pytest.raises(ValueError, match="an image must have 64 tokens, got 9"):
         tiny_autoregressive_decoder()(normal(1, 9, 8), normal(1, 3, 16))

@@ -1,4 +1,4 @@
-"""The frozen transformer: a real folder in, transformers' own features out."""
+"""The frozen encoder: a folder of transformers in, the features of transformers out."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def images(size: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_features_are_the_folders_patches_in_their_places(folder: Path) -> None:
+def test_features_are_the_patch_tokens_in_row_major_order(folder: Path) -> None:
     encoder = DINOv2Encoder.from_vit(str(folder), image_size=48)
     assert (encoder.out_channels, encoder.grid_size, encoder.training) == (8, 6, False)
     assert not any(p.requires_grad for p in encoder.parameters())
@@ -39,32 +39,32 @@ def test_features_are_the_folders_patches_in_their_places(folder: Path) -> None:
     mean, deviation = (torch.tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
     hidden = AutoModel.from_pretrained(folder)(((pixels + 1) / 2 - mean) / deviation)
     patches = hidden.last_hidden_state[:, -36:]  # rows of six, after the class and the registers
-    found = encoder(pixels)
-    assert found.shape == (2, 8, 6, 6)
-    torch.testing.assert_close(found[:, :, 2, 3], patches[:, 2 * 6 + 3])
+    features = encoder(pixels)
+    assert features.shape == (2, 8, 6, 6)
+    torch.testing.assert_close(features[:, :, 2, 3], patches[:, 2 * 6 + 3], atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-def test_the_last_layers_side_by_side(folder: Path) -> None:
+def test_features_of_the_last_layers_are_concatenated(folder: Path) -> None:
     one = DINOv2Encoder.from_vit(str(folder), image_size=48)
     two = DINOv2Encoder.from_vit(str(folder), image_size=48, num_layers=2)
     assert (one.out_channels, two.out_channels) == (8, 16)
     pixels = images(48)
-    found = two(pixels)
-    torch.testing.assert_close(found[:, 8:], one(pixels))
+    features = two(pixels)
+    torch.testing.assert_close(features[:, 8:], one(pixels), atol=1e-4, rtol=0)
     model, mean, deviation = two.model, *(torch.tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
-    kept: list[torch.Tensor] = []
+    outputs: list[Any] = []
     layers = (model.encoder if hasattr(model, "encoder") else model.model).layer
-    layers[0].register_forward_hook(lambda *given: kept.append(given[2]))
+    layers[0].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     model(((pixels + 1) / 2 - mean) / deviation)
-    hidden = kept[0] if isinstance(kept[0], torch.Tensor) else kept[0][0]
+    hidden = outputs[0] if isinstance(outputs[0], torch.Tensor) else outputs[0][0]
     norm = model.layernorm if hasattr(model, "layernorm") else model.norm
-    before = norm(hidden)[:, -36:].transpose(1, 2).unflatten(2, (6, 6))
-    torch.testing.assert_close(found[:, :8], before)
+    first = norm(hidden)[:, -36:].transpose(1, 2).unflatten(2, (6, 6))
+    torch.testing.assert_close(features[:, :8], first, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_layers_that_are_not_there_are_named(folder: Path, number: int) -> None:
+def test_a_wrong_number_of_layers_is_refused(folder: Path, number: int) -> None:
     with pytest.raises(ValueError, match=f"num_layers must be from 1 to 2, got {number}"):
         DINOv2Encoder.from_vit(str(folder), image_size=48, num_layers=number)
 
@@ -78,7 +78,7 @@ def test_images_of_any_size_are_resized(folder: Path) -> None:
     assert encoder(images(64)).shape == (2, 8, 4, 4)
 
 
-def test_what_is_no_dinov2_is_named(tmp_path: Path) -> None:
+def test_other_models_and_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot load a DINOv2 from '/nowhere'"):
         DINOv2Encoder.from_vit("/nowhere")
     other = ViTConfig(

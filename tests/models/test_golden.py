@@ -1,6 +1,6 @@
-"""Faithful: our modules, filled from official checkpoints, give the official outputs.
+"""Our modules with the weights of official checkpoints compute the official outputs.
 
-tests/golden/README.md tells where the numbers come from.
+tests/golden/README.md describes how these were made.
 """
 
 import json
@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentslots.models.noise_schedule import official_schedule
 from latentslots.objectives import LatentSlotDiffusionObjective
-from latentslots.official import load_official, official_schedule
+from latentslots.official import load_official
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -57,15 +58,15 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 
 def forward(golden: Golden) -> dict[str, Tensor]:
-    """Every tensor, each from ours before it."""
-    pipe, given = golden.pipe, golden.tensors
+    """Compute every tensor, each from our own inputs."""
+    pipe, inputs = golden.pipe, golden.tensors
     noisy_latents = official_schedule().add_noise(
-        given["latents"], given["noise"], given["timesteps"]
+        inputs["latents"], inputs["noise"], inputs["timesteps"]
     )
-    features = pipe.encoder(given["images"])
-    out = pipe.slot_encoder(features, noise=given.get("slot_noise"))
+    features = pipe.encoder(inputs["images"])
+    out = pipe.slot_encoder(features, noise=inputs.get("slot_noise"))
     conditioning = pipe.slot_encoder.project(out.slots)
-    prediction = pipe.unet(noisy_latents, given["timesteps"], conditioning).sample
+    prediction = pipe.unet(noisy_latents, inputs["timesteps"], conditioning).sample
     return {
         "noisy_latents": noisy_latents,
         "features": features,
@@ -91,19 +92,19 @@ def test_loss_and_gradients(golden: Golden) -> None:
 
 
 def test_loss_and_gradients_of_the_objective(golden: Golden) -> None:
-    pipe, given = golden.pipe, golden.tensors
+    pipe, inputs = golden.pipe, golden.tensors
     objective = LatentSlotDiffusionObjective(
         encoder=pipe.encoder,
         slot_encoder=pipe.slot_encoder,
         unet=pipe.unet,
         noise_schedule=official_schedule(),
         vae=None,
-        resolution=given["images"].shape[-1],
+        resolution=inputs["images"].shape[-1],
     ).train()
-    batch = {name: given[name] for name in ("latents", "noise", "timesteps")}
-    batch["pixel_values"] = given["images"]
-    if "slot_noise" in given:
-        batch["slot_noise"] = given["slot_noise"]
+    batch = {name: inputs[name] for name in ("latents", "noise", "timesteps")}
+    batch["pixel_values"] = inputs["images"]
+    if "slot_noise" in inputs:
+        batch["slot_noise"] = inputs["slot_noise"]
     loss, _ = objective(batch)
     golden.check_loss_and_gradients(loss)
 

@@ -1,3 +1,5 @@
+"""Position embeddings against loops over cells."""
+
 import math
 
 import pytest
@@ -10,7 +12,7 @@ SIZES = [(4, 4), (3, 5), (1, 2)]
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_cartesian_is_y_x_and_what_is_left_at_cell_centers(height: int, width: int) -> None:
+def test_cartesian_is_y_x_1_minus_y_1_minus_x_at_cell_centers(height: int, width: int) -> None:
     rows = []
     for row in range(height):
         for column in range(width):
@@ -27,15 +29,15 @@ def test_cartesian_is_a_linear_map_of_the_grid() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_sinusoidal_is_the_columns_waves_and_then_the_rows(height: int, width: int) -> None:
+def test_sinusoidal_is_waves_of_the_column_then_of_the_row(height: int, width: int) -> None:
     dim = 12
     expected = torch.zeros(height * width, dim)
     for row in range(height):
         for column in range(width):
-            for half, place in enumerate((column, row)):
+            for half, position in enumerate((column, row)):
                 for i in range(dim // 4):
                     wavelength = 2 * math.pi * 10000 ** (i / (dim / 4))
-                    angle = 2 * math.pi * place / wavelength
+                    angle = 2 * math.pi * position / wavelength
                     channel = half * dim // 2 + i
                     expected[row * width + column, channel] = math.sin(angle)
                     expected[row * width + column, channel + dim // 4] = math.cos(angle)
@@ -71,18 +73,18 @@ def test_learned_is_interpolated_to_other_sizes(height: int, width: int) -> None
 
 
 def test_learned_ramps_stay_ramps() -> None:
-    """An interpolation that mixed up rows and columns would turn this table."""
+    """An interpolation that swaps rows and columns would transpose this table."""
     embedding = PositionEmbedding(2, "learned", learned_size=8)
     with torch.no_grad():
         embedding.table.copy_(cartesian_grid(8, 8)[:, :2].view(1, 8, 8, 2))
     inner = embedding(16, 24).view(16, 24, 2)[4:-4, 6:-6]
     expected = cartesian_grid(16, 24)[:, :2].view(16, 24, 2)[4:-4, 6:-6]
-    # PyTorch's bicubic kernel bends straight lines a little; a cell is 1/24 wide.
+    # PyTorch's bicubic kernel bends straight lines slightly; a cell is 1/24 wide.
     torch.testing.assert_close(inner, expected, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["cartesian", "sinusoidal", "learned"])
-def test_every_cell_is_told_apart(kind: str) -> None:
+def test_every_cell_has_its_own_vector(kind: str) -> None:
     embedding = PositionEmbedding(16, kind, learned_size=4)
     for height, width in ((4, 4), (5, 7)):
         vectors = embedding(height, width)
@@ -91,18 +93,18 @@ def test_every_cell_is_told_apart(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cartesian", "sinusoidal", "learned"])
-def test_takes_its_weights_type(kind: str) -> None:
+def test_has_the_dtype_of_its_weights(kind: str) -> None:
     embedding = PositionEmbedding(16, kind, learned_size=4).to(torch.bfloat16)
     assert embedding(4, 6).dtype == torch.bfloat16
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", ["none", "polar"])
-def test_an_unknown_kind_is_named(kind: str) -> None:
+def test_an_unknown_kind_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match=f"'cartesian', 'sinusoidal', 'learned'.*got '{kind}'"):
         PositionEmbedding(16, kind)
 
 
-def test_sinusoidal_names_a_width_that_does_not_fit() -> None:
+def test_sinusoidal_refuses_an_odd_width() -> None:
     with pytest.raises(ValueError, match="a multiple of 4 channels, got 6"):
         PositionEmbedding(6, "sinusoidal")

@@ -1,3 +1,5 @@
+"""Slot attention against a slow reference; initial slots; conditioning."""
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ from latentslots.models import SlotAttention, SlotEncoder
 from tests.reference.slot_attention import slot_attention
 from tests.tiny import NUM_SLOTS, SLOT_DIM, tiny_slot_encoder
 
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+
 
 def perturbed(**changes: Any) -> SlotAttention:
-    """Norms and biases that are not at their neutral start, where mistakes would hide."""
+    """A module whose norms and biases are not neutral, which would hide mistakes."""
     attention = SlotAttention(12, 16, mlp_dim=24, **changes)
     with torch.no_grad():
         for parameter in attention.parameters():
@@ -55,31 +59,31 @@ def test_agrees_with_loops_over_everything(
     attention = perturbed(**options)
     out = attention(inputs, slots)
     expected = slot_attention(attention.state_dict(), inputs, slots, **options)
-    torch.testing.assert_close((out.slots, out.attention), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close((out.slots, out.attention), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("num_heads", [1, 4])
-def test_slots_that_start_in_another_order_end_in_that_order(
+def test_is_equivariant_to_the_order_of_slots(
     inputs: Tensor, slots: Tensor, num_heads: int
 ) -> None:
     attention = perturbed(num_heads=num_heads)
     order = torch.tensor([3, 0, 4, 1, 2])
     before, after = attention(inputs, slots), attention(inputs, slots[:, order])
-    torch.testing.assert_close(after.slots, before.slots[:, order])
-    torch.testing.assert_close(after.attention, before.attention[:, order])
+    torch.testing.assert_close(after.slots, before.slots[:, order], **CLOSE)
+    torch.testing.assert_close(after.attention, before.attention[:, order], **CLOSE)
 
 
-def test_tokens_in_another_order_give_the_same_slots(inputs: Tensor, slots: Tensor) -> None:
+def test_slots_are_invariant_to_the_order_of_tokens(inputs: Tensor, slots: Tensor) -> None:
     attention = perturbed()
     order = torch.randperm(9)
     before, after = attention(inputs, slots), attention(inputs[:, order], slots)
-    torch.testing.assert_close(after.slots, before.slots)
-    torch.testing.assert_close(after.attention, before.attention[:, :, order])
+    torch.testing.assert_close(after.slots, before.slots, **CLOSE)
+    torch.testing.assert_close(after.attention, before.attention[:, :, order], **CLOSE)
 
 
 @pytest.mark.parametrize("num_heads", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_token_is_shared_out_among_the_slots(
+def test_attention_sums_to_1_over_slots(
     inputs: Tensor, slots: Tensor, num_heads: int, dtype: torch.dtype
 ) -> None:
     out = perturbed(num_heads=num_heads).to(dtype)(inputs.to(dtype), slots.to(dtype))
@@ -88,17 +92,17 @@ def test_every_token_is_shared_out_among_the_slots(
     torch.testing.assert_close(out.attention.sum(dim=1), torch.ones(2, 9))
 
 
-def test_a_slot_that_wins_nothing_gets_a_plain_mean(inputs: Tensor) -> None:
+def test_a_slot_without_tokens_is_updated_by_the_plain_mean(inputs: Tensor) -> None:
     attention = perturbed(num_iterations=1)
-    slots = torch.randn(2, 10, 16)  # for nine tokens: one at least goes away empty-handed
+    slots = torch.randn(2, 10, 16)  # for nine tokens: at least one slot gets none
     with torch.no_grad():
-        attention.to_query.weight.mul_(1e4)  # the winner takes all
+        attention.to_query.weight.mul_(1e4)  # attention is one-hot
         out = attention(inputs, slots)
         image, slot = (out.attention.amax(dim=2) == 0).nonzero()[0].tolist()
         mean = attention.to_value(attention.norm_inputs(inputs[image])).mean(dim=0)
         expected = attention.gru(mean[None], slots[image, slot][None])
         expected = expected + attention.mlp(attention.norm_mlp(expected))
-    torch.testing.assert_close(out.slots[image, slot], expected[0])
+    torch.testing.assert_close(out.slots[image, slot], expected[0], **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_a_slot_that_wins_nothing_gets_a_plain_mean(inputs: Tensor) -> None:
         ({"temperature": 0.0}, "temperature must be more than 0, got 0.0"),
     ],
 )
-def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SlotAttention(12, 16, mlp_dim=24, **options)
 
@@ -132,16 +136,15 @@ class TestBiLevel:
         slots.requires_grad_()
         bi_level(inputs, slots).slots.square().sum().backward()
         with torch.no_grad():
-            settled = first(inputs, slots).slots
-        settled.requires_grad_()
-        last(inputs, settled).slots.square().sum().backward()
+            refined = first(inputs, slots).slots
+        refined.requires_grad_()
+        last(inputs, refined).slots.square().sum().backward()
 
-        close = {"atol": 1e-4, "rtol": 1e-4}  # sums over tokens, in another order
-        torch.testing.assert_close(slots.grad, settled.grad, **close)
+        torch.testing.assert_close(slots.grad, refined.grad, **CLOSE)
         for ours, expected in zip(bi_level.parameters(), last.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, expected.grad, **close)
+            torch.testing.assert_close(ours.grad, expected.grad, **CLOSE)
 
-    def test_without_it_gradients_come_through_every_iteration(
+    def test_without_it_gradients_pass_through_every_iteration(
         self, inputs: Tensor, slots: Tensor
     ) -> None:
         gradients = []
@@ -154,8 +157,8 @@ class TestBiLevel:
         assert not torch.allclose(*gradients, rtol=0.01)
 
 
-class TestStart:
-    """Where slots come from, and how many there are."""
+class TestInitialSlots:
+    """Noise, learned vectors, and the number of slots."""
 
     def test_gaussian_slots_are_the_learned_mean_and_deviation_of_the_noise(self) -> None:
         encoder = tiny_slot_encoder()
@@ -168,7 +171,7 @@ class TestStart:
         together = encoder(features, generator=generators(3, 4, 5)).slots
         for image, seed in enumerate((3, 4, 5)):
             alone = encoder(features[image : image + 1], generator=generators(seed)[0]).slots
-            torch.testing.assert_close(together[image : image + 1], alone, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(together[image : image + 1], alone, **CLOSE)
             listed = encoder(features[image : image + 1], generator=generators(seed)).slots
             torch.testing.assert_close(listed, alone)
 
@@ -178,9 +181,7 @@ class TestStart:
         singly = torch.cat([encoder.draw_noise(1, generator=source) for _ in range(3)])
         torch.testing.assert_close(encoder.draw_noise(3, generator=generators(7)[0]), singly)
 
-    def test_noise_and_the_generator_that_would_draw_it_are_the_same(
-        self, features: Tensor
-    ) -> None:
+    def test_a_generator_draws_the_noise_that_draw_noise_returns(self, features: Tensor) -> None:
         encoder = tiny_slot_encoder()
         noise = encoder.draw_noise(3, generator=generators(1)[0])
         torch.testing.assert_close(
@@ -197,7 +198,7 @@ class TestStart:
         assert out.attention.shape == (3, num_slots, 48)
         torch.testing.assert_close(out.attention.sum(dim=1), torch.ones(3, 48))
 
-    def test_the_trained_number_is_the_default(self, features: Tensor) -> None:
+    def test_the_number_of_slots_of_training_is_the_default(self, features: Tensor) -> None:
         assert tiny_slot_encoder()(features).slots.shape[1] == NUM_SLOTS
 
     def test_learned_slots_are_the_same_vectors_for_every_image(self, features: Tensor) -> None:
@@ -227,10 +228,10 @@ class TestStart:
                 "2 generators were given for 3 images",
             ),
             ("learned", {"noise": torch.zeros(3, 4, SLOT_DIM)}, "take no noise"),
-            ("learned", {"num_slots": 5}, "learned 4 slots; num_slots=5 is more"),
+            ("learned", {"num_slots": 5}, "at most 4, the number of learned slots, got 5"),
         ],
     )
-    def test_contradictions_are_named(
+    def test_contradictions_are_refused(
         self, features: Tensor, slot_init: str, arguments: dict[str, Any], message: str
     ) -> None:
         encoder = tiny_slot_encoder(slot_init=slot_init)
@@ -247,29 +248,29 @@ class TestStart:
             ({"position": "polar"}, "position must be one of .*, got 'polar'"),
         ],
     )
-    def test_bad_options_are_named(self, options: dict[str, Any], message: str) -> None:
+    def test_wrong_options_are_refused(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             tiny_slot_encoder(**options)
 
 
-def test_autocast_does_not_round_what_sets_slots_apart(inputs: Tensor) -> None:
+def test_autocast_keeps_small_differences_of_slots(inputs: Tensor) -> None:
     attention = perturbed()
     start = torch.randn(2, 1, 16).repeat(1, 2, 1)
     start[:, 1] += 1e-4 * torch.randn(2, 16)
 
     def difference() -> Tensor:
-        found = attention(inputs, start).slots
-        assert found.dtype == torch.float32
-        return found[:, 1] - found[:, 0]
+        slots = attention(inputs, start).slots
+        assert slots.dtype == torch.float32
+        return slots[:, 1] - slots[:, 0]
 
     expected = difference()
     with torch.autocast("cpu", torch.bfloat16):
-        found = difference()
-    assert (found - expected).norm() < 0.1 * expected.norm()
+        rounded = difference()
+    assert (rounded - expected).norm() < 0.1 * expected.norm()
 
 
 class TestCondition:
-    """What the decoder may look at: DESIGN section 10."""
+    """Vectors that the decoder attends to: slots, registers, and the unconditional branch."""
 
     @pytest.fixture
     def slots(self) -> Tensor:
@@ -286,9 +287,7 @@ class TestCondition:
             torch.nn.init.normal_(encoder.null)
         return encoder
 
-    def test_is_the_projection_where_nothing_else_was_learned(
-        self, slots: Tensor, slots_mask: Tensor
-    ) -> None:
+    def test_is_the_projection_of_the_slots(self, slots: Tensor, slots_mask: Tensor) -> None:
         encoder = tiny_slot_encoder()
         states, mask = encoder.condition(slots, slots_mask)
         torch.testing.assert_close(states, encoder.project(slots))
@@ -297,7 +296,7 @@ class TestCondition:
         assert not encoder.can_drop_condition
         torch.testing.assert_close(encoder.condition(None)[0], torch.zeros(1, 1, 16))
 
-    def test_registers_follow_the_slots_and_are_always_seen(
+    def test_registers_follow_the_slots_and_are_never_masked(
         self, slots: Tensor, slots_mask: Tensor
     ) -> None:
         encoder = tiny_slot_encoder(num_registers=2)
@@ -309,71 +308,71 @@ class TestCondition:
         torch.testing.assert_close(encoder.condition(None)[0], encoder.registers[None])
 
     @pytest.mark.parametrize("masked", [False, True])
-    def test_what_a_dropped_scene_sees_is_the_unconditional_branch(
+    def test_the_condition_of_a_dropped_scene_is_the_unconditional_branch(
         self, encoder: SlotEncoder, slots: Tensor, slots_mask: Tensor, masked: bool
     ) -> None:
-        slots_mask[0] = False  # even where it has no slot that could be replaced
+        slots_mask[0] = False  # even for a scene without slots
         slots_mask = slots_mask if masked else None
         dropped = torch.tensor([True, False])
         states, mask = encoder.condition(slots, slots_mask, dropped=dropped)
-        seen = states[0] if mask is None else states[0][mask[0]]
+        visible = states[0] if mask is None else states[0][mask[0]]
         unconditional = encoder.condition(None)[0][0]
-        torch.testing.assert_close(seen.unique(dim=0), unconditional.unique(dim=0))
+        torch.testing.assert_close(visible.unique(dim=0), unconditional.unique(dim=0))
 
         kept_states, kept_mask = encoder.condition(
             slots[1:], None if not masked else slots_mask[1:]
         )
-        torch.testing.assert_close(states[1:], kept_states)
+        torch.testing.assert_close(states[1:], kept_states, **CLOSE)
         expected = torch.ones(states.shape[1], dtype=torch.bool)
         expected = expected if kept_mask is None else kept_mask[0]
         assert (expected if mask is None else mask[1]).tolist() == expected.tolist()
 
-    def test_an_unconditional_branch_that_is_given_is_cut_to_the_slots(self, slots: Tensor) -> None:
+    def test_a_constant_unconditional_branch_is_cut_to_the_slots(self, slots: Tensor) -> None:
         encoder = tiny_slot_encoder(num_given_null=5)
-        words = torch.randn(5, 16)
-        encoder.give(words)
+        prompt = torch.randn(5, 16)
+        encoder.set_constants(prompt)
         assert encoder.null is not None
         assert not encoder.null.requires_grad
         assert encoder.can_drop_condition
         states, _ = encoder.condition(slots, dropped=torch.tensor([True, False]))
-        torch.testing.assert_close(states[0], words[:3])
+        torch.testing.assert_close(states[0], prompt[:3])
         torch.testing.assert_close(states[1], encoder.project(slots)[1])
-        torch.testing.assert_close(encoder.condition(None)[0], words[None])
+        torch.testing.assert_close(encoder.condition(None)[0], prompt[None])
         with pytest.raises(ValueError, match="has 5 vectors, too few for 6 slots"):
             encoder.condition(torch.randn(1, 6, SLOT_DIM), dropped=torch.tensor([True]))
 
-    def test_registers_that_are_given(self, slots: Tensor, tmp_path: Path) -> None:
+    def test_registers_that_are_constant(self, slots: Tensor, tmp_path: Path) -> None:
         encoder = tiny_slot_encoder(num_registers=5, given_registers=True)
-        words = torch.randn(5, 16)
-        encoder.give(words)
+        prompt = torch.randn(5, 16)
+        encoder.set_constants(prompt)
         assert encoder.registers is not None
         assert not encoder.registers.requires_grad
-        torch.testing.assert_close(encoder.condition(slots)[0][0, 3:], words)
+        torch.testing.assert_close(encoder.condition(slots)[0][0, 3:], prompt)
         encoder.save_pretrained(tmp_path)
         again = SlotEncoder.from_pretrained(tmp_path)
         assert again.registers is not None
-        assert torch.equal(again.registers, words)
+        assert torch.equal(again.registers, prompt)
         assert not again.registers.requires_grad
         with pytest.raises(ValueError, match=r"must have shape \[5, 16\], got \[4, 16\]"):
-            encoder.give(words[:4])
+            encoder.set_constants(prompt[:4])
         for learned in ({}, {"num_registers": 5}, {"null_condition": True}):
             with pytest.raises(ValueError, match="learns its registers, or has none"):
-                tiny_slot_encoder(**learned).give(words)
+                tiny_slot_encoder(**learned).set_constants(prompt)
         with pytest.raises(ValueError, match="num_given_null must be 0 or more, got -1"):
             tiny_slot_encoder(num_given_null=-1)
 
-    def test_dropping_needs_something_to_see_instead(self, slots: Tensor) -> None:
-        with pytest.raises(ValueError, match="needs registers or null_condition=True"):
+    def test_dropping_requires_an_unconditional_branch(self, slots: Tensor) -> None:
+        with pytest.raises(ValueError, match="requires registers or null_condition=True"):
             tiny_slot_encoder().condition(slots, dropped=torch.tensor([True, False]))
 
 
-def test_without_cross_attention_there_is_nothing_to_project_for() -> None:
+def test_without_cross_attention_there_is_no_projection() -> None:
     encoder = tiny_slot_encoder(cross_attention_dim=0)
     assert not any(name.startswith(("norm_out", "linear_out")) for name in encoder.state_dict())
     with pytest.raises(ValueError, match="slots cannot be projected: cross_attention_dim is 0"):
         encoder.project(torch.zeros(1, 4, 16))
     for extra in ({"num_registers": 2}, {"null_condition": True}):
-        with pytest.raises(ValueError, match="are for cross-attention: cross_attention_dim is 0"):
+        with pytest.raises(ValueError, match="require cross-attention, but"):
             tiny_slot_encoder(cross_attention_dim=0, **extra)
     with pytest.raises(ValueError, match="cross_attention_dim must be 0 or more, got -1"):
         tiny_slot_encoder(cross_attention_dim=-1)
@@ -381,6 +380,6 @@ def test_without_cross_attention_there_is_nothing_to_project_for() -> None:
     noise = torch.randn(2, 4, 16)
     encoder.load_state_dict({k: projecting.state_dict()[k] for k in encoder.state_dict()})
     features = torch.randn(2, 16, 8, 8)
-    assert torch.equal(
+    torch.testing.assert_close(
         encoder(features, noise=noise).slots, projecting(features, noise=noise).slots
     )

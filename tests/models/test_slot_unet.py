@@ -1,3 +1,5 @@
+"""The denoiser: positions in every attention layer, masks, and the map of slots."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ def predict(unet: SlotUNet, *, height: int = 16, width: int = 16, **arguments: A
 
 
 def trained(**changes: Any) -> SlotUNet:
-    """Positions that are away from where they start, so that losing them shows."""
+    """A U-Net whose positions differ from their initialization, so that losing them shows."""
     unet = tiny_unet(**changes)
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
@@ -43,7 +45,7 @@ def test_every_attention_layer_has_its_own_positions(position: str) -> None:
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_positions_are_added_to_what_an_attention_layer_reads(position: str) -> None:
+def test_positions_are_added_to_the_input_of_an_attention_layer(position: str) -> None:
     processor = next(iter(trained(position=position).attn_processors.values()))
     layer = Attention(query_dim=8, cross_attention_dim=16, heads=2, dim_head=4)
     tokens, states = torch.randn(2, 15, 8), torch.randn(2, 3, 16)
@@ -53,7 +55,7 @@ def test_positions_are_added_to_what_an_attention_layer_reads(position: str) -> 
 
 
 @pytest.mark.parametrize("sources", [3, FEW_SOURCES, FEW_SOURCES + 1])
-def test_attention_under_autocast_is_the_same_to_few_sources_and_to_many(sources: int) -> None:
+def test_attention_under_autocast_agrees_for_few_keys_and_for_many(sources: int) -> None:
     processor = next(iter(trained(position="cartesian").attn_processors.values()))
     layer = Attention(query_dim=8, cross_attention_dim=16, heads=2, dim_head=4)
     tokens, states = torch.randn(2, 15, 8), torch.randn(2, sources, 16)
@@ -64,10 +66,10 @@ def test_attention_under_autocast_is_the_same_to_few_sources_and_to_many(sources
         out = processor(layer, tokens, states, bias, grids={15: (3, 5)})
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), exact, rtol=0.02, atol=0.02)
-    assert (exact - other).abs().max() > 0.04  # the bias matters, so it must have been heeded
+    assert (exact - other).abs().max() > 0.04  # the bias has an effect
 
 
-def test_without_positions_it_is_diffusers_own_unet() -> None:
+def test_without_positions_it_is_the_unet_of_diffusers() -> None:
     ours = tiny_unet(position="none")
     theirs = UNet2DConditionModel(
         sample_size=16,
@@ -87,7 +89,7 @@ def test_without_positions_it_is_diffusers_own_unet() -> None:
     )
 
 
-def test_attention_levels_say_where_there_is_attention() -> None:
+def test_attention_levels_select_the_blocks_with_attention() -> None:
     unet = tiny_unet(block_out_channels=(8, 16, 16), attention_levels=(False, True, False))
     attending = {
         name.split(".attentions")[0]
@@ -97,7 +99,7 @@ def test_attention_levels_say_where_there_is_attention() -> None:
     assert attending == {"down_blocks.1", "mid_block", "up_blocks.1"}
 
 
-def test_one_entry_per_level() -> None:
+def test_attention_levels_need_one_entry_per_level() -> None:
     with pytest.raises(ValueError, match="2 levels, 3 entries"):
         tiny_unet(attention_levels=(True, True, True))
 
@@ -123,7 +125,8 @@ def test_positions_survive_saving(position: str, tmp_path: Path) -> None:
     unet = trained(position=position)
     unet.save_pretrained(tmp_path)
     loaded = SlotUNet.from_pretrained(tmp_path)
-    torch.testing.assert_close(predict(loaded), predict(unet), atol=0, rtol=0)
+    torch.testing.assert_close(loaded.state_dict(), unet.state_dict(), atol=0, rtol=0)
+    torch.testing.assert_close(predict(loaded), predict(unet))
 
 
 def test_the_saved_config_holds_exactly_the_honored_keys(tmp_path: Path) -> None:
@@ -161,24 +164,24 @@ def test_processors_that_would_drop_positions_are_refused(position: str) -> None
     ):
         with pytest.raises(ValueError, match=r"would drop trained weights|set_default_attn_proc"):
             replace()
-    torch.testing.assert_close(predict(unet), before, atol=0, rtol=0)
+    torch.testing.assert_close(predict(unet), before)
 
 
-def test_processors_can_be_put_back() -> None:
+def test_processors_can_be_set_again() -> None:
     unet = trained()
     before = predict(unet)
     unet.set_attn_processor(unet.attn_processors)
-    torch.testing.assert_close(predict(unet), before, atol=0, rtol=0)
+    torch.testing.assert_close(predict(unet), before)
 
 
-def test_without_positions_processors_are_free() -> None:
+def test_without_positions_processors_can_be_replaced() -> None:
     unet = tiny_unet(position="none")
     before = predict(unet)
     unet.set_default_attn_processor()
     torch.testing.assert_close(predict(unet), before)
 
 
-def test_a_mask_is_as_good_as_dropping_the_vectors() -> None:
+def test_masking_vectors_equals_dropping_them() -> None:
     unet, latents = tiny_unet(), torch.randn(1, 4, 16, 16)
     states, timestep = torch.randn(1, 5, 16), torch.tensor(500)
     keep = torch.tensor([[True, False, True, True, False]])
@@ -186,39 +189,39 @@ def test_a_mask_is_as_good_as_dropping_the_vectors() -> None:
         masked = unet(latents, timestep, states, keep).sample
         dropped = unet(latents, timestep, states[:, keep[0]]).sample
         everything = unet(latents, timestep, states).sample
-    torch.testing.assert_close(masked, dropped, atol=1e-5, rtol=0)
+    torch.testing.assert_close(masked, dropped, atol=1e-4, rtol=0)
     assert not torch.allclose(masked, everything, atol=1e-3)
 
 
 @torch.no_grad()
-def test_a_map_shows_every_vector_at_its_place() -> None:
+def test_the_map_holds_every_slot_where_it_lies() -> None:
     unet, latents = tiny_unet(map_channels=3), torch.randn(2, 4, 16, 16)
     states, timestep = torch.randn(2, 5, 16), torch.tensor([500, 20])
-    places = torch.rand(2, 4, 16, 16).softmax(dim=1)  # the last vector is a register
-    read = []
-    unet.conv_in.register_forward_hook(lambda _, given, __: read.append(given[0]))
-    out = unet(latents, timestep, states, slot_layout=places).sample
+    layout = torch.rand(2, 4, 16, 16).softmax(dim=1)  # the last vector is a register
+    inputs = []
+    unet.conv_in.register_forward_hook(lambda _, arguments, __: inputs.append(arguments[0]))
+    out = unet(latents, timestep, states, slot_layout=layout).sample
     assert out.shape == latents.shape
-    torch.testing.assert_close(read[0][:, :4], latents)
-    shown = unet.map_in(states)
+    torch.testing.assert_close(inputs[0][:, :4], latents)
+    mapped = unet.map_in(states)
     for row, column in ((0, 0), (3, 7), (15, 15)):
-        expected = sum(places[:, k, row, column, None] * shown[:, k] for k in range(4))
-        torch.testing.assert_close(read[0][:, 4:, row, column], expected)
+        expected = sum(layout[:, k, row, column, None] * mapped[:, k] for k in range(4))
+        torch.testing.assert_close(inputs[0][:, 4:, row, column], expected, atol=1e-4, rtol=0)
     order = torch.tensor([2, 0, 3, 1])
     whole = torch.cat([order, torch.tensor([4])])
-    other = unet(latents, timestep, states[:, whole], slot_layout=places[:, order]).sample
-    torch.testing.assert_close(other, out, atol=1e-5, rtol=1e-5)
+    other = unet(latents, timestep, states[:, whole], slot_layout=layout[:, order]).sample
+    torch.testing.assert_close(other, out, atol=1e-4, rtol=1e-4)
     keep = torch.tensor([[True, True, False, True, True]]).expand(2, -1)
-    unet(latents, timestep, states, keep, places)
-    expected = torch.einsum("bkhw,bkc->bchw", places[:, keep[0, :4]], shown[:, [0, 1, 3]])
-    torch.testing.assert_close(read[-1][:, 4:], expected)
+    unet(latents, timestep, states, keep, layout)
+    expected = torch.einsum("bkhw,bkc->bchw", layout[:, keep[0, :4]], mapped[:, [0, 1, 3]])
+    torch.testing.assert_close(inputs[-1][:, 4:], expected, atol=1e-4, rtol=0)
 
 
-def test_map_channels_and_a_slot_layout_go_together() -> None:
-    latents, states, places = torch.ones(1, 4, 8, 8), torch.ones(1, 2, 16), torch.ones(1, 2, 8, 8)
-    for unet, given in ((tiny_unet(), places), (tiny_unet(map_channels=2), None)):
-        with pytest.raises(ValueError, match="slot_layout and map_channels go together"):
-            unet(latents, 3, states, slot_layout=given)
+def test_a_slot_layout_is_required_with_map_channels_and_refused_without() -> None:
+    latents, states, layout = torch.ones(1, 4, 8, 8), torch.ones(1, 2, 16), torch.ones(1, 2, 8, 8)
+    for unet, argument in ((tiny_unet(), layout), (tiny_unet(map_channels=2), None)):
+        with pytest.raises(ValueError, match="slot_layout is required with map_channels"):
+            unet(latents, 3, states, slot_layout=argument)
     with pytest.raises(ValueError, match="map_channels must be 0 or more, got -1"):
         tiny_unet(map_channels=-1)
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion's parts: loaded from a true folder, and what of them learns."""
+"""The parts of Stable Diffusion: loading them from a folder, and training some of them."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,9 @@ def draws(*shape: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_it_answers_as_stable_diffusion_does(folder: Path, pipe: StableDiffusionPipeline) -> None:
+def test_predicts_what_stable_diffusion_predicts(
+    folder: Path, pipe: StableDiffusionPipeline
+) -> None:
     unet = StableDiffusionUNet.from_stable_diffusion(str(folder))
     assert unet.cross_attention_dim == TEXT_WIDTH
     latents, states = draws(2, 4, 16, 16), draws(2, 5, TEXT_WIDTH)
@@ -42,24 +44,26 @@ def test_it_answers_as_stable_diffusion_does(folder: Path, pipe: StableDiffusion
     torch.testing.assert_close(unet(latents, timesteps, states).sample, expected)
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     masked = unet(latents, timesteps, states, mask).sample
-    torch.testing.assert_close(masked[0], expected[0])
+    torch.testing.assert_close(masked[0], expected[0], atol=1e-4, rtol=0)
     three = pipe.unet(latents[1:], timesteps[1:], states[1:, :3]).sample
-    torch.testing.assert_close(masked[1:], three)
+    torch.testing.assert_close(masked[1:], three, atol=1e-4, rtol=0)
 
 
-def test_no_words_are_those_of_the_pipeline(folder: Path, pipe: StableDiffusionPipeline) -> None:
+def test_the_empty_prompt_is_that_of_the_pipeline(
+    folder: Path, pipe: StableDiffusionPipeline
+) -> None:
     states, _ = pipe.encode_prompt("", "cpu", 1, do_classifier_free_guidance=False)
-    found = empty_prompt(str(folder))
-    assert found.shape == (NUM_TOKENS, TEXT_WIDTH)
-    assert not found.requires_grad
-    torch.testing.assert_close(found, states[0])
+    prompt = empty_prompt(str(folder))
+    assert prompt.shape == (NUM_TOKENS, TEXT_WIDTH)
+    assert not prompt.requires_grad
+    torch.testing.assert_close(prompt, states[0])
 
 
-def test_the_schedule_says_what_is_predicted(folder: Path) -> None:
+def test_the_schedule_has_the_prediction_type(folder: Path) -> None:
     assert load_noise_schedule(str(folder)).config.prediction_type == "v_prediction"
 
 
-def test_what_learns(folder: Path) -> None:
+def test_cross_attention_is_trained_if_tuned(folder: Path) -> None:
     frozen = StableDiffusionUNet.from_stable_diffusion(str(folder))
     assert not any(p.requires_grad for p in frozen.parameters())
     tuned = StableDiffusionUNet.from_stable_diffusion(str(folder), tuned="cross-attention")
@@ -71,7 +75,7 @@ def test_what_learns(folder: Path) -> None:
 
 
 @torch.no_grad()
-def test_lora_begins_as_nothing_and_learns_beside_what_was_there(folder: Path) -> None:
+def test_lora_starts_at_zero_and_trains_added_matrices_only(folder: Path) -> None:
     plain = StableDiffusionUNet.from_stable_diffusion(str(folder))
     tuned = StableDiffusionUNet.from_stable_diffusion(str(folder), tuned="lora", lora_rank=2)
     inputs = draws(2, 4, 16, 16), torch.tensor([3, 700]), draws(2, 5, TEXT_WIDTH)
@@ -88,19 +92,19 @@ def test_lora_begins_as_nothing_and_learns_beside_what_was_there(folder: Path) -
 
 
 @pytest.mark.parametrize(("tuned", "rank"), [("lora", 0), ("nothing", 4), ("cross-attention", 1)])
-def test_a_rank_goes_with_lora(tuned: Any, rank: int) -> None:
+def test_a_rank_is_for_lora_only(tuned: Any, rank: int) -> None:
     with pytest.raises(ValueError, match=f"lora_rank must be above 0 .* got {rank} with '{tuned}'"):
         StableDiffusionUNet(architecture=tiny_unet_config(), tuned=tuned, lora_rank=rank)
 
 
-def test_lora_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lora_without_peft_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match=r"needs peft: pip install 'latentslots\[lora\]'"):
+    with pytest.raises(ValueError, match=r"requires peft: pip install 'latentslots\[lora\]'"):
         StableDiffusionUNet(architecture=tiny_unet_config(), tuned="lora", lora_rank=1)
 
 
 @torch.no_grad()
-def test_where_it_looked_can_be_recorded(folder: Path) -> None:
+def test_cross_attention_can_be_recorded(folder: Path) -> None:
     unet = StableDiffusionUNet.from_stable_diffusion(str(folder))
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     inputs = draws(2, 4, 16, 16), 5, draws(2, 5, TEXT_WIDTH), mask
@@ -121,7 +125,7 @@ def test_where_it_looked_can_be_recorded(folder: Path) -> None:
     torch.testing.assert_close(some, layers[2:])
 
 
-def test_its_sizes(folder: Path) -> None:
+def test_sizes(folder: Path) -> None:
     unet = StableDiffusionUNet.from_stable_diffusion(str(folder))
     assert (unet.latent_size, unet.latent_channels, unet.num_levels, unet.map_channels) == (
         16,
@@ -132,7 +136,7 @@ def test_its_sizes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("tuned", "rank"), [("nothing", 0), ("cross-attention", 0), ("lora", 2)])
-def test_it_is_saved_and_loaded(folder: Path, tmp_path: Path, tuned: Any, rank: int) -> None:
+def test_is_saved_and_loaded(folder: Path, tmp_path: Path, tuned: Any, rank: int) -> None:
     unet = StableDiffusionUNet.from_stable_diffusion(str(folder), tuned=tuned, lora_rank=rank)
     unet.save_pretrained(tmp_path)
     again = StableDiffusionUNet.from_pretrained(tmp_path)
@@ -142,8 +146,8 @@ def test_it_is_saved_and_loaded(folder: Path, tmp_path: Path, tuned: Any, rank: 
         assert one.requires_grad == other.requires_grad
 
 
-def test_gradient_checkpointing_works_though_nothing_learns(folder: Path) -> None:
-    """The official flag does nothing: its U-Net, frozen, is never in training mode."""
+def test_gradient_checkpointing_works_in_a_frozen_unet(folder: Path) -> None:
+    """In the official code it has no effect: the frozen U-Net is never in training mode."""
     unet = StableDiffusionUNet.from_stable_diffusion(str(folder))
     calls: list[int] = []
 
@@ -158,11 +162,11 @@ def test_gradient_checkpointing_works_though_nothing_learns(folder: Path) -> Non
     block = unet.model.up_blocks[1].resnets[0]
     block.register_forward_pre_hook(lambda *_: calls.append(1))
     torch.testing.assert_close(gradient(), plain)
-    assert len(calls) == 2, "the block is computed once more on the way back"
+    assert len(calls) == 2, "the backward pass computes the block again"
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_stable_diffusion_is_named(folder: Path, tmp_path: Path) -> None:
+def test_other_models_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot load the unet .* from '/nowhere': it must be"):
         StableDiffusionUNet.from_stable_diffusion("/nowhere")
     with pytest.raises(ValueError, match=stable_diffusion.STABLE_DIFFUSION):
@@ -174,7 +178,7 @@ def test_what_is_no_stable_diffusion_is_named(folder: Path, tmp_path: Path) -> N
         StableDiffusionUNet(architecture=tiny_unet_config(), tuned=unknown)
     for changes, message in (
         ({"addition_embed_type": "text_time", "addition_time_embed_dim": 8}, "text_time"),
-        ({"in_channels": 9}, "reads 9 channels and writes 4"),
+        ({"in_channels": 9}, "as many output channels as input channels, got 4 and 9"),
     ):
         extra = {"projection_class_embeddings_input_dim": 60} if "add" in str(changes) else {}
         other = UNet2DConditionModel(**tiny_unet_config(**changes, **extra))

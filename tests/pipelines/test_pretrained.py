@@ -1,4 +1,4 @@
-"""Saved pipelines that name frozen parts by id and hash, in a folder's files and back."""
+"""Saved pipelines that reference frozen parts by id and hash."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ PARTS = ("encoder", "unet", "vae")
 
 @pytest.fixture
 def diffusion(tmp_path: Path) -> Path:
-    """One to move, or to change."""
+    """A Stable Diffusion to move or to change."""
     return write_stable_diffusion(tmp_path / "diffusion")
 
 
@@ -61,12 +61,12 @@ def weights(folder: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("include", [False, True])
-def test_it_goes_round(
+def test_is_saved_and_loaded(
     objective: LatentSlotDiffusionObjective, tmp_path: Path, include: bool
 ) -> None:
     with torch.no_grad():
         for parameter in objective.unet.tuned_parameters().values():
-            parameter.mul_(1.5)  # as training would change them
+            parameter.mul_(1.5)  # as if trained
     objective.include_pretrained = include
     objective.save_pipeline(tmp_path / "saved")
     whole = ["diffusion_pytorch_model.safetensors"]
@@ -85,7 +85,7 @@ def test_it_goes_round(
         "unet": "StableDiffusionUNet",
         "vae": "AutoencoderKL",
     }
-    if include:  # where classes live must never move
+    if include:  # the modules of classes are part of the format
         modules = [index[name][0] for name in ("encoder", "unet")]
         assert modules == [
             f"latentslots.models.{m}" for m in ("dinov2_encoder", "stable_diffusion")
@@ -96,12 +96,12 @@ def test_it_goes_round(
         one, other = (p.components[name].state_dict() for p in (pipe, again))
         torch.testing.assert_close(other, one, atol=0, rtol=0)
     for scale in (1.0, 2.0):
-        painted = [paint(p, pixels(), guidance_scale=scale) for p in (pipe, again)]
-        torch.testing.assert_close(painted[1], painted[0], atol=1e-5, rtol=0)
+        images = [paint(p, pixels(), guidance_scale=scale) for p in (pipe, again)]
+        torch.testing.assert_close(images[1], images[0], atol=1e-4, rtol=0)
     assert again.fingerprint() == pipe.fingerprint()
 
 
-def test_what_was_loaded_is_saved_the_same_way(
+def test_a_loaded_pipeline_is_saved_the_same_way(
     objective: LatentSlotDiffusionObjective, tmp_path: Path
 ) -> None:
     objective.save_pipeline(tmp_path / "one")
@@ -115,7 +115,7 @@ def test_what_was_loaded_is_saved_the_same_way(
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
 
 
-def test_a_folder_is_found_from_anywhere(
+def test_a_relative_folder_is_saved_as_absolute(
     diffusion: Path, tiny_vit_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(diffusion.parent)
@@ -137,7 +137,7 @@ def test_a_part_that_was_replaced_is_copied(
     torch.testing.assert_close(again.vae.state_dict(), pipe.vae.state_dict())
 
 
-def test_a_part_that_was_given_is_copied(
+def test_a_part_that_was_passed_is_copied(
     objective: LatentSlotDiffusionObjective, tmp_path: Path
 ) -> None:
     objective.save_pipeline(tmp_path / "one")
@@ -149,7 +149,7 @@ def test_a_part_that_was_given_is_copied(
     assert load_pipeline(tmp_path / "three").vae is None
 
 
-def test_what_was_tuned_is_there_and_nothing_else(
+def test_exactly_the_tuned_tensors_are_saved(
     objective: LatentSlotDiffusionObjective, diffusion: Path, tiny_vit_dir: Path, tmp_path: Path
 ) -> None:
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_what_was_tuned_is_there_and_nothing_else(
     plain = build(diffusion, tiny_vit_dir, "stable-lsd-coco")
     plain.to_pipeline().save_pretrained(tmp_path / "plain")
     shutil.copy(saved / "unet" / "tuned.safetensors", tmp_path / "plain" / "unet")
-    plain.to_pipeline().save_pretrained(tmp_path / "plain")  # over one that was tuned
+    plain.to_pipeline().save_pretrained(tmp_path / "plain")  # over a tuned one
     torch.testing.assert_close(
         load_pipeline(tmp_path / "plain").unet.state_dict(), plain.unet.state_dict()
     )
@@ -180,18 +180,20 @@ def test_what_was_tuned_is_there_and_nothing_else(
 @pytest.mark.parametrize(
     "source", [{"kind": "Other", "name": "x", "subfolder": "", "sha256": ""}, {"name": "x"}, 3]
 )
-def test_what_the_index_says_wrong_is_named(
+def test_wrong_entries_of_the_index_are_refused(
     objective: LatentSlotDiffusionObjective, tmp_path: Path, source: Any
 ) -> None:
     objective.save_pipeline(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     index["pretrained"]["vae"] = source
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"model_index\.json: a pretrained part has kind"):
+    with pytest.raises(
+        ValueError, match=r"model_index\.json: a pretrained part must have the keys kind"
+    ):
         load_pipeline(tmp_path)
 
 
-def test_parts_may_be_given_and_in_half_precision(
+def test_parts_may_be_passed_and_in_half_precision(
     objective: LatentSlotDiffusionObjective, diffusion: Path, tmp_path: Path
 ) -> None:
     objective.save_pipeline(tmp_path / "saved")
@@ -199,17 +201,19 @@ def test_parts_may_be_given_and_in_half_precision(
         half = load_pipeline(tmp_path / "saved", dtype=dtype)
         assert {half.components[name].dtype for name in PARTS} == {torch.bfloat16}
     shutil.rmtree(diffusion)
-    given = {"unet": objective.unet, "vae": objective.vae}
-    assert load_pipeline(tmp_path / "saved", **given).unet is objective.unet
+    parts = {"unet": objective.unet, "vae": objective.vae}
+    assert load_pipeline(tmp_path / "saved", **parts).unet is objective.unet
 
 
-def test_parts_that_are_gone_or_others_are_named(
+def test_missing_and_changed_parts_are_named(
     objective: LatentSlotDiffusionObjective, diffusion: Path, tmp_path: Path
 ) -> None:
     saved = tmp_path / "saved"
     objective.save_pipeline(saved)
     moved = diffusion.rename(tmp_path / "moved")
-    with pytest.raises(ValueError, match=r"saved without its unet, .*/diffusion'.*say where in .*"):
+    with pytest.raises(
+        ValueError, match=r"saved without its unet, .*/diffusion'.*change its name in "
+    ):
         load_pipeline(saved)
     index = (saved / "model_index.json").read_text()
     (saved / "model_index.json").write_text(index.replace(str(diffusion), str(moved)))
@@ -222,7 +226,7 @@ def test_parts_that_are_gone_or_others_are_named(
         load_pipeline(saved)
 
 
-def test_lora_is_saved_beside_what_it_changes(
+def test_lora_is_saved_without_the_weights_that_it_changes(
     diffusion: Path, tiny_vit_dir: Path, tmp_path: Path
 ) -> None:
     config = recipe("stable-lsd-coco")
@@ -234,8 +238,8 @@ def test_lora_is_saved_beside_what_it_changes(
     objective.save_pipeline(tmp_path / "saved")
     again = load_pipeline(tmp_path / "saved")
     torch.testing.assert_close(again.unet.state_dict(), objective.unet.state_dict())
-    painted = [paint(p, pixels()) for p in (objective.to_pipeline(), again)]
-    torch.testing.assert_close(painted[1], painted[0], atol=1e-5, rtol=0)
+    images = [paint(p, pixels()) for p in (objective.to_pipeline(), again)]
+    torch.testing.assert_close(images[1], images[0], atol=1e-4, rtol=0)
 
 
 class TestGuidance:
@@ -252,7 +256,7 @@ class TestGuidance:
         empty = pipe.slot_encoder.condition(None)[0]
         torch.testing.assert_close(states[2:], empty[:, :3].expand(2, -1, -1))
 
-    def test_it_is_registers_where_there_are_some(
+    def test_the_unconditional_branch_is_the_registers_if_there_are_any(
         self, objective: LatentSlotDiffusionObjective
     ) -> None:
         pipe = objective.to_pipeline()
@@ -263,13 +267,13 @@ class TestGuidance:
         assert mask[2:].tolist() == [[False] * 3 + [True] * 7] * 2
 
     @pytest.mark.parametrize(("scale", "images"), [(1.0, 2), (2.0, 4)])
-    def test_without_it_the_denoiser_is_asked_once(
+    def test_without_guidance_the_denoiser_runs_on_one_branch(
         self, objective: LatentSlotDiffusionObjective, scale: float, images: int
     ) -> None:
-        asked: list[int] = []
-        objective.unet.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+        batch_sizes: list[int] = []
+        objective.unet.register_forward_pre_hook(lambda _, args: batch_sizes.append(len(args[0])))
         paint(objective.to_pipeline(), pixels(), guidance_scale=scale)
-        assert asked == [images] * 2
+        assert batch_sizes == [images] * 2
 
 
 def test_a_painted_image_has_the_trained_resolution(
@@ -277,7 +281,8 @@ def test_a_painted_image_has_the_trained_resolution(
 ) -> None:
     pipe = objective.to_pipeline()
     assert paint(pipe, pixels()).shape == (2, 3, 32, 32)
-    object.__setattr__(objective, "resolution", 48)  # the latents need not be as large as its own
+    # Not the size of the denoiser's own latents.
+    object.__setattr__(objective, "resolution", 48)
     larger = objective.to_pipeline()
     assert paint(larger, pixels()).shape == (2, 3, 48, 48)
     assert paint(larger, pixels(), height=32, width=40).shape == (2, 3, 32, 40)

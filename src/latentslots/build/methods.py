@@ -31,6 +31,7 @@ from latentslots.models import (
 )
 from latentslots.models.autoencoder import downscale_factor, load_vae
 from latentslots.models.dinov2_encoder import DINOv2Encoder
+from latentslots.models.noise_schedule import official_schedule
 from latentslots.objectives import (
     AutoencoderObjective,
     DinosaurObjective,
@@ -40,7 +41,6 @@ from latentslots.objectives import (
     SlotAttentionObjective,
 )
 from latentslots.objectives.auxiliary import PatchLoss
-from latentslots.official import official_schedule
 from latentslots.pipelines.base import InferenceSettings
 
 

@@ -110,5 +110,5 @@ def _build_slots(method: StableLSDConfig, parts: PretrainedParts) -> SlotEncoder
         num_given_null=num_given if method.registers == "none" else 0,
     )
     if not learned:
-        slot_encoder.give(parts.empty_prompt)
+        slot_encoder.set_constants(parts.empty_prompt)
     return slot_encoder

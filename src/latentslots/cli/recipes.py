@@ -12,10 +12,10 @@ from latentslots.recipes import RECIPES, recipe
 
 @dataclass(frozen=True)
 class Recipes:
-    """List the training recipes, or print one as JSON to take home."""
+    """List the training recipes, or print one as JSON, for `train --config`."""
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
-    """The recipe to print; none lists them all."""
+    """The recipe to print; without it, all are listed."""
 
 
 def run(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The networks: image -> features -> slots -> conditioning -> denoised latents."""
+"""Networks: image -> features -> slots -> conditioning -> denoised latents."""
 
 from latentslots.models.autoregressive_decoder import AutoregressiveDecoder
 from latentslots.models.broadcast_decoder import BroadcastDecoder, BroadcastDecoderOutput

@@ -1,4 +1,4 @@
-"""The frozen autoencoder between pixels and latents: loading it, and its units."""
+"""Load the frozen autoencoder between pixels and latents, and convert between their units."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ def load_vae(name: str) -> AutoencoderKL:
 
     Args:
         name: `bundled` (ours: 4 pixels per latent, 8 channels), a folder, or a hub id. A folder
-            may be a VAE's own, or a run or pipeline folder that holds one.
+            may be that of a VAE, or a run or pipeline folder that holds one.
 
     Raises:
-        ValueError: If nothing of that name can be loaded, or the bundled one is missing or damaged.
+        ValueError: If it cannot be loaded, or if the bundled one is missing or damaged.
     """
     if name == "bundled":
         return AutoencoderKL.from_pretrained(bundled_folder(BUNDLED_VAE))
@@ -31,7 +31,7 @@ def load_vae(name: str) -> AutoencoderKL:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"cannot load the VAE {name!r}: it must be 'bundled', a folder with an AutoencoderKL, "
-            f"or the id of one on a hub ({str(error).splitlines()[0]})"
+            f"or a hub id ({str(error).splitlines()[0]})"
         ) from None
 
 
@@ -41,14 +41,14 @@ def downscale_factor(vae: AutoencoderKL) -> int:
 
 
 def scale_latents(vae: AutoencoderKL, latents: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """From the VAE's units to the denoiser's, which have a standard deviation of about 1."""
+    """Scale latents from the VAE's units to the denoiser's, whose standard deviation is about 1."""
     return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
 def encode_latents(
     vae: AutoencoderKL, pixel_values: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, "B C h w"]:
-    """The likeliest latents of pixels in [-1, 1], in the denoiser's units."""
+    """Encode pixels in [-1, 1] to the mode of the VAE's posterior, in the denoiser's units."""
     posterior = vae.encode(pixel_values.to(vae.device, vae.dtype)).latent_dist
     return scale_latents(vae, posterior.mode())
 
@@ -56,6 +56,6 @@ def encode_latents(
 def decode_latents(
     vae: AutoencoderKL, latents: Float[Tensor, "B C h w"]
 ) -> Float[Tensor, "B 3 H W"]:
-    """Pixels, about [-1, 1], of latents in the denoiser's units."""
+    """Decode latents in the denoiser's units to pixels, about [-1, 1]."""
     latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
     return vae.decode(latents.to(vae.dtype)).sample

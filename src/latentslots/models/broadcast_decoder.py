@@ -1,8 +1,8 @@
 """The spatial broadcast decoder (Watters et al., 2019, https://arxiv.org/abs/1901.07017).
 
-As Slot Attention has it (Locatello et al., 2020, https://arxiv.org/abs/2006.15055): every
-slot is repeated on a small grid, told where each cell is, and painted by the same transposed
-convolutions into colors and a mask; masks compete over slots.
+As in Slot Attention (Locatello et al., 2020, https://arxiv.org/abs/2006.15055): every slot is
+repeated on a small grid with position embeddings, and decoded by shared transposed convolutions
+into colors and a mask; a softmax over slots normalizes the masks.
 
 Dimensions: B batch, K slots, D slot channels, H W pixels.
 """
@@ -22,18 +22,18 @@ from latentslots.models.strict_config import StrictConfigMixin
 
 @dataclass
 class BroadcastDecoderOutput(BaseOutput):
-    """What every slot paints, and where it is seen."""
+    """Colors and mask of every slot."""
 
     colors: Float[Tensor, "B K 3 H W"]
     masks: Float[Tensor, "B K H W"]
 
     def mixture(self) -> Float[Tensor, "B 3 H W"]:
-        """The image that the slots paint together: colors, weighted by masks."""
+        """The reconstruction: the slots' colors, weighted by their masks."""
         return (self.colors * self.masks[:, :, None]).sum(dim=1)
 
 
 class BroadcastDecoder(ModelMixin, StrictConfigMixin):
-    """Paint every slot by itself, and mix what was painted.
+    """Decode every slot by itself, and mix the results.
 
     The paper's decoder for images of 128 px: 64 channels on a grid of 8 x 8, four doublings by
     transposed convolutions of 5 x 5 with ReLU, one more convolution of 5 x 5, one of 3 x 3.
@@ -44,7 +44,7 @@ class BroadcastDecoder(ModelMixin, StrictConfigMixin):
         num_doublings: Transposed convolutions of stride 2: with `n` of them, a grid cell becomes
             `2**n` x `2**n` pixels.
         num_refinements: Convolutions at the size of the image, before the last one.
-        position: How cells are told where they are.
+        position: Kind of position embedding of the cells.
         learned_position_size: Rows and columns of a `learned` position table.
     """
 
@@ -94,13 +94,13 @@ class BroadcastDecoder(ModelMixin, StrictConfigMixin):
         width: int,
         slots_mask: Bool[Tensor, "B K"] | None = None,
     ) -> BroadcastDecoderOutput:
-        """Paint scenes.
+        """Decode scenes.
 
         Args:
             slots: The scenes.
-            height: Of the images.
-            width: Of the images.
-            slots_mask: True for the slots that exist; the others are nowhere.
+            height: Height of the images.
+            width: Width of the images.
+            slots_mask: True for the slots that exist; the masks of others are 0.
 
         Returns:
             Colors around [-1, 1], and masks that sum to 1 over K, in fp32.
@@ -116,8 +116,8 @@ class BroadcastDecoder(ModelMixin, StrictConfigMixin):
         rows, columns = height // self.size_multiple, width // self.size_multiple
         cells = slots.flatten(0, 1)[:, None] + self.position_embedding(rows, columns)
         grid = cells.transpose(1, 2).unflatten(2, (rows, columns))
-        painted = self.layers(grid).float().unflatten(0, slots.shape[:2])  # [B, K, 4, H, W]
-        logits = painted[:, :, 3]
+        decoded = self.layers(grid).float().unflatten(0, slots.shape[:2])  # [B, K, 4, H, W]
+        logits = decoded[:, :, 3]
         if slots_mask is not None:
             logits = logits.masked_fill(~slots_mask[:, :, None, None], -torch.inf)
-        return BroadcastDecoderOutput(colors=painted[:, :, :3], masks=logits.softmax(dim=1))
+        return BroadcastDecoderOutput(colors=decoded[:, :, :3], masks=logits.softmax(dim=1))

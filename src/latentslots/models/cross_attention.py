@@ -1,4 +1,4 @@
-"""Where a denoiser looks: its cross-attention, recorded while it answers.
+"""Record the cross-attention of a denoiser.
 
 Dimensions: B batch, N tokens, S conditioning vectors, C channels, X their width.
 """
@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def attention_of(
+def attention_weights(
     attn: Attention,
     hidden_states: Float[Tensor, "B N C"],
     encoder_hidden_states: Float[Tensor, "B S X"],
     attention_mask: Tensor | None,
 ) -> Float[Tensor, "B N S"]:
-    """How much every token looks at every conditioning vector, the mean over heads."""
+    """Attention of every token to every conditioning vector, averaged over heads."""
     query = attn.head_to_batch_dim(attn.to_q(hidden_states))
     key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
     if attention_mask is not None:
@@ -29,14 +29,14 @@ def attention_of(
 
 
 class RecordingAttnProcessor(AttnProcessor2_0):
-    """diffusers' attention, which can also tell where it looked."""
+    """diffusers' attention, which can also record its weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.recorded: list[Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy records for itself."""
+        """Leave out the recording: a copy has its own."""
         return {**self.__dict__, "recorded": None}
 
     def __call__(
@@ -47,16 +47,16 @@ class RecordingAttnProcessor(AttnProcessor2_0):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Float[Tensor, "B N C"]:
-        """Attend, and record where, if asked to."""
+        """Attend, and record the attention if recording is on."""
         if self.recorded is not None and encoder_hidden_states is not None:
             self.recorded.append(
-                attention_of(attn, hidden_states, encoder_hidden_states, attention_mask)
+                attention_weights(attn, hidden_states, encoder_hidden_states, attention_mask)
             )
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
 def token_grids(height: int, width: int, num_levels: int) -> dict[int, tuple[int, int]]:
-    """Rows and columns behind every number of tokens: each level halves the one above, rounding up.
+    """Map numbers of tokens to rows and columns: each level halves the one above, rounded up.
 
     Args:
         height: Rows of the latents.
@@ -70,70 +70,69 @@ def token_grids(height: int, width: int, num_levels: int) -> dict[int, tuple[int
     return grids
 
 
-class Sink(list[Tensor]):
-    """A list that keeps nothing."""
+class _Discard(list[Tensor]):
+    """A list that stays empty."""
 
     def append(self, _: Tensor) -> None:
-        """Let go of it."""
+        """Ignore the tensor."""
 
 
 def start_recording(
     unet: nn.Module, blocks: Sequence[str] = (), *, keep: bool = True
 ) -> list[Tensor]:
-    """Record cross-attention from now on, until `stop_recording`.
+    """Record cross-attention until `stop_recording`.
 
-    With gradient checkpointing, recording must go on until the backward pass is done: it computes
-    the layers once more, and must find them as they were.
+    With gradient checkpointing, recording must stay on during the backward pass, which computes the
+    layers again and requires the same operations as in the forward pass.
 
     Args:
         unet: A denoiser whose attention can be recorded.
         blocks: Blocks to record, such as `up_blocks.2`; all when empty.
-        keep: Whether to keep what they looked at, or only to compute it, as that backward pass
-            needs it.
+        keep: Whether to keep the attention, or only to compute it, as that backward pass requires.
 
     Returns:
-        A list to which every call of the denoiser appends what its layers looked at, in their
+        A list to which every call of the denoiser appends the attention of its layers, in their
         order: `[B, N, S]`, which sums to 1 over S.
 
     Raises:
-        ValueError: If there is nothing to record, or no block of a name.
+        ValueError: If no attention of the denoiser can be recorded, or a block does not exist.
     """
     layers = _recorders(unet)
     if not layers:
-        raise ValueError("this denoiser's attention cannot be recorded: it has no positions")
+        raise ValueError("the attention of a denoiser with position='none' cannot be recorded")
     for block in blocks:
         if not any(_is_in(name, block) for name in layers):
             parts = [name.split(".") for name in layers]
-            known = {".".join(part[: 1 if part[0] == "mid_block" else 2]) for part in parts}
+            existing = {".".join(part[: 1 if part[0] == "mid_block" else 2]) for part in parts}
             raise ValueError(
                 f"the denoiser has no block {block} with cross-attention; it has "
-                f"{', '.join(sorted(known))}"
+                f"{', '.join(sorted(existing))}"
             )
-    found: list[Tensor] = [] if keep else Sink()
+    recorded: list[Tensor] = [] if keep else _Discard()
     for name, layer in layers.items():
         if not blocks or any(_is_in(name, block) for block in blocks):
-            layer.recorded = found
-    return found
+            layer.recorded = recorded
+    return recorded
 
 
 def stop_recording(unet: nn.Module) -> None:
-    """End what `start_recording` began."""
+    """Stop recording cross-attention."""
     for layer in _recorders(unet).values():
         layer.recorded = None
 
 
 @contextmanager
 def record_cross_attention(unet: nn.Module, blocks: Sequence[str] = ()) -> Iterator[list[Tensor]]:
-    """As `start_recording`, for what happens inside the block."""
-    found = start_recording(unet, blocks)
+    """Record cross-attention within a `with` block, as `start_recording` does."""
+    recorded = start_recording(unet, blocks)
     try:
-        yield found
+        yield recorded
     finally:
         stop_recording(unet)
 
 
 def _recorders(unet: nn.Module) -> dict[str, Any]:
-    """The processors of a denoiser that can record, by the names of their layers."""
+    """The attention processors of a denoiser that can record, by layer name."""
     model = getattr(unet, "model", unet)
     return {
         name: module.processor

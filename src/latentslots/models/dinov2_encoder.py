@@ -19,49 +19,49 @@ MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 SIZE = 224
 VITS = ("dinov2", "dinov2_with_registers", "dinov3_vit")
-"""Model types, in transformers' words, whose first token is the class and then come registers."""
+"""Model types of transformers whose tokens are the class, then registers, then patches."""
 
 
 def load_vit(name: str) -> PreTrainedModel:
-    """A pretrained vision transformer, in evaluation mode and frozen.
+    """Load a pretrained vision transformer, in evaluation mode and frozen.
 
     Args:
         name: A local folder, or a hub id.
 
     Raises:
-        ValueError: If no model of that name can be loaded.
+        ValueError: If it cannot be loaded.
     """
     try:
         model = AutoModel.from_pretrained(name, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"cannot load a DINOv2 from {name!r}: it must be a folder as transformers saves one, "
+            f"cannot load a DINOv2 from {name!r}: it must be a folder that transformers saved, "
             f"or a hub id such as facebook/dinov2-base ({reason})"
         ) from None
     return model.eval().requires_grad_(False)
 
 
 def normalize(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Images in [0, 1], as vision transformers of this family expect them."""
+    """Normalize images in [0, 1] for vision transformers of this family."""
     mean, deviation = images.new_tensor(MEAN), images.new_tensor(DEVIATION)
     return (images - mean[:, None, None]) / deviation[:, None, None]
 
 
 class DINOv2Encoder(ModelMixin, StrictConfigMixin):
-    """The patch features of a frozen DINOv2 or DINOv3, with its own resizing and normalization.
+    """Patch features of a frozen DINOv2 or DINOv3, including resizing and normalization.
 
-    A batch carries images as every other part sees them; nothing has to be prepared twice. Differs
-    from the official code, where the transformer's image is resized from the original: here it
-    sees no more than the `data.resolution` pixels of the others, enlarged.
+    It takes the same batch as all other encoders. Differs from the official code, where the
+    transformer's image is resized from the original: here the image of `data.resolution` pixels is
+    enlarged.
 
     Args:
         architecture: The transformer's architecture, transformers' config as a dictionary.
         image_size: Pixels per side to which images are resized, bicubically: a multiple of the
-            transformer's patch size. 224 gives a DINOv2 of patch 14 a grid of 16 x 16.
-        num_layers: How many of the last layers tell, their features side by side; deep layers know
-            what things are, earlier ones where they end (MUFASA, 2026, takes the last four). Each
-            passes through the transformer's own last normalization.
+            transformer's patch size. 224 makes a grid of 16 x 16 patches of 14 pixels.
+        num_layers: How many of the last layers to concatenate the features of, each after the
+            transformer's last normalization. Deep layers represent semantics, earlier ones
+            boundaries (MUFASA, 2026, uses the last four).
 
     Raises:
         ValueError: If the transformer is of another family, or a number does not fit it.
@@ -89,15 +89,15 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
 
     @classmethod
     def from_vit(cls, name: str, *, image_size: int = SIZE, num_layers: int = 1) -> "DINOv2Encoder":
-        """Take over a pretrained transformer.
+        """Build the encoder from a pretrained transformer.
 
         Args:
             name: A local folder, or a hub id.
-            image_size: As above.
-            num_layers: As above.
+            image_size: See the class.
+            num_layers: See the class.
 
         Raises:
-            ValueError: If there is none of that name, or it is none of the family.
+            ValueError: If it cannot be loaded, or is of another family.
         """
         vit = load_vit(name)
         architecture = vit.config.to_diff_dict()
@@ -109,7 +109,7 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
 
     @property
     def out_channels(self) -> int:
-        """Channels of a feature: those of all layers that tell."""
+        """Channels of a feature: those of all layers in use."""
         return self.model.config.hidden_size * self.config.num_layers
 
     @property
@@ -119,18 +119,17 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
 
     @torch.no_grad()
     def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Features of images in [-1, 1], of any size."""
+        """Encode images in [-1, 1], of any size, to features."""
         size = (self.config.image_size,) * 2
-        images = (pixel_values.float() + 1) / 2  # torch resizes nothing in half precision
+        images = (pixel_values.float() + 1) / 2  # torch cannot resize in half precision
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
         several = self.config.num_layers > 1
         out = self.model(normalize(images).to(self.dtype), output_hidden_states=several)
         tokens = out.last_hidden_state
         if several:
-            norm = (
-                getattr(self.model, "layernorm", None) or self.model.norm
-            )  # DINOv3 has the latter
+            # DINOv2 names it `layernorm`, DINOv3 `norm`.
+            norm = getattr(self.model, "layernorm", None) or self.model.norm
             layers = out.hidden_states[-self.config.num_layers :]
             tokens = torch.cat([norm(layer) for layer in layers], dim=2)
         patches = tokens[:, 1 + getattr(self.model.config, "num_register_tokens", 0) :]
@@ -138,13 +137,13 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
 
 
 class DINOv2Features(nn.Module):
-    """The class token of an image: one vector for all that is in it.
+    """The class token of DINOv2: one feature vector per image.
 
     Args:
         name: A local folder, or a hub id.
 
     Raises:
-        ValueError: If no model of that name can be loaded.
+        ValueError: If it cannot be loaded.
     """
 
     def __init__(self, name: str) -> None:
@@ -152,7 +151,7 @@ class DINOv2Features(nn.Module):
         self.model = load_vit(name)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
-        """Class tokens of images in [0, 1], of any size."""
+        """Encode images in [0, 1], of any size, to class tokens."""
         images = F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True)
         hidden = self.model(normalize(images.clamp(0, 1)))
         return hidden.last_hidden_state[:, 0]

@@ -1,9 +1,9 @@
-"""A discrete variational autoencoder (dVAE): patches of an image as words of a vocabulary.
+"""A discrete variational autoencoder (dVAE): every patch of an image is a token.
 
-As SLATE has it (Singh et al., 2022, https://arxiv.org/abs/2110.11405, Sec. 2.1), after Ramesh et
+As in SLATE (Singh et al., 2022, https://arxiv.org/abs/2110.11405, Sec. 2.1), after Ramesh et
 al. (2021, https://arxiv.org/abs/2102.12092).
 
-Dimensions: B batch, V words of the vocabulary, H W pixels, h w rows and columns of tokens.
+Dimensions: B batch, V entries of the vocabulary, H W pixels, h w rows and columns of tokens.
 """
 
 import math
@@ -19,12 +19,12 @@ from latentslots.models.strict_config import StrictConfigMixin
 
 
 class DiscreteVAE(ModelMixin, StrictConfigMixin):
-    """Name every patch of an image by one word, and paint images from words.
+    """Encode each patch of an image as a token of a vocabulary, and decode images from tokens.
 
-    A word is chosen by its patch alone; the painter's convolutions see a word's neighbors too.
+    A token depends on its patch alone; the decoder's convolutions also see its neighbors.
 
     Args:
-        vocab_size: Words.
+        vocab_size: Size of the vocabulary.
         patch_size: Pixels per side of a patch, a power of two.
         channels: Width of the layers.
     """
@@ -64,7 +64,7 @@ class DiscreteVAE(ModelMixin, StrictConfigMixin):
         return self.config.patch_size
 
     def encode(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B V h w"]:
-        """Logits of the words of images in [-1, 1].
+        """Predict the logits of the tokens of images in [-1, 1].
 
         Raises:
             ValueError: If the image's size is not a multiple of `size_multiple`.
@@ -72,15 +72,15 @@ class DiscreteVAE(ModelMixin, StrictConfigMixin):
         check_image_size(pixel_values, self.size_multiple)
         return self.encoder(pixel_values)
 
-    def decode(self, words: Float[Tensor, "B V h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Images around [-1, 1] from words, each a distribution over the vocabulary."""
-        return self.decoder(words)
+    def decode(self, probabilities: Float[Tensor, "B V h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Decode distributions over the vocabulary, one per token, to images around [-1, 1]."""
+        return self.decoder(probabilities)
 
     def decode_tokens(self, tokens: Int[Tensor, "B h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Images around [-1, 1] from the numbers of words."""
-        words = F.one_hot(tokens, self.config.vocab_size).permute(0, 3, 1, 2)
-        return self.decode(words.to(self.dtype))
+        """Decode tokens, each an index into the vocabulary, to images around [-1, 1]."""
+        one_hot = F.one_hot(tokens, self.config.vocab_size).permute(0, 3, 1, 2)
+        return self.decode(one_hot.to(self.dtype))
 
     def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """Images from every word at once, each as strong as it is likely."""
+        """Reconstruct images from the predicted distributions, without sampling."""
         return self.decode(self.encode(pixel_values).softmax(dim=1))

@@ -1,7 +1,7 @@
-"""A decoder that explains every patch of a vision transformer's features as the work of slots.
+"""A decoder that reconstructs the features of a vision transformer as a mixture over slots.
 
-DINOSAUR's MLP decoder (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860, Sec. 3.2): an MLP
-sees one slot at one place, and says the feature and how much of the place is the slot's.
+DINOSAUR's MLP decoder (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860, Sec. 3.2): from one
+slot and one position, an MLP predicts a feature and the logit of the slot's mask.
 
 Dimensions: B batch, K slots, D slot channels, C feature channels, h w rows and columns of patches.
 """
@@ -21,21 +21,21 @@ from latentslots.models.strict_config import StrictConfigMixin
 
 @dataclass
 class FeatureDecoderOutput(BaseOutput):
-    """The features that slots explain together, and whose they are."""
+    """Reconstructed features, and the masks of the slots."""
 
     features: Float[Tensor, "B C h w"]
     masks: Float[Tensor, "B K h w"]
 
 
 class FeatureDecoder(ModelMixin, StrictConfigMixin):
-    """Say the features of an image, patch by patch, each as a mixture over slots.
+    """Predict the features of an image, each patch as a mixture over slots.
 
     Args:
         slot_dim: Channels of a slot.
         feature_dim: Channels of a feature.
         mlp_dim: Width of the hidden layers.
         num_layers: Linear layers, the last included.
-        position: How the MLP is told where it is; the paper learns a table.
+        position: Kind of position embedding of the patches; `learned` in the paper.
         learned_position_size: Rows and columns of a `learned` position table.
     """
 
@@ -69,24 +69,24 @@ class FeatureDecoder(ModelMixin, StrictConfigMixin):
         width: int,
         slots_mask: Bool[Tensor, "B K"] | None = None,
     ) -> FeatureDecoderOutput:
-        """Explain a grid of `height` x `width` patches.
+        """Predict the features of a grid of `height` x `width` patches.
 
         Args:
             slots: The scenes.
             height: Rows of patches.
-            width: Their columns.
-            slots_mask: True for the slots that exist; the others are nowhere.
+            width: Columns of patches.
+            slots_mask: True for the slots that exist; the masks of others are 0.
 
         Returns:
             Features, and masks that sum to 1 over K, in fp32.
         """
         cells = slots[:, :, None] + self.position_embedding(height, width)  # [B, K, N, D]
-        said = self.mlp(cells).float()
-        logits = said[..., -1]
+        decoded = self.mlp(cells).float()
+        logits = decoded[..., -1]
         if slots_mask is not None:
             logits = logits.masked_fill(~slots_mask[..., None], -torch.inf)
         masks = logits.softmax(dim=1)
-        features = (masks[..., None] * said[..., :-1]).sum(dim=1)  # [B, N, C]
+        features = (masks[..., None] * decoded[..., :-1]).sum(dim=1)  # [B, N, C]
         return FeatureDecoderOutput(
             features=features.transpose(1, 2).unflatten(2, (height, width)),
             masks=masks.unflatten(2, (height, width)),

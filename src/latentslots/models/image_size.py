@@ -1,10 +1,10 @@
-"""What the image backbones ask of an image's size."""
+"""Image sizes that a backbone supports."""
 
 from torch import Tensor
 
 
 def check_image_size(pixel_values: Tensor, multiple: int) -> None:
-    """Refuse images `[B, C, H, W]` whose sides a backbone's strides do not divide.
+    """Refuse images `[B, C, H, W]` whose sides are not multiples of a backbone's total stride.
 
     Raises:
         ValueError: If height or width is not a multiple of `multiple`.
@@ -12,6 +12,6 @@ def check_image_size(pixel_values: Tensor, multiple: int) -> None:
     height, width = pixel_values.shape[-2:]
     if height % multiple or width % multiple:
         raise ValueError(
-            f"the encoder takes images whose sides are multiples of {multiple} pixels, "
+            f"height and width of images must be multiples of {multiple} pixels, "
             f"got {height}x{width}"
         )

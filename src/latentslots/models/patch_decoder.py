@@ -1,12 +1,12 @@
-"""A simple decoder that explains every patch of an image as the work of one slot.
+"""A simple decoder that reconstructs the colors of an image as a mixture over slots.
 
-An MLP sees one slot and one position and says how likely the place is the slot's own: the spatial
-broadcast decoder (Watters et al., 2019, https://arxiv.org/abs/1901.07017) without convolutions, as
-DINOSAUR has it (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860, Sec. 3.1), on colors
-instead of features.
+From one slot and one position, an MLP predicts a color and the logit of the slot's mask: the
+spatial broadcast decoder (Watters et al., 2019, https://arxiv.org/abs/1901.07017) without
+convolutions, like that of DINOSAUR (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860,
+Sec. 3.1), but for colors instead of features.
 
-Dimensions: B batch, K slots, D slot channels, M width of the MLP, N cells of a grid, h w its rows
-and columns.
+Dimensions: B batch, K slots, D slot channels, M width of the MLP, N cells of a grid, h w rows and
+columns of the grid.
 """
 
 from dataclasses import dataclass
@@ -23,29 +23,30 @@ from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
 
 CELLS_AT_ONCE = 8192
+"""Cells that `segment` decodes at a time."""
 PIXELS_PER_CELL = 2
-"""Where an image is segmented, the MLP is asked once for so many pixels, in each direction: what it
-says changes slowly from place to place."""
+"""Pixels per cell, in each direction, on the grid that `segment` decodes and then interpolates: the
+MLP's output varies slowly with the position."""
 
 
 @dataclass
 class PatchDecoderOutput(BaseOutput):
-    """What every slot would paint in every cell, and how likely the cell is its own."""
+    """Color and mask of every slot in every cell."""
 
     colors: Float[Tensor, "B K N 3"]
     masks: Float[Tensor, "B K N"]
 
     def mixture(self) -> Float[Tensor, "B N 3"]:
-        """The image that the slots paint together: colors, weighted by masks."""
+        """The reconstruction: the slots' colors, weighted by their masks."""
         return (self.masks[..., None] * self.colors).sum(dim=1)
 
     def responsibilities(self, image: Float[Tensor, "B N 3"]) -> Float[Tensor, "B K N"]:
-        """How likely each slot made what is really there; they sum to 1 over K.
+        """Posterior probability of each slot, given the colors of the image; sums to 1 over K.
 
-        The posterior of a mixture (the E-step of Greff et al., 2017,
-        https://arxiv.org/abs/1708.03498) whose prior are the masks. Its components are Gaussian,
-        with the mean squared error of the image's own mixture for variance; the three channels of a
-        cell count as one observation.
+        The E-step of a mixture of Gaussians (Greff et al., 2017, https://arxiv.org/abs/1708.03498)
+        whose prior is the masks and whose means are the slots' colors. Their variance is the mean
+        squared error of the image's reconstruction; the three channels of a cell count as one
+        observation.
         """
         variance = (self.mixture() - image).square().mean(dim=(1, 2)).clamp(min=1e-6)
         distance = (self.colors - image[:, None]).square().mean(dim=3)
@@ -54,28 +55,28 @@ class PatchDecoderOutput(BaseOutput):
 
 
 class PatchDecoder(ModelMixin, StrictConfigMixin):
-    """Paint an image cell by cell, each by the slots that claim it.
+    """Decode slots to an image, each cell as a mixture over slots.
 
-    No cell knows of another one, and what a slot can say is the same vector everywhere: so the
-    cheapest way to paint an image is one slot per thing that looks alike and lies together.
+    Cells are decoded independently, all from the same vectors. So the reconstruction is best if
+    each slot represents one region of similar color.
 
     Args:
         slot_dim: Channels of a slot.
         mlp_dim: Width of the hidden layers.
         num_layers: Linear layers, the last included.
-        color_scale: What the MLP's answers are multiplied with, before `color_mean` is added, to
-            be colors in [-1, 1]: about the deviation of the images' colors. With 1, all slots go on
+        color_scale: Factor from the MLP's output to colors in [-1, 1], before `color_mean` is
+            added: about the standard deviation of the images' colors. With 1, all slots keep
             sharing the background (docs/lab-notes.md).
-        position: How the MLP is told which cell it paints.
+        position: Kind of position embedding of the cells.
         learned_position_size: Rows and columns of a `learned` position table.
 
     Attributes:
-        color_mean: The mean color of the images, which is measured. Where it has to be learned,
-            slots are long copies of one another (docs/lab-notes.md).
-        freedom: How far the color of a slot may differ from place to place, which training sets.
-            At 0 each slot has one color: an image of several colors needs several slots from the
-            first step on. At 1 shades are painted as well; but where slots begin with it, each of
-            them learns to paint a little of the whole image (docs/lab-notes.md).
+        color_mean: The mean color of the training images, which is measured, not learned: slots
+            that have to learn it stay copies of one another for long (docs/lab-notes.md).
+        freedom: How much the color of a slot may vary with the position, from 0 to 1; training sets
+            it. At 0 each slot has one color, so an image of several colors requires several slots
+            from the first step on. At 1 a slot can reproduce shading; but slots that start with it
+            each learn a little of the whole image (docs/lab-notes.md).
     """
 
     color_mean: Float[Tensor, " 3"]
@@ -119,34 +120,34 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         width: int,
         cells: Int[Tensor, " n"] | None = None,
     ) -> PatchDecoderOutput:
-        """Paint a grid of `height` x `width` cells, or some of them.
+        """Decode a grid of `height` x `width` cells, or some of its cells.
 
         Args:
             slots: The scenes.
             height: Rows of the grid, which may be as fine as the pixels.
             width: Its columns.
-            cells: Numbers of the cells to paint, row by row; all when absent.
+            cells: Indices of the cells to decode, row by row; all when absent.
 
         Returns:
             Colors in [-1, 1] and masks that sum to 1 over K, in fp32.
         """
         position = self.position_embedding(height, width)
         position = position if cells is None else position[cells]
-        return self._painted(slots, self._said(slots, position))
+        return self._mix(slots, self._decode(slots, position))
 
-    def _said(
+    def _decode(
         self, slots: Float[Tensor, "B K D"], position: Float[Tensor, "N M"]
     ) -> Float[Tensor, "B K N 4"]:
-        """A color's difference from the slot's own, and the logit of its mask."""
+        """Difference from the slot's own color, and logit of its mask, in every cell."""
         return self.mlp(self.slot_in(slots)[:, :, None] + position).float()
 
-    def _painted(
-        self, slots: Float[Tensor, "B K D"], said: Float[Tensor, "B K N 4"]
+    def _mix(
+        self, slots: Float[Tensor, "B K D"], decoded: Float[Tensor, "B K N 4"]
     ) -> PatchDecoderOutput:
-        colors = self.color_mlp(slots).float()[:, :, None] + self.freedom * said[..., :3]
+        colors = self.color_mlp(slots).float()[:, :, None] + self.freedom * decoded[..., :3]
         return PatchDecoderOutput(
             colors=colors * self.config.color_scale + self.color_mean,
-            masks=said[..., 3].softmax(dim=1),
+            masks=decoded[..., 3].softmax(dim=1),
         )
 
     @torch.no_grad()
@@ -164,7 +165,7 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
             slots: The scenes.
             height: Rows of the grid.
             width: Its columns.
-            slots_mask: True for the slots that exist; the others lie nowhere.
+            slots_mask: True for the slots that exist; the masks of others are 0.
 
         Returns:
             Masks that sum to 1 over K.
@@ -179,21 +180,22 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
     def segment(
         self, slots: Float[Tensor, "B K D"], pixel_values: Float[Tensor, "B 3 h w"]
     ) -> Float[Tensor, "B K h w"]:
-        """How likely each slot made each pixel of an image in [-1, 1].
+        """Segment images in [-1, 1]: the posterior probability of each slot at each pixel.
 
-        The MLP is asked on a grid of every second pixel, and its answers are interpolated. In
-        pieces, one image at a time: all hidden layers of a large image at once take gigabytes.
+        The MLP is evaluated at every second pixel in each direction, and its output interpolated.
+        To save memory it decodes one image at a time, in pieces: the hidden layers of a whole large
+        image take gigabytes.
         """
         size = tuple(pixel_values.shape[-2:])
         height, width = (-(-side // PIXELS_PER_CELL) for side in size)
         position = self.position_embedding(height, width)
         masks = []
         for one, pixels in zip(slots[:, None], pixel_values[:, None], strict=True):
-            pieces = [self._said(one, part) for part in position.split(CELLS_AT_ONCE)]
+            pieces = [self._decode(one, part) for part in position.split(CELLS_AT_ONCE)]
             coarse = torch.cat(pieces, dim=2)[0].transpose(1, 2)  # [K, 4, N]
             fine = F.interpolate(
                 coarse.unflatten(2, (height, width)), size, mode="bilinear", align_corners=False
             )
-            painted = self._painted(one, fine.flatten(2).transpose(1, 2)[None])
-            masks.append(painted.responsibilities(pixels.flatten(2).transpose(1, 2).float()))
+            output = self._mix(one, fine.flatten(2).transpose(1, 2)[None])
+            masks.append(output.responsibilities(pixels.flatten(2).transpose(1, 2).float()))
         return torch.cat(masks).unflatten(2, size)

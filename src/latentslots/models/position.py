@@ -16,7 +16,7 @@ POSITION_KINDS: tuple[str, ...] = ("cartesian", "sinusoidal", "learned", "none")
 
 
 def cartesian_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Cell centres as four channels, in the official order (y, x, 1-y, 1-x).
+    """Cell centers as four channels, in the official order (y, x, 1-y, 1-x).
 
     Returns:
         `[h * w, 4]`, values in (0, 1).
@@ -48,13 +48,13 @@ def sinusoidal_grid(
 
 
 class PositionEmbedding(nn.Module):
-    """Gives every token of a grid a vector that says where it is.
+    """Embed the position of every token of a grid.
 
     Args:
         dim: Channels of the tokens.
         kind: `cartesian` (a linear map of the cell's coordinates), `sinusoidal` (fixed waves with
             one learned gain) or `learned` (a table, interpolated bicubically to other sizes).
-        learned_size: Rows and columns of the table. Used by `learned` alone.
+        learned_size: Rows and columns of a `learned` table.
     """
 
     def __init__(self, dim: int, kind: PositionKind, *, learned_size: int = 32) -> None:
@@ -62,7 +62,7 @@ class PositionEmbedding(nn.Module):
         if kind not in POSITION_KINDS or kind == "none":
             raise ValueError(f"position must be one of {POSITION_KINDS[:-1]}, got {kind!r}")
         if kind == "sinusoidal" and dim % 4:
-            raise ValueError(f"sinusoidal positions need a multiple of 4 channels, got {dim}")
+            raise ValueError(f"sinusoidal positions require a multiple of 4 channels, got {dim}")
         self.dim = dim
         self.kind = kind
         if kind == "cartesian":
@@ -73,7 +73,7 @@ class PositionEmbedding(nn.Module):
             self.table = nn.Parameter(torch.randn(1, learned_size, learned_size, dim) * dim**-0.5)
 
     def forward(self, height: int, width: int) -> Float[Tensor, "N C"]:
-        """The embedding of a `height` x `width` grid, row by row."""
+        """Embed a `height` x `width` grid, row by row."""
         if self.kind == "cartesian":
             weight = self.projection.weight
             return self.projection(cartesian_grid(height, width, weight.device).to(weight.dtype))

@@ -1,4 +1,4 @@
-"""A small image backbone for slots that learn from scratch: residual blocks on one grid.
+"""A small image backbone for training from scratch: residual blocks on one grid.
 
 Dimensions: B batch, C channels, H W pixels, h w rows and columns of the feature map.
 """
@@ -26,23 +26,23 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
 
     def forward(self, hidden: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Add what the two convolutions find."""
-        found = self.conv1(F.silu(self.norm1(hidden)))
-        return hidden + self.conv2(F.silu(self.norm2(found)))
+        """Add the output of the two convolutions to their input."""
+        residual = self.conv1(F.silu(self.norm1(hidden)))
+        return hidden + self.conv2(F.silu(self.norm2(residual)))
 
 
 class ResidualEncoder(ModelMixin, StrictConfigMixin):
     """Turn an image into a feature map, each feature from its neighborhood alone.
 
-    A strided convolution, whose patches overlap, brings the image to the working size; residual
-    blocks do the rest there. Beside a U-Net on the same grid slots bind in fewer steps
+    A strided convolution with overlapping patches, the stem, brings the image to the working size,
+    at which the residual blocks work. Slots bind in fewer steps than with a U-Net on the same grid
     (docs/lab-notes.md). Works at any size that its stride divides.
 
     Args:
         out_channels: Channels of the feature map.
         downscale_factor: Pixels per feature, in each direction.
         channels: Width of the blocks.
-        dilations: For every block, how far apart the pixels are that its convolutions look at.
+        dilations: Dilation of the convolutions of each block.
         norm_num_groups: Groups of the group normalizations.
         in_channels: Channels of the image.
     """

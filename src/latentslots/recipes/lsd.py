@@ -15,9 +15,9 @@ from latentslots.config import (
 def lsd_movi_e() -> TrainConfig:
     """LSD on MOVi-E at 256 px with the official hyper-parameters.
 
-    Officially 4 processes x 32 images x 200k steps (`accelerate launch --num_processes 4`), about
-    10 hours on 4 H100 by a third party's report. The paper reports an mIoU of 37.6 (convention
-    `lsd`, over objects).
+    The official run has 4 processes x 32 images x 200k steps (`accelerate launch --num_processes
+    4`); a third party reports about 10 hours on 4 H100. The paper reports an mIoU of 37.6
+    (convention `lsd`, over objects). Not trained by us.
     """
     return TrainConfig(
         method=LSDConfig(num_slots=24, vae="stabilityai/sd-vae-ft-mse"),
@@ -30,7 +30,7 @@ def lsd_movi_e() -> TrainConfig:
 
 
 def lsd_nlvr_64() -> TrainConfig:
-    """LSD on the NLVR pictures (simple shapes on gray) at 64 px, for two CPU cores.
+    """LSD on NLVR (simple shapes on gray) at 64 px, for two CPU cores.
 
     Cost: 150 minutes on one core. Result on the 935 development images with two objects or more:
     FG-ARI 0.934, ARI 0.956 and mIoU 0.789 (docs/lab-notes.md).
@@ -39,10 +39,10 @@ def lsd_nlvr_64() -> TrainConfig:
 
 
 def lsd_parts_64() -> TrainConfig:
-    """LSD on figures of five parts at 64 px, for two CPU cores: slots for parts, not for things.
+    """LSD on figures of five parts at 64 px, for two CPU cores: slots for parts, not for objects.
 
-    It starts from the bundled model, which knows how to split scenes: with fresh weights one slot
-    has the whole figure, and nothing splits it any more. Cost: 71 minutes on one core. Result on
+    It starts from the bundled model, which splits scenes already; from random weights, one slot
+    takes the whole figure and keeps it. Cost: 71 minutes on one core. Result on
     1,000 validation images: FG-ARI 0.660, ARI 0.798 and mIoU 0.565 (docs/lab-notes.md).
     `latentslots data make parts data/parts` makes its images.
     """
@@ -55,10 +55,10 @@ def lsd_parts_64() -> TrainConfig:
 def lsd_scenes_128() -> TrainConfig:
     """LSD on plain scenes at 128 px, for one GPU; on textured ones with `--data.path`.
 
-    Cost: about 4 hours on an H200, eager (`benchmarks/gpu.py`: 475 images/s); not run to its end by
-    us. Result of 1,500 steps, 5 minutes, on 500 validation scenes: FG-ARI 0.896, ARI 0.819 and mIoU
-    0.679; it cannot paint yet by then (docs/lab-notes.md). `latentslots data make scenes
-    data/scenes-128 --size 128 --num-train 64000` makes its images.
+    Cost: about 4 hours on an H200, without compilation (`benchmarks/gpu.py`: 475 images/s); we have
+    not finished a run. Result after 1,500 steps, 5 minutes, on 500 validation scenes: FG-ARI 0.896,
+    ARI 0.819 and mIoU 0.679; it cannot reconstruct images by then (docs/lab-notes.md).
+    `latentslots data make scenes data/scenes-128 --size 128 --num-train 64000` makes its images.
     """
     config = lsd_scenes_64()
     assert isinstance(config.method, LSDConfig)
@@ -110,10 +110,9 @@ def lsd_scenes_64() -> TrainConfig:
 def lsd_scenes_textured_64() -> TrainConfig:
     """LSD on textured scenes at 64 px, for two CPU cores.
 
-    Cost: 110 minutes on one core for the first 8,000 steps, with the decay of a run of that length.
-    Result on 1,000 validation scenes, one seed: FG-ARI 0.671, ARI 0.428 and mIoU 0.409
-    (docs/lab-notes.md). `latentslots data make scenes-textured data/scenes-textured` makes its
-    images.
+    Cost: 110 minutes on one core for a run of 8,000 steps, of 12,000. Its result on 1,000
+    validation scenes, one seed: FG-ARI 0.671, ARI 0.428 and mIoU 0.409 (docs/lab-notes.md).
+    `latentslots data make scenes-textured data/scenes-textured` makes its images.
     """
     config = lsd_scenes_64()
     return replace(config, data=replace(config.data, path="data/scenes-textured"))
@@ -122,9 +121,10 @@ def lsd_scenes_textured_64() -> TrainConfig:
 def _small(path: str, *, num_slots: int, num_inference_slots: int) -> TrainConfig:
     """What the recipes for CPUs share.
 
-    Their encoder sees no whole image: a few residual blocks on a grid of 16 x 16 features, where
-    slots bind soonest. A patch decoder makes them bind, and teaches their attention. Once trained,
-    more slots than in training find more of the objects, and those that find the same are merged.
+    Their encoder has a limited receptive field, a few residual blocks on a grid of 16 x 16
+    features, with which slots bind soonest. A patch decoder makes slots bind, and supervises their
+    attention. Inference uses more slots than training, which finds more of the objects, and merges
+    slots that find the same one.
     """
     return TrainConfig(
         method=LSDConfig(
@@ -167,7 +167,7 @@ def _small(path: str, *, num_slots: int, num_inference_slots: int) -> TrainConfi
 
 
 def lsd_smoke() -> TrainConfig:
-    """A minute's worth of everything, at 32 px: for tests and for trying the commands.
+    """A run of a minute with all features, at 32 px, for tests and for trying the commands.
 
     It is far too small and too short to find objects.
     """

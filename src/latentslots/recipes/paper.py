@@ -1,7 +1,7 @@
-"""Recipes for the paper's data sets (Jiang et al., 2023) beside MOVi-E, whose values are known.
+"""Recipes for the paper's data sets (Jiang et al., 2023) other than MOVi-E.
 
-The authors never published the others. Where a value is unknown, ours is that of MOVi-E, and the
-docstring says what was chosen instead. None was trained by us: each takes days on several GPUs.
+The authors published hyper-parameters for MOVi-E and COCO only. The docstrings name the values that
+differ from MOVi-E's, and why. None was trained by us: each takes days on several GPUs.
 """
 
 from dataclasses import replace
@@ -24,12 +24,13 @@ def _like_movi_e(
 
 
 def lsd_clevr() -> TrainConfig:
-    """LSD on CLEVR with masks at 128 px; `lsd-clevr-mix` is the cure for what goes wrong here.
+    """LSD on CLEVR with masks at 128 px, where it fails; `lsd-clevr-mix` is the remedy.
 
-    The paper's failure: mIoU 37.5, as the decoder paints plain backgrounds without slots (as a
-    review of it quotes). Its hyper-parameters are unknown; ours: 11 slots (at most 10 objects),
-    128 px as is usual for CLEVR, 200,000 steps, and all else as `lsd-movi-e` has it. `latentslots
-    data import clevr-with-masks FILE data/clevr --crop --resolution 128` makes its images.
+    According to a review of the paper, mIoU is 37.5: the decoder reconstructs plain backgrounds
+    without slots. The hyper-parameters are unknown; ours are those of `lsd-movi-e`, except for 11
+    slots (there are at most 10 objects), 128 px, as is usual for CLEVR, and 200,000 steps.
+    `latentslots data import clevr-with-masks FILE data/clevr --crop --resolution 128` makes its
+    images.
     """
     return _like_movi_e("data/clevr", num_slots=11, resolution=128, max_train_steps=200_000)
 
@@ -37,9 +38,9 @@ def lsd_clevr() -> TrainConfig:
 def lsd_clevr_mix() -> TrainConfig:
     """LSD on CLEVR and CLEVRTex together at 128 px: textures make slots bind on plain scenes, too.
 
-    The paper's cure: mIoU 59.8 on CLEVR (as a review of it quotes), with unknown hyper-parameters
-    and shares; ours: half and half, and all else as `lsd-clevr` has it. `latentslots data merge
-    data/clevr data/clevrtex --weights 1 1 --out data/clevr-mix` makes its images.
+    According to a review of the paper, mIoU on CLEVR is 59.8. The hyper-parameters and shares are
+    unknown; ours are those of `lsd-clevr`, and half and half. `latentslots data merge data/clevr
+    data/clevrtex --weights 1 1 --out data/clevr-mix` makes its images.
     """
     return _like_movi_e("data/clevr-mix", num_slots=11, resolution=128, max_train_steps=200_000)
 
@@ -47,11 +48,10 @@ def lsd_clevr_mix() -> TrainConfig:
 def lsd_clevrtex() -> TrainConfig:
     """LSD on CLEVRTex at 128 px.
 
-    The paper reports an mIoU of 62.5 (as a review of it quotes). Its hyper-parameters are unknown;
-    ours: 11 slots, 128 px, 7 rounds of slot attention and 210,000 steps, as Learning to Compose has
-    them, whose LSD was written with one of the authors; all else as `lsd-movi-e` has it.
-    `latentslots data import clevrtex-full FOLDER data/clevrtex --crop center --resolution 128`
-    makes its images.
+    According to a review of the paper, mIoU is 62.5. The hyper-parameters are unknown; ours are
+    those of `lsd-movi-e`, except for 11 slots, 128 px, 7 iterations of slot attention and 210,000
+    steps, as in Learning to Compose, whose LSD was written with one of the authors. `latentslots
+    data import clevrtex-full FOLDER data/clevrtex --crop center --resolution 128` makes its images.
     """
     config = _like_movi_e("data/clevrtex", num_slots=11, resolution=128, max_train_steps=210_000)
     assert isinstance(config.method, LSDConfig)
@@ -61,10 +61,10 @@ def lsd_clevrtex() -> TrainConfig:
 def lsd_ffhq() -> TrainConfig:
     """LSD on faces at 256 px: slots for hair, face, clothes and background.
 
-    The paper reports a Fréchet distance of 27.8 for faces composed of slots (as a review of it
-    quotes, like the size of the images). Unknown is the rest; ours: 6 slots, 200,000 steps, and
-    all else as `lsd-movi-e` has it. `latentslots data import ffhq images1024x1024 data/ffhq
-    --resolution 256` makes its images.
+    According to a review of the paper, the Fréchet distance of faces composed of slots is 27.8, at
+    256 px. The other hyper-parameters are unknown; ours are those of `lsd-movi-e`, except for 6
+    slots and 200,000 steps. `latentslots data import ffhq images1024x1024 data/ffhq --resolution
+    256` makes its images.
     """
     return _like_movi_e("data/ffhq", num_slots=6, resolution=256, max_train_steps=200_000)
 
@@ -72,9 +72,9 @@ def lsd_ffhq() -> TrainConfig:
 def lsd_movi_c() -> TrainConfig:
     """LSD on MOVi-C at 256 px.
 
-    The paper reports an mIoU of 44.2 (convention `lsd`, over objects; as a review of it quotes).
-    Its hyper-parameters are unknown; ours are those of `lsd-movi-e` with 11 slots, as at most 10
-    objects are there, and 200,000 steps. `latentslots data import movi-c public data/movi-c` makes
+    According to a review of the paper, mIoU is 44.2 (convention `lsd`, over objects). The
+    hyper-parameters are unknown; ours are those of `lsd-movi-e`, except for 11 slots (there are at
+    most 10 objects) and 200,000 steps. `latentslots data import movi-c public data/movi-c` makes
     its images.
     """
     return _like_movi_e("data/movi-c", num_slots=11, resolution=256, max_train_steps=200_000)

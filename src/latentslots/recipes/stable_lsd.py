@@ -1,4 +1,4 @@
-"""Recipes for Stable-LSD: slots for photographs, on pretrained parts."""
+"""Recipes for Stable-LSD: slots for photographs, with pretrained parts."""
 
 from dataclasses import replace
 
@@ -13,12 +13,12 @@ from latentslots.config import (
 
 
 def stable_lsd_coco() -> TrainConfig:
-    """Stable-LSD on COCO with the official hyper-parameters: slot attention alone learns.
+    """Stable-LSD on COCO with the official hyper-parameters: only slot attention is trained.
 
-    Officially 4 processes x 32 images x 500k steps (`accelerate launch --num_processes 4`). By its
-    review, FG-ARI 35.0; runs by others gave 33.8 with mBO 27.0 over instances. Cost: with cached
-    latents 305 images/s on one H200 (docs/benchmarks.md), so 58 hours for the official number.
-    Not trained by us. docs/photographs.md says what memory it takes.
+    The official run has 4 processes x 32 images x 500k steps (`accelerate launch --num_processes
+    4`). According to a review of the paper, FG-ARI is 35.0; others report 33.8, with an mBO of 27.0
+    over instances. Cost: 305 images/s on one H200 with cached latents (docs/benchmarks.md), so 58
+    hours for the official number of images; docs/photographs.md has the memory. Not trained by us.
     """
     return TrainConfig(
         method=StableLSDConfig(),
@@ -31,14 +31,14 @@ def stable_lsd_coco() -> TrainConfig:
 
 
 def stable_lsd_coco_plus() -> TrainConfig:
-    """Stable-LSD on COCO with what its descendants found.
+    """Stable-LSD on COCO with the improvements of later methods.
 
-    From CODA: the empty prompt as registers, tuned cross-attention, slots dropped for guidance, and
-    contrasted (its weight for COCO, after 20k steps); three iterations and its warm-up. From
-    SlotAdapt: cross-attention guided in the third block on the way up. From MUFASA: the last four
-    layers of the transformer. Nobody has put these together; the weight of guidance is our guess,
-    and small. CODA alone reports FG-ARI 47.5 and mBO 36.6 over instances, at 512 px. Cost: not
-    known; each step runs the denoiser twice. Not trained by us.
+    From CODA: the empty prompt as registers, tuned cross-attention, condition dropout, and the
+    contrastive loss (with its weight for COCO, after 20k steps), three iterations and the warm-up.
+    From SlotAdapt: attention guidance in the third up block. From MUFASA: the last four layers of
+    the transformer. We know of no run that combines these; the small weight of attention guidance
+    is our guess. CODA alone reports FG-ARI 47.5 and mBO 36.6 over instances, at 512 px. Cost:
+    unknown; each step runs the denoiser twice. Not trained by us.
     """
     config = stable_lsd_coco()
     assert isinstance(config.method, StableLSDConfig)
@@ -60,11 +60,10 @@ def stable_lsd_coco_plus() -> TrainConfig:
 
 
 def stable_lsd_movi_e() -> TrainConfig:
-    """Stable-LSD on MOVi-E with what its descendants found, and its 24 slots.
+    """Stable-LSD on MOVi-E with the improvements of later methods, and 24 slots.
 
     As `stable-lsd-coco-plus`, with CODA's contrastive weight and steps for MOVi-E. CODA alone
-    reports FG-ARI 59.0 and mBO 43.5, at 512 px. Cost: not known. Not trained by us: there is no
-    GPU here.
+    reports FG-ARI 59.0 and mBO 43.5, at 512 px. Cost: unknown. Not trained by us.
     """
     config = stable_lsd_coco_plus()
     assert isinstance(config.method, StableLSDConfig)
@@ -77,10 +76,10 @@ def stable_lsd_movi_e() -> TrainConfig:
 
 
 def stable_lsd_tiny() -> TrainConfig:
-    """A minute's worth of Stable-LSD between parts with random weights: to try its commands with.
+    """A short run of Stable-LSD with tiny pretrained parts, for trying its commands.
 
-    Cost: seconds; result: nothing, as these parts know nothing. `python examples/tiny_pretrained.py
-    runs/tiny` writes them.
+    Cost: seconds. Result: none, since the parts have random weights. `python
+    examples/tiny_pretrained.py runs/tiny` writes them.
     """
     return TrainConfig(
         method=StableLSDConfig(
@@ -110,10 +109,10 @@ def stable_lsd_tiny() -> TrainConfig:
 
 
 def stable_lsd_voc() -> TrainConfig:
-    """Stable-LSD on PASCAL VOC with what its descendants found, and six slots.
+    """Stable-LSD on PASCAL VOC with the improvements of later methods, and six slots.
 
     As `stable-lsd-coco-plus`, with CODA's contrastive weight and steps for VOC. CODA alone reports
-    FG-ARI 32.2 and mBO 55.4 over instances, at 512 px. Cost: not known. Not trained by us.
+    FG-ARI 32.2 and mBO 55.4 over instances, at 512 px. Cost: unknown. Not trained by us.
     """
     config = stable_lsd_coco_plus()
     assert isinstance(config.method, StableLSDConfig)

@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from latentslots.visualize import Picture, data_uri
+from latentslots.visualize import ImageLike, data_uri
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -54,7 +54,7 @@ class Page:
         """Text in lines as they are."""
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
-    def picture(self, image: Picture, caption: str, *, pixels: bool = False) -> None:
+    def picture(self, image: ImageLike, caption: str, *, pixels: bool = False) -> None:
         """A picture, stored inside the page.
 
         Args:

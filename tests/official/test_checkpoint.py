@@ -1,6 +1,7 @@
-"""Reading checkpoints of the official code. models/test_golden.py compares the numbers."""
+"""Import whole checkpoints. `test_config_keys.py` tests their configs, `models/test_golden.py` the
+numbers.
+"""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from examples.tiny_pretrained import write_dinov2, write_stable_diffusion
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from latentslots.cli.main import main
@@ -18,34 +20,17 @@ from latentslots.models.stable_diffusion import empty_prompt
 from latentslots.official import OfficialCheckpointError, load_official
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.pipelines.pretrained import load_pretrained_parts
-
-GOLDEN = Path(__file__).parent / "golden"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICKLED = "diffusion_pytorch_model.bin"
-ENCODER, SLOTS, UNET = "unetencoder", "multiheadstevesa", "unet2dconditionmodelwithpos"
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """A copy to break."""
-    return shutil.copytree(GOLDEN / "lsd_a" / "checkpoint-7", tmp_path / "checkpoint-7")
-
-
-def edit(part: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
-    tensors = load_file(part / WEIGHTS)
-    change(tensors)
-    save_file(tensors, part / WEIGHTS)
-
-
-def configure(part: Path, **changes: Any) -> None:
-    config = json.loads((part / "config.json").read_text())
-    config = {key: value for key, value in {**config, **changes}.items() if value is not ...}
-    (part / "config.json").write_text(json.dumps(config))
-
-
-def pickle_weights(part: Path, content: Any = None) -> None:
-    torch.save(load_file(part / WEIGHTS) if content is None else content, part / PICKLED)
-    (part / WEIGHTS).unlink()
+from tests.official.tools import (
+    ENCODER,
+    GOLDEN,
+    PICKLED,
+    SLOTS,
+    UNET,
+    WEIGHTS,
+    edit_config,
+    edit_tensors,
+    pickle_weights,
+)
 
 
 def same_weights(one: LatentSlotDiffusionPipeline, other: LatentSlotDiffusionPipeline) -> None:
@@ -89,11 +74,21 @@ def test_the_resolution_is_that_of_its_images(name: str) -> None:
     assert load_official(GOLDEN / name / "checkpoint-7").resolution == 64
 
 
-def test_the_vae_is_optional(checkpoint: Path, tiny_vae: Any) -> None:
+def test_the_vae_is_optional(checkpoint: Path, vae_of_8: AutoencoderKL) -> None:
     assert load_official(checkpoint).vae is None
-    assert load_official(checkpoint, vae=tiny_vae).vae is tiny_vae
-    with pytest.raises(ValueError, match="latents of 4 channels, and the VAE has 8"):
+    assert load_official(checkpoint, vae=vae_of_8).vae is vae_of_8
+
+
+def test_a_vae_that_does_not_fit_is_refused(checkpoint: Path, tiny_vae: AutoencoderKL) -> None:
+    with pytest.raises(
+        OfficialCheckpointError, match="in_channels is 4, must be 8: the latent channels of the VAE"
+    ):
         load_official(checkpoint, vae=load_vae("bundled"))
+    with pytest.raises(
+        OfficialCheckpointError,
+        match="sample_size is 8, must be 32: images of 64 pixels, and 2 pixels per latent",
+    ):
+        load_official(checkpoint, vae=tiny_vae)
 
 
 class TestBin:
@@ -116,7 +111,7 @@ class TestBin:
     @pytest.mark.parametrize("content", [[torch.zeros(2)], {"slot_mu": 3}, "text"])
     def test_of_something_else_is_refused(self, checkpoint: Path, content: Any) -> None:
         pickle_weights(checkpoint / SLOTS, content)
-        with pytest.raises(OfficialCheckpointError, match=f"{PICKLED} .*other things than named"):
+        with pytest.raises(OfficialCheckpointError, match=f"{PICKLED} .*objects other than named"):
             load_official(checkpoint)
 
 
@@ -145,12 +140,14 @@ def test_a_truncated_file_is_named(checkpoint: Path, name: str, size: int) -> No
 )
 class TestTensors:
     def test_a_missing_one_is_named(self, checkpoint: Path, part: str, tensor: str) -> None:
-        edit(checkpoint / part, lambda tensors: tensors.pop(tensor))
+        edit_tensors(checkpoint / part, lambda tensors: tensors.pop(tensor))
         with pytest.raises(OfficialCheckpointError, match=f"{part} lacks the tensor {tensor}$"):
             load_official(checkpoint)
 
     def test_an_unexpected_one_is_named(self, checkpoint: Path, part: str, tensor: str) -> None:
-        edit(checkpoint / part, lambda tensors: tensors.update({f"{tensor}_2": torch.zeros(3)}))
+        edit_tensors(
+            checkpoint / part, lambda tensors: tensors.update({f"{tensor}_2": torch.zeros(3)})
+        )
         with pytest.raises(
             OfficialCheckpointError, match=f"{part} holds the unexpected tensor {tensor}_2$"
         ):
@@ -165,11 +162,11 @@ class TestTensors:
             shapes.update(right=tuple(tensors[tensor].shape), wrong=tuple(wrong.shape))
             tensors[tensor] = wrong.contiguous()
 
-        edit(checkpoint / part, transpose)
+        edit_tensors(checkpoint / part, transpose)
         with pytest.raises(OfficialCheckpointError) as error:
             load_official(checkpoint)
         assert str(error.value).endswith(
-            f"{part}: the tensor {tensor} has shape {shapes['wrong']}, where the config asks for "
+            f"{part}: the tensor {tensor} has shape {shapes['wrong']}, but the config requires "
             f"{shapes['right']}"
         )
 
@@ -188,7 +185,7 @@ class TestParts:
         diffusion = write_stable_diffusion(tmp_path / "diffusion", text_width=24)
         vit = write_dinov2(tmp_path / "vit", width=24)
         out = tmp_path / "out"
-        words = ["--stable-diffusion", str(diffusion), "--dinov2", str(vit), "--dinov2-size", "32"]
+        words = ["--stable-diffusion", str(diffusion), "--dinov2", str(vit), "--dinov2-size", "64"]
         assert main(["import-official", str(checkpoint), str(out), *words]) == 0
         pipe = LatentSlotDiffusionPipeline.from_pretrained(out)
         assert not list((out / "unet").glob("*.safetensors"))
@@ -202,21 +199,37 @@ class TestParts:
         assert pipe(scene.slots, **options).images[0].size == (32, 32)
         assert pipe.resolution == 256
 
+    def test_parts_are_for_stable_lsd_only(self, checkpoint: Path, tmp_path: Path) -> None:
+        parts = load_pretrained_parts(
+            str(write_stable_diffusion(tmp_path / "diffusion")), str(write_dinov2(tmp_path / "vit"))
+        )
+        with pytest.raises(OfficialCheckpointError, match="is not a Stable-LSD checkpoint, so it"):
+            load_official(checkpoint, parts=parts)
+
+    @pytest.mark.parametrize(
+        ("width", "image_size", "message"),
+        [
+            (16, 64, "input_size is 24, must be 16: the channels of the DINOv2"),
+            (24, 32, "input_resolution is 16, must be 8: patches per side of the DINOv2's images"),
+            (24, 64, "out_size is 24, must be 12: the prompt width of the Stable Diffusion"),
+        ],
+    )
     def test_parts_that_do_not_fit_are_named(
-        self, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, checkpoint: Path, tmp_path: Path, width: int, image_size: int, message: str
     ) -> None:
         parts = load_pretrained_parts(
             str(write_stable_diffusion(tmp_path / "diffusion")),
-            str(write_dinov2(tmp_path / "vit", width=24)),
-            image_size=32,
+            str(write_dinov2(tmp_path / "vit", width=width)),
+            image_size=image_size,
         )
-        with pytest.raises(OfficialCheckpointError, match="is no Stable-LSD checkpoint, and so"):
-            load_official(checkpoint, parts=parts)
         shutil.rmtree(checkpoint / ENCODER)
         shutil.rmtree(checkpoint / UNET)
-        message = "out_size is 24, and the Stable Diffusion given has 12 channels"
         with pytest.raises(OfficialCheckpointError, match=message):
             load_official(checkpoint, parts=parts)
+
+    def test_stable_diffusion_and_dinov2_go_together(
+        self, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         command = ["import-official", str(checkpoint), str(tmp_path / "out"), "--dinov2", "x"]
         assert main(command) == 2
         assert "--stable-diffusion and --dinov2 go together" in capsys.readouterr().err
@@ -227,7 +240,7 @@ class TestParts:
             shutil.rmtree(checkpoint / part)
         with pytest.raises(
             OfficialCheckpointError,
-            match=f"is no official LSD checkpoint: it lacks {', '.join(gone)}$",
+            match=f"is not an official LSD checkpoint: it lacks {', '.join(gone)}$",
         ):
             load_official(checkpoint)
 
@@ -241,47 +254,6 @@ class TestParts:
             OfficialCheckpointError, match=f"{UNET} holds neither {WEIGHTS} nor {PICKLED}$"
         ):
             load_official(checkpoint)
-
-
-class TestConfigs:
-    def test_a_missing_one_is_named(self, checkpoint: Path) -> None:
-        (checkpoint / SLOTS / "config.json").unlink()
-        with pytest.raises(OfficialCheckpointError, match=f"{SLOTS} holds no config.json$"):
-            load_official(checkpoint)
-
-    @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3"])
-    def test_what_is_no_json_object_is_named(self, checkpoint: Path, text: str) -> None:
-        (checkpoint / ENCODER / "config.json").write_text(text)
-        with pytest.raises(
-            OfficialCheckpointError, match=f"{ENCODER}/config.json is not a JSON object"
-        ):
-            load_official(checkpoint)
-
-    @pytest.mark.parametrize(
-        ("part", "key"), [(ENCODER, "input_resolution"), (SLOTS, "epsilon"), (UNET, "pos_type")]
-    )
-    def test_a_missing_key_is_named(self, checkpoint: Path, part: str, key: str) -> None:
-        configure(checkpoint / part, **{key: ...})
-        with pytest.raises(
-            OfficialCheckpointError, match=f"{part}/config.json lacks the key '{key}'$"
-        ):
-            load_official(checkpoint)
-
-    def test_unknown_positions_are_named(self, checkpoint: Path) -> None:
-        configure(checkpoint / UNET, pos_type="polar")
-        with pytest.raises(
-            OfficialCheckpointError, match=r"'polar', must be one of cartesian, sinc"
-        ):
-            load_official(checkpoint)
-
-    def test_what_was_saved_but_never_applied_is_ignored(self, checkpoint: Path) -> None:
-        """The official encoder hands diffusers only the keys that it lists (formats.md, C)."""
-        expected = load_official(checkpoint)
-        configure(checkpoint / ENCODER, norm_eps=0.5, act_fn="gelu", add_attention=False)
-        loaded = load_official(checkpoint)
-        images = torch.rand(1, 3, 64, 64)
-        with torch.no_grad():
-            torch.testing.assert_close(loaded.encoder(images), expected.encoder(images))
 
 
 class TestOtherPositions:
@@ -298,8 +270,8 @@ class TestOtherPositions:
                     layer = name.removesuffix(".pos_emb.1.projection.bias")
                     tensors.update(add(layer, len(removed)))
 
-        edit(checkpoint / UNET, change)
-        configure(checkpoint / UNET, pos_type=pos_type)
+        edit_tensors(checkpoint / UNET, change)
+        edit_config(checkpoint / UNET, pos_type=pos_type)
         return load_file(checkpoint / UNET / WEIGHTS)
 
     def test_learned_ones_are_tables_row_by_row(self, checkpoint: Path) -> None:
@@ -350,7 +322,7 @@ class TestOtherPositions:
     def test_positions_that_the_config_does_not_speak_of_are_unexpected(
         self, checkpoint: Path
     ) -> None:
-        configure(checkpoint / UNET, pos_type="none")
+        edit_config(checkpoint / UNET, pos_type="none")
         with pytest.raises(
             OfficialCheckpointError, match=r"unexpected tensor down_blocks.*pos_emb.1.projection"
         ):
@@ -361,12 +333,13 @@ class TestCommand:
     def test_makes_a_pipeline_folder(
         self,
         checkpoint: Path,
-        tiny_vae_dir: Path,
+        vae_of_8: AutoencoderKL,
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        out = tmp_path / "made" / "pipeline"
-        assert main(["import-official", str(checkpoint), str(out), "--vae", str(tiny_vae_dir)]) == 0
+        out, vae = tmp_path / "made" / "pipeline", tmp_path / "vae"
+        vae_of_8.save_pretrained(vae)
+        assert main(["import-official", str(checkpoint), str(out), "--vae", str(vae)]) == 0
         assert capsys.readouterr().out == f"{out}\n"
         assert [entry.name for entry in out.parent.iterdir()] == ["pipeline"]
         pipe = LatentSlotDiffusionPipeline.from_pretrained(out)
@@ -391,14 +364,14 @@ class TestCommand:
             out.mkdir()
             expected = f"{out} exists already; name a folder that does not"
         elif trouble == "tensor":
-            edit(checkpoint / SLOTS, lambda tensors: tensors.pop("slot_mu"))
+            edit_tensors(checkpoint / SLOTS, lambda tensors: tensors.pop("slot_mu"))
             expected = f"{checkpoint / SLOTS} lacks the tensor slot_mu"
         elif trouble == "vae":
             arguments += ["--vae", str(tmp_path / "no-vae")]
             expected = f"cannot load the VAE '{tmp_path / 'no-vae'}'"
         else:
             pickle_weights(checkpoint / SLOTS, Touch(tmp_path / "code-ran"))
-            expected = f"{checkpoint / SLOTS / PICKLED} is damaged, or holds other things"
+            expected = f"{checkpoint / SLOTS / PICKLED} is damaged, or holds objects other than"
         before = sorted(tmp_path.iterdir())
         assert main(arguments) == 2
         printed = capsys.readouterr()
