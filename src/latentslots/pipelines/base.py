@@ -97,8 +97,8 @@ class InferenceSettings:
         trained = slot_encoder.config.num_slots
         if slot_encoder.config.slot_init == "learned" and self.num_slots not in (0, trained):
             raise ValueError(
-                f"slots that start from learned vectors are always {trained}: num_slots at "
-                f"inference must be 0, got {self.num_slots}"
+                f"num_slots at inference must be 0 or {trained} for slots that are initialized "
+                f"with learned vectors, got {self.num_slots}"
             )
 
 
