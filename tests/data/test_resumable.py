@@ -42,6 +42,6 @@ def test_workers_leave_with_a_killed_parent_and_nothing_they_made_is_lost(tmp_pa
     assert len(workers) == 2
     wait_for(lambda: not any(map(runs, workers)), 10)
     assert 2 <= len(list(blocks.glob("*.parquet"))) < NUM_BLOCKS
-    assert list(blocks.glob("*.tmp")), "some were in the middle of one"
+    assert list(blocks.glob(".*.partial")), "some were in the middle of one"
     make(out, tmp_path / "again", 0.0)
     assert snapshot(out) == whole

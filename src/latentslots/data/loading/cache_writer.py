@@ -37,6 +37,7 @@ from latentslots.data.loading.cache import (
 )
 from latentslots.data.loading.loader import ImageDataset
 from latentslots.data.store.reader import dataset_fingerprint
+from latentslots.files import publish, write_json
 from latentslots.fingerprint import model_fingerprint
 
 __all__ = ["FeatureCache", "LatentCache", "cache_features", "cache_latents", "model_fingerprint"]
@@ -197,8 +198,8 @@ class _Job:
                 self._save()
         self.arrays.clear()
         (self.partial / _PROGRESS_NAME).unlink()
-        _write_json(self.partial / MANIFEST_NAME, asdict(self.key))
-        self.partial.rename(self.folder)
+        write_json(self.partial / MANIFEST_NAME, asdict(self.key))
+        publish(self.partial, self.folder)
 
     def batches(self, images: ImageDataset, batch_size: int, num_workers: int) -> Iterator[Tensor]:
         """The images that are left."""
@@ -240,7 +241,7 @@ class _Job:
         for array in self.arrays.values():
             array.flush()
         content = {"key": asdict(self.key), "num_done": self.num_done}
-        _write_json(self.partial / _PROGRESS_NAME, content)
+        write_json(self.partial / _PROGRESS_NAME, content)
 
     def _resume(self) -> None:
         progress = self.partial / _PROGRESS_NAME
@@ -269,9 +270,3 @@ def _look(encoder: Any, pixel_values: Tensor) -> tuple[np.ndarray, ...]:
     with torch.inference_mode():
         features = encoder(pixel_values.to(encoder.device))
     return (features.half().cpu().numpy(),)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)

@@ -9,7 +9,6 @@ sample where it stopped, and reads again no more than what was shuffled together
 
 import hashlib
 import logging
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
@@ -26,6 +25,7 @@ from latentslots.data.errors import DataError
 from latentslots.data.loading.samples import Sample, SampleReader, shared_flags
 from latentslots.data.store.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
 from latentslots.data.store.reader import dataset_path, find_shards
+from latentslots.files import retry
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class ImageStream:
         if on_bad_sample not in ("error", "skip"):
             raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
         self.path = dataset_path(path).rstrip("/")
-        manifest = _reach(self.path, lambda: _manifest(self.path))
+        manifest = _read_with_retries(self.path, lambda: _manifest(self.path))
         self.shards = find_shards(self.path, manifest, split)
         self.shuffle_buffer, self.on_bad_sample = shuffle_buffer, on_bad_sample
         self.fingerprint = hashlib.sha256(
@@ -239,7 +239,7 @@ class _ShardFile:
                 self._close()
                 raise
 
-        return _reach(self.place, opened)
+        return _read_with_retries(self.place, opened)
 
     def _close(self) -> None:
         if self._file is not None:
@@ -265,41 +265,38 @@ def _manifest(path: str) -> Manifest:
     return read_manifest(path)
 
 
-def _reach(place: str, ask: Callable[[], T]) -> T:
-    """An answer from a place; one on the web is asked again, a few times, where it fails.
+def _read_with_retries(location: str, read: Callable[[], T]) -> T:
+    """Read from a location; over a network, failed attempts are repeated a few times.
 
     Raises:
-        DataError: If there is no answer.
+        DataError: If nothing can be read.
     """
-    num_retries = NUM_RETRIES if is_address(place) else 0
-    for attempt in range(num_retries + 1):
-        try:
-            return ask()
-        except DataError:
-            raise
-        except (ImportError, ValueError) as error:  # asking again would not help
-            raise DataError(f"{place} cannot be read: {error}") from error
-        except Exception as error:  # every file system has errors of its own
-            if _is_missing(error):
-                raise DataError(_missing(place)) from None
-            if attempt == num_retries:
-                reason = error.__cause__ or error
-                raise DataError(f"{place} cannot be read: {reason}") from error
-        time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
-    raise AssertionError("unreachable")
+    try:
+        return retry(
+            read,
+            retries=NUM_RETRIES if is_address(location) else 0,
+            retriable=lambda error: (
+                not isinstance(error, ImportError | ValueError) and not _is_missing(error)
+            ),
+            first_wait=FIRST_WAIT_SECONDS,
+        )
+    except DataError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{location} cannot be read: {error}") from error
+    except Exception as error:  # each file system of fsspec raises its own
+        if _is_missing(error):
+            if location.endswith(".parquet"):
+                raise DataError(f"{location} is missing") from None
+            raise DataError(f"only a store can be streamed, and {location} holds none") from None
+        raise DataError(f"{location} cannot be read: {error.__cause__ or error}") from error
 
 
 def _is_missing(error: Exception) -> bool:
-    """Whether a file is not there; fsspec says the same of a web server that does not answer."""
+    """Whether a file does not exist; fsspec raises the same error if a server does not respond."""
     cause = error.__cause__
-    found = cause is not None and getattr(cause, "status", None) != 404
-    return isinstance(error, FileNotFoundError) and not found
-
-
-def _missing(place: str) -> str:
-    if place.endswith(".parquet"):
-        return f"{place} is missing"
-    return f"only a store can be streamed, and {place} holds none"
+    no_response = cause is not None and getattr(cause, "status", None) != 404
+    return isinstance(error, FileNotFoundError) and not no_response
 
 
 class StreamedSamples(IterableDataset[Sample]):

@@ -1,7 +1,6 @@
 """`dataset_info.json`: what a store holds, and the proof that it was written to the end."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import fsspec
 
 from latentslots.data.errors import DataError
+from latentslots.files import write_json
 
 FILE_NAME = "dataset_info.json"
 FORMAT_VERSION = 1
@@ -93,10 +93,8 @@ def read_manifest(path: str) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest in one move, so that no reader ever sees half of it."""
-    beside = path / f".{FILE_NAME}.{os.getpid()}"
-    beside.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
-    beside.replace(path / FILE_NAME)
+    """Write the manifest of a store, complete or not at all."""
+    write_json(path / FILE_NAME, asdict(manifest))
 
 
 def _parse(content: dict[str, Any]) -> Manifest:

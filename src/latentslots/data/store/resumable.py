@@ -31,6 +31,7 @@ from latentslots.data.store.rows import (
 )
 from latentslots.data.store.sources import Source
 from latentslots.data.store.writer import StoreWriter, refuse_full_disk
+from latentslots.files import atomic_file, write_text
 
 SURE_SHARE = 0.8
 """Of the space that blocks to come are expected to need, what must be free."""
@@ -268,11 +269,13 @@ def _leave_with_parent() -> None:
 
 
 def _make_block(encoder: RowEncoder, make: Make, work: Any, file: Path, name: str) -> str:
-    beside = file.with_suffix(f".{os.getpid()}.tmp")  # nobody else's, not even for a moment
     smallest, largest = [2**31, 2**31], [0, 0]
     rows: list[dict[str, Any]] = []
     num_bytes = 0
-    with pq.ParquetWriter(beside, encoder.schema, write_statistics=False) as parquet:
+    with (
+        atomic_file(file) as beside,
+        pq.ParquetWriter(beside, encoder.schema, write_statistics=False) as parquet,
+    ):
 
         def flush() -> None:
             parquet.write_table(pa.Table.from_pylist(rows, schema=encoder.schema))
@@ -291,7 +294,6 @@ def _make_block(encoder: RowEncoder, make: Make, work: Any, file: Path, name: st
         if rows:
             flush()
         parquet.add_key_value_metadata(with_sizes(smallest, largest))
-    beside.replace(file)
     return name
 
 
@@ -330,7 +332,7 @@ def _folder(writer: StoreWriter, spec: Mapping[str, Any]) -> Path:
             "choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for cut_off in folder.glob("*.tmp"):
+    for cut_off in folder.glob(".*.partial"):
         cut_off.unlink(missing_ok=True)
-    file.write_text(wanted)
+    write_text(file, wanted)
     return folder

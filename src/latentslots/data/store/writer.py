@@ -27,6 +27,7 @@ from latentslots.data.store.manifest import (
     write_manifest,
 )
 from latentslots.data.store.rows import ROW_GROUP_BYTES, ROW_GROUP_ROWS, RowEncoder, block_sizes
+from latentslots.files import publish
 
 
 class StoreWriter:
@@ -242,7 +243,7 @@ class StoreWriter:
             shards=tuple(self._shards),
             source=self.source,
         )
-        self._partial.rename(self.path / self.split)
+        publish(self._partial, self.path / self.split)
         # Another split may have been added since this writer was made.
         latest = read_manifest(str(self.path)) if has_manifest(str(self.path)) else self._manifest
         write_manifest(
