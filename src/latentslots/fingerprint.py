@@ -1,4 +1,7 @@
-"""Identity by content: hashes of models, weights and files, for caches, checkpoints and reports."""
+"""Identity by content: hashes of models, weights, files and text.
+
+Caches, checkpoints, data sets and reports are recognized by them.
+"""
 
 import hashlib
 import inspect
@@ -55,12 +58,20 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def content_hash(path: str | Path) -> str:
-    """By which a file of the same name, but with other content, is told apart.
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    Empty where it cannot be read: whoever opens it says why.
-    """
+
+def text_sha256(text: str) -> str:
+    """SHA-256 of a text in UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def content_hash(path: str | Path) -> str:
+    """Short hash of a file's content; empty if it cannot be read, which its reader reports."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        return file_sha256(path)[:16]
     except OSError:
         return ""
