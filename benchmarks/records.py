@@ -121,8 +121,8 @@ def read_clevr(path: Path) -> int:
     found = 0
     for entry in read_records(path):
         features = parse_example(entry.data)
-        features["image"].single_bytes().reshape(240, 320, 3)
-        features["mask"].single_bytes().reshape(11, 240, 320).argmax(axis=0)
+        features["image"].one_byte_strings().reshape(240, 320, 3)
+        features["mask"].one_byte_strings().reshape(11, 240, 320).argmax(axis=0)
         found += 1
     return found
 

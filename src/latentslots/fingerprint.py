@@ -1,7 +1,4 @@
-"""Identity by content: hashes of models, weights, files and text.
-
-Caches, checkpoints, data sets and reports are recognized by them.
-"""
+"""Content hashes of models, weights and files, for caches, checkpoints and reports."""
 
 import hashlib
 import inspect
@@ -14,10 +11,10 @@ from torch import Tensor, nn
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """Hash a model's configuration and weights as they are: in another type, it is another model.
+    """Hash a model's configuration and weights, including their dtype.
 
-    Values that are the defaults of its class are left out, so that a release that adds an option
-    does not make another model of it.
+    Config values that are defaults of the class are left out, so that the hash stays the same when
+    a release adds an option.
 
     Args:
         model: A diffusers model, such as `AutoencoderKL`.
@@ -38,13 +35,13 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def weights_fingerprint(state: dict[str, Tensor]) -> str:
-    """Hash of tensors as they are, whatever their names, which differ between releases."""
-    each = []
+    """Hash tensors without their names, which differ between releases of a library."""
+    hashes = []
     for weight in state.values():
         digest = hashlib.sha256()
         _add_weights(digest, {"": weight})
-        each.append(digest.hexdigest())
-    return hashlib.sha256(" ".join(sorted(each)).encode()).hexdigest()
+        hashes.append(digest.hexdigest())
+    return hashlib.sha256(" ".join(sorted(hashes)).encode()).hexdigest()
 
 
 def _add_weights(digest: Any, state: dict[str, Tensor]) -> None:
@@ -59,18 +56,21 @@ def _as_json(value: Any) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Hash the content of a file: SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_sha256(text: str) -> str:
-    """SHA-256 of a text in UTF-8, in hexadecimal."""
+    """Hash a text in UTF-8: SHA-256 in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def content_hash(path: str | Path) -> str:
-    """Short hash of a file's content; empty if it cannot be read, which its reader reports."""
+    """Hash the content of a file.
+
+    Empty if the file cannot be read: the error is raised where it is opened.
+    """
     try:
         return file_sha256(path)[:16]
     except OSError:

@@ -105,14 +105,14 @@ def test_unpacked_lists() -> None:
     assert Feature("float", memoryview(floats)).floats().tolist() == [1.5, 2.5]
 
 
-def test_lists_of_single_bytes() -> None:
+def test_lists_of_one_byte_strings() -> None:
     values = bytes(range(256))
     found = parse_example(example({"mask": [bytes([value]) for value in values]}))["mask"]
-    assert found.single_bytes().tolist() == list(values)
+    assert found.one_byte_strings().tolist() == list(values)
     assert found.byte_strings() == [bytes([value]) for value in values]
     for strings in ([b"a", b"bc", b"d"], [b"", b"a", b"b"], [b"abcd"]):
         with pytest.raises(TFRecordError, match="must have one byte in each"):
-            parse_example(example({"mask": strings}))["mask"].single_bytes()
+            parse_example(example({"mask": strings}))["mask"].one_byte_strings()
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -241,7 +241,7 @@ def test_files_that_are_not_tfrecord(tmp_path: Path) -> None:
     record = parse_example(example({"n": [1]}))
     with pytest.raises(TFRecordError, match="a list of bytes was expected, got one of int64"):
         record["n"].byte_strings()
-    for kind in ("floats", "single_bytes"):
+    for kind in ("floats", "one_byte_strings"):
         with pytest.raises(TFRecordError, match="was expected, got one of int64"):
             getattr(record["n"], kind)()
 

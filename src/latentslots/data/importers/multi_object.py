@@ -293,7 +293,7 @@ def record_row(record: Mapping[str, Feature], options: MultiObjectOptions) -> di
 
 
 def _pixels(feature: Feature, layout: _Layout) -> UInt8[np.ndarray, "H W ..."]:
-    values = feature.single_bytes()
+    values = feature.one_byte_strings()
     height, width = layout.size
     if len(values) != height * width * layout.channels:
         raise ValueError(
@@ -305,7 +305,7 @@ def _pixels(feature: Feature, layout: _Layout) -> UInt8[np.ndarray, "H W ..."]:
 
 
 def _masks(feature: Feature, layout: _Layout) -> UInt8[np.ndarray, "K H W"]:
-    values = feature.single_bytes()
+    values = feature.one_byte_strings()
     height, width = layout.size
     if not len(values) or len(values) % (height * width):
         raise ValueError(f"masks of {height} x {width} were expected, got {len(values)} values")
@@ -316,6 +316,6 @@ def _masks(feature: Feature, layout: _Layout) -> UInt8[np.ndarray, "K H W"]:
 
 def _values(feature: Feature, hf_feature: Any, count: int) -> np.ndarray:
     """Read an attribute of all entities, `[K]` or `[K, 3]`."""
-    values = feature.single_bytes() if feature.kind == "bytes" else feature.floats()
+    values = feature.one_byte_strings() if feature.kind == "bytes" else feature.floats()
     rows = values.reshape(count, -1)
     return rows if isinstance(hf_feature, List) else rows[:, 0].astype(hf_feature.dtype)

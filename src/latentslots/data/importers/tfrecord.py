@@ -179,7 +179,7 @@ class Feature:
             if number == 1 and wire == _BYTES and isinstance(value, memoryview)
         ]
 
-    def single_bytes(self) -> UInt8[np.ndarray, " n"]:
+    def one_byte_strings(self) -> UInt8[np.ndarray, " n"]:
         """Decode a list of byte strings with one byte each, as an array.
 
         Raises:
