@@ -1,9 +1,9 @@
-"""What an import costs: images a second on one core, and bytes of a store, at true shapes.
+"""Cost of imports: images per second on one core, and bytes of the store, at real image sizes.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/importers.py
 
-Each source is written as its authors publish it, with textured scenes as pictures: an image of the
-real data has more bytes, and its masks have about as many. A store's bytes beside those of its
+Each source is written in the layout of its authors, with textured scenes as images: the images of
+the real data have more bytes, their masks about as many. The bytes of a store beyond those of its
 images are masks and labels. Run it alone on its core.
 """
 
@@ -40,19 +40,19 @@ Scene = tuple[Image.Image, np.ndarray]
 
 
 def scenes(folder: Path, count: int) -> list[Scene]:
-    """Square images and their ids, which are used over and over."""
+    """Render square images and their ids, which are used repeatedly."""
     options = SceneOptions(kind="scenes-textured", size=SIZE)
     make_scenes(folder, options, num_train=count, num_validation=0, workers=1)
     return [(row["image"], np.asarray(row["segmentation"])) for row in load_dataset(folder)]
 
 
-def shown(
+def varied(
     drawn: list[Scene], count: int, width: int, height: int
 ) -> Iterator[tuple[int, Image.Image, np.ndarray]]:
-    """Number, picture and ids of each image of a size."""
+    """Yield number, image and ids of distinct images of a size."""
     for number in range(count):
         image, ids = drawn[number % len(drawn)]
-        shift = 8 * (number // len(drawn))  # no two images have the same bytes
+        shift = 8 * (number // len(drawn))  # so that no two images have the same bytes
         image, ids = ImageChops.offset(image, shift, 0), np.roll(ids, shift, axis=1)
         small = Image.fromarray(ids.astype(np.uint8)).resize(
             (width, width), Image.Resampling.NEAREST
@@ -69,13 +69,13 @@ def save_palette(ids: np.ndarray, path: Path) -> None:
 
 
 def write_coco(root: Path, drawn: list[Scene], count: int) -> None:
-    """Photographs of 640 x 480, and `annotations/` of instances and of panoptic segments."""
+    """Write images of 640 x 480, and `annotations/` of instances and panoptic segments."""
     names = ("train2017", "annotations", "annotations/panoptic_train2017")
     for name in names:
         (root / name).mkdir(parents=True, exist_ok=True)
     instances: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
     segments: list[Any] = []
-    for number, image, ids in shown(drawn, count, SIZE, 480):
+    for number, image, ids in varied(drawn, count, SIZE, 480):
         stem = f"{number:012d}"
         image.save(root / "train2017" / f"{stem}.jpg", quality=95)
         panoptic = np.zeros((*ids.shape, 3), np.uint8)
@@ -113,7 +113,7 @@ def write_coco(root: Path, drawn: list[Scene], count: int) -> None:
 
 
 def region(mask: np.ndarray) -> dict[str, Any]:
-    """Run lengths, area, and box."""
+    """Run lengths, area and box of a mask."""
     encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     counts = {"size": list(mask.shape), "counts": encoded["counts"].decode()}
     box = [float(value) for value in coco_mask.toBbox(encoded)]
@@ -121,8 +121,8 @@ def region(mask: np.ndarray) -> dict[str, Any]:
 
 
 def write_clevrtex(root: Path, drawn: list[Scene], count: int) -> None:
-    """Scenes of 320 x 240 with ids as a palette PNG."""
-    for number, image, ids in shown(drawn, count, 320, 240):
+    """Write scenes of 320 x 240 with ids as palette PNGs."""
+    for number, image, ids in varied(drawn, count, 320, 240):
         place = root / str(number // 1000)
         place.mkdir(parents=True, exist_ok=True)
         stem = f"CLEVRTEX_full_{number:06d}"
@@ -148,11 +148,11 @@ def write_clevrtex(root: Path, drawn: list[Scene], count: int) -> None:
 
 
 def write_voc(root: Path, drawn: list[Scene], count: int) -> None:
-    """Photographs of 500 x 375 with masks of objects and classes."""
+    """Write images of 500 x 375 with masks of objects and classes."""
     for name in ("JPEGImages", "ImageSets/Segmentation", "SegmentationObject", "SegmentationClass"):
         (root / name).mkdir(parents=True, exist_ok=True)
     stems = [f"2007_{number:06d}" for number in range(count)]
-    for number, image, ids in shown(drawn, count, 500, 375):
+    for number, image, ids in varied(drawn, count, 500, 375):
         image.save(root / "JPEGImages" / f"{stems[number]}.jpg", quality=95)
         save_palette(ids, root / "SegmentationObject" / f"{stems[number]}.png")
         save_palette(np.minimum(ids, 1), root / "SegmentationClass" / f"{stems[number]}.png")
@@ -161,14 +161,14 @@ def write_voc(root: Path, drawn: list[Scene], count: int) -> None:
 
 def write_faces(root: Path, drawn: list[Scene], count: int, *, size: int) -> None:
     root.mkdir()
-    for number, image, _ in shown(drawn, count, size, size):
+    for number, image, _ in varied(drawn, count, size, size):
         image.save(root / f"{number:05d}.png")
 
 
 def write_movi(root: Path, drawn: list[Scene], count: int) -> None:
-    """Shards of two videos of 24 frames of 256 px, with both flows (`benchmarks/records.py`)."""
+    """Write shards of two videos of 24 frames of 256 px, with both flows (see `records.py`)."""
     root.mkdir()
-    random, frames = np.random.default_rng(0), list(shown(drawn, count, 256, 256))
+    random, frames = np.random.default_rng(0), list(varied(drawn, count, 256, 256))
     videos = [frames[first : first + FRAMES] for first in range(0, count, FRAMES)]
     shards = -(-len(videos) // 2)
     for shard in range(shards):
@@ -184,11 +184,11 @@ def write_movi(root: Path, drawn: list[Scene], count: int) -> None:
 
 
 def write_clevr(root: Path, drawn: list[Scene], count: int) -> None:
-    """One GZIP stream, a byte string for every value."""
+    """Write a GZIP stream with a byte string for every value."""
     root.mkdir()
     each = [bytes([value]) for value in range(256)]
     with gzip.open(root / "records", "wb", compresslevel=6) as stream:
-        for _, image, ids in shown(drawn, count, 320, 240):
+        for _, image, ids in varied(drawn, count, 320, 240):
             masks = (ids[None] == np.arange(11)[:, None, None]).astype(np.uint8) * 255
             values: dict[str, Any] = {
                 "image": [each[value] for value in np.asarray(image).ravel()],
@@ -204,7 +204,7 @@ def write_clevr(root: Path, drawn: list[Scene], count: int) -> None:
 
 def write_arrays(root: Path, drawn: list[Scene], count: int) -> None:
     root.mkdir()
-    images = list(shown(drawn, count, 100, 100))
+    images = list(varied(drawn, count, 100, 100))
     np.savez_compressed(
         root / "arrays.npz",
         image=np.stack([np.asarray(image) for _, image, _ in images]),
@@ -213,28 +213,35 @@ def write_arrays(root: Path, drawn: list[Scene], count: int) -> None:
 
 
 def write_dump(root: Path, drawn: list[Scene], count: int) -> None:
-    """Frames of 256 px as the official script leaves them."""
+    """Write frames of 256 px in the layout of the official script."""
     folder = root / "movi-e-train-with-label"
-    for number, image, ids in shown(drawn, count, 256, 256):
+    for number, image, ids in varied(drawn, count, 256, 256):
         video, frame = f"{number // FRAMES:08d}", f"{number % FRAMES:08d}"
         for part in ("images", "labels"):
             (folder / part / video).mkdir(parents=True, exist_ok=True)
         image.save(folder / "images" / video / f"{frame}_image.png")
         Image.fromarray(ids).save(folder / "labels" / video / f"{frame}_segment.png")
-        told = json.dumps({"category": [1] * 23, "positions": [[0.0, 0.0, 1.0]] * 23})
-        (folder / "labels" / video / f"{frame}_instances.json").write_text(told)
+        labels = json.dumps({"category": [1] * 23, "positions": [[0.0, 0.0, 1.0]] * 23})
+        (folder / "labels" / video / f"{frame}_instances.json").write_text(labels)
 
 
 @dataclass(frozen=True)
 class Import:
-    """A source to write, and how it is imported."""
+    """A source, and how it is imported.
+
+    Attributes:
+        name: Label in the table.
+        total: Images of the whole data set.
+        write: Writes the source.
+        read: Imports it.
+        images: Images of the source; 0 for the number on the command line.
+    """
 
     name: str
     total: int
     write: Callable[[Path, list[Scene], int], None]
     read: Callable[[Path, Path], object]
     images: int = 0
-    """Of the source; 0 for as many as asked."""
 
 
 def clevrtex(source: Path, out: Path, **changes: Any) -> object:
@@ -317,7 +324,7 @@ IMPORTS = (
 
 
 def stored_bytes(out: Path) -> tuple[int, int]:
-    """Bytes of a store, and of the images in it."""
+    """Bytes of a store, and of its images."""
     files = sum(path.stat().st_size for path in out.rglob("*.parquet"))
     columns = [load_dataset(out, split=one).data.column("image") for one in split_names(out)]
     return files, sum(len(cell["bytes"]) for column in columns for cell in column.to_pylist())
@@ -340,10 +347,10 @@ def main() -> None:
             one.read(source, out)
             rate = count / (time.perf_counter() - start)
             files, images = (size / count / 1024 for size in stored_bytes(out))
-            whole = one.total / rate / 60, one.total * (files - images) / 2**20
+            minutes, gibibytes = one.total / rate / 60, one.total * (files - images) / 2**20
             print(
                 f"| {one.name} | {rate:,.0f} | {images:.1f} | {files - images:.2f} "
-                f"| {whole[0]:.0f} | {whole[1]:.2f} |",
+                f"| {minutes:.0f} | {gibibytes:.2f} |",
                 flush=True,
             )
 

@@ -1,10 +1,10 @@
-"""What the loader delivers, transforms included: memory-mapped, streamed, and over HTTP.
+"""Images per second of the loader, with transforms: memory-mapped, streamed, and over HTTP.
 
     OMP_NUM_THREADS=1 python benchmarks/loader.py [--workers 2] [--seconds 8]
 
-Makes textured scenes of 64 and 256 px as they are stored (PNG), and photographs' stand-ins of
-512 px (JPEG), and counts the images that two workers hand to the training loop, once they have
-started. The web server is a third process on the same cores. Run it alone on the machine.
+Makes textured scenes of 64 and 256 px (PNG), and of 512 px as JPEG files in place of photographs,
+and counts the images that two workers deliver once they have started. The web server is a third
+process on the same cores. Run it alone on the machine.
 """
 
 import argparse
@@ -32,19 +32,19 @@ BATCH_SIZE = 32
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves parts of files, as every object storage does."""
+    """Serves byte ranges of files, as object storage does."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """A part of a file, or all of it."""
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        """Send a byte range of a file, or all of it."""
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         path = Path(self.translate_path(self.path))
-        if asked is None or not path.is_file():
+        if requested is None or not path.is_file():
             super().do_GET()
             return
         size = path.stat().st_size
-        first, last = int(asked[1]), min(int(asked[2] or size), size - 1)
+        first, last = int(requested[1]), min(int(requested[2] or size), size - 1)
         with path.open("rb") as file:
             file.seek(first)
             body = file.read(last - first + 1)
@@ -55,7 +55,7 @@ class RangeHandler(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def serve(folder: Path, ports: multiprocessing.queues.SimpleQueue[int]) -> None:
@@ -78,7 +78,7 @@ def rate(source: ImageDataset | ImageStream, workers: int, seconds: float) -> fl
 
 
 def make_photos(source: Path, out: Path) -> None:
-    """The same scenes as JPEG files of quality 90."""
+    """Encode the same scenes as JPEG files of quality 90."""
     with StoreWriter(out) as writer:
         for row in load_dataset(source):
             encoded = io.BytesIO()
@@ -89,15 +89,14 @@ def make_photos(source: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=2, help="processes that decode")
-    parser.add_argument("--seconds", type=float, default=8, help="how long each way is measured")
+    parser.add_argument("--seconds", type=float, default=8, help="duration of each measurement")
     parser.add_argument("--images", type=int, default=512, help="images of each data set")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for size in (64, 256, 512):
-            taken = SceneOptions(kind="scenes-textured", size=size)
-            count = options.images
-            make_scenes(root / f"{size}", taken, num_train=count, num_validation=0)
+            scenes = SceneOptions(kind="scenes-textured", size=size)
+            make_scenes(root / f"{size}", scenes, num_train=options.images, num_validation=0)
         make_photos(root / "512", root / "photos")
         ports = multiprocessing.SimpleQueue()
         server = multiprocessing.Process(target=serve, args=(root, ports), daemon=True)

@@ -1,6 +1,6 @@
-"""Making scenes: one renderer kept open, against a new model and renderer for every scene.
+"""Making scenes: one renderer for all scenes, compared with a new one for every scene.
 
-Both lay out, draw, label and encode the same scenes, image and segmentation, on one core.
+Both sample, render, label and encode the same scenes, image and segmentation, on one core.
 
     python benchmarks/scenes.py [--size 64] [--json]
 """
@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-os.environ["LP_NUM_THREADS"] = "0"  # Mesa's software renderer stays on this thread
+os.environ["LP_NUM_THREADS"] = "0"  # Mesa's software renderer starts no threads
 
 from latentslots.data.scenes.layout import KINDS
 from latentslots.data.scenes.make import SceneOptions, make_rows
@@ -18,7 +18,7 @@ from latentslots.data.scenes.renderer import SceneRenderer
 
 
 def kept(options: SceneOptions, num: int) -> float:
-    """Scenes per second with one renderer."""
+    """Scenes per second with one renderer for all."""
     with SceneRenderer(options.size) as renderer:
         list(make_rows(0, options, renderer))
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What ships with the package: found, and checked before it is used."""
+"""Models and data sets that ship with the package, verified before use."""
 
 import hashlib
 from pathlib import Path
@@ -8,13 +8,13 @@ SUMS_NAME = "SHA256SUMS"
 
 
 def bundled_folder(name: str) -> Path:
-    """The folder of something that ships with the package, every file of it as it was shipped.
+    """Return the folder of a bundled model or data set, after comparing the hashes of its files.
 
     Args:
         name: `vae`, an autoencoder; `lsd-scenes-64`, a pipeline; `scenes` or `nlvr`, data sets.
 
     Raises:
-        ValueError: If it is not there, or a file is missing or not the one that was shipped.
+        ValueError: If the folder or a file is missing, or a file differs from the one that shipped.
     """
     folder = ASSETS / name
     sums = folder / SUMS_NAME
@@ -30,9 +30,9 @@ def bundled_folder(name: str) -> Path:
 
 
 def seal(folder: Path) -> None:
-    """Make every file of a folder readable for anyone, and write down what it is.
+    """Make every file of a folder readable for everyone, and write the hashes of the files.
 
-    `bundled_folder` checks the latter.
+    `bundled_folder` compares them. The format is that of `sha256sum`.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS_NAME)
     lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]

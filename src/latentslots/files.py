@@ -18,19 +18,28 @@ T = TypeVar("T")
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its name when the `with` block succeeds.
-
-    The file gets the permissions that the umask asks for, whatever its writer set (safetensors
-    0.8 writes private files, https://github.com/safetensors/safetensors/issues/782).
-    """
+    """A temporary path beside `path`, which takes its name when the `with` block succeeds."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield beside
-        apply_umask(beside)
-        os.replace(beside, path)
+        publish(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Rename a complete file or folder to its final name.
+
+    Its files get the permissions that the umask asks for, whatever their writers set (safetensors
+    0.8 writes private files, https://github.com/safetensors/safetensors/issues/782).
+
+    Args:
+        partial: The complete file or folder.
+        path: The final name. An earlier file is replaced; a folder must be absent or empty.
+    """
+    apply_umask(partial)
+    os.replace(partial, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -82,20 +91,19 @@ def atomic_folder(folder: Path, *, mark: str) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        apply_umask(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     replace_folder(partial, folder)
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Give a complete folder the name of another one, which is removed once this is done."""
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Publish a complete folder in the place of an earlier one, which is removed last."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
-    os.replace(new, folder)
+    publish(partial, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -123,23 +131,26 @@ def retry(
     *,
     retries: int,
     retriable: Callable[[Exception], bool],
+    progress: Callable[[], int] = lambda: 0,
     first_wait: float = 0.5,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Call until it succeeds, waiting twice as long after each failure.
+    """Call until it succeeds, waiting twice as long after each failure in a row.
 
     Args:
         call: What to call.
-        retries: How often to call again.
-        retriable: Whether an error may pass; others are raised at once, as is the last one.
+        retries: Calls after the first that may fail in a row; the last error is raised.
+        retriable: Whether another call could succeed after this error; others are raised at once.
+        progress: How much has been done so far. A failure that got further than the one before
+            counts as the first.
         first_wait: Seconds before the second call.
-        sleep: How to wait.
     """
-    for attempt in range(retries):
+    failures = 0
+    while True:
+        before = progress()
         try:
             return call()
         except Exception as error:
-            if not retriable(error):
+            failures = 1 if progress() > before else failures + 1
+            if failures > retries or not retriable(error):
                 raise
-        sleep(first_wait * 2**attempt)
-    return call()
+        time.sleep(first_wait * 2 ** (failures - 1))

@@ -55,12 +55,23 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def file_sha256(path: str | Path) -> str:
+    """Hash the content of a file: SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """Hash a text in UTF-8: SHA-256 in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def content_hash(path: str | Path) -> str:
     """Hash the content of a file.
 
     Empty if the file cannot be read: the error is raised where it is opened.
     """
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        return file_sha256(path)[:16]
     except OSError:
         return ""

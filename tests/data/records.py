@@ -1,4 +1,4 @@
-"""TFRecord files as TensorFlow writes them: for tests."""
+"""TFRecord files as TensorFlow writes them, for tests."""
 
 import gzip
 import struct
@@ -25,7 +25,13 @@ def message(number: int, content: bytes) -> bytes:
 
 
 def feature(values: Any) -> bytes:
-    """Bytes, floats or integers, as the first value is; packed, as TensorFlow packs them."""
+    """A list of bytes, floats or integers, as the first value is; packed, as TensorFlow does.
+
+    An array of uint8 is a list of byte strings with one byte each.
+    """
+    if isinstance(values, np.ndarray) and values.dtype == np.uint8:
+        tag_and_length = np.broadcast_to(np.uint8([0x0A, 1]), (values.size, 2))
+        return message(1, np.column_stack([tag_and_length, values.ravel()]).tobytes())
     several = isinstance(values, Sequence | np.ndarray) and not isinstance(values, bytes)
     values = list(values) if several else [values]
     if isinstance(values[0], bytes):
@@ -60,5 +66,5 @@ def framed(records: Sequence[bytes]) -> bytes:
 def write_records(path: Path, records: Sequence[bytes], *, zipped: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = framed(records)
-    path.write_bytes(gzip.compress(content, mtime=0) if zipped else content)
+    path.write_bytes(gzip.compress(content, 1, mtime=0) if zipped else content)
     return path

@@ -1,4 +1,4 @@
-"""A server on the loopback that drops connections, lies, and refuses: for tests."""
+"""A test server on the loopback that drops connections, sends wrong checksums, and refuses."""
 
 import base64
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +8,17 @@ CONTENT = bytes(range(256)) * 4096  # a megabyte
 
 
 class Server(ThreadingHTTPServer):
-    """Serves files from memory, and gives up after `patience` bytes, as often as told."""
+    """Serves files from memory.
+
+    Attributes:
+        files: Content by path.
+        drops: For each of the next responses, the bytes after which the connection breaks off.
+        errors: Status codes of the next responses.
+        ranges: `Range` header of every request so far.
+        num_sent: Bytes of content sent so far.
+        supports_ranges: Whether parts of files are served.
+        checksum: CRC32C to send in the headers.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -17,7 +27,7 @@ class Server(ThreadingHTTPServer):
         self.errors: list[int] = []
         self.ranges: list[str | None] = []
         self.num_sent = 0
-        self.knows_ranges = True
+        self.supports_ranges = True
         self.checksum: int | None = None
 
     @property
@@ -39,26 +49,28 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.ranges.append(asked)
+        requested = self.headers.get("Range")
+        self.server.ranges.append(requested)
         content = self.server.files.get(self.path)
         if content is None or self.server.errors:
             self.send_error(404 if content is None else self.server.errors.pop(0))
             return
-        first, _, last = asked.removeprefix("bytes=").partition("-") if asked else ("0", "", "")
+        first, last = "0", ""
+        if requested:
+            first, _, last = requested.removeprefix("bytes=").partition("-")
         begin, end = int(first), int(last) + 1 if last else len(content)
-        partly = bool(asked) and self.server.knows_ranges
-        if partly and begin >= len(content):
+        partial = bool(requested) and self.server.supports_ranges
+        if partial and begin >= len(content):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(content)}")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        body = content[begin:end] if partly else content
-        self.send_response(206 if partly else 200)
-        if partly:
-            place = f"bytes {begin}-{begin + len(body) - 1}/{len(content)}"
-            self.send_header("Content-Range", place)
+        body = content[begin:end] if partial else content
+        self.send_response(206 if partial else 200)
+        if partial:
+            last_byte = begin + len(body) - 1
+            self.send_header("Content-Range", f"bytes {begin}-{last_byte}/{len(content)}")
         self.send_header("Content-Length", str(len(body)))
         if self.server.checksum is not None:
             encoded = base64.b64encode(self.server.checksum.to_bytes(4, "big")).decode()

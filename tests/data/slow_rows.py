@@ -1,6 +1,6 @@
-"""A store that takes its time: `python -m tests.data.slow_rows OUT PIDS SECONDS`.
+"""A store that takes time to write: `python -m tests.data.slow_rows OUT PIDS SECONDS`.
 
-Each block leaves the number of the process that makes it in the folder PIDS.
+The process that makes a block leaves its id as a file name in the folder PIDS.
 """
 
 import os
@@ -18,15 +18,15 @@ from latentslots.data.store.resumable import Workers, write_blocks
 NUM_BLOCKS = 6
 
 
-def rows(work: tuple[int, str, float]) -> Iterator[dict[str, Any]]:
-    number, pids, seconds = work
+def rows(block: tuple[int, str, float]) -> Iterator[dict[str, Any]]:
+    number, pids, seconds = block
     Path(pids, str(os.getpid())).touch()
     for row in range(4):
         time.sleep(seconds)
         yield {"image": np.full((8, 8, 3), 10 * number + row, np.uint8)}
 
 
-def make(out: Path, pids: Path, seconds: float, *, workers: int = 2) -> Path:
+def make(out: Path, pids: Path, seconds: float = 0.0, *, workers: int) -> Path:
     pids.mkdir(exist_ok=True)
     write_blocks(
         StoreWriter(out, "train"),
@@ -39,4 +39,4 @@ def make(out: Path, pids: Path, seconds: float, *, workers: int = 2) -> Path:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+    make(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), workers=2)

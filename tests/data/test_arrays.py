@@ -21,7 +21,7 @@ def save(path: Path, **arrays: Any) -> Path:
     return path / "source.npz"
 
 
-def test_a_second_split_joins_the_first(store: Path, tmp_path: Path) -> None:
+def test_a_second_split_is_added_to_the_store(store: Path, tmp_path: Path) -> None:
     out = import_arrays(NLVR, tmp_path / "nlvr", license="CC-BY-4.0", credit="Suhr et al.")
     import_arrays(NLVR, out, split="validation")
     assert split_names(out) == ["train", "validation"]
@@ -30,7 +30,7 @@ def test_a_second_split_joins_the_first(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["kandinsky", "tetrominoes"])
-def test_real_arrays_of_others(name: str, tmp_path: Path) -> None:
+def test_real_arrays_of_other_projects(name: str, tmp_path: Path) -> None:
     file = Path(__file__).parent / name / f"{name}.npz"
     truth = np.load(file)
     rows = load_dataset(import_arrays(file, tmp_path / "out", license="MIT"))
@@ -42,7 +42,7 @@ def test_real_arrays_of_others(name: str, tmp_path: Path) -> None:
         assert [len(np.setdiff1d(r["segmentation"], [0])) for r in rows] == rows["n_objects"][:]
 
 
-def test_ids_above_255_and_no_masks_at_all(tmp_path: Path) -> None:
+def test_ids_above_255_and_no_masks(tmp_path: Path) -> None:
     import_arrays(save(tmp_path, image=IMAGE, mask=MASK), tmp_path / "with")
     row = load_dataset(tmp_path / "with")[2]
     assert row["segmentation"].mode == "I;16"
@@ -56,14 +56,16 @@ def test_boolean_masks(tmp_path: Path) -> None:
     assert np.array_equal(load_dataset(tmp_path / "out")[0]["segmentation"], MASK[0] % 2 == 0)
 
 
-def test_a_resolution_shrinks_both(tmp_path: Path) -> None:
+def test_images_and_masks_are_resized(tmp_path: Path) -> None:
     import_arrays(save(tmp_path, image=IMAGE, mask=MASK), tmp_path / "out", resolution=8)
     row = load_dataset(tmp_path / "out")[1]
     assert np.array_equal(np.asarray(row["image"]), IMAGE[1, :, 2:10])
     assert np.array_equal(np.asarray(row["segmentation"]), MASK[1, :, 2:10])
 
 
-def test_simple_columns_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_dimensional_arrays_become_columns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     columns = {
         "count": np.array([1, 2, 3], np.uint8),
         "score": np.array([0.5, 1, 2], np.float32),
@@ -72,9 +74,9 @@ def test_simple_columns_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         "video": np.array([0, 0, 1]),
         "frame": np.array([0, 1, 0]),
     }
-    left_out = {"box": np.zeros((3, 4)), "one": np.zeros(1), "ignore": np.zeros(3)}
+    dropped = {"box": np.zeros((3, 4)), "one": np.zeros(1), "ignore": np.zeros(3)}
     with caplog.at_level(logging.WARNING):
-        import_arrays(save(tmp_path, image=IMAGE, **columns, **left_out), tmp_path / "out")
+        import_arrays(save(tmp_path, image=IMAGE, **columns, **dropped), tmp_path / "out")
     rows = load_dataset(tmp_path / "out").remove_columns("image")
     assert rows[1] == {
         "count": 2,
@@ -84,10 +86,10 @@ def test_simple_columns_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         "video": "0",
         "frame": 1,
     }
-    assert sorted(record.args[0] for record in caplog.records) == sorted(left_out)
+    assert sorted(record.args[0] for record in caplog.records) == sorted(dropped)
 
 
-def test_frames_without_a_video_are_left_out(
+def test_frames_without_a_video_are_dropped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import_arrays(save(tmp_path, image=IMAGE, frame=np.arange(3)), tmp_path / "out")
@@ -111,7 +113,7 @@ def test_frames_without_a_video_are_left_out(
         ({"image": np.array([{}], object)}, "cannot be read as an .npz file: Object arrays"),
     ],
 )
-def test_arrays_that_do_not_fit_leave_nothing(
+def test_invalid_arrays_leave_no_store(
     tmp_path: Path, arrays: dict[str, Any], message: str
 ) -> None:
     source = save(tmp_path, **arrays)
@@ -120,27 +122,27 @@ def test_arrays_that_do_not_fit_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_files_that_are_no_npz(tmp_path: Path) -> None:
+def test_files_that_are_not_npz(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no file .*no\.npz"):
         import_arrays(tmp_path / "no.npz", tmp_path / "out")
     np.save(tmp_path / "one.npy", IMAGE)
-    with pytest.raises(DataError, match="one array without a name"):
+    with pytest.raises(DataError, match="a single array without a name"):
         import_arrays(tmp_path / "one.npy", tmp_path / "out")
     (tmp_path / "text.npz").write_text("x" * 100)
-    with pytest.raises(DataError, match=r"is no \.npz file, or a part of one"):
+    with pytest.raises(DataError, match=r"is not an \.npz file, or is truncated"):
         import_arrays(tmp_path / "text.npz", tmp_path / "out")
     cut = tmp_path / "cut.npz"
     cut.write_bytes(NLVR.read_bytes()[:3000])
-    with pytest.raises(DataError, match=r"is no \.npz file, or a part of one"):
+    with pytest.raises(DataError, match=r"is not an \.npz file, or is truncated"):
         import_arrays(cut, tmp_path / "out")
 
 
-def test_a_split_that_is_there_is_not_overwritten(store: Path) -> None:
+def test_an_existing_split_is_not_overwritten(store: Path) -> None:
     before = snapshot(store)
     with pytest.raises(DataError, match="already has a split 'train'"):
         import_arrays(NLVR, store, resolution=8)
     assert snapshot(store) == before
-    assert import_arrays(NLVR, store) == store  # the same again is done already
+    assert import_arrays(NLVR, store) == store  # of the same file
     assert snapshot(store) == before
 
 
@@ -157,8 +159,7 @@ def objects_file(path: Path, content: Any) -> Path:
     return path / "objects.json.gz"
 
 
-def test_attributes_of_objects_come_from_json(tmp_path: Path) -> None:
-    source = save(tmp_path, image=IMAGE, mask=MASK % 3)
+def test_attributes_are_read_from_json(tmp_path: Path) -> None:
     red = {"color": "red", "size": 20, "place": [0.5, 1.5]}
     blue = {"color": "blue", "size": 10, "place": [2.5, 3.5]}
     source = save(tmp_path, image=IMAGE, mask=MASK % 3 * np.array([1, 0, 1])[:, None, None])
@@ -179,20 +180,20 @@ def test_attributes_of_objects_come_from_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([[]], "must be a list for each of 3 images, got 1"),
-        ({"a": 1}, "must be a list for each of 3 images, got dict"),
-        ([[], [], []], "says nothing of any object"),
-        ([[{"a": 2**70}], [{"a": 1}], []], "the values of an attribute do not fit"),
+        ([[]], r"must be a list with one item per image \(3\), got 1"),
+        ({"a": 1}, r"one item per image \(3\), got dict"),
+        ([[], [], []], "holds no attribute of any object"),
+        ([[{"a": 2**70}], [{"a": 1}], []], "the values of an attribute have no common type"),
         (
             [[{"a": 1}], [{"a": 1}], []],
             "image 0 has ids up to 2, but attributes of 1 objects",
         ),
-        ([[1], [], []], "must hold a list of objects' values by name"),
-        ([[{"a": 1}], [{"b": 1}], []], r"object 0 of image 1 has \['b'\], the first .* \['a'\]"),
-        ([[{"a": 1}], [{"a": "x"}], []], "the values of an attribute do not fit"),
+        ([[1], [], []], "must hold, for every image, a list of objects' values by name"),
+        ([[{"a": 1}], [{"b": 1}], []], r"object 0 of image 1 has \['b'\], but .* \['a'\]"),
+        ([[{"a": 1}], [{"a": "x"}], []], "the values of an attribute have no common type"),
     ],
 )
-def test_attributes_that_cannot_be_used(tmp_path: Path, content: Any, message: str) -> None:
+def test_invalid_attributes(tmp_path: Path, content: Any, message: str) -> None:
     source = save(tmp_path, image=IMAGE, mask=MASK % 3)
     with pytest.raises(DataError, match=message):
         import_arrays(source, tmp_path / "out", attributes=objects_file(tmp_path, content))
@@ -208,7 +209,7 @@ def test_attributes_that_cannot_be_used(tmp_path: Path, content: Any, message: s
         import_arrays(source, tmp_path / "out", attributes=tmp_path / "none.json")
 
 
-def test_masks_of_the_same_size_are_told_apart(tmp_path: Path) -> None:
+def test_another_file_of_the_same_size_is_another_source(tmp_path: Path) -> None:
     source = save(tmp_path, image=IMAGE, mask=MASK.astype(np.uint16))
     out = import_arrays(source, tmp_path / "out")
     size = source.stat().st_size

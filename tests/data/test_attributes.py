@@ -11,7 +11,7 @@ def data_set(columns: dict[str, Any], rows: list[dict[str, list[Any]]]) -> Datas
     return Dataset.from_list([{"attributes": row} for row in rows], features=features)
 
 
-def test_class_labels_words_and_truth_values_are_classes() -> None:
+def test_class_labels_strings_and_booleans_are_classes() -> None:
     dataset = data_set(
         {
             "shape": ClassLabel(names=["box", "ball"]),
@@ -29,7 +29,7 @@ def test_class_labels_words_and_truth_values_are_classes() -> None:
     assert (moves.classes, moves.values) == (("False", "True"), [[1, None], [0]])
 
 
-def test_numbers_are_rows_of_numbers() -> None:
+def test_numbers_and_lists_of_numbers_are_numbers() -> None:
     inner = {"mass": Value("float32"), "box": List(List(Value("float32"))), "label": Value("int32")}
     dataset = data_set(
         inner,
@@ -53,14 +53,14 @@ def test_some_attributes_of_some_images() -> None:
     assert b.values == [[[0]], [[-1]]]
 
 
-def test_lists_of_words_are_no_attributes() -> None:
+def test_lists_of_strings_are_not_usable() -> None:
     dataset = data_set(
         {"tags": List(Value("string")), "a": Value("int32")}, [{"tags": [["x"]], "a": [1]}]
     )
     assert attribute_names(dataset) == ["a"]
 
 
-def test_what_is_not_there_is_said() -> None:
+def test_missing_attributes_are_named() -> None:
     dataset = data_set({"a": Value("int32")}, [{"a": [1]}])
     with pytest.raises(ValueError, match="there is no attribute 'colour', only a"):
         read_attributes(dataset, ["colour"])

@@ -51,7 +51,7 @@ def made(nlvr: Dataset, vae: AutoencoderKL, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_it_holds_what_the_vae_says(
+def test_it_holds_the_posterior_of_the_vae(
     nlvr: Dataset, vae: AutoencoderKL, made: Path, flip: bool
 ) -> None:
     cache = reopen(nlvr, vae, made)
@@ -67,15 +67,15 @@ def test_it_holds_what_the_vae_says(
         torch.testing.assert_close(std, posterior.std[0], atol=1e-3, rtol=1e-3)
 
 
-def test_a_mirrored_image_has_other_latents(nlvr: Dataset, vae: AutoencoderKL, made: Path) -> None:
+def test_a_flipped_image_has_other_latents(nlvr: Dataset, vae: AutoencoderKL, made: Path) -> None:
     cache = reopen(nlvr, vae, made)
     plain, flipped = cache[0, False][0], cache[0, True][0]
     assert not torch.allclose(plain, flipped)
-    # A convolution is not symmetric: this is why mirrored latents would be wrong.
+    # A convolution is not symmetric, so flipping the latents instead would be wrong.
     assert not torch.allclose(plain.flip(-1), flipped)
 
 
-def test_batches_bring_the_latents_of_their_rows(
+def test_batches_hold_the_latents_of_their_rows(
     nlvr: Dataset, vae: AutoencoderKL, made: Path
 ) -> None:
     cache = reopen(nlvr, vae, made)
@@ -90,7 +90,7 @@ def test_batches_bring_the_latents_of_their_rows(
         assert torch.equal(batch["latent_std"][place], cache[request][1])
 
 
-def test_it_is_small_and_mapped(made: Path) -> None:
+def test_arrays_are_half_precision_and_memory_mapped(made: Path) -> None:
     array = np.load(made / "plain" / "mean.npy", mmap_mode="r")
     assert array.dtype == np.float16
     assert array.shape == (12, 3, 8, 8)
@@ -102,7 +102,9 @@ def test_it_is_small_and_mapped(made: Path) -> None:
 ARRAYS = ("mean.npy", "std.npy")
 
 
-def test_a_pickle_does_not_hold_the_arrays(nlvr: Dataset, vae: AutoencoderKL, made: Path) -> None:
+def test_a_pickle_does_not_contain_the_arrays(
+    nlvr: Dataset, vae: AutoencoderKL, made: Path
+) -> None:
     cache = reopen(nlvr, vae, made)
     mean, _ = cache[0, False]
     content = pickle.dumps(cache)
@@ -111,7 +113,7 @@ def test_a_pickle_does_not_hold_the_arrays(nlvr: Dataset, vae: AutoencoderKL, ma
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_interrupted_it_goes_on_where_it_stopped(
+def test_an_interrupted_call_is_resumed(
     nlvr: Dataset,
     vae: AutoencoderKL,
     made: Path,
@@ -120,7 +122,7 @@ def test_interrupted_it_goes_on_where_it_stopped(
     flip: bool,
 ) -> None:
     path = tmp_path / "latents"
-    real, calls = cache_writer._encode, []
+    real, calls = cache_writer._encode_latents, []
 
     def encode(*args: Any) -> Any:
         if len(calls) == (5 if flip else 2):
@@ -128,7 +130,7 @@ def test_interrupted_it_goes_on_where_it_stopped(
         calls.append(args)
         return real(*args)
 
-    monkeypatch.setattr(cache_writer, "_encode", encode)
+    monkeypatch.setattr(cache_writer, "_encode_latents", encode)
     with pytest.raises(KeyboardInterrupt):
         make(nlvr, vae, path)
     assert path.joinpath("plain").exists() == flip
@@ -138,16 +140,16 @@ def test_interrupted_it_goes_on_where_it_stopped(
             reopen(nlvr, vae, path)
 
     calls.clear()
-    monkeypatch.setattr(cache_writer, "_encode", lambda *a: calls.append(a) or real(*a))
+    monkeypatch.setattr(cache_writer, "_encode_latents", lambda *a: calls.append(a) or real(*a))
     make(nlvr, vae, path)
     assert len(calls) == (1 if flip else 4)  # of six batches
     assert snapshot(path) == snapshot(made)
 
 
-def test_killed_it_goes_on_from_what_was_saved(
+def test_a_killed_call_is_resumed_from_the_last_save(
     nlvr: Dataset, vae: AutoencoderKL, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = cache_writer._encode, []
+    real, calls = cache_writer._encode_latents, []
 
     def encode(*args: Any) -> Any:
         calls.append(args)
@@ -156,14 +158,14 @@ def test_killed_it_goes_on_from_what_was_saved(
         return real(*args)
 
     monkeypatch.setattr(cache_writer, "_BATCHES_BETWEEN_SAVES", 1)
-    monkeypatch.setattr(cache_writer, "_encode", encode)
+    monkeypatch.setattr(cache_writer, "_encode_latents", encode)
     make(nlvr, vae, tmp_path / "latents", flip=False)
     make(nlvr, vae, tmp_path / "killed", flip=False)
     assert len(calls) == 3 + 1  # two of three batches were saved
     assert snapshot(tmp_path / "killed" / "plain") == snapshot(made / "plain")
 
 
-def test_a_beginning_made_of_other_data_is_thrown_away(
+def test_an_interrupted_cache_of_other_data_is_deleted(
     nlvr: Dataset,
     vae: AutoencoderKL,
     made: Path,
@@ -171,28 +173,28 @@ def test_a_beginning_made_of_other_data_is_thrown_away(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(cache_writer, "_encode", lambda *_: 1 / 0)
+    monkeypatch.setattr(cache_writer, "_encode_latents", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make(nlvr, tiny_vae(seed=1), tmp_path / "latents")
     monkeypatch.undo()
     make(nlvr, vae, tmp_path / "latents")
     assert snapshot(tmp_path / "latents") == snapshot(made)
-    assert "was begun with other data or models" in caplog.text
+    assert "was made from other data or models: starting over" in caplog.text
 
 
-def test_what_is_there_is_not_made_again(
+def test_a_complete_cache_is_not_made_again(
     nlvr: Dataset, vae: AutoencoderKL, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_writer, "_encode", lambda *_: 1 / 0)
+    monkeypatch.setattr(cache_writer, "_encode_latents", lambda *_: 1 / 0)
     assert make(nlvr, vae, made).has_flip
 
 
 def test_flips_can_be_added_later(nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path) -> None:
     plain = make(nlvr, vae, tmp_path / "latents", flip=False)
     assert not plain.has_flip
-    with pytest.raises(DataError, match="has none of mirrored images"):
+    with pytest.raises(DataError, match="has none of flipped images"):
         plain[0, True]
-    with pytest.raises(DataError, match="random_flip needs the latents of mirrored images"):
+    with pytest.raises(DataError, match="random_flip needs the latents of flipped images"):
         build_loader(ImageDataset(nlvr, RESOLUTION, latents=plain), batch_size=2, random_flip=True)
     assert make(nlvr, vae, tmp_path / "latents").has_flip
 
@@ -242,11 +244,13 @@ def test_a_cache_of_fewer_rows_is_refused(nlvr: Dataset, vae: AutoencoderKL, mad
         cache[12, False]
 
 
-def test_nothing_there_is_said(nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path) -> None:
+def test_a_missing_cache(nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"there is no cache of latents at {tmp_path}"):
         reopen(nlvr, vae, tmp_path)
     (tmp_path / "plain").mkdir()
-    with pytest.raises(DataError, match=r"exists and is no cache of latents: it has no cache.json"):
+    with pytest.raises(
+        DataError, match=r"exists and is not a cache of latents: it has no cache.json"
+    ):
         make(nlvr, vae, tmp_path)
 
 
@@ -270,7 +274,7 @@ def test_a_vae_survives_a_save(tmp_path: Path) -> None:
     assert model_fingerprint(AutoencoderKL.from_pretrained(tmp_path)) == model_fingerprint(vae)
 
 
-def test_the_vae_and_the_generator_are_left_as_they_were(nlvr: Dataset, tmp_path: Path) -> None:
+def test_the_vae_and_the_global_generator_are_unchanged(nlvr: Dataset, tmp_path: Path) -> None:
     vae = tiny_vae(seed=0).train()
     before = torch.get_rng_state()
     make(nlvr, vae, tmp_path, flip=False)
@@ -282,12 +286,12 @@ def test_latents_that_are_not_finite_are_refused(nlvr: Dataset, tmp_path: Path) 
     vae = tiny_vae(seed=0)
     with torch.no_grad():
         vae.quant_conv.bias[0] = 1e6
-    with pytest.raises(DataError, match=r"not finite in half precision for rows 0\.\.3"):
+    with pytest.raises(DataError, match=r"latents of rows 0\.\.3 are not finite in half precision"):
         make(nlvr, vae, tmp_path)
     assert not (tmp_path / "plain").exists()
 
 
-def test_a_full_disk_is_said_before(
+def test_a_lack_of_disk_space_is_reported_first(
     nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
@@ -334,21 +338,21 @@ class Newer(Older):
         super().__init__(width)
 
 
-def test_an_option_that_a_release_adds_makes_no_other_model() -> None:
+def test_a_new_option_at_its_default_does_not_change_the_fingerprint() -> None:
     assert model_fingerprint(Newer()) == model_fingerprint(Older())
     assert model_fingerprint(Newer(option=True)) != model_fingerprint(Older())
 
 
-def test_two_processes_make_one_cache(
+def test_only_one_of_two_callers_makes_the_cache(
     nlvr: Dataset, vae: AutoencoderKL, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The second waits for the first, and finds what it made."""
+    """The second waits for the first, and opens its cache."""
     begun, go_on = threading.Event(), threading.Event()
-    asked = []
+    callers = []
 
     class Slow(AutoencoderKL):
         def encode(self, *arguments: Any) -> Any:
-            asked.append(threading.current_thread().name)
+            callers.append(threading.current_thread().name)
             begun.set()
             go_on.wait(30)
             return super().encode(*arguments)
@@ -368,5 +372,5 @@ def test_two_processes_make_one_cache(
     go_on.set()
     for thread in threads:
         thread.join(30)
-    assert set(asked) == {"first"}
+    assert set(callers) == {"first"}
     assert len(list((tmp_path / "made").glob("plain*"))) == 1

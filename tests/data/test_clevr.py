@@ -1,4 +1,4 @@
-"""CLEVR as it was released, and FFHQ: images without masks."""
+"""CLEVR without masks, and FFHQ, from small folders in their layouts."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def clevr(folder: Path) -> Path:
     return folder
 
 
-def test_images_and_what_is_in_them(tmp_path: Path) -> None:
+def test_images_and_attributes_are_imported(tmp_path: Path) -> None:
     source = clevr(tmp_path / "CLEVR_v1.0")
     out = import_clevr(source, tmp_path / "out", splits=["train", "validation", "test"], workers=1)
     rows = load_dataset(out, split="train")
@@ -66,7 +66,7 @@ def test_images_and_what_is_in_them(tmp_path: Path) -> None:
     assert load_dataset(tmp_path / "8", split="train")[0]["image"].size == (8, 8)
 
 
-def test_clevr_that_is_not_whole(tmp_path: Path) -> None:
+def test_incomplete_clevr(tmp_path: Path) -> None:
     def fails(message: str, **options: Any) -> None:
         with pytest.raises(DataError, match=message):
             import_clevr(source, tmp_path / "never", workers=1, **options)
@@ -78,9 +78,9 @@ def test_clevr_that_is_not_whole(tmp_path: Path) -> None:
     fails(r"CLEVR_train_000001\.png is not in .*images/train")
     file = source / "scenes" / "CLEVR_train_scenes.json"
     file.write_text('{"scenes": []}')
-    fails(r"CLEVR_train_000000\.png is not in .*_scenes\.json, and 1 others")
+    fails(r"CLEVR_train_000000\.png is not in .*_scenes\.json, nor are 1 others")
     file.write_text('{"scenes": [{"objects": []}]}')
-    fails("is no file of CLEVR's scenes: KeyError")
+    fails("is not a file of CLEVR's scenes: KeyError")
     file.unlink()
     fails(r"there is no file .*CLEVR_train_scenes\.json")
     source = tmp_path
@@ -104,11 +104,11 @@ def test_faces_are_split_by_their_numbers(nested: bool, tmp_path: Path) -> None:
     assert load_dataset(cut)[0]["image"].size == (8, 8)
 
 
-def test_faces_that_are_none(tmp_path: Path) -> None:
+def test_folders_that_are_not_ffhq(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no folder /nowhere"):
         import_ffhq("/nowhere", tmp_path / "never")
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataError, match=r"holds no images that are named by numbers"):
+    with pytest.raises(DataError, match=r"holds no images named by numbers"):
         import_ffhq(tmp_path / "a", tmp_path / "never")
     for folder in ("x", "y"):
         (tmp_path / "a" / folder).mkdir()

@@ -1,4 +1,4 @@
-"""COCO on real annotations, and every way in which regions can overlap, crowd, or be missing."""
+"""COCO on real annotations, and on regions that overlap, crowd, or are missing."""
 
 import json
 import shutil
@@ -39,8 +39,8 @@ class TestPanoptic:
         assert len(rows) == 2
         for row, number in zip(rows, (30, 257), strict=True):
             ids, ignore = arrays(row)
-            (said,) = (a for a in content["annotations"] if a["image_id"] == number)
-            objects = [s for s in said["segments_info"] if not s["iscrowd"]]
+            (annotation,) = (a for a in content["annotations"] if a["image_id"] == number)
+            objects = [s for s in annotation["segments_info"] if not s["iscrowd"]]
             attributes = row["attributes"]
             assert attributes["area"] == [segment["area"] for segment in objects]
             for k, segment in enumerate(objects):
@@ -52,14 +52,14 @@ class TestPanoptic:
                 expected = [y, x, y + height, x + width]
                 size = [*ids.shape, *ids.shape]
                 assert np.multiply(attributes["bboxes"][k], size) == pytest.approx(expected, abs=1)
-            # What has no segment, and what is a crowd, is not scored.
+            # Pixels without a segment, and crowds, are not scored.
             assert (ignore == (ids == 0)).all()
-            crowds = [s["area"] for s in said["segments_info"] if s["iscrowd"]]
+            crowds = [s["area"] for s in annotation["segments_info"] if s["iscrowd"]]
             assert ignore.sum() >= sum(crowds)
             assert row["license"].startswith("Attribution")
         assert len([s for a in content["annotations"] for s in a["segments_info"] if s["iscrowd"]])
 
-    def test_images_stay_as_they_came(self, tmp_path: Path) -> None:
+    def test_the_bytes_of_images_are_unchanged(self, tmp_path: Path) -> None:
         out = import_coco(REAL, tmp_path / "out", PANOPTIC, splits=["train"], workers=1)
         cell = load_dataset(out, split="train").data.column("image").to_pylist()[0]
         assert cell["bytes"] == (REAL / "train2017" / "000000000030.jpg").read_bytes()
@@ -83,7 +83,7 @@ class TestPanoptic:
     def test_all_things_of_a_category_are_one_region_for_mbo_of_classes(
         self, tmp_path: Path
     ) -> None:
-        """Of an image in quarters, against sets of pixels."""
+        """For predictions of four quarters, compared with sets of pixels."""
         options = CocoOptions(kind="panoptic", resolution=32)
         rows = load_dataset(
             import_coco(REAL, tmp_path / "out", options, splits=["train"], workers=1)
@@ -129,7 +129,7 @@ class TestInstances:
         assert ids.max() == 6
 
 
-def made(folder: Path, annotations: list[dict[str, Any]], **changes: Any) -> Path:
+def write_coco(folder: Path, annotations: list[dict[str, Any]], **changes: Any) -> Path:
     """A data set in COCO's format: one gray image of 20 x 30 pixels, three categories."""
     (folder / "annotations").mkdir(parents=True)
     (folder / "images" / "val2017").mkdir(parents=True)
@@ -162,9 +162,9 @@ TWO = [
 CROWD = {"id": 3, "category_id": 3, "iscrowd": 1, "segmentation": runs(8, 28)}
 
 
-class TestChoices:
+class TestOptions:
     def row(self, folder: Path, annotations: list[dict[str, Any]], **options: Any) -> Any:
-        made(folder / "in", annotations)
+        write_coco(folder / "in", annotations)
         out = import_coco(
             folder / "in",
             folder / "out",
@@ -174,7 +174,7 @@ class TestChoices:
         )
         return load_dataset(out, split="validation")[0]
 
-    def test_who_owns_what_overlaps(self, tmp_path: Path) -> None:
+    def test_overlapping_instances(self, tmp_path: Path) -> None:
         first = self.row(tmp_path / "a", TWO)
         ids, ignore = arrays(first)
         assert ids[7, 7] == 1
@@ -187,7 +187,7 @@ class TestChoices:
         assert ignore[5:10, 5:10].all()
         assert last["attributes"]["category"] == [0, 2]
 
-    def test_what_becomes_of_a_crowd(self, tmp_path: Path) -> None:
+    def test_crowds(self, tmp_path: Path) -> None:
         ids, ignore = arrays(self.row(tmp_path / "a", [*TWO, CROWD]))
         assert ids.max() == 2
         claimed = np.zeros((20, 30), bool)
@@ -224,47 +224,55 @@ class TestBadInput:
             import_coco(folder, folder / "never", splits=["validation"], workers=1, **options)
         assert not (folder / "never").exists()
 
-    def test_files_that_are_not_there(self, tmp_path: Path) -> None:
+    def test_missing_files(self, tmp_path: Path) -> None:
         self.fails(tmp_path, r"there is no file .*instances_val2017.json|there is no folder")
-        folder = made(tmp_path / "a", TWO)
+        folder = write_coco(tmp_path / "a", TWO)
         (folder / "images" / "val2017" / "7.jpg").unlink()
-        self.fails(folder, r"names the image .*7.jpg, which is not there")
+        self.fails(folder, r"lists the image .*7.jpg, which does not exist")
         with pytest.raises(DataError, match="COCO has no split 'test', only train, validation"):
             import_coco(folder, folder / "never", splits=["test"])
-        with pytest.raises(DataError, match="one file of annotations makes one split"):
+        with pytest.raises(DataError, match="splits must be a single one if annotations are given"):
             import_coco(folder, folder / "never", annotations=folder / "x.json")
         shutil.copytree(REAL, tmp_path / "real")
         (tmp_path / "real/annotations/panoptic_train2017/000000000030.png").unlink()
-        with pytest.raises(DataError, match=r"names the segmentation .*30.png, which is not there"):
+        with pytest.raises(
+            DataError, match=r"lists the segmentation .*30.png, which does not exist"
+        ):
             import_coco(tmp_path / "real", tmp_path / "n", PANOPTIC, splits=["train"])
 
-    def test_annotations_that_do_not_fit(self, tmp_path: Path) -> None:
+    def test_invalid_annotations(self, tmp_path: Path) -> None:
         stray = [{"id": 1, "category_id": 1, "image_id": 8, "segmentation": square(0, 0, 5, 5)}]
-        self.fails(made(tmp_path / "a", stray), "annotation of the image 8, and no such image")
+        self.fails(
+            write_coco(tmp_path / "a", stray), "annotation of the image 8, but no such image"
+        )
         odd = [{"id": 1, "category_id": 2, "segmentation": square(0, 0, 5, 5)}]
-        self.fails(made(tmp_path / "b", odd), "has the category 2, which it does not list")
+        self.fails(write_coco(tmp_path / "b", odd), "has the category 2, which it does not list")
         for number, part in enumerate(("images", "categories")):
-            folder = made(tmp_path / f"lacks-{number}", TWO)
+            folder = write_coco(tmp_path / f"lacks-{number}", TWO)
             file = folder / "annotations" / "instances_val2017.json"
             content = json.loads(file.read_text())
             del content[part][0]["id"]
             file.write_text(json.dumps(content))
             self.fails(folder, "instances: an entry lacks 'id'")
         broken = [{"id": 1, "category_id": 1, "segmentation": [[1, 2]]}]
-        self.fails(made(tmp_path / "c", broken), r"7.jpg has a segmentation that cannot be read")
+        self.fails(
+            write_coco(tmp_path / "c", broken), r"7.jpg has a segmentation that cannot be read"
+        )
         size = {"images": [{"id": 7, "file_name": "7.jpg", "height": 30, "width": 20}]}
-        self.fails(made(tmp_path / "d", TWO, **size), "30x20 pixels when it stands upright, and")
+        self.fails(
+            write_coco(tmp_path / "d", TWO, **size), "30x20 pixels after its EXIF rotation, but"
+        )
         twice = {
             "images": [{"id": n, "file_name": "7.jpg", "height": 20, "width": 30} for n in (7, 8)]
         }
-        self.fails(made(tmp_path / "e", TWO, **twice), r"names the image .*7.jpg twice")
-        self.fails(made(tmp_path / "f", TWO, images=[]), "annotation of the image 7")
-        self.fails(made(tmp_path / "g", [], images=[]), "names no image")
-        folder = made(tmp_path / "h", TWO)
+        self.fails(write_coco(tmp_path / "e", TWO, **twice), r"lists the image .*7.jpg twice")
+        self.fails(write_coco(tmp_path / "f", TWO, images=[]), "annotation of the image 7")
+        self.fails(write_coco(tmp_path / "g", [], images=[]), "lists no image")
+        folder = write_coco(tmp_path / "h", TWO)
         (folder / "annotations" / "instances_val2017.json").write_text("[]")
-        self.fails(folder, "is no file of COCO's annotations")
+        self.fails(folder, "is not a file of COCO's annotations")
 
-    def test_panoptic_images_that_were_changed(self, tmp_path: Path) -> None:
+    def test_invalid_panoptic_images(self, tmp_path: Path) -> None:
         shutil.copytree(REAL, tmp_path / "real")
         png = tmp_path / "real/annotations/panoptic_train2017/000000000030.png"
         whole = Image.open(png).copy()
@@ -291,13 +299,13 @@ class TestBadInput:
     def test_more_regions_than_ids(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolution: int | None
     ) -> None:
-        """65,535 is the most that a PNG of 16 bits can tell apart."""
+        """A PNG of 16 bits holds ids up to 65,535."""
         from latentslots.data.importers import coco
 
-        folder = made(tmp_path, TWO)
+        folder = write_coco(tmp_path, TWO)
         ids = np.full((20, 30), 65_536)
         nothing = np.zeros((20, 30), bool)
-        monkeypatch.setattr(coco, "_owners", lambda *_: (ids, nothing, []))
+        monkeypatch.setattr(coco, "_combine", lambda *_: (ids, nothing, []))
         with pytest.raises(DataError, match=r"ids of a segmentation must be in 0\.\.65535, got "):
             import_coco(
                 folder,
@@ -308,20 +316,20 @@ class TestBadInput:
             )
 
 
-def test_images_without_annotations_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="for other data in COCO's format: name annotations"):
-        import_coco(made(tmp_path / "in", TWO), tmp_path / "out", images=tmp_path)
+def test_a_folder_of_images_requires_annotations(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="other data in COCO's format: give annotations, too"):
+        import_coco(write_coco(tmp_path / "in", TWO), tmp_path / "out", images=tmp_path)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_choices_that_there_are_not() -> None:
+def test_unknown_options() -> None:
     with pytest.raises(DataError, match="overlap must be one of first, last, got 'smallest'"):
-        CocoOptions(overlap="smallest")  # type: ignore[arg-type]  # the refusal is the point
+        CocoOptions(overlap="smallest")  # type: ignore[arg-type]  # on purpose
 
 
-def test_photographs_that_lie_on_their_side(tmp_path: Path) -> None:
-    """Their annotations are of the picture as it stands upright."""
-    folder = made(tmp_path / "in", TWO)
+def test_photographs_with_exif_rotation(tmp_path: Path) -> None:
+    """Their annotations are of the rotated image."""
+    folder = write_coco(tmp_path / "in", TWO)
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     lying = Image.new("RGB", (20, 30), (90, 90, 90))
@@ -333,9 +341,9 @@ def test_photographs_that_lie_on_their_side(tmp_path: Path) -> None:
         assert row["segmentation"].size == ((30, 20) if resolution is None else (20, 20))
 
 
-def test_boxes_and_areas_are_of_what_is_stored(tmp_path: Path) -> None:
+def test_boxes_and_areas_are_those_of_the_stored_masks(tmp_path: Path) -> None:
     """Cropped to the columns 5 to 25, half of the first object is gone."""
-    folder = made(tmp_path / "in", TWO)
+    folder = write_coco(tmp_path / "in", TWO)
     out = import_coco(folder, tmp_path / "out", CocoOptions(resolution=20), splits=["validation"])
     row = load_dataset(out, split="validation")[0]
     ids = arrays(row)[0]
@@ -343,13 +351,13 @@ def test_boxes_and_areas_are_of_what_is_stored(tmp_path: Path) -> None:
     assert row["attributes"]["bboxes"][0] == [0, 0, 0.5, 0.25]
 
 
-def test_half_made_data_with_other_classes_are_refused(
+def test_an_import_is_not_resumed_with_other_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    folder, out = made(tmp_path / "in", TWO), tmp_path / "out"
+    folder, out = write_coco(tmp_path / "in", TWO), tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "add_block", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -358,5 +366,7 @@ def test_half_made_data_with_other_classes_are_refused(
     content = json.loads(file.read_text())
     content["categories"].append({"id": 2, "name": "bear"})
     file.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="a half-made 'validation' whose columns or classes are"):
+    with pytest.raises(
+        DataError, match="unfinished split 'validation' with other columns or classes"
+    ):
         import_coco(folder, out, splits=["validation"], workers=1)

@@ -1,4 +1,4 @@
-"""Cached features: what the backbone says, refused where it was another, used in training."""
+"""Cached features: equal to the backbone's, refused for another backbone, used in training."""
 
 import dataclasses
 from pathlib import Path
@@ -21,14 +21,16 @@ from .conftest import tiny_vae
 
 
 @pytest.fixture(scope="module")
-def made(nlvr: Dataset, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+def cache(nlvr: Dataset, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     folder = tmp_path_factory.mktemp("cache") / "features"
     return cache_features(nlvr, tiny_vit_encoder(), folder, resolution=16, batch_size=5, flip=True)
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_it_holds_what_the_backbone_says(nlvr: Dataset, made: FeatureCache, flip: bool) -> None:
-    images = ImageDataset(nlvr, 16, features=made)
+def test_it_holds_the_features_of_the_backbone(
+    nlvr: Dataset, cache: FeatureCache, flip: bool
+) -> None:
+    images = ImageDataset(nlvr, 16, features=cache)
     for row in (0, 7):
         sample = images[row, flip]
         expected = tiny_vit_encoder()(sample["pixel_values"][None])[0]
@@ -38,16 +40,16 @@ def test_it_holds_what_the_backbone_says(nlvr: Dataset, made: FeatureCache, flip
     assert batch["features"].shape == (4, 8, 4, 4)
 
 
-def test_what_was_made_of_something_else_is_refused(
-    nlvr: Dataset, made: FeatureCache, tmp_path: Path
+def test_a_cache_with_another_key_is_refused(
+    nlvr: Dataset, cache: FeatureCache, tmp_path: Path
 ) -> None:
     needed = {"resolution": 16, "dataset_fingerprint": dataset_fingerprint(nlvr)}
     other = model_fingerprint(tiny_vit_encoder(seed=1))
     with pytest.raises(DataError, match="was made with another image backbone"):
-        FeatureCache.open(made.path, fingerprint=other, **needed)
+        FeatureCache.open(cache.path, fingerprint=other, **needed)
     larger = model_fingerprint(tiny_vit_encoder(image_size=64))
     with pytest.raises(DataError, match="was made with another image backbone"):
-        FeatureCache.open(made.path, fingerprint=larger, **needed)
+        FeatureCache.open(cache.path, fingerprint=larger, **needed)
     latents = cache_latents(nlvr, tiny_vae(seed=0), tmp_path / "latents", resolution=16)
     own = model_fingerprint(tiny_vit_encoder())
     with pytest.raises(DataError, match="holds latents, not features"):
@@ -55,11 +57,11 @@ def test_what_was_made_of_something_else_is_refused(
     with pytest.raises(DataError, match="there is no cache of features at"):
         FeatureCache.open(tmp_path, fingerprint=own, **needed)
     with pytest.raises(DataError, match="cache of features has 12 rows, but the data set has 5"):
-        ImageDataset(nlvr.select(range(5)), 16, features=made)
+        ImageDataset(nlvr.select(range(5)), 16, features=cache)
 
 
 @pytest.mark.parametrize("name", ["stable-lsd-voc", "dinosaur-coco"])
-def test_training_reads_them(
+def test_training_reads_cached_features(
     name: str,
     scenes_store: Path,
     tiny_vit_dir: Path,
@@ -88,16 +90,16 @@ def test_training_reads_them(
         torch.manual_seed(0)
         losses.append(objective(given)[0])
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-3)
-    objective.encoder.forward = None  # It must not be asked.
+    objective.encoder.forward = None  # fails if it is called
     objective(batch)
 
 
-def test_a_backbone_that_learns_has_none(
+def test_a_trained_backbone_has_no_cache(
     scenes_store: Path, tiny_vae_dir: Path, tmp_path: Path
 ) -> None:
     config = shrink(recipe("lsd-smoke"), data=scenes_store, vae=tiny_vae_dir)
-    wanted = dataclasses.replace(config.data, cache_features=True)
-    config = dataclasses.replace(config, data=wanted)
+    data = dataclasses.replace(config.data, cache_features=True)
+    config = dataclasses.replace(config, data=data)
     objective = build_objective(config)
     with pytest.raises(ValueError, match="needs a frozen image backbone, and lsd has none"):
         build_training_set(config, objective, run_dir=tmp_path, progress=False)

@@ -31,7 +31,7 @@ def test_images_are_found_at_any_depth_and_sorted(photos: Path) -> None:
     assert found == [*frames, "c.JPEG", "d.webp", "e.bmp", "f.tif"]
 
 
-def test_rows_are_decoded_where_they_lie(photos: Path) -> None:
+def test_images_are_decoded_in_place(photos: Path) -> None:
     row = load_dataset(photos)[0]
     assert list(row) == ["image"]
     assert row["image"].size == (12, 8)
@@ -39,7 +39,7 @@ def test_rows_are_decoded_where_they_lie(photos: Path) -> None:
     assert sum(1 for _ in stream) == 10
 
 
-def test_a_glob_chooses(photos: Path) -> None:
+def test_a_glob_selects_images(photos: Path) -> None:
     assert paths(photos, glob="a/*_7.jpg") == ["a/frame_7.jpg"]
     with pytest.raises(DataError, match=r"no file in .*photos matches the glob '\*\.gif'"):
         load_dataset(photos, glob="*.gif")
@@ -78,13 +78,13 @@ def test_the_split_is_stable_and_seeded() -> None:
     split = split_files(files, validation_fraction=0.1)
     assert split == split_files(files, validation_fraction=0.1)
     assert len(split["validation"]) == 20
-    assert split["validation"][:3] == ["001.png", "006.png", "008.png"]  # on every machine
+    assert split["validation"][:3] == ["001.png", "006.png", "008.png"], "same on every machine"
     assert split != split_files(files, validation_fraction=0.1, seed=1)
     more = split_files([*files, "new.png"], validation_fraction=0.1)
     assert len(set(more["validation"]) ^ set(split["validation"])) <= 2
 
 
-def test_no_side_is_empty() -> None:
+def test_no_split_is_empty() -> None:
     assert list(map(len, split_files("ab", validation_fraction=0.01).values())) == [1, 1]
     assert list(map(len, split_files("ab", validation_fraction=0.99).values())) == [1, 1]
 
@@ -93,19 +93,19 @@ def test_no_side_is_empty() -> None:
     ("files", "options", "message"),
     [
         (["a/1.png", "a/2.png"], {"validation_fraction": 0.5, "group_by": "parent"}, "one parent"),
-        (["a.png"], {"validation_fraction": 0.5}, "one image alone cannot be split"),
+        (["a.png"], {"validation_fraction": 0.5}, "one image cannot be split"),
         (["a.png", "b.png"], {"validation_fraction": 1.0}, "exclusive, got 1.0"),
         (["a.png", "b.png"], {"validation_fraction": 0.0}, "exclusive, got 0.0"),
         (["a.png"], {"validation_fraction": 0.5, "group_by": "folder"}, "got 'folder'"),
     ],
 )
-def test_splits_that_cannot_be(files: list[str], options: dict[str, Any], message: str) -> None:
+def test_impossible_splits(files: list[str], options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         split_files(files, **options)
 
 
 def test_without_a_fraction_there_is_no_validation_split(photos: Path) -> None:
-    with pytest.raises(UnknownSplitError, match="only 'train'; validation_fraction would make one"):
+    with pytest.raises(UnknownSplitError, match="only 'train'; set validation_fraction to hold"):
         load_dataset(photos, split="validation")
     with pytest.raises(UnknownSplitError, match=r"has no split 'test', only 'train'$"):
         load_dataset(photos, split="test")
@@ -134,7 +134,7 @@ def test_group_by_is_checked_without_a_fraction_too(photos: Path) -> None:
     assert find_images(photos, "b/*.jpg")[0] == "b/frame_10.jpg"
 
 
-def test_validation_goes_by_two_names(tmp_path: Path) -> None:
+def test_the_validation_folder_has_two_names(tmp_path: Path) -> None:
     for name in ("train", "val", "test"):
         (tmp_path / name).mkdir()
     for name in ("train/a", "train/b", "val/c", "test/d"):

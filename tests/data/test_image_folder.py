@@ -36,7 +36,7 @@ def test_bytes_and_ids_are_kept(nuclei: Path, tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(row["segmentation"]), np.asarray(mask))
 
 
-def test_a_resolution_shrinks_both(nuclei: Path, tmp_path: Path) -> None:
+def test_images_and_masks_are_resized(nuclei: Path, tmp_path: Path) -> None:
     import_folder(nuclei / "images", tmp_path / "out", masks=nuclei / "masks", resolution=32)
     for row in load_dataset(tmp_path / "out"):
         assert row["image"].size == row["segmentation"].size == (32, 32)
@@ -55,12 +55,12 @@ def test_both_splits_at_once(photos: Path, tmp_path: Path) -> None:
     assert [Path(path).stem for _, path in by_frame] == [f"frame_{n}" for n in range(7, 12)]
 
 
-def test_a_glob_chooses(photos: Path, tmp_path: Path) -> None:
+def test_a_glob_selects_images(photos: Path, tmp_path: Path) -> None:
     import_folder(photos, tmp_path / "out", glob="a/*.jpg", split="test")
     assert len(load_dataset(tmp_path / "out", split="test")) == 5
 
 
-def test_the_same_stem_may_have_another_suffix(tmp_path: Path) -> None:
+def test_masks_may_have_another_suffix(tmp_path: Path) -> None:
     for folder in ("images", "masks"):
         (tmp_path / folder / "deep").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "deep" / "a.jpg")
@@ -121,7 +121,7 @@ def with_text_for_an_image(nuclei: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:unclosed file")
-def test_what_does_not_fit_is_named_and_leaves_nothing(
+def test_invalid_files_are_named_and_leave_no_store(
     nuclei: Path, tmp_path: Path, spoil: Any, message: str, resolution: int | None
 ) -> None:
     spoil(nuclei)
@@ -149,7 +149,7 @@ def test_bad_files_can_be_skipped_and_are_counted(
         import_folder(nuclei / "images", tmp_path / "other", on_bad_sample="ignore")
 
 
-def test_what_cannot_be_asked_for(photos: Path, tmp_path: Path) -> None:
+def test_invalid_arguments(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         import_folder(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
@@ -159,7 +159,7 @@ def test_what_cannot_be_asked_for(photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_something_else_is_left_alone(photos: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_not_changed(photos: Path, tmp_path: Path) -> None:
     before = snapshot(photos)
     with pytest.raises(DataError, match="is not empty and not a store"):
         import_folder(photos, photos)
@@ -171,7 +171,8 @@ def test_a_folder_with_something_else_is_left_alone(photos: Path, tmp_path: Path
     assert snapshot(out) == before
 
 
-def test_more_processes_and_a_killed_import_give_the_same_bytes(
+@pytest.mark.slow
+def test_bytes_do_not_depend_on_workers_or_interruptions(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_folder, "_BLOCK", 3)
@@ -181,7 +182,7 @@ def test_more_processes_and_a_killed_import_give_the_same_bytes(
         import_folder(photos, tmp_path / "killed" / "out", workers=1, **options)
     out = import_folder(photos, tmp_path / "killed" / "out", workers=2, **options)
     assert snapshot(out) == whole
-    assert snapshot(import_folder(photos, out, **options)) == whole  # and there is nothing left
+    assert snapshot(import_folder(photos, out, **options)) == whole  # nothing is left to do
 
 
 def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +194,7 @@ def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "train: 100%" in captured.err
 
 
-def test_half_made_data_with_other_masks_are_refused(
+def test_an_import_is_not_resumed_with_other_masks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
@@ -209,5 +210,5 @@ def test_half_made_data_with_other_masks_are_refused(
         patch.setattr(StoreWriter, "add_block", killed)
         with pytest.raises(KeyboardInterrupt):
             import_folder(tmp_path / "images", tmp_path / "out", masks=tmp_path / "one", workers=1)
-    with pytest.raises(DataError, match="holds a half-made 'train' of other data"):
+    with pytest.raises(DataError, match="holds an unfinished split 'train' of other data"):
         import_folder(tmp_path / "images", tmp_path / "out", masks=tmp_path / "two", workers=1)

@@ -22,7 +22,7 @@ from latentslots.data import (
 
 from .conftest import NUCLEI, noise_image, truncate
 
-# Two warnings about the machine that the tests run on, not about the code.
+# Two warnings about the machine that runs the tests, not about the code.
 workers = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create", "ignore:.*multi-threaded, use of fork"
 )
@@ -42,7 +42,7 @@ def assert_equal(left: list[dict[str, Tensor]], right: list[dict[str, Tensor]]) 
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_the_sample(nlvr: Dataset, arrays: dict[str, np.ndarray]) -> None:
+def test_a_sample(nlvr: Dataset, arrays: dict[str, np.ndarray]) -> None:
     sample = ImageDataset(nlvr, 100)[3, False]
     assert sorted(sample) == ["index", "pixel_values", "segmentation"]
     pixels = torch.from_numpy(arrays["image"][3]).permute(2, 0, 1)
@@ -51,7 +51,7 @@ def test_the_sample(nlvr: Dataset, arrays: dict[str, np.ndarray]) -> None:
     assert sample["index"] == 3
 
 
-def test_a_flip_turns_everything(nlvr: Dataset) -> None:
+def test_images_and_masks_are_flipped(nlvr: Dataset) -> None:
     images = ImageDataset(nlvr, 32)
     plain, flipped = images[5, False], images[5, True]
     for key in ("pixel_values", "segmentation"):
@@ -72,7 +72,7 @@ def test_16_bit_masks_are_read(tmp_path: Path) -> None:
         assert sample["segmentation"].max() > 0
         inside = sample["segmentation"] > 0
         brightness = sample["pixel_values"].mean(0)
-        # The nuclei of these pictures are brighter than what is between them.
+        # The nuclei in these images are brighter than the background.
         assert brightness[inside].mean() > brightness[~inside].mean()
 
 
@@ -111,7 +111,7 @@ def test_without_flip_the_order_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 6, 23])
-def test_a_resumed_run_sees_what_it_would_have_seen(start: int) -> None:
+def test_a_resumed_run_gets_the_same_batches(start: int) -> None:
     options = {"batch_size": 4, "seed": 7, "random_flip": True}
     whole = take(ResumableBatches(22, **options), 30)
     rest = take(ResumableBatches(22, **options, start_batch=start), 30 - start)
@@ -119,7 +119,7 @@ def test_a_resumed_run_sees_what_it_would_have_seen(start: int) -> None:
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])
-def test_ranks_together_see_the_batches_of_one(num_processes: int) -> None:
+def test_processes_together_get_the_batches_of_one(num_processes: int) -> None:
     options = {"seed": 7, "random_flip": True, "start_batch": 2}
     ranks = [
         take(
@@ -134,7 +134,7 @@ def test_ranks_together_see_the_batches_of_one(num_processes: int) -> None:
     assert [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)] == one
 
 
-def test_another_seed_is_another_order() -> None:
+def test_another_seed_gives_another_order() -> None:
     first = take(ResumableBatches(50, batch_size=5, seed=0), 10)
     assert take(ResumableBatches(50, batch_size=5, seed=1), 10) != first
     # Seed 0 in epoch 1 must not be seed 1 in epoch 0.
@@ -143,7 +143,7 @@ def test_another_seed_is_another_order() -> None:
     )
 
 
-def test_skipping_costs_nothing() -> None:
+def test_skipping_batches_is_free() -> None:
     batches = ResumableBatches(10, batch_size=2, start_batch=10**15)
     assert len(take(batches, 1)[0]) == 2
 
@@ -158,7 +158,7 @@ def test_skipping_costs_nothing() -> None:
         (8, {"batch_size": 2, "process_index": 1}, r"process_index must be in 0\.\.0, got 1"),
     ],
 )
-def test_batches_that_cannot_be(num_rows: int, options: dict[str, Any], message: str) -> None:
+def test_invalid_batches(num_rows: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         ResumableBatches(num_rows, **options)
 
@@ -173,7 +173,7 @@ def test_the_number_of_workers_changes_nothing(nlvr: Dataset) -> None:
     assert here[0]["pixel_values"].shape == (4, 3, 16, 16)
 
 
-def test_iterating_leaves_the_global_generator_alone(nlvr: Dataset) -> None:
+def test_iterating_does_not_use_the_global_generator(nlvr: Dataset) -> None:
     before = torch.get_rng_state()
     load(2, ImageDataset(nlvr, 16), batch_size=4, random_flip=True)
     assert torch.equal(torch.get_rng_state(), before)
@@ -205,15 +205,15 @@ def test_a_bad_file_is_named(broken: Path, row: int, name: str, reason: str) -> 
         images[row]
 
 
-def test_a_file_that_is_gone_is_named(broken: Path) -> None:
+def test_a_missing_file_is_named(broken: Path) -> None:
     images = ImageDataset(load_dataset(broken), 16)
     (broken / "0.jpg").unlink()
-    with pytest.raises(DataError, match=r"0\.jpg\) cannot be decoded: the file is gone"):
+    with pytest.raises(DataError, match=r"0\.jpg\) cannot be decoded: the file does not exist"):
         images[0]
 
 
 @workers
-def test_a_worker_passes_on_one_sentence(broken: Path) -> None:
+def test_an_error_in_a_worker_is_one_sentence(broken: Path) -> None:
     images = ImageDataset(load_dataset(broken), 16)
     with pytest.raises(DataError) as error:
         load(4, images, batch_size=2, num_workers=1)
@@ -234,7 +234,7 @@ def test_bad_rows_are_replaced_counted_and_named_once(
 
 
 @workers
-def test_skipping_is_the_same_in_workers_and_known_outside(broken: Path) -> None:
+def test_workers_skip_the_same_rows_and_report_them(broken: Path) -> None:
     options = {"batch_size": 4, "seed": 2, "random_flip": True}
     outside = ImageDataset(load_dataset(broken), 16, on_bad_sample="skip")
     inside = ImageDataset(load_dataset(broken), 16, on_bad_sample="skip")
@@ -244,7 +244,7 @@ def test_skipping_is_the_same_in_workers_and_known_outside(broken: Path) -> None
     assert sum(int(batch["num_skipped"].sum()) for batch in here) == 2 * 4
 
 
-def test_nothing_but_bad_rows_is_an_error(tmp_path: Path) -> None:
+def test_only_bad_rows_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("x")
     images = ImageDataset(load_dataset(tmp_path), 16, on_bad_sample="skip")
     with pytest.raises(DataError, match="none of the 1 images can be used"):
@@ -271,14 +271,14 @@ def test_a_missing_mask_or_image_is_a_bad_row() -> None:
         ImageDataset(rows, 8)[1]
 
 
-def test_what_cannot_be_trained_on(nlvr: Dataset, store: Path) -> None:
+def test_data_sets_that_cannot_be_trained_on(nlvr: Dataset, store: Path) -> None:
     with pytest.raises(DataError, match="load it without streaming"):
         ImageDataset(load_dataset(store, streaming=True), 16)
     with pytest.raises(DataError, match="needs an image column 'image', got \\['id'\\]"):
         ImageDataset(nlvr.select_columns(["id"]), 16)
-    words = Dataset.from_dict({"image": ["a"]}, features=Features({"image": Value("string")}))
+    strings = Dataset.from_dict({"image": ["a"]}, features=Features({"image": Value("string")}))
     with pytest.raises(DataError, match="needs an image column"):
-        ImageDataset(words, 16)
+        ImageDataset(strings, 16)
     with pytest.raises(DataError, match="'error' or 'skip', got 'ignore'"):
         ImageDataset(nlvr, 16, on_bad_sample="ignore")
 
@@ -288,7 +288,7 @@ def test_a_format_or_a_selection_does_not_matter(nlvr: Dataset) -> None:
     assert torch.equal(images[1]["pixel_values"], ImageDataset(nlvr, 16)[2]["pixel_values"])
 
 
-def test_it_can_be_sent_to_a_worker(store: Path, tmp_path: Path) -> None:
+def test_it_can_be_pickled(store: Path, tmp_path: Path) -> None:
     rows = load_dataset(shutil.copytree(store, tmp_path / "store"))
     images = pickle.loads(pickle.dumps(ImageDataset(rows, 16)))
     assert images[0]["pixel_values"].shape == (3, 16, 16)

@@ -32,7 +32,7 @@ def two(tmp_path: Path) -> Path:
     return make_store(tmp_path / "two", 100, {"train": 5, "validation": 3, "test": 1})
 
 
-def test_every_row_comes_along_with_its_mask(
+def test_all_rows_are_merged_with_their_masks(
     one: Path, two: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = merge_stores([one, two], tmp_path / "both")
@@ -44,7 +44,7 @@ def test_every_row_comes_along_with_its_mask(
         np.asarray(row["segmentation"])[0, 0] == value
         for row, (_, value) in zip(rows, found, strict=True)
     )
-    assert found != sorted(found), "they come in random order"
+    assert found != sorted(found), "the order is random"
     assert len(load_dataset(out, split="validation")) == 5
     manifest = read_manifest(str(out))
     assert set(manifest.splits) == {"train", "validation"}
@@ -52,9 +52,7 @@ def test_every_row_comes_along_with_its_mask(
     assert "split 'test' of" in caplog.text
 
 
-def test_bytes_stay_as_they_are_and_the_seed_decides_the_order(
-    one: Path, two: Path, tmp_path: Path
-) -> None:
+def test_the_seed_determines_the_order(one: Path, two: Path, tmp_path: Path) -> None:
     def shards(name: str, seed: int) -> list[bytes]:
         out = merge_stores([one, two], tmp_path / name, seed=seed)
         return [file.read_bytes() for file in sorted(out.rglob("*.parquet"))]
@@ -62,18 +60,16 @@ def test_bytes_stay_as_they_are_and_the_seed_decides_the_order(
     assert shards("a", 0) == shards("b", 0) != shards("c", 1)
 
 
-def test_masks_only_where_all_have_them(one: Path, tmp_path: Path) -> None:
+def test_masks_are_dropped_unless_all_have_them(one: Path, tmp_path: Path) -> None:
     bare = make_store(tmp_path / "bare", 100, {"train": 2}, masks=False)
     rows = load_dataset(merge_stores([one, bare], tmp_path / "both"))
     assert "segmentation" not in rows.column_names
 
 
-def test_mistakes_are_named(
-    one: Path, two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(DataError, match="nothing to merge: 1 data sets were named"):
+def test_errors(one: Path, two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match="merging needs at least two data sets, got 1"):
         merge_stores([one], tmp_path / "both")
-    with pytest.raises(DataError, match="is no store: `latentslots data import`"):
+    with pytest.raises(DataError, match="is not a store: convert it by `latentslots data import`"):
         merge_stores([one, tmp_path], tmp_path / "both")
     other = make_store(tmp_path / "other", 0, {"extra": 1})
     with pytest.raises(DataError, match="have no split in common"):
@@ -83,15 +79,17 @@ def test_mistakes_are_named(
     assert "already holds a data set" in capsys.readouterr().err
 
 
-def test_a_split_that_cannot_be_merged_leaves_nothing(one: Path, two: Path, tmp_path: Path) -> None:
+def test_a_split_that_cannot_be_merged_leaves_no_store(
+    one: Path, two: Path, tmp_path: Path
+) -> None:
     (shard,) = (one / "validation").glob("*.parquet")
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(DataError):
         merge_stores([one, two], tmp_path / "both")
-    assert not (tmp_path / "both").exists(), "not even the split that was merged first"
+    assert not (tmp_path / "both").exists(), "not even the first split"
 
 
-def test_shares_may_be_others(one: Path, two: Path, tmp_path: Path) -> None:
+def test_weights(one: Path, two: Path, tmp_path: Path) -> None:
     sizes = [len(load_dataset(path)) for path in (one, two)]
     out = merge_stores([one, two], tmp_path / "both", weights=[3.0, 1.0])
     rows = load_dataset(out)
@@ -99,7 +97,7 @@ def test_shares_may_be_others(one: Path, two: Path, tmp_path: Path) -> None:
     names = [load_name(path) for path in (one, two)]
     counts = [rows["dataset"].count(name) for name in names]
     assert counts == [round(0.75 * sum(sizes)), sum(sizes) - round(0.75 * sum(sizes))]
-    # An image comes again when all of its data set were there.
+    # An image is repeated after all images of its data set were taken.
     seen = Counter(
         cell["bytes"]
         for cell, name in zip(rows.data.column("image").to_pylist(), rows["dataset"], strict=True)
@@ -108,7 +106,10 @@ def test_shares_may_be_others(one: Path, two: Path, tmp_path: Path) -> None:
     assert max(seen.values()) - min(seen.values()) <= 1
     command = ["data", "merge", str(one), str(two), "--out", str(tmp_path / "x"), "--weights"]
     assert main([*command, "1", "1"]) == 0
-    for weights, message in (([1.0], "1 weights were given"), ([1.0, 0.0], "above 0, got 0")):
+    for weights, message in (
+        ([1.0], "one value per data set, got 1 for 2"),
+        ([1.0, 0.0], "above 0, got 0"),
+    ):
         with pytest.raises(DataError, match=message):
             merge_stores([one, two], tmp_path / "y", weights=weights)
 
@@ -117,7 +118,7 @@ def load_name(path: Path) -> str:
     return read_manifest(str(path)).name
 
 
-def test_what_is_not_scored_whose_it_is_and_which_video_come_along(tmp_path: Path) -> None:
+def test_ignore_license_and_video_are_kept(tmp_path: Path) -> None:
     for name in ("a", "b"):
         with StoreWriter(
             tmp_path / name,

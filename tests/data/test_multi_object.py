@@ -1,4 +1,4 @@
-"""CLEVR with masks and its relatives, from small true streams."""
+"""CLEVR with masks and the other data sets, from small streams in their layout."""
 
 import json
 from pathlib import Path
@@ -30,12 +30,8 @@ ENTITIES = {
 }
 
 
-def one_by_one(array: np.ndarray) -> list[bytes]:
-    return [bytes([value]) for value in array.astype(np.uint8).ravel().tolist()]
-
-
 def scene(kind: str, number: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """A record, its image, and its true ids: two objects, and entities that are not there."""
+    """A record, its image, and its ids: two or three objects, and entities that do not exist."""
     layout, count = LAYOUTS[kind], ENTITIES[kind]
     height, width = layout.size
     random = np.random.default_rng(number)
@@ -43,7 +39,7 @@ def scene(kind: str, number: int) -> tuple[dict[str, Any], np.ndarray, np.ndarra
     background, num_objects = layout.num_background, 2 + number % 2
     ids = np.zeros((height, width), np.int64)
     entity = np.zeros((height, width), np.int64)
-    entity[:, width // 2 :] = background - 1  # Objects Room: not all of the background is the sky
+    entity[:, width // 2 :] = background - 1  # of Objects Room: another entity than the sky
     for k in range(num_objects):
         place = np.s_[4 + 9 * k : 10 + 9 * k, 3 + number % 4 : 12]
         ids[place], entity[place] = k + 1, background + k
@@ -52,14 +48,14 @@ def scene(kind: str, number: int) -> tuple[dict[str, Any], np.ndarray, np.ndarra
         masks = masks.transpose(1, 2, 0)
     exists = np.arange(count) < background + num_objects
     values: dict[str, Any] = {
-        "image": one_by_one(pixels),
-        "mask": one_by_one(masks),
+        "image": pixels.ravel(),
+        "mask": masks.astype(np.uint8).ravel(),
     }
     for name, feature in layout.attributes.items():
         channels = 3 if hasattr(feature, "length") else 1
         numbers = random.normal(size=(count, channels)).astype(np.float32)
         if kind == "clevr-with-masks" and name in ("size", "material", "shape", "color"):
-            values[name] = one_by_one(np.arange(count) % 3)
+            values[name] = np.uint8(np.arange(count) % 3)
         elif name == "shape":
             values[name] = (np.arange(count) % 3).astype(np.float32)
         else:
@@ -75,7 +71,7 @@ def stream(path: Path, kind: str, count: int) -> Path:
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_images_masks_and_attributes_arrive(kind: str, tmp_path: Path) -> None:
+def test_images_masks_and_attributes_are_imported(kind: str, tmp_path: Path) -> None:
     source = stream(tmp_path / "all.tfrecords", kind, 3)
     counts = {"train": 2, "validation": 1}
     out = import_multi_object(
@@ -92,33 +88,31 @@ def test_images_masks_and_attributes_arrive(kind: str, tmp_path: Path) -> None:
             assert "attributes" not in row
             continue
         first = LAYOUTS[kind].num_background
-        wanted = slice(first, first + ids.max())
+        objects = slice(first, first + ids.max())
         attributes = row["attributes"]
-        assert attributes["x"] == values["x"][wanted].tolist()
-        codes = [
-            int(np.frombuffer(v, np.uint8)[0]) if isinstance(v, bytes) else int(v)
-            for v in values["shape"]
-        ]
-        assert attributes["shape"] == codes[wanted]
+        assert attributes["x"] == values["x"][objects].tolist()
+        codes = [int(value) for value in values["shape"]]
+        assert attributes["shape"] == codes[objects]
         (shape,) = read_attributes(train if number < 2 else validation, ["shape"])
         named = [shape.classes[i] for i in shape.values[number % 2]]
-        assert named == [str(code) for code in codes[wanted]]
+        assert named == [str(code) for code in codes[objects]]
         if "pixel_coords" in attributes:
             assert (
-                attributes["pixel_coords"] == values["pixel_coords"].reshape(-1, 3)[wanted].tolist()
+                attributes["pixel_coords"]
+                == values["pixel_coords"].reshape(-1, 3)[objects].tolist()
             )
     assert json.loads((out / "dataset_info.json").read_text())["license"] == "Apache-2.0"
 
 
-def test_our_records_are_tensorflow_s() -> None:
+def test_the_test_records_are_valid_protocol_buffers() -> None:
     values, _, _ = scene("clevr-with-masks", 0)
     features = example_pb2.Example.FromString(example(values)).features.feature
-    assert list(features["mask"].bytes_list.value) == values["mask"]
-    assert len(values["mask"]) == 844_800
-    assert len(values["image"]) == 230_400
+    for name, length in (("mask", 844_800), ("image", 230_400)):
+        assert len(features[name].bytes_list.value) == length
+        assert b"".join(features[name].bytes_list.value) == values[name].tobytes()
 
 
-def test_clevr_s_crop_and_size(tmp_path: Path) -> None:
+def test_crop_and_resolution_of_clevr(tmp_path: Path) -> None:
     source = stream(tmp_path / "clevr", "clevr-with-masks", 1)
     options = MultiObjectOptions(kind="clevr-with-masks", crop=True)
     row = load_dataset(
@@ -135,7 +129,7 @@ def test_clevr_s_crop_and_size(tmp_path: Path) -> None:
     assert row["image"].size == (64, 64)
 
 
-def test_images_with_many_objects_are_left_out(tmp_path: Path) -> None:
+def test_images_with_many_objects_are_dropped(tmp_path: Path) -> None:
     source = stream(tmp_path / "all", "tetrominoes", 4)  # two objects, three, two, three
     options = MultiObjectOptions(kind="tetrominoes", max_objects=2)
     out = import_multi_object(source, tmp_path / "few", options, counts={"train": 4})
@@ -144,7 +138,7 @@ def test_images_with_many_objects_are_left_out(tmp_path: Path) -> None:
     assert max(np.asarray(row["segmentation"]).max() for row in rows) == 2
 
 
-def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_import_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multi_object, "_BLOCK", 2)
     source = stream(tmp_path / "all", "tetrominoes", 8)
     options, counts = MultiObjectOptions(kind="tetrominoes"), {"train": 5, "validation": 3}
@@ -171,7 +165,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(multi_object, "record_row", counted)
     import_multi_object(source, out, options, counts=counts)
-    assert len(made) == 6  # two of eight were there
+    assert len(made) == 6, "two of eight were made before the interruption"
     contents = [
         {f.relative_to(store): f.read_bytes() for f in store.rglob("*") if f.is_file()}
         for store in (whole, out)
@@ -179,7 +173,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.Monk
     assert contents[0] == contents[1]
 
 
-def test_the_command_takes_the_usual_splits(
+def test_the_command_has_the_usual_splits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = stream(tmp_path / "all", "tetrominoes", 4)
@@ -194,10 +188,10 @@ def test_the_command_takes_the_usual_splits(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--crop"], "the crop is CLEVR's, tetrominoes has none"),
+        (["--crop"], "crop applies to clevr-with-masks only, got tetrominoes"),
         (["--max-objects", "0"], "max_objects must be at least 1, got 0"),
-        (["--num-train", "0", "--num-validation", "0"], "every split needs an image or more"),
-        (["--num-train", "-1"], "every split needs an image or more"),
+        (["--num-train", "0", "--num-validation", "0"], "every split must have at least 1 record"),
+        (["--num-train", "-1"], "every split must have at least 1 record"),
     ],
 )
 def test_bad_options(
@@ -212,25 +206,27 @@ def test_bad_options(
 
 def test_bad_streams(tmp_path: Path) -> None:
     options = MultiObjectOptions(kind="tetrominoes")
-    with pytest.raises(DataError, match="there is no 'clevr', only clevr-with-masks"):
+    with pytest.raises(DataError, match=r"kind must be one of clevr-with-masks, .*, got 'clevr'"):
         MultiObjectOptions(kind="clevr")
     with pytest.raises(DataError, match="there is no file /nowhere"):
         import_multi_object("/nowhere", tmp_path / "a", options, counts={"train": 1})
     other = stream(tmp_path / "other", "multi-dsprites-binarized", 1)
-    with pytest.raises(DataError, match=r"record 0 of .*other is no tetrominoes: an image of 35"):
+    with pytest.raises(
+        DataError, match=r"record 0 of .*other is not of tetrominoes: an image of 35"
+    ):
         import_multi_object(other, tmp_path / "b", options, counts={"train": 1})
     values, _, _ = scene("tetrominoes", 0)
     for name, message in (("mask", "it has no 'mask'"), ("color", "it has no 'color'")):
         rest = {key: value for key, value in values.items() if key != name}
         write_records(tmp_path / name, [example(rest)], zipped=True)
-        with pytest.raises(DataError, match=f"record 0 of .* is no tetrominoes: {message}"):
+        with pytest.raises(DataError, match=f"record 0 of .* is not of tetrominoes: {message}"):
             import_multi_object(
                 tmp_path / name, tmp_path / f"out-{name}", options, counts={"train": 1}
             )
     whole = stream(tmp_path / "whole", "tetrominoes", 3)
     cut = tmp_path / "cut"
     cut.write_bytes(whole.read_bytes()[:-300])
-    with pytest.raises(DataError, match="cut is damaged: its GZIP stream breaks off"):
+    with pytest.raises(DataError, match="cut is damaged: its GZIP stream is truncated"):
         import_multi_object(cut, tmp_path / "c", options, counts={"train": 3})
     assert not (tmp_path / "c" / "train").exists()
     done = import_multi_object(whole, tmp_path / "d", options, counts={"train": 3})

@@ -6,7 +6,7 @@ import pytest
 from latentslots import data
 
 
-def test_every_name_is_there_and_sorted() -> None:
+def test_every_name_exists_and_they_are_sorted() -> None:
     assert data.__all__ == sorted(data.__all__)
     for name in data.__all__:
         assert getattr(data, name).__name__ == name
@@ -15,7 +15,7 @@ def test_every_name_is_there_and_sorted() -> None:
         getattr(data, name)
 
 
-def test_importing_it_is_light() -> None:
+def test_importing_it_imports_no_heavy_package() -> None:
     heavy = "{'torch', 'datasets', 'numpy'}"
     code = f"import sys, latentslots.data; print(sorted({heavy} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

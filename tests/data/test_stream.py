@@ -1,9 +1,7 @@
-"""Streams: who reads what, what comes out, and where a run goes on."""
+"""Streams: shares of the workers, samples, and resumed runs."""
 
 import itertools
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from latentslots.data.loading.stream import ShardOrder
 from .conftest import noise_image
 from .server import Server
 
-# Two warnings about the machine that the tests run on, not about the code.
+# Two warnings about the machine that runs the tests, not about the code.
 workers = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create", "ignore:.*multi-threaded, use of fork"
 )
@@ -36,7 +34,7 @@ ROWS = 230
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows in several shards, each with several row groups; row i is gray i."""
+    """Rows in several shards, each with several row groups; row i has the gray value i."""
     path = tmp_path_factory.mktemp("shards") / "store"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("latentslots.data.store.writer.ROW_GROUP_ROWS", 10)
@@ -55,7 +53,7 @@ def rows(batches: list[Sample]) -> list[int]:
     return torch.cat([batch["index"] for batch in batches]).tolist()
 
 
-def test_the_store_is_what_it_should_be(shards: Path) -> None:
+def test_the_store_has_several_shards_and_row_groups(shards: Path) -> None:
     opened = ImageStream(str(shards), resolution=8)
     assert len(opened) == ROWS
     assert len(opened.shards) > 3
@@ -63,7 +61,7 @@ def test_the_store_is_what_it_should_be(shards: Path) -> None:
         assert len(file.row_groups()) > 2
 
 
-def test_samples_are_those_of_the_memory_mapped_data_set(shards: Path) -> None:
+def test_samples_equal_those_of_the_memory_mapped_data_set(shards: Path) -> None:
     mapped = ImageDataset(load_dataset(shards), 4)
     (batch,) = load(
         ImageStream(str(shards), resolution=4), 1, batch_size=ROWS, random_flip=True, seed=5
@@ -81,10 +79,10 @@ def test_shares_are_equal_and_do_not_overlap(num_streams: int) -> None:
     left_out: list[tuple[int, int]] = []
     for epoch in range(20):
         read = set()
-        for own in range(num_streams):
+        for stream_index in range(num_streams):
             share = [
                 (shard, row)
-                for shard, start, stop in order.stretches(epoch, own)
+                for shard, start, stop in order.stretches(epoch, stream_index)
                 for row in range(start, stop)
             ]
             assert len(share) == order.rows_per_epoch == 4 * order.batches_per_epoch
@@ -95,10 +93,10 @@ def test_shares_are_equal_and_do_not_overlap(num_streams: int) -> None:
         assert len(missing) < 4 * num_streams
         left_out += missing
     if left_out:
-        assert len(set(left_out)) > 2 * len(left_out) / 20, "other rows in every epoch"
+        assert len(set(left_out)) > 2 * len(left_out) / 20, "they differ from epoch to epoch"
 
 
-def test_no_row_is_left_out_for_ever(tmp_path: Path) -> None:
+def test_no_row_is_left_out_in_every_epoch(tmp_path: Path) -> None:
     with StoreWriter(tmp_path) as writer:
         for row in range(90):
             writer.add(np.full((4, 4, 3), row, np.uint8))
@@ -125,7 +123,7 @@ def tens(row: int) -> int:
     return row // 10
 
 
-def test_half_of_the_rows_are_mirrored(tmp_path: Path) -> None:
+def test_half_of_the_rows_are_flipped(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(8, dtype=np.uint8)[:, None] * 30, (8, 1, 3))
     with StoreWriter(tmp_path) as writer:
         for _ in range(100):
@@ -138,9 +136,7 @@ def test_half_of_the_rows_are_mirrored(tmp_path: Path) -> None:
 @workers
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 @pytest.mark.parametrize("start", [1, 5, 12, 13, 40])
-def test_a_resumed_run_sees_what_it_would_have_seen(
-    shards: Path, num_workers: int, start: int
-) -> None:
+def test_a_resumed_run_gets_the_same_batches(shards: Path, num_workers: int, start: int) -> None:
     opened = ImageStream(str(shards), resolution=4, shuffle_buffer=30)
     options: dict[str, Any] = {"batch_size": 6, "num_workers": num_workers, "random_flip": True}
     whole = load(opened, start + 8, **options)
@@ -149,7 +145,9 @@ def test_a_resumed_run_sees_what_it_would_have_seen(
         assert all(torch.equal(one[key], other[key]) for key in other)
 
 
-def test_what_was_seen_is_not_read_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_reads_only_its_shuffle_buffer_again(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[int] = []
     original = stream._ShardFile.read
 
@@ -160,34 +158,20 @@ def test_what_was_seen_is_not_read_again(shards: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(stream._ShardFile, "read", count)
     opened = ImageStream(str(shards), resolution=4, shuffle_buffer=20)
     load(opened, 1, batch_size=10, start_batch=20)
-    assert len(read) <= 3, "a buffer of 20 rows touches three groups at most"
-
-
-SHARE = """
-import itertools, sys
-from latentslots.data import ImageStream, build_loader
-stream = ImageStream(sys.argv[1], resolution=4, shuffle_buffer=20)
-loader = build_loader(
-    stream, batch_size=5, num_workers=2, num_processes=2, process_index=int(sys.argv[2])
-)
-for batch in itertools.islice(loader, 22):
-    print(*batch["index"].tolist())
-"""
-
-
-def test_two_processes_of_two_workers_see_every_row_once(shards: Path) -> None:
-    command = [sys.executable, "-c", SHARE, str(shards)]
-    running = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    seen = [[int(row) for row in process.communicate()[0].split()] for process in running]
-    assert [len(share) for share in seen] == [110, 110]
-    assert len(set(seen[0]) | set(seen[1])) == 220
+    assert len(read) <= 3, "a buffer of 20 rows is in at most three groups"
 
 
 @workers
-def test_streaming_over_http_goes_on_where_a_connection_breaks(
+def test_two_processes_of_two_workers_see_every_row_once(shards: Path) -> None:
+    opened = ImageStream(str(shards), resolution=4, shuffle_buffer=20)
+    options: dict[str, Any] = {"batch_size": 5, "num_workers": 2, "num_processes": 2}
+    shares = [rows(load(opened, 22, **options, process_index=rank)) for rank in range(2)]
+    assert [len(share) for share in shares] == [110, 110]
+    assert len(set(shares[0]) | set(shares[1])) == 220
+
+
+@workers
+def test_streaming_over_http_survives_broken_connections(
     shards: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "FIRST_WAIT_SECONDS", 0.01)
@@ -210,7 +194,7 @@ def test_streaming_over_http_goes_on_where_a_connection_breaks(
 
 
 def test_an_epoch_over_http_fetches_every_byte_about_once(tmp_path: Path, server: Server) -> None:
-    """Row groups in any order, and nothing that is read ahead and thrown away."""
+    """Row groups are read in random order, and nothing is read ahead in vain."""
     draws = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("latentslots.data.store.writer.ROW_GROUP_ROWS", 10)
@@ -226,7 +210,7 @@ def test_an_epoch_over_http_fetches_every_byte_about_once(tmp_path: Path, server
     assert 0.95 * stored < server.num_sent < 1.3 * stored
 
 
-def test_places_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+def test_locations_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     monkeypatch.setattr(stream, "FIRST_WAIT_SECONDS", 0.001)
     with pytest.raises(DataError, match=r"http://127\.0\.0\.1:1/store cannot be read: "):
         ImageStream("http://127.0.0.1:1/store", resolution=4)
@@ -237,15 +221,15 @@ def test_places_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, server: 
         ImageStream(f"{server.url}/store", resolution=4)
 
 
-def test_a_shard_that_is_not_what_the_manifest_says(shards: Path, tmp_path: Path) -> None:
+def test_a_shard_that_differs_from_the_manifest(shards: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(shards, tmp_path / "copy")
     opened = ImageStream(str(copy), resolution=4)
     opened.shards = tuple(replace(shard, num_rows=shard.num_rows + 1) for shard in opened.shards)
-    with pytest.raises(DataError, match=r"has \d+ rows, where dataset_info\.json says \d+"):
+    with pytest.raises(DataError, match=r"has \d+ rows, but dataset_info\.json lists \d+"):
         load(opened, 1, batch_size=10)
 
 
-def test_a_buffer_is_let_go_before_the_next_one(
+def test_a_buffer_is_freed_before_the_next_one(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive, most = [0], [0]
@@ -269,14 +253,12 @@ def test_a_buffer_is_let_go_before_the_next_one(
     assert 50 <= most[0] <= 61
 
 
-def test_a_bad_row_is_named_or_stood_in_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bad_row_is_named_or_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     noise_image(good)
     noise_image(bad)
     content = bad.read_bytes()
-    bad.write_bytes(content[: len(content) // 2] + content[-12:])  # its end is there, the rest not
+    bad.write_bytes(content[: len(content) // 2] + content[-12:])  # complete but for its middle
     with StoreWriter(tmp_path / "store") as writer:
         for row in range(6):
             writer.add(bad.read_bytes() if row == 4 else good.read_bytes())
@@ -287,15 +269,15 @@ def test_a_bad_row_is_named_or_stood_in_for(
     for batch in load(skipping, 3, batch_size=6):
         assert set(batch["index"].tolist()) == {0, 1, 2, 3, 5}
         assert batch["num_skipped"].sum() == 1
-    assert caplog.text.count("skipped: row 4") == 1, "once, not in every epoch"
+    assert caplog.text.count("skipped: row 4") == 1, "logged once, not in every epoch"
     measured = ImageStream(path, resolution=8, on_bad_sample="skip").spread(6)
     assert [int(sample["index"]) for sample in measured] == [0, 1, 2, 3, 5]
     alone = ImageStream(path, resolution=8, on_bad_sample="skip", shuffle_buffer=1)
-    with pytest.raises(DataError, match="none of 1 images that were read together can be used"):
+    with pytest.raises(DataError, match="none of the 1 images in the shuffle buffer can be used"):
         load(alone, 1, batch_size=6)
 
 
-def test_what_is_measured_once_comes_from_all_over(shards: Path) -> None:
+def test_samples_for_statistics_are_spread_over_the_shards(shards: Path) -> None:
     opened = ImageStream(str(shards), resolution=4)
     samples = opened.spread(12)
     assert len(samples) == 12
@@ -304,7 +286,7 @@ def test_what_is_measured_once_comes_from_all_over(shards: Path) -> None:
     assert max(indices) > ROWS / 2
 
 
-def test_what_cannot_be_streamed_is_one_sentence(shards: Path, photos: Path) -> None:
+def test_errors_are_one_sentence(shards: Path, photos: Path) -> None:
     with pytest.raises(DataError, match="only a store can be streamed"):
         ImageStream(str(photos), resolution=4)
     with pytest.raises(DataError, match="has no split 'validation'"):

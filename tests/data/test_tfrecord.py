@@ -1,4 +1,4 @@
-"""TFRecord files of TensorFlow's, against the package `tfrecord`, and everything that can break."""
+"""TFRecord files that TensorFlow wrote, compared with the package `tfrecord`, and damaged files."""
 
 import contextlib
 import gzip
@@ -51,13 +51,13 @@ def same(found: dict[str, Feature], theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_reads_what_the_package_reads(path: Path) -> None:
+def test_it_reads_what_the_tfrecord_package_reads(path: Path) -> None:
     compression = "gzip" if path.suffix == ".gz" else None
     theirs = [bytes(r) for r in tfrecord_iterator(str(path), compression_type=compression)]
     ours = list(read_records(path))
     assert len(ours) > 0
     assert [record.data for record in ours] == theirs
-    for record in ours:
+    for record in ours[:: max(1, len(ours) // 200)]:
         if path.name in SEQUENCES:
             found = parse_sequence_example(record.data)
             message = example_pb2.SequenceExample.FromString(record.data)
@@ -92,8 +92,8 @@ def test_numbers_of_every_size_and_sign() -> None:
     assert found["s"].byte_strings() == [b"", b"\x00\x00", b"a"]
 
 
-def test_lists_that_are_not_packed() -> None:
-    """Protocol buffers allow both; the first version of the format had only this one."""
+def test_unpacked_lists() -> None:
+    """Protocol buffers allow packed and unpacked lists."""
     message = example_pb2.Example()
     message.features.feature["n"].int64_list.value.extend([1, 1000, -2])
     message.features.feature["x"].float_list.value.extend([1.5, 2.5])
@@ -105,18 +105,18 @@ def test_lists_that_are_not_packed() -> None:
     assert Feature("float", memoryview(floats)).floats().tolist() == [1.5, 2.5]
 
 
-def test_one_byte_strings_all_at_once() -> None:
+def test_lists_of_one_byte_strings() -> None:
     values = bytes(range(256))
     found = parse_example(example({"mask": [bytes([value]) for value in values]}))["mask"]
     assert found.one_byte_strings().tolist() == list(values)
     assert found.byte_strings() == [bytes([value]) for value in values]
     for strings in ([b"a", b"bc", b"d"], [b"", b"a", b"b"], [b"abcd"]):
-        with pytest.raises(TFRecordError, match="one byte in each"):
+        with pytest.raises(TFRecordError, match="must have one byte in each"):
             parse_example(example({"mask": strings}))["mask"].one_byte_strings()
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_goes_on_at_any_record(zipped: bool, tmp_path: Path) -> None:
+def test_reading_can_start_at_any_record(zipped: bool, tmp_path: Path) -> None:
     records = [bytes([n]) * n * 1000 for n in range(5)]
     path = write_records(tmp_path / "five", records, zipped=zipped)
     offsets = [record.offset for record in read_records(path)]
@@ -130,7 +130,7 @@ def test_goes_on_at_any_record(zipped: bool, tmp_path: Path) -> None:
         list(read_records(path, offset=end + 1))
 
 
-def test_streams_that_cannot_be_wound_back() -> None:
+def test_streams_without_random_access() -> None:
     class Stream(io.RawIOBase):
         def __init__(self, content: bytes) -> None:
             self.content = io.BytesIO(content)
@@ -139,7 +139,9 @@ def test_streams_that_cannot_be_wound_back() -> None:
             return True
 
         def readinto(self, buffer: Any) -> int:
-            return self.content.readinto(memoryview(buffer)[:7])  # as little as a socket may give
+            return self.content.readinto(
+                memoryview(buffer)[:7]
+            )  # few bytes at a time, as from a socket
 
     records = [b"one", b"two" * 1000]
     for content in (framed(records), gzip.compress(framed(records))):
@@ -148,16 +150,15 @@ def test_streams_that_cannot_be_wound_back() -> None:
         assert [record.data for record in second] == records[1:]
 
 
-def test_memory_holds_one_record(tmp_path: Path) -> None:
-    """A length that lies is not believed: there is no gigabyte to be had."""
+def test_a_wrong_length_does_not_allocate_memory(tmp_path: Path) -> None:
     length = struct.pack("<Q", 2**40)
-    (tmp_path / "lie").write_bytes(length + masked(length) + b"short")
+    (tmp_path / "wrong").write_bytes(length + masked(length) + b"short")
     with pytest.raises(TFRecordError, match="ends within a record, at byte 17"):
-        list(read_records(tmp_path / "lie"))
+        list(read_records(tmp_path / "wrong"))
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_truncated_file_is_named_wherever_it_breaks_off(zipped: bool, tmp_path: Path) -> None:
+def test_a_file_truncated_anywhere_is_named(zipped: bool, tmp_path: Path) -> None:
     whole = write_records(tmp_path / "whole", [b"first", b"second"], zipped=zipped).read_bytes()
     boundaries = {0} if zipped else {0, len(framed([b"first"]))}
     for length in range(len(whole)):
@@ -170,7 +171,7 @@ def test_a_truncated_file_is_named_wherever_it_breaks_off(zipped: bool, tmp_path
             list(read_records(path))
 
 
-def test_every_flipped_bit_is_found_and_its_record_named(tmp_path: Path) -> None:
+def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
     content = framed([b"first", b"second"])
     second = len(framed([b"first"]))
     for place in range(len(content)):
@@ -185,8 +186,8 @@ def test_every_flipped_bit_is_found_and_its_record_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_no_damage_hangs_crashes_or_passes_silently(path: Path, tmp_path: Path) -> None:
-    """Random cuts and flips of real files; what is left before the damage is as it was."""
+def test_no_damage_hangs_crashes_or_passes_unnoticed(path: Path, tmp_path: Path) -> None:
+    """After random cuts and flips of real files, the records before the damage are unchanged."""
     draw, content = random.Random(0), path.read_bytes()
     records = list(read_records(path))
     whole, zipped = [record.data for record in records], path.suffix == ".gz"
@@ -207,15 +208,15 @@ def test_no_damage_hangs_crashes_or_passes_silently(path: Path, tmp_path: Path) 
         except TFRecordError:
             refused = True
         assert found == whole[: len(found)]
-        # A GZIP header has bits that mean nothing, and a plain file may end between two records.
+        # A GZIP header has unused bits, and a plain file may end between two records.
         if not refused and found != whole:
             assert not zipped
             assert len(broken) in borders
 
 
 @pytest.mark.parametrize("parse", [parse_example, parse_sequence_example])
-def test_records_of_another_kind_end_with_one_sentence(parse: Any) -> None:
-    """Without a checksum to warn: the parsers must not hang or crash on anything."""
+def test_parsers_survive_any_record(parse: Any) -> None:
+    """Without checksums, they raise a `TFRecordError` at most."""
     draw = random.Random(1)
     whole = example({"n": [1, 2, 300], "x": [0.5], "s": [b"abc", b""]})
     for _ in range(3_000):
@@ -229,11 +230,11 @@ def test_records_of_another_kind_end_with_one_sentence(parse: Any) -> None:
                 listed(feature)
 
 
-def test_what_is_no_tfrecord(tmp_path: Path) -> None:
+def test_files_that_are_not_tfrecord(tmp_path: Path) -> None:
     with pytest.raises(TFRecordError, match=r"there is no file .*nowhere"):
         list(read_records(tmp_path / "nowhere"))
-    (tmp_path / "text").write_text("This is a letter, and no TFRecord file.")
-    with pytest.raises(TFRecordError, match="text is damaged, or no TFRecord file"):
+    (tmp_path / "text").write_text("This is a letter, not a TFRecord file.")
+    with pytest.raises(TFRecordError, match="text is damaged, or not a TFRecord file"):
         list(read_records(tmp_path / "text"))
     (tmp_path / "empty").write_bytes(b"")
     assert list(read_records(tmp_path / "empty")) == []
@@ -245,7 +246,7 @@ def test_what_is_no_tfrecord(tmp_path: Path) -> None:
             getattr(record["n"], kind)()
 
 
-def test_a_length_that_looks_like_gzip_is_none(tmp_path: Path) -> None:
+def test_a_length_that_looks_like_gzip_is_a_length(tmp_path: Path) -> None:
     records = [bytes(0x8B1F), b"second"]
     path = write_records(tmp_path / "plain", records, zipped=False)
     assert path.read_bytes().startswith(b"\x1f\x8b\x00")

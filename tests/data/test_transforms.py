@@ -38,8 +38,8 @@ def agreement(image: Image.Image, segmentation: Image.Image | None) -> float:
 def test_image_and_ids_stay_aligned(mode: str, size: tuple[int, int], resolution: int) -> None:
     pair = ResizeCenterCrop(resolution)(*coded_pair(mode, *size))
     assert pair[0].size == pair[1].size == (resolution, resolution)
-    # What differs is the seam between two bands, where colors are blended and ids are not: at most
-    # 3 seams, each two pixels wide, of the original scale.
+    # Only seams between bands differ, where colors are blended and ids are not: at most 3 seams,
+    # each two pixels wide in the original scale.
     seam = max(1, resolution / min(size))
     assert agreement(*pair) > 1 - 3 * 2 * seam / resolution
     assert agreement(*hflip(*pair)) == agreement(*pair)
@@ -56,7 +56,7 @@ def test_ids_above_255_survive() -> None:
     torch.testing.assert_close(to_ids(segmentation), torch.from_numpy(ids.astype(np.int64)))
 
 
-def test_a_flip_twice_is_nothing() -> None:
+def test_two_flips_are_the_identity() -> None:
     image, segmentation = coded_pair()
     twice = hflip(*hflip(image, segmentation))
     assert twice[0].tobytes() == image.tobytes()
@@ -99,7 +99,7 @@ def test_every_mode_becomes_rgb(make: Callable[[], Image.Image]) -> None:
     assert image.getpixel((1, 1)) == (128, 128, 128)
 
 
-def test_what_is_transparent_is_black() -> None:
+def test_transparent_pixels_are_black() -> None:
     assert to_rgb(Image.new("RGBA", (1, 1), (255, 255, 255, 0))).getpixel((0, 0)) == (0, 0, 0)
     assert to_rgb(Image.new("RGBA", (1, 1), (200, 100, 0, 128))).getpixel((0, 0)) == (100, 50, 0)
     palette = Image.new("P", (1, 1), 0)
@@ -120,7 +120,7 @@ def test_one_bit_ids() -> None:
     assert to_ids(Image.new("1", (2, 1), 1)).tolist() == [[1, 1]]
 
 
-def test_other_sizes_are_refused_by_name() -> None:
+def test_a_segmentation_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="segmentation is 4x6 pixels, but its image is 6x4"):
         ResizeCenterCrop(4)(Image.new("RGB", (6, 4)), Image.new("L", (4, 6)))
 

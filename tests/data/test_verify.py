@@ -1,4 +1,4 @@
-"""A store that is read again: whole, bent, cut, or with labels that do not fit."""
+"""Verifying stores that are valid, damaged, or have inconsistent labels."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def rewrite(store: Path, change: dict[str, object]) -> None:
-    """Change the third row of `train`, as if it had been written so: its hash is right."""
+    """Change the third row of `train`, with the hash that matches."""
     from dataclasses import replace
     from hashlib import sha256
 
@@ -42,10 +42,10 @@ def rewrite(store: Path, change: dict[str, object]) -> None:
     )
 
 
-def test_a_store_that_is_well(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_valid_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(store) == []
     assert main(["data", "verify", str(store)]) == 0
-    assert capsys.readouterr().out == f"{store}: all is well\n"
+    assert capsys.readouterr().out == f"{store}: no errors\n"
 
 
 def test_damage_is_named(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,8 +55,8 @@ def test_damage_is_named(store: Path, capsys: pytest.CaptureFixture[str]) -> Non
     bent[len(bent) // 2] ^= 1
     file.write_bytes(bytes(bent))
     assert main(["data", "verify", str(store)]) == 2
-    said = capsys.readouterr().err
-    assert "train/part-00000.parquet: its bytes are not those that were written" in said
+    printed = capsys.readouterr().err
+    assert "train/part-00000.parquet: its content has changed since it was written" in printed
     file.unlink()
     assert verify(store) == ["train/part-00000.parquet: it is missing"]
     shutil.rmtree(store)
@@ -70,7 +70,7 @@ def test_damage_is_named(store: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ({"image": {"bytes": b"nothing", "path": None}}, "row 2, image cannot be decoded"),
         (
             {"segmentation": {"bytes": encode_ids(np.full((32, 32), 9)), "path": None}},
-            "row 2: it has the id 9, and attributes of",
+            "row 2: it has the id 9, but attributes of",
         ),
         (
             {"segmentation": {"bytes": encode_ids(np.full((16, 16), 1)), "path": None}},
@@ -91,16 +91,16 @@ def test_damage_is_named(store: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ),
     ],
 )
-def test_rows_that_do_not_fit(store: Path, change: dict[str, object], message: str) -> None:
+def test_invalid_rows(store: Path, change: dict[str, object], message: str) -> None:
     rewrite(store, change)
     (found,) = verify(store)
     assert message in found
 
 
-def test_further_layers_are_read_too(tmp_path: Path) -> None:
-    picture = encode_image(np.zeros((8, 8, 3), np.uint8))
-    depth = {"bytes": picture[:-30] + picture[-16:], "path": None}
+def test_further_image_columns_are_decoded(tmp_path: Path) -> None:
+    image = encode_image(np.zeros((8, 8, 3), np.uint8))
+    depth = {"bytes": image[:-30] + image[-16:], "path": None}
     with StoreWriter(tmp_path / "store", columns={"depth": ImageFeature()}) as writer:
-        writer.add(picture, depth=depth)
+        writer.add(image, depth=depth)
     (found,) = verify(tmp_path / "store")
     assert "row 0, depth cannot be decoded" in found

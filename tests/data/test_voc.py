@@ -1,4 +1,4 @@
-"""VOC from a small true folder: palettes, void, lists, and images without masks."""
+"""VOC from a small folder in its layout: palettes, void, lists, and images without masks."""
 
 import json
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_objects_have_their_class_and_void_is_not_scored(tmp_path: Path) -> None
     assert tuple(names) == CLASSES
 
 
-def test_classes_of_every_pixel_come_along(tmp_path: Path) -> None:
+def test_the_class_of_every_pixel_is_imported(tmp_path: Path) -> None:
     folder = voc(tmp_path / "in")
     root = folder / "VOCdevkit" / "VOC2012"
     added = np.zeros((40, 60), np.uint8)
@@ -87,7 +87,7 @@ def test_classes_of_every_pixel_come_along(tmp_path: Path) -> None:
         import_voc(folder, tmp_path / "bad", lists={"train": "trainaug"}, workers=1)
 
 
-def test_images_without_masks_are_there_to_learn_from(
+def test_images_without_masks_are_not_scored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = import_voc(voc(tmp_path / "in"), tmp_path / "out", workers=1)
@@ -95,7 +95,7 @@ def test_images_without_masks_are_there_to_learn_from(
     assert len(rows) == 3
     assert np.asarray(rows[2]["ignore"]).all()
     assert rows[2]["attributes"]["category"] == []
-    assert "1 of 3 images of trainaug have no masks of objects: not scored" in caplog.text
+    assert "1 of 3 images of trainaug have no masks of objects and are not scored" in caplog.text
 
 
 def test_lists_of_paths_and_other_sizes(tmp_path: Path) -> None:
@@ -126,16 +126,16 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "ImageSets/Segmentation/trainaug.txt").unlink()
     fails(folder, r"trainaug\.txt; it is not part of VOC", {"train": "trainaug"})
     (root / "ImageSets/Segmentation/train.txt").write_text("2007_000009\n")
-    fails(folder, "names the image 2007_000009, which is not in")
+    fails(folder, "lists the image 2007_000009, which is not in")
     (root / "ImageSets/Segmentation/train.txt").write_text("\n")
-    fails(folder, r"train\.txt names no image")
+    fails(folder, r"train\.txt lists no image")
 
     root = voc(tmp_path / "b") / "VOCdevkit" / "VOC2012"
     mask = root / "SegmentationObject" / "2007_000000.png"
     Image.open(mask).convert("L").save(mask)
-    fails(root, "has lost its ids: it is no palette PNG any more, but of mode L")
+    fails(root, "must be a palette PNG, got mode L: a conversion has lost its ids")
     palette(np.zeros((40, 50)), mask)
-    fails(root, "is 50x40 pixels, and its image 60x40")
+    fails(root, "is 50x40 pixels, but its image is 60x40")
     palette(masks(0)[0], mask)
     kinds = root / "SegmentationClass" / "2007_000000.png"
     palette(np.zeros((40, 60)), kinds)
@@ -147,7 +147,7 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--lists takes SPLIT=LIST, got 'train'" in capsys.readouterr().err
 
 
-def test_masks_that_came_later_are_seen(tmp_path: Path) -> None:
+def test_masks_added_later_make_other_data(tmp_path: Path) -> None:
     folder = voc(tmp_path / "in")
     lists = {"train": "trainaug"}
     out = import_voc(folder, tmp_path / "out", lists=lists, workers=1)
@@ -155,5 +155,5 @@ def test_masks_that_came_later_are_seen(tmp_path: Path) -> None:
     added = folder / "VOCdevkit" / "VOC2012" / "SegmentationClassAug" / "2007_000003.png"
     added.parent.mkdir()
     Image.fromarray(masks(2)[1]).save(added)
-    with pytest.raises(DataError, match="holds 'train' of other files than these"):
+    with pytest.raises(DataError, match="holds 'train' made from other files"):
         import_voc(folder, out, lists=lists, workers=1)

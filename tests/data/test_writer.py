@@ -21,7 +21,7 @@ def write(path: Path, split: str = "train", **options: Any) -> None:
         writer.add(PIXELS)
 
 
-def test_encoded_bytes_are_kept(tmp_path: Path) -> None:
+def test_encoded_bytes_are_stored_unchanged(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(buffer, format="JPEG")
     with StoreWriter(tmp_path / "store") as writer:
@@ -31,22 +31,24 @@ def test_encoded_bytes_are_kept(tmp_path: Path) -> None:
     assert cell == {"bytes": buffer.getvalue(), "path": "red.jpg"}
 
 
-def test_pixels_become_png(tmp_path: Path) -> None:
+def test_pixels_are_encoded_as_png(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, shape, np.uint8) for shape in ((4, 6, 3), (4, 6))]
+    images = [rng.integers(0, 256, shape, np.uint8) for shape in ((4, 6, 3), (4, 6))]
     with StoreWriter(tmp_path / "store") as writer:
-        for pixels in pictures:
+        for pixels in images:
             writer.add(pixels)
             writer.add(Image.fromarray(pixels))
     rows = load_dataset(tmp_path / "store")
-    for row, pixels in zip(rows, [p for p in pictures for _ in "12"], strict=True):
+    for row, pixels in zip(rows, [p for p in images for _ in "12"], strict=True):
         assert row["image"].format == "PNG"
         assert np.array_equal(np.asarray(row["image"]), pixels)
 
 
 @pytest.mark.parametrize(("highest", "mode"), [(255, "L"), (256, "I;16"), (65535, "I;16")])
 @pytest.mark.parametrize("dtype", [np.uint16, np.int64])
-def test_ids_take_8_or_16_bits(tmp_path: Path, highest: int, mode: str, dtype: type) -> None:
+def test_ids_are_stored_in_8_or_16_bits(
+    tmp_path: Path, highest: int, mode: str, dtype: type
+) -> None:
     ids = np.array([[0, highest]], dtype)
     with StoreWriter(tmp_path / "store", segmentation=True) as writer:
         writer.add(np.zeros((1, 2, 3), np.uint8), segmentation=ids)
@@ -93,7 +95,7 @@ def test_shards_are_closed_when_they_are_full(tmp_path: Path) -> None:
     ]
 
 
-def test_a_second_split_joins_the_first(tmp_path: Path) -> None:
+def test_a_second_split_is_added(tmp_path: Path) -> None:
     write(tmp_path / "store", name="dots", kind="toy", license="MIT", credit="Ann")
     write(tmp_path / "store", "validation", name="dots")
     manifest = read_manifest(str(tmp_path / "store"))
@@ -114,7 +116,7 @@ def test_a_second_split_joins_the_first(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_split_that_does_not_fit_changes_nothing(
+def test_a_split_that_does_not_match_the_store_changes_nothing(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     shapes = {"shape": ClassLabel(names=["a", "b"])}
@@ -126,7 +128,7 @@ def test_a_split_that_does_not_fit_changes_nothing(
     assert snapshot(tmp_path) == before
 
 
-def test_other_peoples_folders_are_refused(tmp_path: Path) -> None:
+def test_folders_with_other_content_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(DataError, match="is not empty and not a store"):
         StoreWriter(tmp_path)
@@ -138,10 +140,10 @@ def test_other_peoples_folders_are_refused(tmp_path: Path) -> None:
         StoreWriter(tmp_path / "store", "validation")
 
 
-def test_names_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"letters, digits and _, got '\.\./x'"):
         StoreWriter(tmp_path, "../x")
-    with pytest.raises(DataError, match="cannot be called 'image'"):
+    with pytest.raises(DataError, match="'image' is the name of a standard column"):
         StoreWriter(tmp_path, columns={"image": Value("string")})
 
 
@@ -156,18 +158,21 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
         ({"image": PIXELS, "segmentation": IDS - 1.0}, "integers, got float64"),
         ({"image": PIXELS, "segmentation": IDS.astype(int) - 1}, r"0\.\.65535, got -1\.\.-1"),
         ({"image": PIXELS, "segmentation": IDS.astype(int) + 65536}, r"got 65536\.\.65536"),
-        ({"image": PIXELS, "color": "red"}, "has a 'color', which the writer was not told of"),
+        ({"image": PIXELS, "color": "red"}, "has a 'color', which was not declared to the writer"),
         ({"image": PIXELS, "attributes": {"size": []}}, r"has the attributes \['size'\], but"),
         ({"image": PIXELS, "attributes": {"shape": [0], "mass": []}}, "different lengths"),
         (
             {"image": PIXELS, "attributes": {"shape": ["cone"], "mass": [1.0]}, "source": "a.png"},
-            r"row 1 of split 'train' \(a.png\) has a 'attributes' of another type: .*cone",
+            r"row 1 of split 'train' \(a.png\) has an invalid value in 'attributes': .*cone",
         ),
         ({"image": PIXELS, "attributes": {"shape": [0, 7], "mass": [1, 2]}}, "Class label 7"),
-        ({"image": PIXELS, "attributes": {"shape": [0], "mass": ["x"]}}, "another type: .*'x'"),
+        (
+            {"image": PIXELS, "attributes": {"shape": [0], "mass": ["x"]}},
+            "invalid value in 'attributes': .*'x'",
+        ),
     ],
 )
-def test_a_bad_row_leaves_nothing(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+def test_an_invalid_row_leaves_no_store(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     attributes = {"shape": ClassLabel(names=["cube"]), "mass": Value("float32")}
     good = {"segmentation": IDS, "attributes": {"shape": [], "mass": []}}
 
@@ -181,13 +186,13 @@ def test_a_bad_row_leaves_nothing(tmp_path: Path, row: dict[str, Any], message: 
     assert not (tmp_path / "store").exists()
 
 
-def test_an_interrupt_leaves_the_other_splits(tmp_path: Path) -> None:
+def test_an_interrupt_keeps_the_other_splits(tmp_path: Path) -> None:
     write(tmp_path)
     before = snapshot(tmp_path)
 
     def be_interrupted() -> None:
         with StoreWriter(tmp_path, "validation") as writer:
-            for _ in range(150):  # more than one row group: a file is open
+            for _ in range(150):  # more than one row group, so that a file is open
                 writer.add(PIXELS)
             raise KeyboardInterrupt
 
@@ -196,7 +201,7 @@ def test_an_interrupt_leaves_the_other_splits(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-def test_what_a_killed_import_left_is_thrown_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path / "store")
     with writer:
         writer.add(PIXELS)
@@ -216,7 +221,7 @@ def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_a_turned_photograph_is_as_large_as_its_mask(tmp_path: Path) -> None:
+def test_a_photograph_with_exif_rotation_matches_its_mask(tmp_path: Path) -> None:
     image = Image.new("RGB", (20, 10))
     image.getexif()[0x0112] = 6
     buffer = io.BytesIO()
@@ -226,7 +231,7 @@ def test_a_turned_photograph_is_as_large_as_its_mask(tmp_path: Path) -> None:
     assert read_manifest(str(tmp_path)).splits["train"].largest == (10, 20)
 
 
-def test_16_bit_files_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_16_bit_masks_are_stored_unchanged(tmp_path: Path) -> None:
     mask = sorted((NUCLEI / "masks").iterdir())[0]
     with StoreWriter(tmp_path, segmentation=True) as writer:
         writer.add((NUCLEI / "images" / mask.name).read_bytes(), segmentation=mask.read_bytes())

@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
     """Parse, convert, and say where the pipeline is."""
     options = tyro.cli(ImportOfficial, prog="latentslots import-official", args=arguments)
 
-    from latentslots.files import apply_umask
+    from latentslots.files import atomic_folder
     from latentslots.models.autoencoder import load_vae
     from latentslots.official import load_official
     from latentslots.pipelines.pretrained import load_pretrained_parts
@@ -53,8 +53,6 @@ def run(arguments: list[str]) -> None:
             vae=options.vae,
         )
     pipe = load_official(options.checkpoint_dir, vae=vae, parts=parts)
-    partial = out.with_name(f".{out.name}.partial")
-    pipe.save_pretrained(partial, include_pretrained=options.include_pretrained)
-    apply_umask(partial)
-    partial.rename(out)
+    with atomic_folder(out, mark="model_index.json") as partial:
+        pipe.save_pretrained(partial, include_pretrained=options.include_pretrained)
     print(out)

@@ -1,4 +1,4 @@
-"""Data sets: the Parquet store, transforms, batches, the latent cache, and importers."""
+"""Data sets: the Parquet store, importers, transforms, training batches, caches and scenes."""
 
 from importlib import import_module
 from typing import Any
@@ -33,7 +33,7 @@ __all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a name stands for when it is first used: HF datasets takes a second to load."""
+    """Import a name's module on first use, because HF datasets takes a second to import."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,13 +1,13 @@
-"""The errors that data of any kind raises."""
+"""Errors raised by all data sets."""
 
 
 class DataError(ValueError):
-    """A data set, or a part of one, cannot be used; the message is one sentence for the user."""
+    """A data set or a part of it cannot be used; the message is one sentence for the user."""
 
     def __init__(self, message: str) -> None:
-        # A DataLoader worker hands over its whole traceback as the message: keep the sentence.
+        # An error in a DataLoader worker arrives with its whole traceback: keep the sentence.
         super().__init__(message.rpartition("DataError: ")[2].strip())
 
 
 class UnknownSplitError(DataError):
-    """A data set is there, but not the split that was asked for."""
+    """The data set exists, but does not have the requested split."""

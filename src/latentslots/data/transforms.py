@@ -1,7 +1,7 @@
-"""Transforms that treat an image and its segmentation as one thing, and the two ways into torch.
+"""Transforms of an image together with its segmentation, and conversion to tensors.
 
-Images are resampled bilinearly with antialiasing; ids are picked, never blended. Both go through
-the same geometry, so that pixel (y, x) of the result shows the same place in both.
+Images are resampled bilinearly with antialiasing, ids by nearest neighbor. Both undergo the same
+geometry, so that pixel (y, x) shows the same point of the scene in both.
 """
 
 from dataclasses import dataclass
@@ -20,30 +20,30 @@ _TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "PA")
 
 @dataclass(frozen=True)
 class ResizeCenterCrop:
-    """Resize the shortest side to `resolution`, then cut the square in the middle.
+    """Resize the shortest side to `resolution`, then crop the central square.
 
     Args:
-        resolution: Side of the result, in pixels.
+        resolution: Side of the result in pixels.
     """
 
     resolution: int
 
     def __post_init__(self) -> None:
-        """Refuse a resolution that no image can have."""
+        """Reject a resolution below 1."""
         if self.resolution < 1:
             raise ValueError(f"resolution must be at least 1, got {self.resolution}")
 
     def __call__(
         self, image: Image.Image, segmentation: Image.Image | None = None
     ) -> tuple[Image.Image, Image.Image | None]:
-        """Transform an image, and its segmentation if there is one, alike.
+        """Transform an image, and its segmentation if there is one.
 
         Args:
             image: Any image that `to_rgb` accepts.
-            segmentation: Ids, as large as the image is when it stands upright.
+            segmentation: Ids, of the size that the image has after its EXIF rotation.
 
         Returns:
-            The RGB image and the ids, `resolution` x `resolution` both.
+            The RGB image and the ids, both `resolution` x `resolution`.
         """
         image = to_rgb(image)
         if segmentation is None:
@@ -69,17 +69,17 @@ class ResizeCenterCrop:
 def hflip(
     image: Image.Image, segmentation: Image.Image | None = None
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Mirror an image, and its segmentation if there is one, left to right."""
+    """Flip an image, and its segmentation if there is one, left to right."""
     flip = Image.Transpose.FLIP_LEFT_RIGHT
     flipped = None if segmentation is None else segmentation.transpose(flip)
     return image.transpose(flip), flipped
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Give any picture three channels of 8 bits, upright.
+    """Convert any image to three channels of 8 bits.
 
-    The EXIF orientation is applied. What is transparent becomes black: the color that a file
-    stores below full transparency is arbitrary. Of 16-bit grayscale the upper byte is kept.
+    The EXIF orientation is applied. Transparent pixels become black, because files store arbitrary
+    colors below full transparency. Of 16-bit grayscale, the upper byte is kept.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
@@ -96,13 +96,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_pixel_values(image: Image.Image) -> Float[Tensor, "3 H W"]:
-    """Pixels in [-1, 1], as every model of this package takes them."""
+    """Convert an image to pixels in [-1, 1], the range of all models in this package."""
     pixels = torch.from_numpy(np.array(to_rgb(image)))  # [H, W, 3]
     return pixels.permute(2, 0, 1).contiguous().float() / 127.5 - 1
 
 
 def to_ids(segmentation: Image.Image) -> Int64[Tensor, "H W"]:
-    """Ids of a segmentation: its gray values, or for a palette image its palette indices."""
+    """Read the ids of a segmentation: gray values, or palette indices of a palette image."""
     check_segmentation(segmentation, segmentation.size)
     ids = torch.from_numpy(np.array(segmentation).astype(np.int64))
     if segmentation.mode == "I" and (ids < 0).any():
@@ -111,7 +111,7 @@ def to_ids(segmentation: Image.Image) -> Int64[Tensor, "H W"]:
 
 
 def resize_ids(ids: Int64[Tensor, "H W"], size: tuple[int, int]) -> Int64[Tensor, "_ _"]:
-    """Bring a segmentation to a height and width; every pixel has the id of the nearest one."""
+    """Resize a segmentation to a height and width by nearest neighbor."""
     if tuple(ids.shape) == size:
         return ids
     resized = F.interpolate(ids[None, None].double(), size=size, mode="nearest-exact")
@@ -119,7 +119,7 @@ def resize_ids(ids: Int64[Tensor, "H W"], size: tuple[int, int]) -> Int64[Tensor
 
 
 def check_segmentation(segmentation: Image.Image, size: tuple[int, int]) -> None:
-    """Raise an error unless a picture can be the ids of an image of this (width, height)."""
+    """Raise an error unless an image can hold the ids of an image of this (width, height)."""
     if segmentation.size != size:
         raise ValueError(
             f"the segmentation is {segmentation.width}x{segmentation.height} pixels, but its "

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from latentslots.evaluation.predictions import Findings
+from latentslots.files import atomic_file
 from latentslots.metrics import PixelTable
 
 CACHE_FILE = "findings.safetensors"
@@ -36,9 +37,8 @@ def save_findings(findings: Findings, folder: Path, *, key: dict[str, Any]) -> N
     }
     metadata = {"key": _text(key), "facts": json.dumps(facts)}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    temporary = folder / f"{CACHE_FILE}.part"
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(folder / CACHE_FILE)
+    with atomic_file(folder / CACHE_FILE) as partial:
+        save_file(tensors, partial, metadata=metadata)
 
 
 def load_findings(folder: Path, *, key: dict[str, Any]) -> Findings | None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 from latentslots import editing
 from latentslots.concepts import ConceptLibrary, Layout
 from latentslots.evaluation.generation import Sampling, paint
+from latentslots.files import atomic_file
 from latentslots.fingerprint import content_hash
 from latentslots.metrics.reconstruction import psnr, ssim
 from latentslots.models.autoencoder import decode_latents
@@ -270,9 +270,8 @@ def _save(
 
 def _save_whole(image: Image.Image, path: Path) -> None:
     """Under its name when all of it is there."""
-    partial = path.with_name(f"{path.name}.partial")
-    image.save(partial, format="PNG")
-    os.replace(partial, path)
+    with atomic_file(path) as partial:
+        image.save(partial, format="PNG")
 
 
 def _check_folder(output_dir: Path, made_by: dict[str, Any]) -> None:

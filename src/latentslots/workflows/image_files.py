@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_picture
+from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_image
 from latentslots.data.transforms import to_rgb
 from latentslots.pipelines.base import upsample_masks
 
@@ -88,7 +88,7 @@ def open_picture(path: str | Path) -> Picture:
     if not path.is_file():
         raise ValueError(f"there is no image file {path}")
     try:
-        return Picture(path, to_rgb(read_picture(path)[1]))
+        return Picture(path, to_rgb(read_image(path)[1]))
     except (OSError, ValueError) as error:
         said = str(error)
         raise ValueError(said if str(path) in said else f"{path}: {said}") from error

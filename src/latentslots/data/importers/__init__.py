@@ -1,1 +1,1 @@
-"""Importers: one file for each data set or format."""
+"""Importers: one per data set or format, all writing the Parquet store."""

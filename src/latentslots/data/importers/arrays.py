@@ -1,4 +1,4 @@
-"""Importing NumPy arrays: an `.npz` file of images, with masks if there are any."""
+"""Importing NumPy arrays: an `.npz` file of images, optionally with masks."""
 
 import gzip
 import json
@@ -17,9 +17,9 @@ from datasets import Dataset, Value
 from PIL import Image
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.resumable import is_joined, write_items
+from latentslots.data.store.resumable import is_added, write_items
 from latentslots.data.store.rows import RESERVED_COLUMNS
-from latentslots.data.store.sources import fingerprint, source_of
+from latentslots.data.store.source_files import inspect_files, spec_fingerprint
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
 
@@ -41,29 +41,31 @@ def import_arrays(
     credit: str | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write the arrays of an `.npz` file as one split of a store, new or existing.
+    """Write the arrays of an `.npz` file as one split of a new or existing store.
 
-    A split that is half written is gone on with; one that was made of the same file stays.
+    An interrupted import is resumed; a split that was made from the same file is kept.
 
     Args:
-        source: File with `image` [N, H, W, 3], uint8; `mask` [N, H, W], integer ids with 0 for the
-            background, is optional. `video` and `frame` [N] say which images are frames of one
-            video. Other arrays of shape [N] become columns; what has another shape is left out,
-            and logged.
+        source: File with `image` [N, H, W, 3], uint8, and optionally `mask` [N, H, W], integer ids
+            with 0 for the background. `video` and `frame` [N] mark the images as frames of videos.
+            Other arrays of shape [N] become columns; arrays of other shapes are dropped with a
+            warning.
         out: Folder of the store.
         split: Split to write, which the store must not have yet.
         name: Name of the data set; by default the store's, or else the name of the folder.
-        attributes: A JSON file, perhaps gzipped, of what is known of the objects: for each image a
-            list, whose item i has the values of the object with id i + 1 by name, such as
+        attributes: A JSON file, plain or gzipped, of the objects' attributes: for each image a
+            list, whose item i belongs to the object with id i + 1, such as
             `[{"color": "red", "size": 20}, ...]`.
-        resolution: Resize the shortest side to this and crop the center; by default nothing is
-            changed.
+        resolution: Side in pixels to resize and crop images to; by default they are not changed.
         license: License of the images.
-        credit: Whom to name as their author.
-        progress: Show a bar on stderr.
+        credit: Author to be named.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder of the store.
+
+    Raises:
+        DataError: If an array or attribute is missing or invalid, or the store holds other data.
     """
     arrays = _read(Path(source))
     image, mask = _check(arrays, Path(source))
@@ -73,9 +75,9 @@ def import_arrays(
         _check_counts(Path(attributes or ""), objects, mask)
     crop = None if resolution is None else ResizeCenterCrop(resolution)
     files = [source] if attributes is None else [source, attributes]
-    made_of = source_of(files, Path(source).parent, whole=files)
-    spec = {"files": made_of.fingerprint, "resolution": resolution}
-    if is_joined(Path(out), split, fingerprint(spec)):
+    source_files = inspect_files(files, Path(source).parent, hashed=files)
+    spec = {"files": source_files.fingerprint, "resolution": resolution}
+    if is_added(Path(out), split, spec_fingerprint(spec)):
         return Path(out)
     writer = StoreWriter(
         out,
@@ -91,7 +93,7 @@ def import_arrays(
             for column, values in columns.items()
             if column not in RESERVED_COLUMNS
         },
-        source=fingerprint(spec),
+        source=spec_fingerprint(spec),
     )
 
     def rows(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -104,7 +106,7 @@ def import_arrays(
             known = None if objects is None else objects.of_image(row)
             yield {"image": pixels, "segmentation": ids, "attributes": known, **values}
 
-    # One process: arrays that are compressed would be unpacked in every other one again.
+    # In one process: every other process would have to decompress the arrays again.
     write_items(
         writer,
         range(len(image)),
@@ -122,7 +124,7 @@ def _read(source: Path) -> dict[str, np.ndarray]:
     if not source.is_file():
         raise DataError(f"there is no file {source}")
     if source.suffix != ".npy" and not zipfile.is_zipfile(source):
-        raise DataError(f"{source} is no .npz file, or a part of one")
+        raise DataError(f"{source} is not an .npz file, or is truncated")
     try:
         with source.open("rb") as file:
             content = np.load(file, allow_pickle=False)
@@ -130,12 +132,17 @@ def _read(source: Path) -> dict[str, np.ndarray]:
                 return {name: content[name] for name in content.files}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
         raise DataError(f"{source} cannot be read as an .npz file: {error}") from error
-    raise DataError(f"{source} holds one array without a name; an .npz file is needed")
+    raise DataError(f"{source} holds a single array without a name: save it as an .npz file")
 
 
 @dataclass(frozen=True)
 class _Objects:
-    """What a JSON file says about the objects of every image."""
+    """Attributes of the objects of every image, from a JSON file.
+
+    Attributes:
+        features: HF feature of each attribute by name.
+        images: For each image, the values by name for each object.
+    """
 
     features: Mapping[str, Any]
     images: list[list[dict[str, Any]]]
@@ -155,32 +162,36 @@ def _read_objects(source: Path, num_images: int) -> _Objects:
         raise DataError(f"{source} cannot be read as JSON: {error}") from error
     if not isinstance(images, list) or len(images) != num_images:
         got = f"{len(images)}" if isinstance(images, list) else type(images).__name__
-        raise DataError(f"{source} must be a list for each of {num_images} images, got {got}")
-    whole = all(
-        isinstance(objects, list) and all(isinstance(known, dict) for known in objects)
+        raise DataError(
+            f"{source} must be a list with one item per image ({num_images}), got {got}"
+        )
+    is_valid = all(
+        isinstance(objects, list) and all(isinstance(values, dict) for values in objects)
         for objects in images
     )
-    if not whole:
-        raise DataError(f"{source} must hold a list of objects' values by name for every image")
-    everything = [known for objects in images for known in objects]
-    if not everything or not everything[0]:
-        raise DataError(f"{source} says nothing of any object")
-    names = set(everything[0])
+    if not is_valid:
+        raise DataError(f"{source} must hold, for every image, a list of objects' values by name")
+    all_objects = [values for objects in images for values in objects]
+    if not all_objects or not all_objects[0]:
+        raise DataError(f"{source} holds no attribute of any object")
+    names = set(all_objects[0])
     for image, objects in enumerate(images):
-        for number, known in enumerate(objects):
-            if set(known) != names:
+        for number, values in enumerate(objects):
+            if set(values) != names:
                 raise DataError(
-                    f"{source}: object {number} of image {image} has {sorted(known)}, the first "
-                    f"object has {sorted(names)}"
+                    f"{source}: object {number} of image {image} has {sorted(values)}, but the "
+                    f"first object has {sorted(names)}"
                 )
     try:
-        return _Objects(Dataset.from_list(everything).features, images)
+        return _Objects(Dataset.from_list(all_objects).features, images)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        raise DataError(f"{source}: the values of an attribute do not fit: {error}") from error
+        raise DataError(
+            f"{source}: the values of an attribute have no common type: {error}"
+        ) from error
 
 
 def _check_counts(source: Path, objects: _Objects, mask: np.ndarray) -> None:
-    """Objects out of sight are fine; ids without an object are not."""
+    """Refuse ids without attributes; objects without pixels are allowed, as they may be hidden."""
     for row, (known, ids) in enumerate(zip(objects.images, mask, strict=True)):
         if len(known) < ids.max():
             raise DataError(
@@ -202,8 +213,8 @@ def _check(arrays: Mapping[str, np.ndarray], source: Path) -> tuple[np.ndarray, 
         return image, None
     if mask.dtype.kind not in "biu" or mask.shape != image.shape[:3]:
         raise DataError(
-            f"{source}: 'mask' must hold integers of shape {list(image.shape[:3])}, as 'image' "
-            f"does, got {mask.dtype} of shape {list(mask.shape)}"
+            f"{source}: 'mask' must hold integers of shape {list(image.shape[:3])}, to match "
+            f"'image', got {mask.dtype} of shape {list(mask.shape)}"
         )
     lowest, highest = int(mask.min()), int(mask.max())
     if lowest < 0 or highest > 65535:
@@ -221,7 +232,7 @@ def _columns(arrays: Mapping[str, np.ndarray], num_rows: int) -> dict[str, Any]:
             columns[name] = array
         else:
             logger.warning(
-                "array %r is left out: %s of shape %s is not a column of %d values",
+                "array %r is dropped: %s of shape %s is not a column of %d values",
                 name,
                 array.dtype,
                 list(array.shape),
@@ -230,7 +241,7 @@ def _columns(arrays: Mapping[str, np.ndarray], num_rows: int) -> dict[str, Any]:
     if "video" in columns:
         columns["video"] = columns["video"].astype(str)
     elif "frame" in columns:
-        logger.warning("array 'frame' is left out: there is no 'video'")
+        logger.warning("array 'frame' is dropped: there is no 'video'")
         del columns["frame"]
     return columns
 

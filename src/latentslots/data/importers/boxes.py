@@ -1,11 +1,11 @@
-"""Boxes around what a mask shows."""
+"""Bounding boxes of masks."""
 
 import numpy as np
 from jaxtyping import Bool
 
 
 def bounding_box(mask: Bool[np.ndarray, "H W"]) -> list[float]:
-    """(y_min, x_min, y_max, x_max) in shares of the image's sides; 0 where there is nothing."""
+    """Compute (y_min, x_min, y_max, x_max) as fractions of the image's sides; 0 if it is empty."""
     if not mask.any():
         return [0.0] * 4
     height, width = mask.shape

@@ -1,7 +1,7 @@
 """Importing CLEVR as it was released (Johnson et al., 2017, https://arxiv.org/abs/1612.06890).
 
-Images and what is in them, without masks: to learn from, and to probe. The data set with masks is
-another one (`latentslots.data.importers.multi_object`).
+Images with attributes of their objects, without masks, for training and probing. CLEVR with masks
+is another data set (`latentslots.data.importers.multi_object`).
 """
 
 import json
@@ -13,9 +13,9 @@ from typing import Any
 from datasets import ClassLabel, List, Value
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import read_picture
+from latentslots.data.store.encoding import read_image
 from latentslots.data.store.resumable import is_written, write_items
-from latentslots.data.store.sources import source_of
+from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
 
@@ -43,21 +43,21 @@ def import_clevr(
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write CLEVR as a store; one that is half written is gone on with.
+    """Write CLEVR as a store, or resume an interrupted import.
 
     Args:
         source: The folder `CLEVR_v1.0`, with `images/` and `scenes/`.
-        out: Folder of the store, new or half written.
-        splits: Of `SPLITS`. Nothing is known of the objects of `test`.
-        resolution: Resize the shortest side to this, and crop the center.
-        workers: Processes; by default one per core.
-        progress: Whether to show a bar on stderr.
+        out: Folder of the store, new or of an interrupted import.
+        splits: Names among `SPLITS`. The objects of `test` have no attributes.
+        resolution: Side in pixels to resize and crop images to; by default they are not changed.
+        workers: Number of processes; by default one per core.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder of the store.
 
     Raises:
-        DataError: If a file is missing or none of CLEVR's.
+        DataError: If a file is missing or not CLEVR's.
     """
     out, root = Path(out), Path(source)
     spec = {"program": "latentslots data import", "name": "clevr", "resolution": resolution}
@@ -65,8 +65,8 @@ def import_clevr(
         if split not in SPLITS:
             raise DataError(f"CLEVR has no split {split!r}, only {', '.join(SPLITS)}")
         scenes = _scenes(root, SPLITS[split])
-        made_of = source_of((image for image, _ in scenes), root)
-        if is_written(out, split, spec, made_of):
+        source_files = inspect_files((image for image, _ in scenes), root)
+        if is_written(out, split, spec, source_files):
             continue
         writer = StoreWriter(
             out,
@@ -76,24 +76,24 @@ def import_clevr(
             credit="Johnson et al., 2017, https://cs.stanford.edu/people/jcjohns/clevr",
             attributes=None if split == "test" else FEATURES,
             made_by=spec,
-            source=made_of.fingerprint,
+            source=source_files.fingerprint,
         )
         write_items(
             writer,
-            [(str(image), things, resolution) for image, things in scenes],
+            [(str(image), attributes, resolution) for image, attributes in scenes],
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=f"{source}: {made_of.names}",
+            source=f"{source}: {source_files.names_fingerprint}",
             workers=workers,
             progress=progress,
-            expected_bytes=0 if resolution else made_of.num_bytes,
+            expected_bytes=0 if resolution else source_files.num_bytes,
         )
     return out
 
 
 def _scenes(root: Path, name: str) -> list[tuple[Path, dict[str, Any] | None]]:
-    """Images in order, each with the attributes of its objects where they are known."""
+    """List the images in order, each with the attributes of its objects if they are known."""
     folder = root / "images" / name
     images = {path.name: path for path in sorted(folder.glob(f"CLEVR_{name}_*.png"))}
     if not images:
@@ -105,28 +105,28 @@ def _scenes(root: Path, name: str) -> list[tuple[Path, dict[str, Any] | None]]:
         raise DataError(f"there is no file {file}")
     try:
         scenes = json.loads(file.read_text(encoding="utf-8"))["scenes"]
-        said = {
+        attributes = {
             scene["image_filename"]: {
-                attribute: [thing[attribute] for thing in scene["objects"]]
-                for attribute in FEATURES
+                name: [thing[name] for thing in scene["objects"]] for name in FEATURES
             }
             for scene in scenes
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is no file of CLEVR's scenes: {error!r}") from error
-    lonely = sorted(set(images) ^ set(said))
-    if lonely:
-        other = file if lonely[0] in images else folder
-        raise DataError(f"{lonely[0]} is not in {other}, and {len(lonely) - 1} others like it")
-    return [(path, said[name]) for name, path in images.items()]
+        raise DataError(f"{file} is not a file of CLEVR's scenes: {error!r}") from error
+    unmatched = sorted(set(images) ^ set(attributes))
+    if unmatched:
+        other = file if unmatched[0] in images else folder
+        more = f", nor are {len(unmatched) - 1} others" if len(unmatched) > 1 else ""
+        raise DataError(f"{unmatched[0]} is not in {other}{more}")
+    return [(path, attributes[name]) for name, path in images.items()]
 
 
 def _rows(
-    work: Sequence[tuple[str, dict[str, Any] | None, int | None]],
+    items: Sequence[tuple[str, dict[str, Any] | None, int | None]],
 ) -> Iterator[dict[str, Any]]:
-    for path, attributes, resolution in work:
-        encoded, picture = read_picture(path)
+    for path, attributes, resolution in items:
+        encoded, decoded = read_image(path)
         image: Any = encoded
         if resolution is not None:
-            image, _ = ResizeCenterCrop(resolution)(picture.convert("RGB"), None)
+            image, _ = ResizeCenterCrop(resolution)(decoded.convert("RGB"), None)
         yield {"image": image, "attributes": attributes, "source": Path(path).name}

@@ -1,6 +1,6 @@
 """Importing CLEVRTex (Karazija et al., 2021, https://arxiv.org/abs/2111.10265).
 
-A scene is three files: the image, its ids as a palette PNG, and a JSON file of what is in it.
+A scene is three files: the image, its ids as a palette PNG, and a JSON file of its objects.
 """
 
 import json
@@ -17,31 +17,31 @@ from datasets import ClassLabel, List, Value
 from PIL import Image
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import read_picture
+from latentslots.data.store.encoding import read_image
 from latentslots.data.store.resumable import is_written, write_items
-from latentslots.data.store.sources import source_of
+from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
 
 logger = logging.getLogger(__name__)
 
 VARIANTS = ("full", "pbg", "vbg", "grassbg", "camo", "outd")
-"""The data set; plain background, varied background, grass; camouflaged; out of distribution."""
+"""Main data set; plain, varied and grass background; camouflaged; out of distribution."""
 CROPS = {"center": (64, 24, 256, 216), "clevr": (64, 29, 256, 221)}
-"""Left, upper, right, lower, of images of 320 x 240: that of the authors, and that of CLEVR."""
+"""Left, upper, right and lower edge in images of 320 x 240: the authors' crop, and CLEVR's."""
 NUM_SCENES = {"full": 50_000, "outd": 10_000}
-"""Of the variants of which we know it."""
+"""Scenes of the variants whose number is known."""
 _BLOCK = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClevrTexOptions:
-    """What is taken of CLEVRTex.
+    """How CLEVRTex is imported.
 
     Attributes:
         variant: One of `VARIANTS`.
-        crop: Of an image of 320 x 240 pixels, the middle 192 x 192; the whole when absent.
-        resolution: Resize the shortest side to this, and crop the center.
+        crop: Crop of 192 x 192 pixels, one of `CROPS`; by default images are not cropped.
+        resolution: Side in pixels to resize and crop images to; by default they are not changed.
     """
 
     variant: str
@@ -49,11 +49,11 @@ class ClevrTexOptions:
     resolution: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Reject values that are not allowed."""
         if self.variant not in VARIANTS:
-            raise DataError(f"there is no {self.variant!r}, only {', '.join(VARIANTS)}")
+            raise DataError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
         if self.crop is not None and self.crop not in CROPS:
-            raise DataError(f"there is no crop {self.crop!r}, only {', '.join(CROPS)}")
+            raise DataError(f"crop must be one of {', '.join(CROPS)}, got {self.crop!r}")
 
 
 def import_clevrtex(
@@ -64,32 +64,34 @@ def import_clevrtex(
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write CLEVRTex as a store; one that is half written is gone on with.
+    """Write CLEVRTex as a store, or resume an interrupted import.
 
-    Splits are those of the authors: the first tenth of the scenes for `test`, the second for
-    `validation`, the rest for `train`; `outd` is `test` alone. The object of row `i` has the id
-    `i + 1`. Images are stored as they came, unless they are cropped or resized.
+    The splits are the authors': the first tenth of the scenes is `test`, the second `validation`,
+    the rest `train`; all of `outd` is `test`. The object of row `i` has the id `i + 1`. The bytes
+    of images are stored unchanged, unless they are cropped or resized.
 
     Args:
-        source: Folder that holds `CLEVRTEX_full_000123.png` and its like, at any depth.
-        out: Folder of the store, new or half written.
-        options: What to take.
-        workers: Processes; by default one per core.
-        progress: Whether to show a bar on stderr.
+        source: Folder that holds files such as `CLEVRTEX_full_000123.png`, at any depth.
+        out: Folder of the store, new or of an interrupted import.
+        options: Variant, crop and resolution.
+        workers: Number of processes; by default one per core.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder of the store.
 
     Raises:
-        DataError: If there are no scenes, a scene lacks a file, or its ids are lost.
+        DataError: If there are no scenes, a scene lacks a file, or its ids were lost.
     """
     out = Path(out)
     scenes = find_scenes(Path(source), options.variant)
     spec = {"program": "latentslots data import", "name": "clevrtex", **asdict(options)}
     names: dict[str, list[str]] = {}
     for split, chosen in _divide(scenes, options.variant).items():
-        made_of = source_of((file for one in chosen for file in (one, *_files(one))), source)
-        if is_written(out, split, spec, made_of):
+        source_files = inspect_files(
+            (file for one in chosen for file in (one, *_files(one))), source
+        )
+        if is_written(out, split, spec, source_files):
             continue
         names = names or _names(scenes)
         writer = StoreWriter(
@@ -102,7 +104,7 @@ def import_clevrtex(
             attributes=_features(names),
             columns={"ground_material": Value("string")},
             made_by=spec,
-            source=made_of.fingerprint,
+            source=source_files.fingerprint,
         )
         write_items(
             writer,
@@ -110,16 +112,16 @@ def import_clevrtex(
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=f"{source}: {made_of.names}",
+            source=f"{source}: {source_files.names_fingerprint}",
             workers=workers,
             progress=progress,
-            expected_bytes=0 if options.crop or options.resolution else made_of.num_bytes,
+            expected_bytes=0 if options.crop or options.resolution else source_files.num_bytes,
         )
     return out
 
 
 def find_scenes(folder: Path, variant: str) -> list[Path]:
-    """The JSON files of all scenes, by number.
+    """List the JSON files of all scenes in the order of their numbers.
 
     Raises:
         DataError: If there are none, or a scene lacks its image or its ids.
@@ -139,15 +141,15 @@ def find_scenes(folder: Path, variant: str) -> list[Path]:
             f"CLEVRTEX_{variant}_000000.json"
         )
     for path in found.values():
-        for twin in _files(path):
-            if not twin.is_file():
-                raise DataError(f"{path} has no {twin.name} beside it")
-    _check_whole(folder, variant, set(found))
+        for file in _files(path):
+            if not file.is_file():
+                raise DataError(f"{path} has no {file.name} beside it")
+    _check_complete(folder, variant, set(found))
     return [found[number] for number in sorted(found)]
 
 
-def _check_whole(folder: Path, variant: str, found: set[str]) -> None:
-    """Refuse images without a scene, and gaps: splits go by the place of a scene among all."""
+def _check_complete(folder: Path, variant: str, found: set[str]) -> None:
+    """Refuse images without a scene and missing numbers, which would shift the splits."""
     pattern = re.compile(rf"CLEVRTEX_{variant}_(\d{{6}})(_flat)?\.png")
     for path in sorted(folder.rglob(f"CLEVRTEX_{variant}_*.png")):
         match = pattern.fullmatch(path.name)
@@ -158,12 +160,12 @@ def _check_whole(folder: Path, variant: str, found: set[str]) -> None:
         raise DataError(f"{folder} lacks scene {missing:06d} of {len(found)} and more")
     if len(found) < NUM_SCENES.get(variant, 0):
         logger.warning(
-            "%d of %d scenes: splits are not those of the authors", len(found), NUM_SCENES[variant]
+            "%d of %d scenes: the splits are not the authors'", len(found), NUM_SCENES[variant]
         )
 
 
 def _files(scene: Path) -> tuple[Path, Path]:
-    """The image of a scene, and its ids."""
+    """Paths of the image of a scene and of its ids."""
     return scene.with_suffix(".png"), scene.with_name(f"{scene.stem}_flat.png")
 
 
@@ -184,12 +186,12 @@ def _read(scene: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(scene.read_text(encoding="utf-8"))
         content["objects"].sort(key=lambda thing: thing["index"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{scene} is no scene of CLEVRTex: {error!r}") from error
+        raise DataError(f"{scene} is not a scene of CLEVRTex: {error!r}") from error
     return content
 
 
 def _names(scenes: Sequence[Path]) -> dict[str, list[str]]:
-    """All shapes, sizes, materials and colors: those of `outd` are others."""
+    """Collect the names of shapes, sizes, materials and colors, which differ between variants."""
     found: dict[str, set[str]] = {name: set() for name in ("shape", "size", "material", "color")}
     for scene in scenes:
         for thing in _read(scene)["objects"]:
@@ -208,24 +210,24 @@ def _features(names: dict[str, list[str]]) -> dict[str, Any]:
     }
 
 
-def _rows(work: Sequence[tuple[str, ClevrTexOptions]]) -> Iterator[dict[str, Any]]:
-    for scene, options in work:
+def _rows(items: Sequence[tuple[str, ClevrTexOptions]]) -> Iterator[dict[str, Any]]:
+    for scene, options in items:
         yield scene_row(Path(scene), options)
 
 
 def scene_row(scene: Path, options: ClevrTexOptions) -> dict[str, Any]:
-    """The row of one scene.
+    """Read one scene as a row of the store.
 
     Raises:
-        DataError: If a file is broken, or the ids were lost in a conversion of the palette.
+        DataError: If a file is broken, or the palette PNG was converted, which loses its ids.
     """
     content = _read(scene)
     image_file, ids_file = _files(scene)
-    encoded, picture = read_picture(image_file)
-    ids = read_picture(ids_file)[1]
+    encoded, decoded = read_image(image_file)
+    ids = read_image(ids_file)[1]
     if ids.mode != "P":
         raise DataError(
-            f"{ids_file} has lost its ids: it is no palette PNG any more, but of mode {ids.mode}"
+            f"{ids_file} must be a palette PNG, got mode {ids.mode}: a conversion has lost its ids"
         )
     things = content["objects"]
     numbers = np.asarray(ids)
@@ -243,13 +245,13 @@ def scene_row(scene: Path, options: ClevrTexOptions) -> dict[str, Any]:
             "pixel_coords": [thing["pixel_coords"] for thing in things],
         }
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise DataError(f"{scene} is no scene of CLEVRTex: {error!r}") from error
+        raise DataError(f"{scene} is not a scene of CLEVRTex: {error!r}") from error
     if unknown:
         raise DataError(f"{ids_file} has the id {min(unknown)}, which {scene.name} does not list")
     image: Any = encoded
     mask: Any = Image.fromarray(renumbered[numbers])
     if options.crop is not None or options.resolution is not None:
-        image = picture.convert("RGB")
+        image = decoded.convert("RGB")
         if options.crop is not None:
             if image.size != (320, 240):
                 raise DataError(f"{image_file} is {image.size[0]}x{image.size[1]}, not 320x240")

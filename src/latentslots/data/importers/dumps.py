@@ -1,7 +1,7 @@
-"""Importing the folders that other code made of videos: the official LSD's, and SlotDiffusion's.
+"""Importing folders of frames that the official LSD's and SlotDiffusion's scripts wrote.
 
-LSD's: `movi-e-train-with-label/images/00000000/00000000_image.png`, and in `labels/`, under the
-same numbers, `00000000_segment.png` and `00000000_instances.json`. SlotDiffusion's:
+LSD's layout: `movi-e-train-with-label/images/00000000/00000000_image.png`, and in `labels/`, with
+the same numbers, `00000000_segment.png` and `00000000_instances.json`. SlotDiffusion's layout:
 `MOVi-E/train/00000000/000000.jpg` beside `000000_mask.png`.
 """
 
@@ -16,27 +16,28 @@ import numpy as np
 from datasets import List, Value
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import read_picture
+from latentslots.data.store.encoding import read_image
 from latentslots.data.store.resumable import is_written, write_items
-from latentslots.data.store.sources import source_of
+from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
 
 SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
-"""The names that a split goes by."""
+"""Names of each split in such folders."""
 _BLOCK = 240
 _CODES = frozenset(
     {"category", "color", "material", "shape", "size"}
     | {f"{name}_label" for name in ("color", "material", "shape", "size")}
 )
-"""Names under which whole numbers are codes of classes, each a byte: those of MOVi and CLEVRTex."""
+"""Attributes of MOVi and CLEVRTex whose integers are codes of classes, stored as bytes."""
 _WRONG = frozenset({"bboxes", "bbox_frames"})
-_OF_CLEVR = frozenset({"x", "y", "z", "pixel_coords", "rotation"})
+"""Attributes that LSD's script writes for the wrong frames."""
+_CLEVR_ATTRIBUTES = frozenset({"x", "y", "z", "pixel_coords", "rotation"})
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The files of one frame."""
+    """The files of one frame, its video and its number."""
 
     image: str
     mask: str
@@ -56,20 +57,20 @@ def import_dump(
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write all splits of a dump as a store; one that is half written is gone on with.
+    """Write all splits of a dump as a store, or resume an interrupted import.
 
-    Images are stored as they came, unless they are resized. Of LSD's dump, everything that the JSON
-    files say of objects becomes an attribute; the zeros that they are padded with are left out.
+    The bytes of images are stored unchanged, unless they are resized. All values of objects in the
+    JSON files of LSD's layout become attributes, without the padding zeros.
 
     Args:
         source: The folder that holds the splits.
-        out: Folder of the store, new or half written.
-        kind: Whose dump it is.
-        resolution: Resize the shortest side to this, and crop the center.
-        license: Of the images; MOVi's are Apache-2.0, a dump does not say.
-        credit: Whom to name as their author.
-        workers: Processes; by default one per core.
-        progress: Whether to show a bar on stderr.
+        out: Folder of the store, new or of an interrupted import.
+        kind: Layout of the folder.
+        resolution: Side in pixels to resize and crop images to; by default they are not changed.
+        license: License of the images, which a dump does not contain; MOVi's is Apache-2.0.
+        credit: Author to be named.
+        workers: Number of processes; by default one per core.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder of the store.
@@ -84,8 +85,8 @@ def import_dump(
     for split, folder in _splits(root, kind).items():
         frames = _lsd_frames(folder) if kind == "lsd" else _slotdiffusion_frames(folder)
         files = (name for f in frames for name in (f.image, f.mask, f.labels) if name)
-        made_of = source_of(files, folder)
-        if is_written(out, split, spec, made_of):
+        source_files = inspect_files(files, folder)
+        if is_written(out, split, spec, source_files):
             continue
         features = _features(frames[0].labels) if frames[0].labels else {}
         writer = StoreWriter(
@@ -98,7 +99,7 @@ def import_dump(
             license=license,
             credit=credit,
             made_by=spec,
-            source=made_of.fingerprint,
+            source=source_files.fingerprint,
         )
         write_items(
             writer,
@@ -106,10 +107,10 @@ def import_dump(
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=f"{source}: {made_of.names}",
+            source=f"{source}: {source_files.names_fingerprint}",
             workers=workers,
             progress=progress,
-            expected_bytes=0 if resolution else made_of.num_bytes,
+            expected_bytes=0 if resolution else source_files.num_bytes,
         )
     return out
 
@@ -128,8 +129,8 @@ def _splits(root: Path, kind: str) -> dict[str, Path]:
                     )
                 found[split] = folder
     if not found:
-        wanted = "movi-e-train-with-label" if kind == "lsd" else "train"
-        raise DataError(f"{root} holds no split of a dump of {kind}'s, such as {wanted}/")
+        example = "movi-e-train-with-label" if kind == "lsd" else "train"
+        raise DataError(f"{root} holds no split in the layout of {kind}, such as {example}/")
     return found
 
 
@@ -139,7 +140,7 @@ def _lsd_frames(folder: Path) -> list[_Frame]:
         video, stem = image.parent.name, image.name.removesuffix("_image.png")
         labels = folder / "labels" / video
         if not stem.isdigit():
-            raise DataError(f"{image} is not named by a number, such as 00000000_image.png")
+            raise DataError(f"{image} must be named by a number, such as 00000000_image.png")
         frames.append(
             _Frame(
                 image=str(image),
@@ -168,10 +169,11 @@ def _slotdiffusion_frames(folder: Path) -> list[_Frame]:
 
 def _checked(frames: list[_Frame], folder: Path, masks: Iterable[Path]) -> list[_Frame]:
     if not frames:
-        raise DataError(f"{folder} holds no images of a dump")
-    lonely = sorted(set(map(str, masks)) - {frame.mask for frame in frames})
-    if lonely:
-        raise DataError(f"{lonely[0]} has no image, and {len(lonely) - 1} others like it")
+        raise DataError(f"{folder} holds no images in the layout of a dump")
+    unmatched = sorted(set(map(str, masks)) - {frame.mask for frame in frames})
+    if unmatched:
+        more = f", nor have {len(unmatched) - 1} others" if len(unmatched) > 1 else ""
+        raise DataError(f"{unmatched[0]} has no image{more}")
     for frame in frames:
         for file in (frame.mask, frame.labels):
             if file and not Path(file).is_file():
@@ -180,10 +182,10 @@ def _checked(frames: list[_Frame], folder: Path, masks: Iterable[Path]) -> list[
 
 
 def _read(labels: str) -> dict[str, list[Any]]:
-    """What a JSON file says of the objects of a frame: a list for every name.
+    """Read the attributes of the objects in a frame: a list for each name.
 
-    Boxes are left out: those scripts take the t-th frame in which an object is seen for frame t.
-    Of CLEVR with masks, so is the first entry, which is the background.
+    Boxes are dropped, because LSD's script writes the box of the t-th frame in which an object is
+    visible for frame t. For CLEVR with masks, the first entry, the background, is dropped too.
     """
     try:
         content = json.loads(Path(labels).read_text(encoding="utf-8"))
@@ -193,7 +195,7 @@ def _read(labels: str) -> dict[str, list[Any]]:
     lists = {name: values for name, values in lists.items() if name not in _WRONG}
     if len({len(values) for values in lists.values()}) != 1:
         raise DataError(f"{labels} does not list objects: its lists are of different lengths")
-    first = 1 if lists.keys() >= _OF_CLEVR else 0
+    first = 1 if lists.keys() >= _CLEVR_ATTRIBUTES else 0
     return {name: values[first:] for name, values in lists.items()}
 
 
@@ -214,16 +216,18 @@ def _features(labels: str) -> dict[str, Any]:
     }
 
 
-def _rows(work: Sequence[tuple[_Frame, int | None, tuple[str, ...]]]) -> Iterator[dict[str, Any]]:
-    for frame, resolution, names in work:
-        encoded, picture = read_picture(frame.image)
-        mask = read_picture(frame.mask)[1]
+def _rows(
+    items: Sequence[tuple[_Frame, int | None, tuple[str, ...]]],
+) -> Iterator[dict[str, Any]]:
+    for frame, resolution, names in items:
+        encoded, decoded = read_image(frame.image)
+        mask = read_image(frame.mask)[1]
         try:
-            check_segmentation(mask, picture.size)
+            check_segmentation(mask, decoded.size)
             image: Any = encoded
             ids: Any = mask
             if resolution is not None:
-                image, ids = ResizeCenterCrop(resolution)(picture.convert("RGB"), ids)
+                image, ids = ResizeCenterCrop(resolution)(decoded.convert("RGB"), ids)
         except ValueError as error:
             raise DataError(f"{frame.mask} cannot be used: {error}") from error
         row = {
@@ -239,15 +243,15 @@ def _rows(work: Sequence[tuple[_Frame, int | None, tuple[str, ...]]]) -> Iterato
 
 
 def _objects(labels: str, names: Sequence[str], largest_id: int) -> dict[str, list[Any]]:
-    """What is said of the objects, without the rows of zeros at the end."""
+    """Read the attributes of the objects in a frame, without the padding zeros at the end."""
     lists = _read(labels)
     odd = sorted(set(names) ^ set(lists))
     if odd:
-        raise DataError(f"{labels} differs from the first frame: one of them lacks {odd[0]!r}")
+        raise DataError(f"{labels} and the first frame have other attributes: one lacks {odd[0]!r}")
     for name in _CODES & set(names):
         for value in lists[name]:
             if isinstance(value, int) and not 0 <= value < 256:
-                raise DataError(f"{labels} has a {name} of {value}: codes are from 0 to 255")
+                raise DataError(f"{labels}: {name} must be a code in 0..255, got {value}")
     count = max((len(values) for values in lists.values()), default=0)
     while count > largest_id and not any(np.any(lists[name][count - 1]) for name in names):
         count -= 1

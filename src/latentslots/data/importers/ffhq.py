@@ -1,7 +1,7 @@
-"""Importing FFHQ (Karras et al., 2019, https://arxiv.org/abs/1812.04948), whole or thumbnails.
+"""Importing FFHQ (Karras et al., 2019, https://arxiv.org/abs/1812.04948), in any resolution.
 
-Faces, numbered from 0 to 69,999; the first 60,000 are there to learn from. Copies in other sizes
-and in one folder will do, as long as files are named by their numbers.
+Faces with the numbers 0 to 69,999, of which the first 60,000 are for training. Any folder will do
+whose images are named by their numbers.
 """
 
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_picture
+from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_image
 from latentslots.data.store.resumable import is_written, write_items
-from latentslots.data.store.sources import source_of
+from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
 
@@ -29,21 +29,21 @@ def import_ffhq(
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write FFHQ as a store; one that is half written is gone on with.
+    """Write FFHQ as a store, or resume an interrupted import.
 
     Args:
         source: Folder that holds the images at any depth, such as `thumbnails128x128`.
-        out: Folder of the store, new or half written.
-        num_train: Images with a lower number are `train`, the others `validation`.
-        resolution: Resize the shortest side to this, and crop the center.
-        workers: Processes; by default one per core.
-        progress: Whether to show a bar on stderr.
+        out: Folder of the store, new or of an interrupted import.
+        num_train: Images with a lower number are `train`, all others `validation`.
+        resolution: Side in pixels to resize and crop images to; by default they are not changed.
+        workers: Number of processes; by default one per core.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder of the store.
 
     Raises:
-        DataError: If there are no images, or two of a number.
+        DataError: If there are no images, or two have the same number.
     """
     out = Path(out)
     images = _images(Path(source))
@@ -58,8 +58,8 @@ def import_ffhq(
         "validation": [path for number, path in images.items() if number >= num_train],
     }
     for split, paths in splits.items():
-        made_of = source_of(paths, source)
-        if not paths or is_written(out, split, spec, made_of):
+        source_files = inspect_files(paths, source)
+        if not paths or is_written(out, split, spec, source_files):
             continue
         writer = StoreWriter(
             out,
@@ -68,7 +68,7 @@ def import_ffhq(
             license="CC-BY-NC-SA-4.0; of every image, see ffhq-dataset-v2.json",
             credit="NVIDIA, https://github.com/NVlabs/ffhq-dataset; images from Flickr",
             made_by=spec,
-            source=made_of.fingerprint,
+            source=source_files.fingerprint,
         )
         write_items(
             writer,
@@ -76,16 +76,16 @@ def import_ffhq(
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=f"{source}: {made_of.names}",
+            source=f"{source}: {source_files.names_fingerprint}",
             workers=workers,
             progress=progress,
-            expected_bytes=0 if resolution else made_of.num_bytes,
+            expected_bytes=0 if resolution else source_files.num_bytes,
         )
     return out
 
 
 def _images(folder: Path) -> dict[int, Path]:
-    """Images by their numbers."""
+    """Find the images by their numbers."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
     found: dict[int, Path] = {}
@@ -98,14 +98,14 @@ def _images(folder: Path) -> dict[int, Path]:
                 )
             found[int(path.stem)] = path
     if not found:
-        raise DataError(f"{folder} holds no images that are named by numbers, such as 00000.png")
+        raise DataError(f"{folder} holds no images named by numbers, such as 00000.png")
     return dict(sorted(found.items()))
 
 
-def _rows(work: Sequence[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:
-    for path, resolution in work:
-        encoded, picture = read_picture(path)
+def _rows(items: Sequence[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:
+    for path, resolution in items:
+        encoded, decoded = read_image(path)
         image: Any = encoded
         if resolution is not None:
-            image, _ = ResizeCenterCrop(resolution)(picture.convert("RGB"), None)
+            image, _ = ResizeCenterCrop(resolution)(decoded.convert("RGB"), None)
         yield {"image": image, "source": Path(path).name}

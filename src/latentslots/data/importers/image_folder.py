@@ -1,4 +1,4 @@
-"""Importing a folder of image files, with a twin folder of masks if there is one."""
+"""Importing a folder of image files, optionally with a parallel folder of masks."""
 
 import logging
 import os
@@ -12,10 +12,10 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import read_picture
+from latentslots.data.store.encoding import read_image
 from latentslots.data.store.folder import find_images, group_of, split_files
-from latentslots.data.store.resumable import is_joined, write_items
-from latentslots.data.store.sources import fingerprint, source_of
+from latentslots.data.store.resumable import is_added, write_items
+from latentslots.data.store.source_files import inspect_files, spec_fingerprint
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
 
@@ -26,7 +26,17 @@ _BLOCK = 500
 
 @dataclass(frozen=True)
 class _Item:
-    """One image, and what becomes of it."""
+    """One image to import.
+
+    Attributes:
+        file: Path relative to the folder.
+        path: Path of the image.
+        mask: Path of its mask.
+        video: Name of the video that it is a frame of.
+        frame: Number of the frame.
+        skip: Whether to skip it with a warning if it cannot be read.
+        crop: How it is resized and cropped.
+    """
 
     file: str
     path: str
@@ -40,7 +50,7 @@ class _Item:
 def _item(
     file: str,
     root: Path,
-    twins: dict[str, Path] | None,
+    masks: dict[str, Path] | None,
     frames: dict[str, int] | None,
     *,
     skip: bool,
@@ -49,7 +59,7 @@ def _item(
     return _Item(
         file=file,
         path=str(root / file),
-        mask=str(twins[file]) if twins else None,
+        mask=str(masks[file]) if masks else None,
         video=group_of(file, "parent") if frames else None,
         frame=frames[file] if frames else None,
         skip=skip,
@@ -77,56 +87,56 @@ def import_folder(
 ) -> Path:
     """Write a folder of images as one split of a store, or as `train` and `validation`.
 
-    A split that is half written is gone on with; one that was made of the same files stays.
+    An interrupted import is resumed; a split that was made from the same files is kept.
 
-    Every file is decoded once, so that a broken one is found now; stored are the bytes as they
-    are, unless a resolution is asked for.
+    Every file is decoded once, so that broken files are found now. The bytes of images are stored
+    unchanged, unless a resolution is given.
 
     Args:
         images: Folder with images at any depth.
         out: Folder of the store, new or existing.
-        masks: Folder with one image of ids for every image, at the same relative path up to the
+        masks: Folder with an image of ids for every image, at the same relative path up to the
             suffix; 0 is the background.
         glob: Only the images that match, such as `**/*_rgb.png`.
         split: Split to write, which the store must not have yet.
-        validation_fraction: Hold this share out as `validation`.
-        group_by: What is held out together: each `file` by itself, or all of a `parent` folder,
-            which then names a video.
+        validation_fraction: Fraction to hold out as `validation`.
+        group_by: What is held out together: each `file` by itself, or all images of a `parent`
+            folder, which is then their video.
         seed: Another seed holds out other images.
         name: Name of the data set; by default the store's, or else the name of the folder.
-        resolution: Resize the shortest side to this and crop the center.
+        resolution: Side in pixels to resize and crop images to; by default they are not changed.
         on_bad_sample: What to do with a file that cannot be read: raise an `error` that names it,
-            or `skip` it, log its name, and at the end log how many there were.
+            or `skip` it, log its name, and at the end log how many files were skipped.
         license: License of the images.
-        credit: Whom to name as their author.
-        workers: Processes; by default one per core.
-        progress: Show a bar on stderr.
+        credit: Author to be named.
+        workers: Number of processes; by default one per core.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder of the store.
 
     Raises:
-        DataError: If a file is broken or has no twin, or the store has another such split or is of
-            other data.
+        DataError: If a file is broken, an image has no mask or a mask no image, or the store has
+            such a split made from other files, or holds other data.
     """
     if on_bad_sample not in ("error", "skip"):
         raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
     root = _folder(images)
     files = find_images(root, glob)
-    twins = None if masks is None else _match(files, root, _folder(masks))
+    mask_of = None if masks is None else _match(files, root, _folder(masks))
     frames = _frames(files) if group_by == "parent" else None
     crop = None if resolution is None else ResizeCenterCrop(resolution)
     jobs: list[tuple[StoreWriter, list[_Item], dict[str, Any], int]] = []
     for side, chosen in _divide(files, split, validation_fraction, group_by, seed).items():
         skip = on_bad_sample == "skip"
-        items = [_item(file, root, twins, frames, skip=skip, crop=crop) for file in chosen]
-        made_of = source_of((item.path for item in items), root)
+        items = [_item(file, root, mask_of, frames, skip=skip, crop=crop) for file in chosen]
+        source_files = inspect_files((item.path for item in items), root)
         spec = {
-            "images": made_of.fingerprint,
-            "masks": source_of((i.mask for i in items if i.mask), masks or root).fingerprint,
+            "images": source_files.fingerprint,
+            "masks": inspect_files((i.mask for i in items if i.mask), masks or root).fingerprint,
             "options": [group_by, resolution, on_bad_sample],
         }
-        if is_joined(Path(out), side, fingerprint(spec)):
+        if is_added(Path(out), side, spec_fingerprint(spec)):
             continue
         writer = StoreWriter(
             out,
@@ -134,16 +144,16 @@ def import_folder(
             name=name,
             license=license,
             credit=credit,
-            segmentation=twins is not None,
+            segmentation=mask_of is not None,
             video=frames is not None,
-            source=fingerprint(spec),
+            source=spec_fingerprint(spec),
         )
-        half = {
+        block_spec = {  # of names alone, so that a broken file can be replaced before resuming
             "options": spec["options"],
-            "names": made_of.names,
+            "names": source_files.names_fingerprint,
             "masks": None if masks is None else os.fspath(masks),
         }
-        jobs.append((writer, items, half, 0 if resolution else made_of.num_bytes))
+        jobs.append((writer, items, block_spec, 0 if resolution else source_files.num_bytes))
     num_skipped = _write(jobs, root, workers=workers, progress=progress)
     if num_skipped:
         logger.warning("skipped %d of %d images", num_skipped, len(files))
@@ -157,7 +167,7 @@ def _write(
     workers: int | None,
     progress: bool,
 ) -> int:
-    """Write splits, all of which can be; returns how many images were skipped."""
+    """Write the splits, once all are known to be valid; returns the number of skipped images."""
     num_skipped = 0
     for writer, items, spec, expected_bytes in jobs:
         write_items(
@@ -175,17 +185,17 @@ def _write(
     return num_skipped
 
 
-def _rows(work: Sequence[_Item]) -> Iterator[dict[str, Any]]:
-    for item in work:
+def _rows(items: Sequence[_Item]) -> Iterator[dict[str, Any]]:
+    for item in items:
         try:
-            picture, ids = _read(item.path, item.mask, item.crop)
+            image, ids = _read(item.path, item.mask, item.crop)
         except DataError as error:
             if not item.skip:
                 raise
             logger.warning("skipped: %s", error)
             continue
         yield {
-            "image": picture,
+            "image": image,
             "segmentation": ids,
             "video": item.video,
             "frame": item.frame,
@@ -210,8 +220,8 @@ def _divide(
 def _read(
     path: str, mask: str | None, crop: ResizeCenterCrop | None
 ) -> tuple[bytes | Image.Image, Image.Image | None]:
-    encoded, image = read_picture(path)
-    ids = None if mask is None else read_picture(mask)[1]
+    encoded, image = read_image(path)
+    ids = None if mask is None else read_image(mask)[1]
     try:
         if ids is not None:
             check_segmentation(ids, ImageOps.exif_transpose(image).size)
@@ -227,34 +237,34 @@ def _folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _match(files: Sequence[str], root: Path, masks: Path) -> dict[str, Path]:
-    """Find the mask of every image; each of both must have its twin."""
-    found: dict[str, Path] = {}
+    """Find the mask of every image, and refuse images without a mask and masks without an image."""
+    mask_of: dict[str, Path] = {}
     for mask in find_images(masks):
-        if _stem(mask) in found:
+        if _stem(mask) in mask_of:
             raise DataError(f"{masks} has two masks for {_stem(mask)!r}")
-        found[_stem(mask)] = masks / mask
-    lonely = sorted({_stem(file) for file in files} - set(found))
-    if lonely:
-        raise DataError(f"{_some(lonely)} in {root} without a mask in {masks}")
-    lonely = sorted(set(found) - {_stem(file) for file in files})
-    if lonely:
-        raise DataError(f"{_some(lonely)} in {masks} without an image in {root}")
-    return {file: found[_stem(file)] for file in files}
+        mask_of[_stem(mask)] = masks / mask
+    unmatched = sorted({_stem(file) for file in files} - set(mask_of))
+    if unmatched:
+        raise DataError(f"{_list_some(unmatched)} in {root} without a mask in {masks}")
+    unmatched = sorted(set(mask_of) - {_stem(file) for file in files})
+    if unmatched:
+        raise DataError(f"{_list_some(unmatched)} in {masks} without an image in {root}")
+    return {file: mask_of[_stem(file)] for file in files}
 
 
 def _frames(files: Sequence[str]) -> dict[str, int]:
-    """Number the frames of every video; `frame_10` comes after `frame_9`."""
+    """Number the frames of every video in natural order: `frame_10` follows `frame_9`."""
     videos = defaultdict(list)
     for file in files:
         videos[group_of(file, "parent")].append(file)
     return {
         file: number
         for members in videos.values()
-        for number, file in enumerate(sorted(members, key=_natural))
+        for number, file in enumerate(sorted(members, key=_natural_order))
     }
 
 
-def _natural(file: str) -> list[tuple[int, str]]:
+def _natural_order(file: str) -> list[tuple[int, str]]:
     parts = re.split(r"(\d+)", file)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
@@ -263,7 +273,8 @@ def _stem(file: str) -> str:
     return PurePosixPath(file).with_suffix("").as_posix()
 
 
-def _some(names: Sequence[str]) -> str:
+def _list_some(names: Sequence[str]) -> str:
+    """The first three names and the number of the others, with a verb."""
     shown = ", ".join(repr(name) for name in names[:3])
     verb = "is" if len(names) == 1 else "are"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -1,14 +1,14 @@
 """Importing MOVi (Greff et al., 2022, https://arxiv.org/abs/2203.03570): videos with exact masks.
 
-The data lie in TFRecord shards, one record a video of 24 frames. A row is a frame, with its
-segmentation, where the camera was, and what is known of every object in that frame; object `i` has
-the id `i + 1`.
+The data are TFRecord shards, in which each record is a video of 24 frames. A row of the store is a
+frame with its segmentation, the camera's pose, and the attributes of all objects in that frame;
+object `i` has the id `i + 1`.
 """
 
-import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +25,9 @@ from latentslots.data.importers.movi_records import (
 )
 from latentslots.data.importers.tfrecord import Feature, TFRecordError, parse_example, read_records
 from latentslots.data.store.resumable import Workers, is_written, write_blocks
-from latentslots.data.store.sources import Source
+from latentslots.data.store.source_files import SourceFiles
 from latentslots.data.store.writer import StoreWriter
+from latentslots.fingerprint import text_sha256
 
 BUCKET = "https://storage.googleapis.com/kubric-public/tfds"
 SPLITS = ("train", "validation", "test")
@@ -35,24 +36,23 @@ _FILE = re.compile(r"(?P<name>.+)-(?P<split>\w+)\.tfrecord-(?P<number>\d{5})-of-
 
 @dataclass(frozen=True, kw_only=True)
 class MoviShards:
-    """The shards of a split, in order: paths, or addresses.
+    """The shards of a split, in order.
 
     Attributes:
-        places: Where they are.
-        num_bytes: Their size, all together, where it is known.
-        lengths: How many videos each has, where a `dataset_info.json` tells.
+        locations: Their paths or web addresses.
+        num_bytes: Their total size, if it is known.
+        lengths: Videos in each, if a `dataset_info.json` lists them.
     """
 
-    places: tuple[str, ...]
+    locations: tuple[str, ...]
     num_bytes: int | None = field(default=None, compare=False)
     lengths: tuple[int, ...] = field(default=(), compare=False)
 
     @property
-    def source(self) -> Source:
-        """What tells them from others: their names and their size."""
-        names = "\n".join(place.rpartition("/")[2] for place in self.places)
-        content = f"{names}\n{self.num_bytes}".encode()
-        return Source(hashlib.sha256(content).hexdigest()[:16], self.num_bytes or 0)
+    def source_files(self) -> SourceFiles:
+        """Fingerprint of their names and total size."""
+        names = "\n".join(location.rpartition("/")[2] for location in self.locations)
+        return SourceFiles(text_sha256(f"{names}\n{self.num_bytes}")[:16], self.num_bytes or 0)
 
 
 def find_movi(
@@ -61,18 +61,18 @@ def find_movi(
     """Find the shards of every split.
 
     Args:
-        source: A folder that holds them at any depth, the address of one on the web with its
-            `dataset_info.json`, or `public` for the bucket of MOVi's authors.
+        source: A folder that holds the shards at any depth, the web address of a folder that holds
+            them and their `dataset_info.json`, or `public` for the bucket of MOVi's authors.
         variant: One of `VARIANTS`.
-        size: Of the videos in the bucket: 128 or 256 pixels, for MOVi-F also 512.
+        size: Side of the videos in the bucket in pixels: 128 or 256, for MOVi-F also 512.
 
     Raises:
-        DataError: If there are none, or one is missing.
+        DataError: If there are no shards, or one is missing.
     """
     if str(source) == "public":
         source = f"{BUCKET}/{variant.replace('-', '_')}/{size}x{size}/1.0.0"
     if is_url(source):
-        return _listed(str(source).rstrip("/"), variant)
+        return _list_shards(str(source).rstrip("/"), variant)
     folder = Path(source)
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
@@ -96,30 +96,30 @@ def find_movi(
             )
         if split in splits:
             raise DataError(
-                f"{folder} holds {split!r} of {variant} more than once: name one of its folders"
+                f"{folder} holds {split!r} of {variant} more than once: name one of its subfolders"
             )
         paths = [shards[number] for number in range(count)]
         splits[split] = MoviShards(
-            places=tuple(map(str, paths)),
+            locations=tuple(map(str, paths)),
             num_bytes=sum(path.stat().st_size for path in paths),
-            lengths=_told_lengths(parent, split, count),
+            lengths=_listed_lengths(parent, split, count),
         )
     return {split: splits[split] for split in sorted(splits, key=_order)}
 
 
-def _told_lengths(folder: Path, split: str, count: int) -> tuple[int, ...]:
-    """How many videos the shards of a folder have, where its `dataset_info.json` tells."""
+def _listed_lengths(folder: Path, split: str, count: int) -> tuple[int, ...]:
+    """Videos in each shard of a folder, if its `dataset_info.json` lists them."""
     file = folder / "dataset_info.json"
     if not file.is_file():
         return ()
-    for told in _read_info(file, str(file)):
-        if told["name"] == split and len(told["shardLengths"]) == count:
-            return tuple(map(int, told["shardLengths"]))
+    for info in _read_info(file, str(file)):
+        if info["name"] == split and len(info["shardLengths"]) == count:
+            return tuple(map(int, info["shardLengths"]))
     return ()
 
 
 def _read_info(file: Path, name: str) -> list[dict[str, Any]]:
-    """What a `dataset_info.json` says of every split."""
+    """Read the entries of the splits in a `dataset_info.json`."""
     try:
         splits: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["splits"]
         for split in splits:
@@ -129,18 +129,18 @@ def _read_info(file: Path, name: str) -> list[dict[str, Any]]:
     return splits
 
 
-def _listed(address: str, variant: str) -> dict[str, MoviShards]:
-    """What the `dataset_info.json` of an address names."""
-    place = f"{address}/dataset_info.json"
+def _list_shards(address: str, variant: str) -> dict[str, MoviShards]:
+    """List the shards at a web address by its `dataset_info.json`."""
+    url = f"{address}/dataset_info.json"
     with tempfile.TemporaryDirectory() as folder:
-        told = _read_info(download(place, Path(folder) / "dataset_info.json"), place)
+        infos = _read_info(download(url, Path(folder) / "dataset_info.json"), url)
     splits = {}
-    for split in told:
+    for split in infos:
         lengths = tuple(map(int, split["shardLengths"]))
         stem = f"{variant.replace('-', '_')}-{split['name']}.tfrecord"
         names = (f"{stem}-{n:05d}-of-{len(lengths):05d}" for n in range(len(lengths)))
         splits[split["name"]] = MoviShards(
-            places=tuple(f"{address}/{name}" for name in names),
+            locations=tuple(f"{address}/{name}" for name in names),
             num_bytes=int(split["numBytes"]) if "numBytes" in split else None,
             lengths=lengths,
         )
@@ -161,26 +161,27 @@ def import_movi(
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write MOVi as a store; one that is half written is gone on with.
+    """Write MOVi as a store, or resume an interrupted import.
 
-    Images and masks are stored as they came. Of every object, all that the records tell is in
-    `attributes`, frame by frame; `bboxes` are 0 in the frames in which an object is out of sight.
+    The bytes of images and masks are stored unchanged, unless they are resized. `attributes` has
+    all values of the objects in the records, frame by frame; `bboxes` are 0 in frames in which an
+    object is not visible.
 
     Args:
-        source: See `find_movi`. Shards from the web are fetched one by one by every worker, and
-            thrown away when they are read.
-        out: Folder of the store, new or half written.
-        options: What to take.
-        size: See `find_movi`.
-        splits: Which splits.
-        workers: Processes; by default one per core.
-        progress: Whether to show a bar on stderr.
+        source: As for `find_movi`. Every worker downloads one shard at a time, and deletes it once
+            it is read.
+        out: Folder of the store, new or of an interrupted import.
+        options: Variant, and what to import of it.
+        size: As for `find_movi`.
+        splits: Names of the splits.
+        workers: Number of processes; by default one per core.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder of the store.
 
     Raises:
-        DataError: If a split or a shard is not there, or damaged.
+        DataError: If a split or a shard is missing or damaged.
     """
     out = Path(out)
     found = find_movi(source, options.variant, size=size)
@@ -189,7 +190,7 @@ def import_movi(
             raise DataError(f"{source} has no split {split!r}, only {', '.join(found)}")
     for split in splits:
         shards = found[split]
-        places = shards.places
+        locations = shards.locations
         spec = {
             "program": "latentslots data import",
             "variant": options.variant,
@@ -198,42 +199,38 @@ def import_movi(
             "layers": list(options.layers),
             "size": size if str(source) == "public" else None,
         }
-        if is_written(out, split, spec, shards.source):
+        if is_written(out, split, spec, shards.source_files):
             continue
         downloads = out / f".{split}.downloads.partial"
-        first = _fetched(places[0], downloads)
-        lengths = shards.lengths or (0,) * len(places)
+        first = _local_path(locations[0], downloads)
+        lengths = shards.lengths or (0,) * len(locations)
         blocks = {
-            f"{number:05d}": (place, length, str(downloads), options)
-            for number, (place, length) in enumerate(zip(places, lengths, strict=True))
+            f"{number:05d}": (location, length, str(downloads), options)
+            for number, (location, length) in enumerate(zip(locations, lengths, strict=True))
         }
         write_blocks(
-            _writer(out, split, options, spec, shards.source, _peek(first)),
+            _writer(out, split, options, spec, shards.source_files, _first_video(first)),
             blocks,
             _shard_rows,
             spec=spec,
-            source=places[0],
+            source=locations[0],
             workers=Workers(count=workers),
             progress=progress,
             unit="shard",
         )
-        _throw_away(downloads)
+        shutil.rmtree(downloads, ignore_errors=True)
     return out
 
 
-def _fetched(place: str, folder: Path) -> Path:
-    return download(place, folder / place.rpartition("/")[2]) if is_url(place) else Path(place)
+def _local_path(location: str, downloads: Path) -> Path:
+    """Path of a shard, downloaded first if its location is a web address."""
+    if is_url(location):
+        return download(location, downloads / location.rpartition("/")[2])
+    return Path(location)
 
 
-def _throw_away(folder: Path) -> None:
-    if folder.is_dir():
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
-
-
-def _peek(shard: Path) -> dict[str, Feature]:
-    """The features of a shard's first video: not all of MOVi has all attributes."""
+def _first_video(shard: Path) -> dict[str, Feature]:
+    """Read the features of the first video, because the attributes differ between variants."""
     for record in read_records(shard):
         return parse_example(record.data)
     raise TFRecordError(f"{shard} holds no record")
@@ -244,7 +241,7 @@ def _writer(
     split: str,
     options: MoviOptions,
     spec: Mapping[str, Any],
-    source: Source,
+    source_files: SourceFiles,
     first: Mapping[str, Feature],
 ) -> StoreWriter:
     return StoreWriter(
@@ -258,25 +255,25 @@ def _writer(
         attributes=attribute_features(options.variant, first),
         columns=columns(first, options),
         made_by=spec,
-        source=source.fingerprint,
+        source=source_files.fingerprint,
     )
 
 
-def _shard_rows(work: tuple[str, int, str, MoviOptions]) -> Iterator[dict[str, Any]]:
-    """The frames of a shard's videos; a fetched shard is gone afterwards."""
-    place, length, folder, options = work
-    path = _fetched(place, Path(folder))
+def _shard_rows(shard: tuple[str, int, str, MoviOptions]) -> Iterator[dict[str, Any]]:
+    """Yield the frames of a shard's videos; a downloaded shard is deleted afterwards."""
+    location, length, downloads, options = shard
+    path = _local_path(location, Path(downloads))
     count = 0
     for record in read_records(path):
         count += 1
         try:
             yield from video_rows(parse_example(record.data), options)
         except (TFRecordError, KeyError, ValueError, IndexError) as error:
-            reason = f"has no {error}" if isinstance(error, KeyError) else f"is no MOVi: {error}"
-            raise DataError(f"{path}, the record at byte {record.offset}, {reason}") from error
+            reason = f"has no {error}" if isinstance(error, KeyError) else f"is not MOVi: {error}"
+            raise DataError(f"{path}: the record at byte {record.offset} {reason}") from error
     if not count:
         raise TFRecordError(f"{path} holds no record")
     if length and count != length:
-        raise DataError(f"{path} holds {count} videos, and dataset_info.json says {length}")
-    if is_url(place):
+        raise DataError(f"{path} holds {count} videos, but dataset_info.json lists {length}")
+    if is_url(location):
         path.unlink()

@@ -1,4 +1,4 @@
-"""The records of MOVi: what a video's features become, frame by frame.
+"""Conversion of MOVi's records, one per video, to rows, one per frame.
 
 Dimensions: K objects, T frames.
 """
@@ -18,7 +18,7 @@ from latentslots.data.transforms import ResizeCenterCrop
 
 VARIANTS = tuple(f"movi-{letter}" for letter in "abcdef")
 LAYERS = ("depth", "normal", "object_coordinates", "forward_flow", "backward_flow")
-"""What a frame may have beside its image and its segmentation."""
+"""Further maps of a frame, beside its image and segmentation."""
 _FLOWS = ("forward_flow", "backward_flow")
 
 _CATEGORIES = (
@@ -35,8 +35,8 @@ _SHAPES = {
 }  # fmt: skip
 _COLORS = ("blue", "brown", "cyan", "gray", "green", "purple", "red", "yellow")
 
-# Of every object, once or for each frame: the shape of its value.
-_ONCE: dict[str, tuple[int, ...]] = {
+# Attributes of an object, constant in a video or with a value per frame, and their values' shapes.
+_CONSTANT: dict[str, tuple[int, ...]] = {
     "mass": (),
     "friction": (),
     "restitution": (),
@@ -55,14 +55,13 @@ _PER_FRAME: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MoviOptions:
-    """What is taken of MOVi.
+    """How MOVi is imported.
 
     Attributes:
         variant: One of `VARIANTS`.
-        every: Every n-th frame, from the first.
-        resolution: Resize the shortest side to this and crop the center; frames stay as they are
-            when absent.
-        layers: Which of `LAYERS` to keep; they cannot be resized.
+        every: Take every n-th frame, from the first on.
+        resolution: Side in pixels to resize and crop images to; by default they are not changed.
+        layers: Names among `LAYERS` to keep; they cannot be resized.
     """
 
     variant: str
@@ -71,54 +70,54 @@ class MoviOptions:
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Reject values that are not allowed."""
         if self.variant not in VARIANTS:
-            raise DataError(f"there is no {self.variant!r}, only {', '.join(VARIANTS)}")
+            raise DataError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
         if self.every < 1:
             raise DataError(f"every must be at least 1, got {self.every}")
         unknown = sorted(set(self.layers) - set(LAYERS))
         if unknown:
-            raise DataError(f"there is no layer {unknown[0]!r}, only {', '.join(LAYERS)}")
+            raise DataError(f"layers must be among {', '.join(LAYERS)}, got {unknown[0]!r}")
         if self.layers and self.resolution is not None:
             raise DataError(
-                f"{self.layers[0]} cannot be resized: leave the resolution or the layers out"
+                f"{self.layers[0]} cannot be resized: set either a resolution or layers"
             )
 
 
 def columns(first: Mapping[str, Feature], options: MoviOptions) -> dict[str, Any]:
-    """The HF feature of every column beside image, segmentation and attributes.
+    """HF features of the columns beside image, segmentation and attributes.
 
     Args:
-        first: The features of a video.
-        options: What is taken.
+        first: Features of a video.
+        options: How it is imported.
 
     Raises:
-        DataError: If the video is none of MOVi's, or has no such layer.
+        DataError: If it is not a video of MOVi, or lacks a layer.
     """
     missing = sorted({"video", "segmentations"} - set(first))
     if missing:
-        raise DataError(f"the shards hold no MOVi: their records have no {missing[0]!r}")
-    found: dict[str, Any] = {
+        raise DataError(f"the shards are not MOVi's: their records have no {missing[0]!r}")
+    features: dict[str, Any] = {
         "camera_position": List(Value("float32"), length=3),
         "camera_quaternion": List(Value("float32"), length=4),
         "camera_field_of_view": Value("float32"),
         "camera_focal_length": Value("float32"),
     }
     if "camera/sensor_width" in first:
-        found["camera_sensor_width"] = Value("float32")
+        features["camera_sensor_width"] = Value("float32")
     if "background" in first:
-        found["background"] = Value("string")
+        features["background"] = Value("string")
     for layer in options.layers:
         if layer not in first:
             raise DataError(f"{options.variant} has no layer {layer!r} in these shards")
-        found[layer] = Value("binary") if layer in _FLOWS else Image()
+        features[layer] = Value("binary") if layer in _FLOWS else Image()
         if layer in (*_FLOWS, "depth"):
-            found[f"{layer}_range"] = List(Value("float32"), length=2)
-    return found
+            features[f"{layer}_range"] = List(Value("float32"), length=2)
+    return features
 
 
 def attribute_features(variant: str, first: Mapping[str, Feature]) -> dict[str, Any]:
-    """The HF feature of every attribute that the records have."""
+    """HF features of the attributes that the records have."""
 
     def tensor(shape: tuple[int, ...]) -> Any:
         feature: Any = Value("float32")
@@ -126,7 +125,7 @@ def attribute_features(variant: str, first: Mapping[str, Feature]) -> dict[str, 
             feature = List(feature, length=side)
         return feature
 
-    known: dict[str, Any] = {
+    all_features: dict[str, Any] = {
         "category": ClassLabel(names=list(_CATEGORIES)),
         "shape_label": ClassLabel(names=list(_SHAPES.get(variant, ("none",)))),
         "size_label": ClassLabel(names=["small", "large"]),
@@ -134,24 +133,26 @@ def attribute_features(variant: str, first: Mapping[str, Feature]) -> dict[str, 
         "color_label": ClassLabel(names=list(_COLORS)),
         "asset_id": Value("string"),
         "is_dynamic": Value("bool"),
-        **{name: tensor(shape) for name, shape in (_ONCE | _PER_FRAME).items()},
+        **{name: tensor(shape) for name, shape in (_CONSTANT | _PER_FRAME).items()},
         "visibility": Value("int32"),
     }
-    features = {name: what for name, what in known.items() if f"instances/{name}" in first}
+    features = {
+        name: feature for name, feature in all_features.items() if f"instances/{name}" in first
+    }
     if "instances/bboxes/ragged_flat_values" in first:
         features["bboxes"] = tensor((4,))
     return features
 
 
 def video_rows(video: Mapping[str, Feature], options: MoviOptions) -> Iterator[dict[str, Any]]:
-    """The rows of one video, a row for every frame that is wanted."""
+    """Yield the rows of one video, one for every frame that is imported."""
     frames = video["video"].byte_strings()
     masks = video["segmentations"].byte_strings()
     num_frames, count = len(frames), int(video["metadata/num_instances"].ints()[0])
     name = video["metadata/video_name"].byte_strings()[0].decode()
     if len(masks) != num_frames:
-        raise ValueError(f"it has {num_frames} frames and {len(masks)} segmentations")
-    once, per_frame = _attributes(video, num_frames, count, options.variant)
+        raise ValueError(f"it has {num_frames} frames but {len(masks)} segmentations")
+    constant, per_frame = _attributes(video, num_frames, count, options.variant)
     camera = {
         "camera_position": video["camera/positions"].floats().reshape(num_frames, 3),
         "camera_quaternion": video["camera/quaternions"].floats().reshape(num_frames, 4),
@@ -161,9 +162,9 @@ def video_rows(video: Mapping[str, Feature], options: MoviOptions) -> Iterator[d
     if "camera/sensor_width" in video:
         width = video["camera/sensor_width"].floats()
         camera["camera_sensor_width"] = np.resize(width, num_frames)
-    fixed = {}
+    background = {}
     if "background" in video:
-        fixed["background"] = video["background"].byte_strings()[0].decode()
+        background["background"] = video["background"].byte_strings()[0].decode()
     layers, ranges = _layers(video, options.layers, num_frames)
     crop = None if options.resolution is None else ResizeCenterCrop(options.resolution)
     for number in range(0, num_frames, options.every):
@@ -178,49 +179,49 @@ def video_rows(video: Mapping[str, Feature], options: MoviOptions) -> Iterator[d
         yield {
             "image": image,
             "segmentation": ids,
-            "attributes": {**once, **{key: value[number] for key, value in per_frame.items()}},
+            "attributes": constant | {key: value[number] for key, value in per_frame.items()},
             "video": name,
             "frame": number,
             **{column: values[number] for column, values in camera.items()},
             **{layer: values[number] for layer, values in layers.items()},
             **ranges,
-            **fixed,
+            **background,
         }
 
 
 def _attributes(
     video: Mapping[str, Feature], num_frames: int, count: int, variant: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What holds for a whole video, and what changes from frame to frame `[T, K, ...]`."""
+    """Read the constant attributes `[K, ...]` and those with a value per frame `[T, K, ...]`."""
     names = attribute_features(variant, video)
-    once: dict[str, Any] = {}
+    constant: dict[str, Any] = {}
     per_frame: dict[str, Any] = {}
     for name in names:
         if name == "bboxes":
             per_frame[name] = _boxes(video, num_frames, count)
             continue
         values = video[f"instances/{name}"]
-        if name in _ONCE:
-            once[name] = values.floats().reshape(count, *_ONCE[name])
+        if name in _CONSTANT:
+            constant[name] = values.floats().reshape(count, *_CONSTANT[name])
         elif name in _PER_FRAME:
             shape = (count, num_frames, *_PER_FRAME[name])
             per_frame[name] = values.floats().reshape(shape).swapaxes(0, 1)
         elif name == "visibility":
             per_frame[name] = values.ints().reshape(count, num_frames).T
         elif name == "asset_id":
-            once[name] = [one.decode() for one in values.byte_strings()]
+            constant[name] = [asset.decode() for asset in values.byte_strings()]
         elif name == "is_dynamic":
-            once[name] = values.ints().astype(bool)
+            constant[name] = values.ints().astype(bool)
         else:
-            once[name] = values.ints()
-    for name, told in once.items():
-        if len(told) != count:
-            raise ValueError(f"{count} objects have {len(told)} values of {name}")
-    return once, per_frame
+            constant[name] = values.ints()
+    for name, values in constant.items():
+        if len(values) != count:
+            raise ValueError(f"{count} objects have {len(values)} values of {name}")
+    return constant, per_frame
 
 
 def _boxes(video: Mapping[str, Feature], num_frames: int, count: int) -> np.ndarray:
-    """Boxes `[T, K, 4]`: a record has them for the frames alone in which an object is seen."""
+    """Read boxes `[T, K, 4]`; a record lists those of frames in which the object is visible."""
     boxes = np.zeros((num_frames, count, 4), np.float32)
     flat = video["instances/bboxes/ragged_flat_values"].floats().reshape(-1, 4)
     frames = video["instances/bbox_frames/ragged_flat_values"].ints()
@@ -228,18 +229,18 @@ def _boxes(video: Mapping[str, Feature], num_frames: int, count: int) -> np.ndar
     if len(flat) != len(frames) or lengths.sum() != len(frames) or len(lengths) != count:
         raise ValueError(f"{len(flat)} boxes for {len(frames)} frames of {len(lengths)} objects")
     if len(frames) and not 0 <= frames.min() <= frames.max() < num_frames:
-        raise ValueError(f"it has a box of frame {frames.max()}, and {num_frames} frames")
+        raise ValueError(f"it has a box of frame {frames.max()}, but {num_frames} frames")
     boxes[frames, np.repeat(np.arange(count), lengths)] = flat
     return boxes
 
 
 def _layers(
-    video: Mapping[str, Feature], wanted: Sequence[str], num_frames: int
+    video: Mapping[str, Feature], names: Sequence[str], num_frames: int
 ) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """What else every frame has, and what the numbers of a video mean."""
+    """Read the layers of every frame, and the ranges of values that they are scaled to."""
     layers: dict[str, list[Any]] = {}
     ranges: dict[str, Any] = {}
-    for layer in wanted:
+    for layer in names:
         if layer in _FLOWS:
             height, width = (
                 int(video[f"metadata/{side}"].ints()[0]) for side in ("height", "width")

@@ -1,9 +1,9 @@
-"""Importing DeepMind's multi-object data sets, each one GZIP stream of TFRecords.
+"""Importing DeepMind's multi-object data sets, each a GZIP stream of TFRecords.
 
 CLEVR with masks, Multi-dSprites, Objects Room and Tetrominoes (Kabra et al., 2019,
-https://github.com/google-deepmind/multi_object_datasets; Apache-2.0). Every value of an image and
-of a mask is a byte string of its own there. A stream cannot be entered in the middle: it is read
-once, from its beginning to the last record that is wanted.
+https://github.com/google-deepmind/multi_object_datasets; Apache-2.0). They store every value of an
+image and of a mask as a separate byte string. A GZIP stream has no random access: it is read once,
+from its beginning to the last record that is imported.
 
 Dimensions: K entities, the background among them; H W pixels.
 """
@@ -28,12 +28,12 @@ from latentslots.data.importers.tfrecord import (
     read_records,
 )
 from latentslots.data.store.resumable import Workers, is_written, write_blocks
-from latentslots.data.store.sources import Source, source_of
+from latentslots.data.store.source_files import SourceFiles, inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
 
 _BLOCK = 500
-_NUMBER, _CODE = Value("float32"), Value("uint8")  # codes are classes, see attributes.py
+_NUMBER, _CODE = Value("float32"), Value("uint8")  # store/attributes.py reads codes as classes
 _POINT = List(Value("float32"), length=3)
 _SPRITES = {
     "x": _NUMBER,
@@ -47,14 +47,14 @@ _SPRITES = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """How the records of one data set are laid out.
+    """Layout of the records of one data set.
 
     Attributes:
-        size: Height and width.
-        attributes: What is known of every entity.
-        counts: Records of each split, one after the other in the stream.
-        num_background: Entities that are no objects, the first ones.
-        channels: Of the images.
+        size: Height and width of the images.
+        attributes: HF feature of every attribute of an entity, by name.
+        counts: Records of each split, in the order of the stream.
+        num_background: Entities that are background, the first ones.
+        channels: Channels of the images.
         entities_last: Whether masks are `[H, W, K]` instead of `[K, H, W]`.
     """
 
@@ -66,8 +66,8 @@ class _Layout:
     entities_last: bool = False
 
 
-# Splits as Slot Attention has them (Locatello et al., 2020): the first 70,000 of CLEVR, or 60,000,
-# to learn from, and 320 others; the rest of CLEVR is cut in two, as is usual.
+# Splits as in Slot Attention (Locatello et al., 2020): the first 60,000 records for training, then
+# 320 for validation; of CLEVR, 70,000 for training, and the rest in two halves, as is usual.
 _FEW = {"train": 60_000, "validation": 320}
 LAYOUTS: dict[str, _Layout] = {
     "clevr-with-masks": _Layout(
@@ -106,18 +106,18 @@ LAYOUTS: dict[str, _Layout] = {
     ),
 }
 CLEVR_CROP = (64, 29, 256, 221)
-"""Left, upper, right, lower: the usual crop of CLEVR, 192 pixels square."""
+"""Left, upper, right and lower edge of the usual crop of CLEVR, 192 x 192 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiObjectOptions:
-    """What is taken of a data set.
+    """How a data set is imported.
 
     Attributes:
         kind: One of `LAYOUTS`.
-        crop: Of CLEVR, the usual crop alone.
-        resolution: Resize the shortest side to this, and crop the center.
-        max_objects: Leave out images with more; 6 makes CLEVR6.
+        crop: Crop the images of CLEVR as usual (`CLEVR_CROP`).
+        resolution: Side in pixels to resize and crop images to; by default they are not changed.
+        max_objects: Drop images with more objects; 6 gives CLEVR6.
     """
 
     kind: str
@@ -126,11 +126,11 @@ class MultiObjectOptions:
     max_objects: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Reject values that are not allowed."""
         if self.kind not in LAYOUTS:
-            raise DataError(f"there is no {self.kind!r}, only {', '.join(LAYOUTS)}")
+            raise DataError(f"kind must be one of {', '.join(LAYOUTS)}, got {self.kind!r}")
         if self.crop and self.kind != "clevr-with-masks":
-            raise DataError(f"the crop is CLEVR's, {self.kind} has none")
+            raise DataError(f"crop applies to clevr-with-masks only, got {self.kind}")
         if self.max_objects is not None and self.max_objects < 1:
             raise DataError(f"max_objects must be at least 1, got {self.max_objects}")
 
@@ -143,28 +143,29 @@ def import_multi_object(
     counts: Mapping[str, int] | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write one of the data sets as a store; one that is half written is gone on with.
+    """Write one of the data sets as a store, or resume an interrupted import.
 
-    Object `i` has the id `i + 1`; the entities that are the background (in Objects Room sky, floor
-    and two walls) have the id 0. Attributes are those of the records; codes are not named there.
+    Object `i` has the id `i + 1`; the entities that are background (in Objects Room the sky, the
+    floor and two walls) have the id 0. Attributes are those of the records; their codes have no
+    published names.
 
     Args:
-        source: The file.
-        out: Folder of the store, new or half written.
-        options: What to take.
-        counts: Records of each split, one after the other; by default the usual ones.
-        progress: Whether to show a bar on stderr.
+        source: The GZIP file.
+        out: Folder of the store, new or of an interrupted import.
+        options: Data set, and what to import of it.
+        counts: Records of each split, in the order of the stream; by default the usual numbers.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder of the store.
 
     Raises:
-        DataError: If the file is none of the kind, damaged, or has fewer records.
+        DataError: If the file is of another kind, damaged, or has fewer records.
     """
     out, layout = Path(out), LAYOUTS[options.kind]
     counts = dict(layout.counts if counts is None else counts)
     if min(counts.values(), default=0) < 1:
-        raise DataError(f"every split needs an image or more, got {counts}")
+        raise DataError(f"every split must have at least 1 record, got {counts}")
     spec = {
         "program": "latentslots data import",
         "kind": options.kind,
@@ -173,20 +174,20 @@ def import_multi_object(
         "max_objects": options.max_objects,
         "counts": counts,
     }
-    stream, first = _Cursor(Path(source)), 0
+    stream, first = _RecordStream(Path(source)), 0
     if not stream.path.is_file():
         raise DataError(f"there is no file {source}")
-    made_of = source_of([stream.path], stream.path.parent)
+    source_files = inspect_files([stream.path], stream.path.parent)
     for split, count in counts.items():
-        if not is_written(out, split, spec, made_of):
+        if not is_written(out, split, spec, source_files):
             sizes = {
                 f"{number:07d}": min(_BLOCK, first + count - number)
                 for number in range(first, first + count, _BLOCK)
             }
             write_blocks(
-                _writer(out, split, options, spec, made_of),
+                _writer(out, split, options, spec, source_files),
                 {name: (int(name), size) for name, size in sizes.items()},
-                lambda work: _rows(stream, options, *work),
+                lambda block: _rows(stream, options, *block),
                 spec=spec,
                 source=source,
                 workers=Workers(count=1),
@@ -198,8 +199,8 @@ def import_multi_object(
     return out
 
 
-class _Cursor:
-    """A place in a stream that can only go on, or begin anew."""
+class _RecordStream:
+    """A position in a GZIP stream, which can only move forward or restart."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -208,15 +209,15 @@ class _Cursor:
         self.opened = False
 
     def take(self, first: int, count: int) -> Iterator[tuple[int, Record]]:
-        """So many records from the one with this number on."""
+        """Yield `count` records from the record with the number `first` on."""
         if not self.opened or first < self.number:
             self.records, self.number, self.opened = read_records(self.path), 0, True
         while self.number < first + count:
             record = next(self.records, None)
             if record is None:
                 raise DataError(
-                    f"{self.path} has {self.number} records, fewer than the {first + count} asked "
-                    "for: choose smaller splits"
+                    f"{self.path} has {self.number} records, fewer than the {first + count} of the "
+                    "splits: choose smaller splits"
                 )
             self.number += 1
             if self.number > first:
@@ -224,7 +225,11 @@ class _Cursor:
 
 
 def _writer(
-    out: Path, split: str, options: MultiObjectOptions, spec: Mapping[str, Any], made_of: Source
+    out: Path,
+    split: str,
+    options: MultiObjectOptions,
+    spec: Mapping[str, Any],
+    source_files: SourceFiles,
 ) -> StoreWriter:
     return StoreWriter(
         out,
@@ -235,12 +240,12 @@ def _writer(
         segmentation=True,
         attributes=LAYOUTS[options.kind].attributes,
         made_by=spec,
-        source=made_of.fingerprint,
+        source=source_files.fingerprint,
     )
 
 
 def _rows(
-    stream: _Cursor, options: MultiObjectOptions, first: int, count: int
+    stream: _RecordStream, options: MultiObjectOptions, first: int, count: int
 ) -> Iterator[dict[str, Any]]:
     for number, record in stream.take(first, count):
         try:
@@ -248,14 +253,14 @@ def _rows(
         except (TFRecordError, KeyError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(
-                f"record {number} of {stream.path} is no {options.kind}: {reason}"
+                f"record {number} of {stream.path} is not of {options.kind}: {reason}"
             ) from error
         if row is not None:
             yield row
 
 
 def record_row(record: Mapping[str, Feature], options: MultiObjectOptions) -> dict[str, Any] | None:
-    """The row of one record; `None` where it shows too many objects."""
+    """Convert a record to a row of the store; `None` if it has too many objects."""
     layout = LAYOUTS[options.kind]
     pixels = _pixels(record["image"], layout)
     masks = _masks(record["mask"], layout)
@@ -309,8 +314,8 @@ def _masks(feature: Feature, layout: _Layout) -> UInt8[np.ndarray, "K H W"]:
     return values.reshape(-1, height, width)
 
 
-def _values(feature: Feature, what: Any, count: int) -> np.ndarray:
-    """An attribute of all entities, `[K]` or `[K, 3]`."""
+def _values(feature: Feature, hf_feature: Any, count: int) -> np.ndarray:
+    """Read an attribute of all entities, `[K]` or `[K, 3]`."""
     values = feature.one_byte_strings() if feature.kind == "bytes" else feature.floats()
-    shaped = values.reshape(count, -1)
-    return shaped if isinstance(what, List) else shaped[:, 0].astype(what.dtype)
+    rows = values.reshape(count, -1)
+    return rows if isinstance(hf_feature, List) else rows[:, 0].astype(hf_feature.dtype)

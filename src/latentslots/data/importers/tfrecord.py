@@ -3,9 +3,13 @@
 A file is a sequence of records: length (uint64), masked CRC32C of the length, bytes, masked CRC32C
 of the bytes, all little-endian; the whole may be one GZIP stream. The bytes are a protocol buffer,
 `tf.train.Example` (named features) or `tf.train.SequenceExample` (named features, and named lists
-of them). A feature is a list of byte strings, of float32 or of int64.
-
+of features). A feature is a list of byte strings, float32 or int64 values. See
 https://www.tensorflow.org/tutorials/load_data/tfrecord
+
+The package `tfrecord` reads such files too, but it compares no checksum, so that damaged files go
+unnoticed, decompresses a GZIP stream twice, and turns each value into a Python object. Here all
+checksums are compared, a stream is read once with one record in memory, and features are decoded on
+demand, whole lists of numbers into an array at once.
 """
 
 import gzip
@@ -26,18 +30,18 @@ from latentslots.data.errors import DataError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
-_GZIP_MAGIC = b"\x1f\x8b\x08"  # the third byte is the only method that there is
-_PIECE = 2**20
+_GZIP_MAGIC = b"\x1f\x8b\x08"  # the third byte is the only compression method of the format
+_CHUNK = 2**20
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _KINDS = {1: "bytes", 2: "float", 3: "int64"}
 
 
 class TFRecordError(DataError):
-    """A file is no TFRecord file, or a damaged one."""
+    """A file is not a TFRecord file, or is damaged."""
 
 
 class Record(NamedTuple):
-    """The bytes of one record, and where it begins: in the file, or in what a GZIP stream holds."""
+    """One record: its offset in the file, or in the decompressed GZIP stream, and its bytes."""
 
     offset: int
     data: bytes
@@ -49,15 +53,13 @@ def read_records(
     offset: int = 0,
     name: str | None = None,
 ) -> Iterator[Record]:
-    """Read the records of a file, one after the other; memory holds one of them.
-
-    Both checksums of every record are compared.
+    """Read the records of a file one by one, comparing both checksums of each.
 
     Args:
         source: A file, plain or GZIP, or an open stream of bytes.
-        offset: Where to begin: the `offset` of a record, or the end of the file. A plain file is
-            read from there, a GZIP stream is run through.
-        name: What messages call it; by default its path.
+        offset: Where to start: the `offset` of a record, or the end of the file. A plain file is
+            read from there, a GZIP stream is decompressed up to there.
+        name: Name of the file in error messages; by default its path.
 
     Raises:
         TFRecordError: If a checksum is wrong, or the file ends within a record. The message names
@@ -66,14 +68,14 @@ def read_records(
     if isinstance(source, str | os.PathLike):
         if not Path(source).is_file():
             raise TFRecordError(f"there is no file {source}")
-        with open(source, "rb", _PIECE) as file:
+        with open(source, "rb", _CHUNK) as file:
             yield from _records(cast("Any", file), name or str(source), offset)
         return
-    buffered = io.BufferedReader(cast("Any", source), _PIECE)
+    buffered = io.BufferedReader(cast("Any", source), _CHUNK)
     try:
         yield from _records(buffered, name or "the stream", offset)
     finally:
-        buffered.detach()  # or it would close what is not its own
+        buffered.detach()  # otherwise it would close the caller's stream
 
 
 def _records(buffered: Any, name: str, offset: int) -> Iterator[Record]:
@@ -82,29 +84,29 @@ def _records(buffered: Any, name: str, offset: int) -> Iterator[Record]:
         stream.skip(offset)
     elif buffered.seekable():
         if offset > (size := buffered.seek(0, os.SEEK_END)):
-            raise TFRecordError(f"{name} has {size} bytes, and no record at {offset}")
+            raise TFRecordError(f"{name} has {size} bytes, so no record at byte {offset}")
         buffered.seek(offset)
-        stream = _Stream(buffered, name, place=offset)
+        stream = _Stream(buffered, name, position=offset)
     else:
         stream = _Stream(buffered, name)
         stream.skip(offset)
     while True:
-        begin = stream.place
+        begin = stream.position
         header = stream.read_up_to(_HEADER.size)
         if not header:
             return
         if len(header) < _HEADER.size:
-            raise TFRecordError(f"{name} ends within a record, at byte {stream.place}")
+            raise TFRecordError(f"{name} ends within a record, at byte {stream.position}")
         length, checksum = _HEADER.unpack(header)
         if _masked(header[:8]) != checksum:
             raise TFRecordError(
-                f"{name} is damaged, or no TFRecord file: the checksum of a length at byte {begin} "
-                "is wrong"
+                f"{name} is damaged, or not a TFRecord file: the checksum of a length at byte "
+                f"{begin} is wrong"
             )
         data = stream.read_up_to(length)
         footer = stream.read_up_to(_FOOTER.size)
         if len(footer) < _FOOTER.size:
-            raise TFRecordError(f"{name} ends within a record, at byte {stream.place}")
+            raise TFRecordError(f"{name} ends within a record, at byte {stream.position}")
         if _masked(data) != _FOOTER.unpack(footer)[0]:
             raise TFRecordError(
                 f"{name} is damaged: the checksum of the record at byte {begin} is wrong"
@@ -113,33 +115,38 @@ def _records(buffered: Any, name: str, offset: int) -> Iterator[Record]:
 
 
 class _Stream:
-    """Bytes in order, and how many there were; what a broken GZIP raises becomes one sentence."""
+    """A sequential reader with its position; errors of GZIP become a `TFRecordError`."""
 
-    def __init__(self, file: io.BufferedIOBase, name: str, *, place: int = 0) -> None:
-        self.file, self.name, self.place = file, name, place
+    def __init__(self, file: io.BufferedIOBase, name: str, *, position: int = 0) -> None:
+        self.file, self.name, self.position = file, name, position
 
     def read_up_to(self, size: int) -> bytes:
-        """So many bytes, or fewer at the end; a length that lies takes no more than there is."""
-        pieces, left = [], size
+        """Read `size` bytes, or fewer at the end.
+
+        It reads in chunks, so that a wrong length does not allocate more memory than the file has.
+        """
+        chunks, left = [], size
         try:
-            while left and (piece := self.file.read(min(left, _PIECE))):
-                pieces.append(piece)
-                left -= len(piece)
+            while left and (chunk := self.file.read(min(left, _CHUNK))):
+                chunks.append(chunk)
+                left -= len(chunk)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise TFRecordError(
-                f"{self.name} is damaged: its GZIP stream breaks off or is wrong after byte "
-                f"{self.place} of its content ({error})"
+                f"{self.name} is damaged: its GZIP stream is truncated or invalid after byte "
+                f"{self.position} of its content ({error})"
             ) from error
-        self.place += size - left
-        return b"".join(pieces)
+        self.position += size - left
+        return b"".join(chunks)
 
     def skip(self, size: int) -> None:
-        """Run through so many bytes."""
+        """Read and discard `size` bytes."""
         while size:
-            passed = len(self.read_up_to(min(size, _PIECE)))
-            if not passed:
-                raise TFRecordError(f"{self.name} has {self.place} bytes, fewer than to be skipped")
-            size -= passed
+            skipped = len(self.read_up_to(min(size, _CHUNK)))
+            if not skipped:
+                raise TFRecordError(
+                    f"{self.name} has {self.position} bytes and ends before the given offset"
+                )
+            size -= skipped
 
 
 def _masked(data: bytes) -> int:
@@ -149,18 +156,18 @@ def _masked(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Feature:
-    """A list of one kind, decoded only where it is asked for.
+    """A list of values of one kind, decoded on demand.
 
     Attributes:
         kind: `bytes`, `float`, `int64`, or `none` for a feature without a list.
-        payload: The list as it is encoded.
+        payload: The encoded list.
     """
 
     kind: str
     payload: memoryview
 
     def byte_strings(self) -> list[bytes]:
-        """The list of byte strings.
+        """Decode the list of byte strings.
 
         Raises:
             TFRecordError: If it is of another kind, or broken.
@@ -173,22 +180,22 @@ class Feature:
         ]
 
     def one_byte_strings(self) -> UInt8[np.ndarray, " n"]:
-        """The list of byte strings, each of which must have one byte: an array all at once.
+        """Decode a list of byte strings with one byte each, as an array.
 
         Raises:
             TFRecordError: If it is of another kind, or a string has another length.
         """
         self._expect("bytes")
         packed = np.frombuffer(self.payload, np.uint8)
-        # Every string is its tag (field 1, bytes), its length, and itself.
+        # Each string is encoded as a tag (field 1, bytes), its length, and its content.
         if len(packed) % 3 == 0:
             triples = packed.reshape(-1, 3)
             if (triples[:, 0] == 0x0A).all() and (triples[:, 1] == 1).all():
                 return triples[:, 2]
-        raise TFRecordError("a list of byte strings was expected to have one byte in each")
+        raise TFRecordError("a list of byte strings must have one byte in each")
 
     def floats(self) -> Float32[np.ndarray, " n"]:
-        """The list of float32.
+        """Decode the list of float32.
 
         Raises:
             TFRecordError: If it is of another kind, or broken.
@@ -203,7 +210,7 @@ class Feature:
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def ints(self) -> Int64[np.ndarray, " n"]:
-        """The list of int64.
+        """Decode the list of int64.
 
         Raises:
             TFRecordError: If it is of another kind, or broken.
@@ -223,17 +230,17 @@ class Feature:
 
 
 class SequenceExample(NamedTuple):
-    """Features of a whole sequence, and one feature for each of its steps."""
+    """Features of a whole sequence, and lists with one feature per step."""
 
     context: dict[str, Feature]
     steps: dict[str, list[Feature]]
 
 
 def parse_example(data: bytes | memoryview) -> dict[str, Feature]:
-    """The features of a record that holds a `tf.train.Example`; none is decoded yet.
+    """Read the features of a record that holds a `tf.train.Example`, without decoding them.
 
     Raises:
-        TFRecordError: If it holds none.
+        TFRecordError: If the record is not an Example.
     """
     return _features(
         part
@@ -243,10 +250,10 @@ def parse_example(data: bytes | memoryview) -> dict[str, Feature]:
 
 
 def parse_sequence_example(data: bytes | memoryview) -> SequenceExample:
-    """The features of a record that holds a `tf.train.SequenceExample`; none is decoded yet.
+    """Read the features of a record that holds a `tf.train.SequenceExample`, without decoding them.
 
     Raises:
-        TFRecordError: If it holds none.
+        TFRecordError: If the record is not a SequenceExample.
     """
     context: list[memoryview] = []
     steps: dict[str, list[Feature]] = {}
@@ -270,7 +277,7 @@ def _features(parts: Iterator[memoryview]) -> dict[str, Feature]:
 
 
 def _entries(part: memoryview) -> Iterator[tuple[str, memoryview]]:
-    """Names and values of a map, field 1 of a message."""
+    """Yield the names and values of a map, field 1 of a message."""
     for number, wire, entry in _fields(part):
         if number != 1 or wire != _BYTES or not isinstance(entry, memoryview):
             continue
@@ -281,67 +288,68 @@ def _entries(part: memoryview) -> Iterator[tuple[str, memoryview]]:
                     try:
                         name = str(content, "utf-8")
                     except UnicodeDecodeError:
-                        raise TFRecordError("the name of a feature is no text") from None
+                        raise TFRecordError("the name of a feature is not UTF-8") from None
                 elif which == 2:
                     value = content
         yield name, value
 
 
 def _feature(part: memoryview) -> Feature:
-    found = Feature("none", memoryview(b""))
+    feature = Feature("none", memoryview(b""))
     for number, wire, content in _fields(part):
         if number in _KINDS and wire == _BYTES and isinstance(content, memoryview):
-            found = Feature(_KINDS[number], content)
-    return found
+            feature = Feature(_KINDS[number], content)
+    return feature
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Number, wire type and content of the fields of a protocol buffer; none is copied."""
-    place, end = 0, len(message)
-    while place < end:
-        key, place = _varint(message, place)
+    """Yield number, wire type and content of the fields of a protocol buffer, without copying."""
+    position, end = 0, len(message)
+    while position < end:
+        key, position = _varint(message, position)
         wire = key & 7
         if wire == _VARINT:
-            value, place = _varint(message, place)
+            value, position = _varint(message, position)
             yield key >> 3, wire, value
             continue
         if wire == _BYTES:
-            length, place = _varint(message, place)
+            length, position = _varint(message, position)
         elif wire in (_FIXED64, _FIXED32):
             length = 8 if wire == _FIXED64 else 4
         else:
-            raise TFRecordError(f"a record is no Example: a field has the wire type {wire}")
-        if length > end - place:
-            raise TFRecordError("a record is no Example: a field is longer than the record")
-        yield key >> 3, wire, message[place : place + length]
-        place += length
+            raise TFRecordError(f"a record is not an Example: a field has the wire type {wire}")
+        if length > end - position:
+            raise TFRecordError("a record is not an Example: a field is longer than the record")
+        yield key >> 3, wire, message[position : position + length]
+        position += length
 
 
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Decode a varint; returns it and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
-        if place == len(message):
+        if position == len(message):
             break
-        byte = message[place]
-        place += 1
+        byte = message[position]
+        position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, place
-    raise TFRecordError("a record is no Example: a number in it does not end")
+            return value & 0xFFFFFFFFFFFFFFFF, position
+    raise TFRecordError("a record is not an Example: a varint does not end")
 
 
 def _varints(packed: UInt8[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
-    """Packed numbers, all at once."""
+    """Decode packed varints, all at once."""
     ends = np.flatnonzero(packed < 0x80)
     if not len(packed):
         return np.zeros(0, np.int64)
     lengths = np.diff(ends, prepend=-1)
     if not len(ends) or ends[-1] != len(packed) - 1 or lengths.max() > 10:
-        raise TFRecordError("a list of int64 is broken: a number in it does not end")
+        raise TFRecordError("a list of int64 is broken: a varint does not end")
     starts = ends - lengths + 1
     values = np.zeros(len(ends), np.uint64)
-    for place in range(lengths.max()):
-        there = np.flatnonzero(lengths > place)
-        byte = packed[starts[there] + place].astype(np.uint64) & np.uint64(0x7F)
-        values[there] |= byte << np.uint64(7 * place)
+    for index in range(lengths.max()):
+        longer = np.flatnonzero(lengths > index)
+        byte = packed[starts[longer] + index].astype(np.uint64) & np.uint64(0x7F)
+        values[longer] |= byte << np.uint64(7 * index)
     return values.view(np.int64)

@@ -1,7 +1,7 @@
 """Importing PASCAL VOC 2012 (Everingham et al., 2015, https://doi.org/10.1007/s11263-014-0733-5).
 
-Masks are palette PNGs: of objects (`SegmentationObject`) and of classes (`SegmentationClass`), 0
-for the background and 255 for what is not to be scored.
+Masks are palette PNGs of objects (`SegmentationObject`) and of classes (`SegmentationClass`), with
+0 for the background and 255 for pixels that are not scored.
 """
 
 import logging
@@ -19,9 +19,9 @@ from PIL import Image
 
 from latentslots.data.errors import DataError
 from latentslots.data.importers.boxes import bounding_box
-from latentslots.data.store.encoding import encode_ids, read_picture
+from latentslots.data.store.encoding import encode_ids, read_image
 from latentslots.data.store.resumable import is_written, write_items
-from latentslots.data.store.sources import source_of
+from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
 
@@ -33,17 +33,17 @@ CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 LISTS = {"train": "trainaug", "validation": "val"}
-"""The usual lists of images: 10,582 to learn from, 1,449 to score."""
+"""The usual lists of images: 10,582 for training and 1,449 for validation."""
 VOID = 255
 _BLOCK = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocOptions:
-    """What is taken of VOC.
+    """How VOC is imported.
 
     Attributes:
-        resolution: Resize the shortest side to this, and crop the center.
+        resolution: Side in pixels to resize and crop images to; by default they are not changed.
     """
 
     resolution: int | None = None
@@ -58,40 +58,40 @@ def import_voc(
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write VOC as a store; one that is half written is gone on with.
+    """Write VOC as a store, or resume an interrupted import.
 
-    The object of row `i` has the id `i + 1`; its class is that of most of its pixels. An image of
-    a list that has no masks of objects, as most of `trainaug`, is there to learn from: nothing of
-    it is scored. `classes` has the class of every pixel, `k` for the name `k - 1` of `CLASSES`, 0
-    for the background and 255 for what nobody labeled; where VOC has none, those of SBD
+    The object of row `i` has the id `i + 1`; its class is the class of most of its pixels. An image
+    without masks of objects, as most of `trainaug`, is for training: no pixel of it is scored. The
+    column `classes` has the class of every pixel, `k` for `CLASSES[k - 1]`, 0 for the background
+    and 255 for pixels without a label; images without VOC's classes have those of SBD
     (`SegmentationClassAug`).
 
     Args:
-        source: The folder `VOC2012`, or one that holds it or `VOCdevkit`.
-        out: Folder of the store, new or half written.
-        options: What to take.
-        lists: For each split the name of a list in `ImageSets/Segmentation`; by default `LISTS`.
-        workers: Processes; by default one per core.
-        progress: Whether to show a bar on stderr.
+        source: The folder `VOC2012`, or a folder that holds it or `VOCdevkit`.
+        out: Folder of the store, new or of an interrupted import.
+        options: Resolution of the images.
+        lists: For each split, the name of a list in `ImageSets/Segmentation`; by default `LISTS`.
+        workers: Number of processes; by default one per core.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder of the store.
 
     Raises:
-        DataError: If a file is missing, or a mask has lost its ids.
+        DataError: If a file is missing, or the ids of a mask were lost.
     """
     options, lists = options or VocOptions(), LISTS if lists is None else lists
     out, root = Path(out), _root(Path(source))
     spec = {"program": "latentslots data import", "name": "voc", "lists": lists, **asdict(options)}
     for split, name in lists.items():
         names = _names(root, name)
-        made_of = source_of((file for one in names for file in _files(root, one)), root)
-        if is_written(out, split, spec, made_of):
+        source_files = inspect_files((file for one in names for file in _files(root, one)), root)
+        if is_written(out, split, spec, source_files):
             continue
         without = sum(not _masks(root, one)[0].is_file() for one in names)
         if without:
             logger.warning(
-                "%d of %d images of %s have no masks of objects: not scored",
+                "%d of %d images of %s have no masks of objects and are not scored",
                 without,
                 len(names),
                 name,
@@ -110,7 +110,7 @@ def import_voc(
             },
             columns={"classes": ImageFeature()},
             made_by=spec,
-            source=made_of.fingerprint,
+            source=source_files.fingerprint,
         )
         write_items(
             writer,
@@ -118,10 +118,10 @@ def import_voc(
             _rows,
             block_size=_BLOCK,
             spec=spec,
-            source=f"{root}: {made_of.names}",
+            source=f"{root}: {source_files.names_fingerprint}",
             workers=workers,
             progress=progress,
-            expected_bytes=0 if options.resolution else made_of.num_bytes,
+            expected_bytes=0 if options.resolution else source_files.num_bytes,
         )
     return out
 
@@ -134,20 +134,20 @@ def _root(source: Path) -> Path:
 
 
 def _names(root: Path, name: str) -> list[str]:
-    """The images of a list; each must be there."""
+    """Read the names of the images in a list, all of which must exist."""
     file = root / "ImageSets" / "Segmentation" / f"{name}.txt"
     if not file.is_file():
         hint = ""
         if name == "trainaug":
-            hint = "; it is not part of VOC: fetch SBD's list, or take --lists train=train"
+            hint = "; it is not part of VOC: download SBD's list, or use --lists train=train"
         raise DataError(f"there is no file {file}{hint}")
-    # Some copies of trainaug list paths of images and masks instead of names.
+    # Some copies of trainaug list the paths of images and masks instead of names.
     names = [Path(line.split()[0]).stem for line in file.read_text().splitlines() if line.strip()]
     if not names:
-        raise DataError(f"{file} names no image")
+        raise DataError(f"{file} lists no image")
     for one in names:
         if not _image(root, one).is_file():
-            raise DataError(f"{file} names the image {one}, which is not in {root / 'JPEGImages'}")
+            raise DataError(f"{file} lists the image {one}, which is not in {root / 'JPEGImages'}")
     return names
 
 
@@ -156,81 +156,81 @@ def _image(root: Path, name: str) -> Path:
 
 
 def _masks(root: Path, name: str) -> tuple[Path, Path]:
-    """The objects of an image, and its classes."""
+    """Paths of the masks of an image: objects and classes."""
     file = f"{name}.png"
     return root / "SegmentationObject" / file, root / "SegmentationClass" / file
 
 
 def _files(root: Path, name: str) -> Iterator[Path]:
-    """The image, and those of its masks that are there."""
+    """Yield the image and its existing masks."""
     yield _image(root, name)
     masks = (*_masks(root, name), root / "SegmentationClassAug" / f"{name}.png")
     yield from filter(Path.is_file, masks)
 
 
-def _rows(work: Sequence[tuple[str, str, VocOptions]]) -> Iterator[dict[str, Any]]:
-    for root, name, options in work:
+def _rows(items: Sequence[tuple[str, str, VocOptions]]) -> Iterator[dict[str, Any]]:
+    for root, name, options in items:
         yield image_row(Path(root), name, options)
 
 
 def image_row(root: Path, name: str, options: VocOptions) -> dict[str, Any]:
-    """The row of one image.
+    """Read one image and its masks as a row of the store.
 
     Raises:
-        DataError: If its files are broken or do not fit together.
+        DataError: If a file is broken, or image and masks do not match.
     """
     path = _image(root, name)
-    encoded, picture = read_picture(path)
+    encoded, decoded = read_image(path)
     objects, classes = _masks(root, name)
-    size = (picture.height, picture.width)
+    size = (decoded.height, decoded.width)
     ids = np.zeros(size, np.uint8)
     void = np.ones(size, bool)
     categories: list[str] = []
     if objects.is_file():
-        numbers, kinds = _palette(objects, size), _palette(classes, size)
+        numbers, class_of_pixel = _palette(objects, size), _palette(classes, size)
         void = numbers == VOID
         for number in sorted(set(np.unique(numbers).tolist()) - {0, VOID}):
-            mine = numbers == number
-            seen = kinds[mine & (kinds != VOID)]
-            kind = int(np.bincount(seen).argmax()) if len(seen) else 0
-            if not 1 <= kind <= len(CLASSES):
+            mask = numbers == number
+            labeled = class_of_pixel[mask & (class_of_pixel != VOID)]
+            label = int(np.bincount(labeled).argmax()) if len(labeled) else 0
+            if not 1 <= label <= len(CLASSES):
                 raise DataError(f"{classes} has no class where {objects.name} has object {number}")
-            categories.append(CLASSES[kind - 1])
-            ids[mine] = len(categories)
+            categories.append(CLASSES[label - 1])
+            ids[mask] = len(categories)
     image: Any = encoded
-    mask: Any = ids
+    segmentation: Any = ids
     ignore: Any = void.astype(np.uint8)
-    everywhere: Any = Image.fromarray(_classes(root, name, size))
+    class_map: Any = Image.fromarray(_classes(root, name, size))
     if options.resolution is not None:
-        crop, pixels = ResizeCenterCrop(options.resolution), picture.convert("RGB")
-        image, mask = crop(pixels, Image.fromarray(ids))
-        ids = np.asarray(mask)
+        crop, pixels = ResizeCenterCrop(options.resolution), decoded.convert("RGB")
+        image, segmentation = crop(pixels, Image.fromarray(ids))
+        ids = np.asarray(segmentation)
         _, ignore = crop(pixels, Image.fromarray(ignore))
-        _, everywhere = crop(pixels, everywhere)
+        _, class_map = crop(pixels, class_map)
     return {
         "image": image,
-        "segmentation": mask,
+        "segmentation": segmentation,
         "ignore": ignore,
         "attributes": {
             "category": categories,
             "bboxes": [bounding_box(ids == number) for number in range(1, len(categories) + 1)],
         },
-        "classes": {"bytes": encode_ids(everywhere), "path": None},
+        "classes": {"bytes": encode_ids(class_map), "path": None},
         "source": path.name,
     }
 
 
 def _classes(root: Path, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
-    """The class of every pixel; all void where nobody labeled the image."""
-    own, added = _masks(root, name)[1], root / "SegmentationClassAug" / f"{name}.png"
-    if own.is_file():
-        return _palette(own, size)
-    if not added.is_file():
+    """Read the class of every pixel; all are void if the image has no labels."""
+    of_voc, of_sbd = _masks(root, name)[1], root / "SegmentationClassAug" / f"{name}.png"
+    if of_voc.is_file():
+        return _palette(of_voc, size)
+    if not of_sbd.is_file():
         return np.full(size, VOID, np.uint8)
-    mask = read_picture(added)[1]  # of gray values, not of a palette
+    mask = read_image(of_sbd)[1]  # gray values instead of a palette
     if mask.mode not in ("L", "P") or (mask.height, mask.width) != size:
         raise DataError(
-            f"{added} must hold ids of {size[1]}x{size[0]} pixels, got {mask.mode} of "
+            f"{of_sbd} must hold ids of {size[1]}x{size[0]} pixels, got {mask.mode} of "
             f"{mask.width}x{mask.height}"
         )
     return np.asarray(mask)
@@ -239,14 +239,14 @@ def _classes(root: Path, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, 
 def _palette(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    mask = read_picture(path)[1]
+    mask = read_image(path)[1]
     if mask.mode != "P":
         raise DataError(
-            f"{path} has lost its ids: it is no palette PNG any more, but of mode {mask.mode}"
+            f"{path} must be a palette PNG, got mode {mask.mode}: a conversion has lost its ids"
         )
     numbers = np.asarray(mask)
     if numbers.shape != size:
         raise DataError(
-            f"{path} is {mask.width}x{mask.height} pixels, and its image {size[1]}x{size[0]}"
+            f"{path} is {mask.width}x{mask.height} pixels, but its image is {size[1]}x{size[0]}"
         )
     return numbers

@@ -1,1 +1,1 @@
-"""From a data set to training batches, and caches of what frozen models compute."""
+"""Training batches from a data set, and caches of what frozen models compute from its images."""

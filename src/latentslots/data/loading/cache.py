@@ -1,9 +1,10 @@
-"""Reading what a frozen model made of every image, and refusing what was made of something else.
+"""Reading caches of the outputs of a frozen model, one per image of a data set.
 
-`<dir>/plain/` and, for mirrored images, `<dir>/flip/` hold `mean.npy` and `std.npy` of a VAE's
+`<dir>/plain/` and, for flipped images, `<dir>/flip/` hold `mean.npy` and `std.npy` of a VAE's
 posterior, or `features.npy` of an image backbone, in half precision and memory-mapped, and
-`cache.json`, which says of what they were made. Row i belongs to row i of the data set.
-`latentslots.data.loading.cache_writer` makes them.
+`cache.json`, the key of the cache: the model, the data set and the transform. A cache with another
+key is refused. Row i belongs to row i of the data set.
+`latentslots.data.loading.cache_writer` writes caches.
 """
 
 import json
@@ -26,7 +27,7 @@ CacheT = TypeVar("CacheT", bound="ImageCache")
 
 @dataclass(frozen=True, kw_only=True)
 class CacheKey:
-    """All that the latents, or the features, of a data set depend on."""
+    """All that the cached latents or features of a data set depend on."""
 
     model: str
     resolution: int
@@ -38,7 +39,12 @@ class CacheKey:
     format_version: int = 2
 
     def check(self, made: "CacheKey", path: Path) -> None:
-        """Raise an error that says in what a cache differs from the one that is needed."""
+        """Raise an error that names the first difference between this key and a cache's.
+
+        Args:
+            made: Key of the cache.
+            path: Folder of the cache.
+        """
         model = {"latents": "VAE", "features": "image backbone"}[self.holds]
         differences = {
             "format_version": f"has format {made.format_version}, not {self.format_version}",
@@ -59,7 +65,7 @@ class CacheKey:
 
 
 class ImageCache:
-    """What a frozen model made of every image. `open` makes one of its two kinds."""
+    """The outputs of a frozen model for every image; `open` returns one of the two subclasses."""
 
     HOLDS: ClassVar[str]
     ARRAYS: ClassVar[tuple[str, ...]]
@@ -79,13 +85,16 @@ class ImageCache:
         resolution: int,
         dataset_fingerprint: str,
     ) -> CacheT:
-        """Open a finished cache that was made of exactly these things.
+        """Open a complete cache of this model, data set and resolution.
 
         Args:
             path: Folder of the cache.
-            fingerprint: `model_fingerprint` of the model that made it.
+            fingerprint: `model_fingerprint` of the model.
             resolution: Side of the images in pixels.
             dataset_fingerprint: `dataset_fingerprint(dataset)` of the rows to train on.
+
+        Raises:
+            DataError: If there is no cache, or it has another key.
         """
         path = Path(path)
         made = read_key(path / PLAIN)
@@ -109,10 +118,10 @@ class ImageCache:
         return self._num_rows
 
     def __getitem__(self, request: tuple[int, bool]) -> tuple[Float[Tensor, "C h w"], ...]:
-        """What there is of row `index`, of the mirrored image if `flip`."""
+        """Outputs for row `index`, for the flipped image if `flip`."""
         index, flip = request
         if flip and not self.has_flip:
-            raise DataError(f"the cache of {self.HOLDS} at {self.path} has none of mirrored images")
+            raise DataError(f"the cache of {self.HOLDS} at {self.path} has none of flipped images")
         if not 0 <= index < self._num_rows:
             raise DataError(
                 f"the cache of {self.HOLDS} has rows 0..{self._num_rows - 1}, got {index}"
@@ -121,7 +130,7 @@ class ImageCache:
         return tuple(self._row(f"{folder}/{name}.npy", index) for name in self.ARRAYS)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps out: pickled for a worker, each would become a copy of its file."""
+        """Drop the memory maps: pickled for a worker, each would become a copy of its file."""
         return {**self.__dict__, "_arrays": {}}
 
     def _row(self, name: str, index: int) -> Tensor:
@@ -131,31 +140,28 @@ class ImageCache:
 
 
 class LatentCache(ImageCache):
-    """Means and standard deviations of a VAE's posterior, one pair per image.
-
-    The latents are as the VAE gives them, not scaled.
-    """
+    """Means and standard deviations of a VAE's posterior, one pair per image, unscaled."""
 
     HOLDS = "latents"
     ARRAYS = ("mean", "std")
 
 
 class FeatureCache(ImageCache):
-    """The features of a frozen image backbone, one map per image."""
+    """Features of a frozen image backbone, one map per image."""
 
     HOLDS = "features"
     ARRAYS = ("features",)
 
 
 def read_key(folder: Path) -> CacheKey | None:
-    """Read of what a folder's content was made; None where there is no finished cache."""
+    """Read the key of a cache; `None` if there is no complete cache in the folder."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format_version") == 1:  # which knew latents only, and called the model so
+        if content.get("format_version") == 1:  # held latents only, with the model as `vae`
             content |= {"model": content["vae"], "holds": "latents"}
         return CacheKey(**{field.name: content[field.name] for field in fields(CacheKey)})
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged, or not of such a cache: {error}") from error
+        raise DataError(f"{path} is damaged, or not the key of a cache: {error}") from error

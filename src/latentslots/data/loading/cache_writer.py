@@ -1,7 +1,6 @@
-"""What a frozen VAE or image backbone makes of every image, once instead of every epoch.
+"""Writing caches of the outputs of a frozen VAE or image backbone, computed once per image.
 
-In the official code both look at every image at every step, which is the largest fixed cost of its
-training.
+The official code computes both for every image at every step, the largest fixed cost of training.
 """
 
 import json
@@ -37,6 +36,7 @@ from latentslots.data.loading.cache import (
 )
 from latentslots.data.loading.loader import ImageDataset
 from latentslots.data.store.reader import dataset_fingerprint
+from latentslots.files import publish, write_json
 from latentslots.fingerprint import model_fingerprint
 
 __all__ = ["FeatureCache", "LatentCache", "cache_features", "cache_latents", "model_fingerprint"]
@@ -53,34 +53,37 @@ Encode = Callable[[Any, Tensor], tuple[np.ndarray, ...]]
 def cache_latents(
     dataset: Dataset, vae: nn.Module, out_dir: str | os.PathLike[str], **options: Any
 ) -> LatentCache:
-    """Encode every image of a data set, and open the result.
+    """Encode every image of a data set with a VAE, and open the cache.
 
-    An interrupted call, repeated, goes on where it stopped. What is there already is checked and
-    not made again, so that `flip` can be added later. Of several processes that make the same
-    cache, one does, and the others wait.
+    An interrupted call is resumed by the next one. A cache that exists is checked and not made
+    again, so that `flip` can be added later. If several processes need the same cache, one makes
+    it and the others wait.
 
     Args:
         dataset: Rows with an `image`; row i of the cache belongs to row i.
-        vae: A diffusers `AutoencoderKL`, on the device and in the type that it shall run in.
+        vae: A diffusers `AutoencoderKL`, on the device and in the type to run in.
         out_dir: Folder of the cache.
         **options: As for `cache_features`.
+
+    Raises:
+        DataError: If the folder holds the cache of another model, data set or resolution.
     """
-    return _cache(LatentCache, _encode, dataset, vae, out_dir, **options)
+    return _cache(LatentCache, _encode_latents, dataset, vae, out_dir, **options)
 
 
 def cache_features(
     dataset: Dataset, encoder: nn.Module, out_dir: str | os.PathLike[str], **options: Any
 ) -> FeatureCache:
-    """As `cache_latents`, for the features of a frozen image backbone.
+    """Compute the features of every image with a frozen backbone, as `cache_latents` does.
 
     Args:
         dataset: Rows with an `image`; row i of the cache belongs to row i.
-        encoder: Images in [-1, 1] to a map of features, on the device and in the type that it shall
-            run in.
+        encoder: Maps images in [-1, 1] to features, on the device and in the type to run in.
         out_dir: Folder of the cache.
-        **options: `resolution`, the side of the images in pixels; and those with defaults below.
+        **options: `resolution`, the side of the images in pixels; optional are `batch_size`, `flip`
+            (also the flipped images), `num_workers`, `on_bad_sample` and `progress`.
     """
-    return _cache(FeatureCache, _look, dataset, encoder, out_dir, **options)
+    return _cache(FeatureCache, _compute_features, dataset, encoder, out_dir, **options)
 
 
 def _cache(
@@ -97,21 +100,21 @@ def _cache(
     on_bad_sample: str = "error",
     progress: bool = False,
 ) -> Any:
-    """Ask a model of every image, and open the result.
+    """Compute a model's outputs for every image, and open the cache.
 
     Args:
-        cls: What to make.
-        encode: Asks the model of a batch; an array for each that the cache holds.
+        cls: Class of the cache.
+        encode: Runs the model on a batch; returns one array for each array of the cache.
         dataset: The images.
         model: The model.
         out_dir: Folder of the cache.
         resolution: Side of the images in pixels.
-        batch_size: Images that are encoded at once.
-        flip: Also encode the mirrored images, for training with `random_flip`.
+        batch_size: Images per batch.
+        flip: Also encode the flipped images, for training with `random_flip`.
         num_workers: Processes that decode images.
-        on_bad_sample: As in `ImageDataset`. In the place of a row that is skipped is what was made
-            of the row that stands in for it.
-        progress: Show a bar on stderr.
+        on_bad_sample: As in `ImageDataset`. A skipped row gets the outputs of the row that replaces
+            it.
+        progress: Whether to show a progress bar on stderr.
     """
     path = Path(out_dir)
     fingerprint = model_fingerprint(model)
@@ -127,15 +130,15 @@ def _cache(
     model.eval()
     try:
         for folder in (PLAIN, FLIP) if flip else (PLAIN,):
-            with _alone(path, folder):
+            with _locked(path, folder):
                 made = read_key(path / folder)
                 if made is not None:
                     key.check(made, path)
                     continue
                 job = _Job(path / folder, key, cls.ARRAYS, flip=folder == FLIP)
                 batches = job.batches(images, batch_size, num_workers)
-                answers = (encode(model, pixel_values) for pixel_values in batches)
-                job.run(answers, progress=progress)
+                outputs = (encode(model, pixel_values) for pixel_values in batches)
+                job.run(outputs, progress=progress)
     finally:
         model.train(was_training)
     return cls.open(
@@ -144,9 +147,9 @@ def _cache(
 
 
 @contextmanager
-def _alone(path: Path, folder: str) -> Iterator[None]:
-    """One process at a time makes a folder; the others wait, and find it made."""
-    if read_key(path / folder) is not None:  # also where nothing can be written
+def _locked(path: Path, folder: str) -> Iterator[None]:
+    """Let one process at a time write a folder, while the others wait."""
+    if read_key(path / folder) is not None:  # no lock is needed, as on a read-only disk
         yield
         return
     path.mkdir(parents=True, exist_ok=True)
@@ -163,12 +166,12 @@ def _alone(path: Path, folder: str) -> Iterator[None]:
 
 
 class _Job:
-    """One folder of a cache, in the making: `<folder>.partial`, which is renamed at the end."""
+    """Writes one folder of a cache as `<folder>.partial`, which is renamed at the end."""
 
     def __init__(self, folder: Path, key: CacheKey, names: tuple[str, ...], *, flip: bool) -> None:
         if folder.exists():
             raise DataError(
-                f"{folder} exists and is no cache of {key.holds}: it has no {MANIFEST_NAME}"
+                f"{folder} exists and is not a cache of {key.holds}: it has no {MANIFEST_NAME}"
             )
         self.folder, self.key, self.names, self.flip = folder, key, names, flip
         self.partial = folder.with_name(f"{folder.name}.partial")
@@ -176,8 +179,8 @@ class _Job:
         self.arrays: dict[str, np.memmap] = {}
         self._resume()
 
-    def run(self, answers: Iterator[tuple[np.ndarray, ...]], *, progress: bool) -> None:
-        """Keep what a model says of what is left, and let the folder appear under its name."""
+    def run(self, outputs: Iterator[tuple[np.ndarray, ...]], *, progress: bool) -> None:
+        """Write the outputs for the remaining images, and publish the folder."""
         bar = tqdm(
             total=self.key.num_rows,
             initial=self.num_done,
@@ -188,7 +191,7 @@ class _Job:
         )
         with bar:
             try:
-                for number, arrays in enumerate(answers, start=1):
+                for number, arrays in enumerate(outputs, start=1):
                     self._write(arrays)
                     bar.update(len(arrays[0]))
                     if number % _BATCHES_BETWEEN_SAVES == 0:
@@ -197,18 +200,18 @@ class _Job:
                 self._save()
         self.arrays.clear()
         (self.partial / _PROGRESS_NAME).unlink()
-        _write_json(self.partial / MANIFEST_NAME, asdict(self.key))
-        self.partial.rename(self.folder)
+        write_json(self.partial / MANIFEST_NAME, asdict(self.key))
+        publish(self.partial, self.folder)
 
     def batches(self, images: ImageDataset, batch_size: int, num_workers: int) -> Iterator[Tensor]:
-        """The images that are left."""
-        left = [(row, self.flip) for row in range(self.num_done, len(images))]
+        """Batches of the remaining images."""
+        remaining = [(row, self.flip) for row in range(self.num_done, len(images))]
         loader = DataLoader(
             images,
             batch_size=batch_size,
-            sampler=left,
+            sampler=remaining,
             num_workers=num_workers,
-            generator=torch.Generator(),  # the global one belongs to the training that may follow
+            generator=torch.Generator(),  # leaves the global one to a training that may follow
         )
         return (batch["pixel_values"] for batch in loader)
 
@@ -217,8 +220,8 @@ class _Job:
         for name, rows in zip(self.names, arrays, strict=True):
             if not np.isfinite(rows).all():
                 raise DataError(
-                    f"the model gave {self.key.holds} that are not finite in half precision for "
-                    f"rows {self.num_done}..{end - 1}"
+                    f"the {self.key.holds} of rows {self.num_done}..{end - 1} are not finite in "
+                    "half precision"
                 )
             if name not in self.arrays:
                 self.arrays[name] = self._create(name, rows.shape[1:])
@@ -229,18 +232,18 @@ class _Job:
         shape = (self.key.num_rows, *shape)
         needed = int(np.prod(shape)) * np.dtype(self.key.dtype).itemsize
         free = shutil.disk_usage(self.partial).free
-        if needed > free:  # writing to a map on a full disk would kill the process
+        if needed > free:  # writing to a memory map on a full disk kills the process
             raise DataError(
                 f"{self.partial / name} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} are free"
             )
         return open_memmap(self.partial / f"{name}.npy", "w+", np.dtype(self.key.dtype), shape)
 
     def _save(self) -> None:
-        """Put on disk what is done, first the latents, then how many there are."""
+        """Flush the arrays to the disk, then record how many rows are done."""
         for array in self.arrays.values():
             array.flush()
         content = {"key": asdict(self.key), "num_done": self.num_done}
-        _write_json(self.partial / _PROGRESS_NAME, content)
+        write_json(self.partial / _PROGRESS_NAME, content)
 
     def _resume(self) -> None:
         progress = self.partial / _PROGRESS_NAME
@@ -249,7 +252,7 @@ class _Job:
             if content["key"] == asdict(self.key):
                 self.num_done = content["num_done"]
             else:
-                logger.warning("%s was begun with other data or models: again", self.partial)
+                logger.warning("%s was made from other data or models: starting over", self.partial)
         if self.num_done:
             for name in self.names:
                 self.arrays[name] = open_memmap(self.partial / f"{name}.npy", "r+")
@@ -258,20 +261,14 @@ class _Job:
             self.partial.mkdir(parents=True)
 
 
-def _encode(vae: Any, pixel_values: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _encode_latents(vae: Any, pixel_values: Tensor) -> tuple[np.ndarray, np.ndarray]:
     with torch.inference_mode():
         posterior = vae.encode(pixel_values.to(vae.device, vae.dtype)).latent_dist
     mean, std = posterior.mean, posterior.std
     return mean.half().cpu().numpy(), std.half().cpu().numpy()
 
 
-def _look(encoder: Any, pixel_values: Tensor) -> tuple[np.ndarray, ...]:
+def _compute_features(encoder: Any, pixel_values: Tensor) -> tuple[np.ndarray, ...]:
     with torch.inference_mode():
         features = encoder(pixel_values.to(encoder.device))
     return (features.half().cpu().numpy(),)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)

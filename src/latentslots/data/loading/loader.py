@@ -1,8 +1,8 @@
-"""From a data set to an endless, repeatable, sharded stream of training batches.
+"""Endless, reproducible training batches from a memory-mapped data set.
 
-Everything random about a batch (which rows, which of them flipped) is decided by the sampler, from
-the seed and the number of the batch alone. So a run that resumes sees what it would have seen, and
-the number of workers changes nothing.
+The sampler draws everything that is random about a batch (its rows, and which of them are flipped)
+from the seed and the number of the batch alone. So a resumed run gets the same batches as an
+uninterrupted one, whatever the number of workers.
 """
 
 import logging
@@ -23,25 +23,29 @@ from latentslots.data.loading.stream import ImageStream, StreamedSamples
 logger = logging.getLogger(__name__)
 
 Request = tuple[int, bool]
-"""A row, and whether to mirror it left to right."""
+"""A row, and whether to flip it left to right."""
 
 
 class ImageDataset(TorchDataset[Sample]):
     """Rows of a data set as tensors.
 
-    A sample holds `pixel_values` [3, R, R] in [-1, 1]; `segmentation` [R, R], int64, and `ignore`
-    [R, R], bool, where the data set has them; `latent_mean` and `latent_std` [C, h, w] where
-    latents are attached, and `features` [D, h, w] where these are; `index`, the row; and, with
-    `on_bad_sample="skip"`, `num_skipped`, the number of bad rows that this one stands in for.
+    A sample holds:
+
+    - `pixel_values` [3, R, R] in [-1, 1];
+    - `segmentation` [R, R], int64, and `ignore` [R, R], bool, if the data set has them;
+    - `latent_mean` and `latent_std` [C, h, w], if a cache of latents is attached;
+    - `features` [D, h, w], if a cache of features is attached;
+    - `index`, the row;
+    - with `on_bad_sample="skip"`, `num_skipped`, the number of bad rows that this row replaces.
 
     Args:
         dataset: Rows with an `image`, as `load_dataset` returns them without streaming.
-        resolution: Side R of the square that is resized and cropped out of every image.
-        latents: Made from the same rows at the same resolution.
-        features: Likewise.
-        on_bad_sample: What to do with a row whose picture cannot be used: raise an `error` that
-            names it, or `skip` to the next good row and log its name, once.
-        fingerprint: Tells the rows from others, wherever they lie; by default their number does.
+        resolution: Side R of the square that every image is resized and cropped to.
+        latents: Cache of the latents of the same rows at the same resolution.
+        features: Cache of the features of the same rows at the same resolution.
+        on_bad_sample: What to do with a row that cannot be used: raise an `error` that names it, or
+            `skip` to the next good row and log it once.
+        fingerprint: Identity of the rows, in any location; by default their number.
     """
 
     def __init__(
@@ -58,8 +62,8 @@ class ImageDataset(TorchDataset[Sample]):
             raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
         if not isinstance(dataset, Dataset):
             raise DataError(
-                "rows are drawn in any order here, which a streamed data set cannot give: "
-                "load it without streaming, or use ImageStream"
+                "a streamed data set has no random access to its rows: load it without streaming, "
+                "or use ImageStream"
             )
         if not isinstance(dataset.features.get("image"), Image):
             raise DataError(
@@ -87,11 +91,11 @@ class ImageDataset(TorchDataset[Sample]):
 
     @property
     def bad_rows(self) -> list[int]:
-        """Rows found unusable so far, by this process and by its workers."""
+        """Rows that could not be used so far, in this process and its workers."""
         return [int(row) for row in self._is_bad.nonzero()]
 
     def __getitem__(self, request: Request | int) -> Sample:
-        """Read one row; a bare number means not mirrored."""
+        """Read one row; an integer means not flipped."""
         index, flip = request if isinstance(request, tuple) else (request, False)
         if self.on_bad_sample == "error":
             return self._read(index, flip)
@@ -109,7 +113,7 @@ class ImageDataset(TorchDataset[Sample]):
         raise DataError(f"none of the {len(self)} images can be used")
 
     def spread(self, count: int) -> list[Sample]:
-        """Rows from all over the data set, for what is measured once."""
+        """Samples at equal distances in the data set, for measuring its statistics."""
         return [self[i * len(self) // count] for i in range(count)]
 
     def _read(self, index: int, flip: bool) -> Sample:
@@ -123,19 +127,19 @@ class ImageDataset(TorchDataset[Sample]):
 
 
 class ResumableBatches(Sampler[list[Request]]):
-    """Batches without end: every epoch a new permutation, less the rows that fill no batch.
+    """Endless batches: a new permutation in every epoch, without the rows that fill no batch.
 
-    `num_processes` ranks together see exactly the batches that one rank with `num_processes` times
-    the batch sees: rank r takes slice r of each.
+    `num_processes` processes together get the batches that one process with a batch
+    `num_processes` times as large gets: process r takes slice r of each.
 
     Args:
         num_rows: Rows of the data set.
-        batch_size: Rows in a batch of this rank.
-        seed: Another seed, another order.
-        random_flip: Mirror half of the rows.
-        start_batch: Batches that were seen already.
-        num_processes: Ranks that share the data set.
-        process_index: Which of them this one is.
+        batch_size: Rows per batch of this process.
+        seed: Another seed gives another order.
+        random_flip: Flip half of the rows.
+        start_batch: Batches to skip, which were used before.
+        num_processes: Processes that share the data set.
+        process_index: Index of this process.
     """
 
     def __init__(
@@ -157,10 +161,10 @@ class ResumableBatches(Sampler[list[Request]]):
             raise DataError(f"start_batch must be at least 0, got {start_batch}")
         self.global_batch_size = batch_size * num_processes
         if num_rows < self.global_batch_size:
-            ranks = f" on each of {num_processes} processes" if num_processes > 1 else ""
+            each = f" on each of {num_processes} processes" if num_processes > 1 else ""
             raise DataError(
                 f"the data set has {num_rows} rows, which do not fill one batch of "
-                f"{batch_size}{ranks}"
+                f"{batch_size}{each}"
             )
         self.num_rows, self.batch_size = num_rows, batch_size
         self.seed, self.random_flip = seed, random_flip
@@ -169,18 +173,18 @@ class ResumableBatches(Sampler[list[Request]]):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Full batches that the data set fills once."""
+        """Full batches in an epoch."""
         return self.num_rows // self.global_batch_size
 
     def __iter__(self) -> Iterator[list[Request]]:
-        """Go on from `start_batch`, for ever."""
+        """Yield batches from `start_batch` on, endlessly."""
         epoch, batch = divmod(self.start_batch, self.batches_per_epoch)
         while True:
             order, flips = self._epoch(epoch)
             for position in range(batch, self.batches_per_epoch):
                 start = position * self.global_batch_size + self.process_index * self.batch_size
-                places = range(start, start + self.batch_size)
-                yield [(int(order[place]), bool(flips[place])) for place in places]
+                stop = start + self.batch_size
+                yield [(int(order[i]), bool(flips[i])) for i in range(start, stop)]
             epoch, batch = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,24 +206,27 @@ def build_loader(
     process_index: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[Sample]:
-    """Make the loader of a training run; its batches stack the samples of `ImageDataset`.
+    """Create the data loader of a training run; its batches stack the samples of `ImageDataset`.
 
-    It must not be passed through `accelerator.prepare`, which would divide it again.
+    It must not be passed through `accelerator.prepare`, which would divide the batches again.
 
     Args:
-        dataset: What to load.
+        dataset: The images.
         batch_size: Images per process and batch.
-        seed: Seed of order and flips; the same on every rank.
-        num_workers: Processes that decode; 0 decodes in this one. Changes nothing, but the order
-            of a stream, where each of them reads its own share.
-        random_flip: Mirror half of the images left to right.
-        start_batch: Batches that this run has seen already.
-        num_processes: Ranks that share the data set.
-        process_index: Which of them this one is.
-        pin_memory: Put batches where a GPU can fetch them by itself.
+        seed: Seed of order and flips; the same in every process.
+        num_workers: Processes that decode; 0 decodes in this process. The number changes the order
+            of a stream, in which each worker reads its own share, and nothing else.
+        random_flip: Flip half of the images left to right.
+        start_batch: Batches to skip, which this run has used already.
+        num_processes: Processes that share the data set.
+        process_index: Index of this process.
+        pin_memory: Copy batches to page-locked memory, for faster transfer to a GPU.
+
+    Raises:
+        DataError: If the rows do not fill a batch, or flips are missing in a cache.
     """
-    # Without a generator of its own, every new iterator would draw from the global one, and a
-    # resumed run would continue with other noise than an uninterrupted one.
+    # Without its own generator, every new iterator would draw from the global one, and a resumed
+    # run would continue with other noise than an uninterrupted one.
     generator = torch.Generator().manual_seed(seed)
     share: dict[str, Any] = {
         "batch_size": batch_size,
@@ -229,19 +236,19 @@ def build_loader(
         "num_processes": num_processes,
         "process_index": process_index,
     }
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "num_workers": num_workers,
         "pin_memory": pin_memory,
         "generator": generator,
     }
     if isinstance(dataset, ImageStream):
         samples = StreamedSamples(dataset, num_workers=num_workers, **share)
-        return DataLoader(samples, batch_size=batch_size, **how)
+        return DataLoader(samples, batch_size=batch_size, **options)
     for cache in (dataset.latents, dataset.features):
         if random_flip and cache is not None and not cache.has_flip:
             raise DataError(
-                f"random_flip needs the {cache.HOLDS} of mirrored images, which the cache at "
+                f"random_flip needs the {cache.HOLDS} of flipped images, which the cache at "
                 f"{cache.path} does not hold"
             )
     batches = ResumableBatches(len(dataset), **share)
-    return DataLoader(dataset, batch_sampler=batches, **how)
+    return DataLoader(dataset, batch_sampler=batches, **options)

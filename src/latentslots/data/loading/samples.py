@@ -1,23 +1,23 @@
-"""From a row of a data set to the tensors of one training sample."""
+"""Conversion of a row of a data set to the tensors of a training sample."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from PIL.Image import Image as Picture
+from PIL.Image import Image
 from torch import Tensor
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import BROKEN_PICTURE, decode
+from latentslots.data.store.encoding import DECODING_ERRORS, decode
 from latentslots.data.transforms import ResizeCenterCrop, hflip, to_ids, to_pixel_values
 
 Sample = dict[str, Tensor]
-PICTURES = ("image", "segmentation", "ignore")
-"""Columns that a sample is made of."""
+IMAGE_COLUMNS = ("image", "segmentation", "ignore")
+"""Columns that a sample is made from."""
 
 
 def shared_flags(count: int) -> Tensor:
-    """Flags that a process shares with its workers: what one of them finds out, all know."""
+    """Create flags that a process shares with its workers: each sees what another one sets."""
     flags = torch.zeros(count, dtype=torch.bool)
     flags.share_memory_()  # type: ignore[no-untyped-call]  # torch gives it no type
     return flags
@@ -27,45 +27,43 @@ class SampleReader:
     """Makes `pixel_values` [3, R, R] in [-1, 1], `segmentation` [R, R], and `ignore` [R, R].
 
     Args:
-        columns: Columns of the data set; of its pictures those are read that it has.
-        resolution: Side R of the square that is resized and cropped out of every image.
+        columns: Columns of the data set; those of `IMAGE_COLUMNS` among them are read.
+        resolution: Side R of the square that every image is resized and cropped to.
     """
 
     def __init__(self, columns: Collection[str], resolution: int) -> None:
-        self.columns = [column for column in PICTURES if column in columns]
+        self.columns = [column for column in IMAGE_COLUMNS if column in columns]
         self.crop = ResizeCenterCrop(resolution)
 
     def __call__(self, row: Mapping[str, Any], flip: bool, *, where: str) -> Sample:
         """Decode and transform one row.
 
         Args:
-            row: Encoded pictures, as `{"bytes": ..., "path": ...}`, by column.
-            flip: Whether to mirror them left to right.
-            where: What the row is called in messages.
+            row: Encoded images by column, as `{"bytes": ..., "path": ...}`.
+            flip: Whether to flip them left to right.
+            where: Name of the row in error messages.
 
         Raises:
-            DataError: If a picture is missing or cannot be used.
+            DataError: If an image is missing or cannot be used.
         """
         for column in ("image", "segmentation"):
             if column in self.columns and row[column] is None:
                 raise DataError(f"{where} has no {column}")
         present = [column for column in self.columns if row[column] is not None]
-        pictures = {c: decode(row[c], where=f"{where}, {c}") for c in present}
+        decoded = {c: decode(row[c], where=f"{where}, {c}") for c in present}
         try:
-            image, ids = self._transform(pictures["image"], pictures.get("segmentation"), flip)
+            image, ids = self._transform(decoded["image"], decoded.get("segmentation"), flip)
             sample = {"pixel_values": to_pixel_values(image)}
             if ids is not None:
                 sample["segmentation"] = to_ids(ids)
             if "ignore" in self.columns:
-                _, ignore = self._transform(pictures["image"], pictures.get("ignore"), flip)
-                nothing = torch.zeros_like(sample["pixel_values"][0], dtype=torch.bool)
-                sample["ignore"] = nothing if ignore is None else to_ids(ignore) != 0
-        except BROKEN_PICTURE as error:
+                _, ignore = self._transform(decoded["image"], decoded.get("ignore"), flip)
+                all_scored = torch.zeros_like(sample["pixel_values"][0], dtype=torch.bool)
+                sample["ignore"] = all_scored if ignore is None else to_ids(ignore) != 0
+        except DECODING_ERRORS as error:
             raise DataError(f"{where} cannot be used: {error}") from error
         return sample
 
-    def _transform(
-        self, image: Picture, ids: Picture | None, flip: bool
-    ) -> tuple[Picture, Picture | None]:
+    def _transform(self, image: Image, ids: Image | None, flip: bool) -> tuple[Image, Image | None]:
         image, ids = self.crop(image, ids)
         return hflip(image, ids) if flip else (image, ids)

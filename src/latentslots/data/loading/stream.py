@@ -1,15 +1,16 @@
-"""Training from a store that is read shard after shard, wherever it lies.
+"""Training on a store that is read shard by shard, from this machine or over a network.
 
-A memory-mapped data set must lie on this machine. A stream needs no more room than a few row
-groups: it reads the shards in a random order, in each the row groups in a random order, and
-shuffles what it has read. The order is a function of the seed, the epoch and the lengths of the
-shards alone, so that every process and worker knows its own share, and a resumed run starts at the
-sample where it stopped, and reads again no more than what was shuffled together with it.
+A memory-mapped data set must be on this machine; a stream holds only a few row groups in memory. It
+reads the shards in random order, the row groups of each shard in random order, and shuffles the
+rows in a buffer. The order is a function of the seed, the epoch and the lengths of the shards.
+
+HF datasets can stream Parquet too, but it assigns whole shards to workers, so that their shares
+differ, and a resumed run refills its shuffle buffer with other rows. Here all workers of all
+processes have equal shares without overlap, whatever the number of shards, and a resumed run
+continues at the exact sample, reading again only the rows in the shuffle buffer.
 """
 
-import hashlib
 import logging
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
@@ -25,14 +26,15 @@ from torch.utils.data import IterableDataset, get_worker_info
 from latentslots.data.errors import DataError
 from latentslots.data.loading.samples import Sample, SampleReader, shared_flags
 from latentslots.data.store.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
-from latentslots.data.store.reader import dataset_path, find_shards
+from latentslots.data.store.reader import dataset_path, find_shards, shards_fingerprint
+from latentslots.files import retry
 
 logger = logging.getLogger(__name__)
 
 SHARDS, GROUPS, ROWS = 1, 2, 3
-"""What a random order is of, so that no two of them are drawn alike."""
+"""Parts of the seeds of the random orders, so that no two orders are drawn from the same seed."""
 Row = tuple[int, dict[str, Any]]
-"""A row's number in its split, and its columns."""
+"""Index of a row in its split, and its values by column."""
 
 NUM_RETRIES = 5
 FIRST_WAIT_SECONDS = 0.5
@@ -49,20 +51,20 @@ class Stretch(NamedTuple):
 
 
 class ShardOrder:
-    """Who reads what, in which epoch: equal shares of all rows, without overlap.
+    """Divides the rows of every epoch into equal shares without overlap, one per stream.
 
-    The shards of an epoch, in a random order, are one long row of rows, which begins anywhere and
-    goes on from its end to its start; stream s of S gets the s-th of S equal pieces, in full
-    batches. What is left over is other rows in every epoch.
+    The shards of an epoch, in random order, form a ring of rows with a random start. Stream s of S
+    gets the s-th of S consecutive shares, each of the same number of full batches. The few rows
+    that are left over differ from epoch to epoch.
 
     Args:
         shard_rows: Rows of each shard.
-        batch_size: Rows of a batch.
+        batch_size: Rows per batch.
         num_streams: Processes times workers.
-        seed: Another seed, another order.
+        seed: Another seed gives another order.
 
     Raises:
-        DataError: If there are not enough rows for one batch of each stream.
+        DataError: If the rows do not fill one batch of each stream.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class ShardOrder:
         self.rows_per_epoch = self.batches_per_epoch * batch_size
 
     def stretches(self, epoch: int, stream: int) -> Iterator[Stretch]:
-        """What a stream reads in an epoch, in order."""
+        """Yield the share of a stream in an epoch, in order."""
         draws = np.random.default_rng([self.seed, epoch, SHARDS])
         order = draws.permutation(len(self.shard_rows)).tolist()
         start = (int(draws.integers(self.num_rows)) + stream * self.rows_per_epoch) % self.num_rows
@@ -96,16 +98,15 @@ class ShardOrder:
 
 
 class ImageStream:
-    """A split of a store, to be read as a stream; its samples are those of `ImageDataset`.
+    """A split of a store, read as a stream; its samples are those of `ImageDataset`.
 
     Args:
         path: The store, on this machine or at an fsspec address.
-        split: Which split.
-        resolution: Side R of the square that is resized and cropped out of every image.
+        split: Name of the split.
+        resolution: Side R of the square that every image is resized and cropped to.
         shuffle_buffer: Rows that a worker shuffles together.
-        on_bad_sample: What to do with a row whose picture cannot be used: raise an `error` that
-            names it, or `skip` to the next good row, which is then seen twice, and log its name,
-            once.
+        on_bad_sample: What to do with a row that cannot be used: raise an `error` that names it, or
+            `skip` to the next good row, which is then used twice, and log the bad row once.
 
     Raises:
         DataError: If there is no such store, or it cannot be read.
@@ -125,12 +126,10 @@ class ImageStream:
         if on_bad_sample not in ("error", "skip"):
             raise DataError(f"on_bad_sample must be 'error' or 'skip', got {on_bad_sample!r}")
         self.path = dataset_path(path).rstrip("/")
-        manifest = _reach(self.path, lambda: _manifest(self.path))
+        manifest = _read_with_retries(self.path, lambda: _read_manifest(self.path))
         self.shards = find_shards(self.path, manifest, split)
         self.shuffle_buffer, self.on_bad_sample = shuffle_buffer, on_bad_sample
-        self.fingerprint = hashlib.sha256(
-            "\n".join(shard.sha256 for shard in self.shards).encode()
-        ).hexdigest()[:32]
+        self.fingerprint = shards_fingerprint(self.shards)
         with self._open(self.shards[0]) as file:
             columns = file.columns()
         if "image" not in columns:
@@ -145,7 +144,7 @@ class ImageStream:
         return sum(shard.num_rows for shard in self.shards)
 
     def spread(self, count: int) -> list[Sample]:
-        """The first good rows of some shards from all over the split, for what is measured once.
+        """Samples from shards at equal distances, for measuring the statistics of the split.
 
         Raises:
             DataError: If no row can be used.
@@ -156,14 +155,14 @@ class ImageStream:
             shard = i * len(self.shards) // chosen
             share = (i + 1) * count // chosen - i * count // chosen
             whole = Stretch(shard, 0, self.shards[shard].num_rows)
-            good = filter(None, map(self.good_sample, self.rows(whole, groups_seed=None)))
+            good = filter(None, map(self.read_sample, self.rows(whole, groups_seed=None)))
             samples += islice(good, share)
         if not samples:
             raise DataError(f"none of the first images of {self.path} can be used")
         return samples
 
-    def good_sample(self, row: Row, *, flip: bool = False) -> Sample | None:
-        """One row as tensors; `None` for one that cannot be used and is to be skipped."""
+    def read_sample(self, row: Row, *, flip: bool = False) -> Sample | None:
+        """Convert a row to tensors; `None` if it cannot be used and is to be skipped."""
         index, cells = row
         if self._is_bad[index]:
             return None
@@ -179,12 +178,12 @@ class ImageStream:
         return sample
 
     def rows(self, stretch: Stretch, *, groups_seed: Sequence[int] | None) -> Iterator[Row]:
-        """The rows of a stretch, its shard's row groups in the order that the seed gives."""
+        """Yield the rows of a stretch, with the row groups of its shard in the seed's order."""
         with self._open(self.shards[stretch.shard]) as file:
             sizes = file.row_groups()
             if sum(sizes) != self.shards[stretch.shard].num_rows:
                 raise DataError(
-                    f"{file.place} has {sum(sizes)} rows, where dataset_info.json says "
+                    f"{file.location} has {sum(sizes)} rows, but dataset_info.json lists "
                     f"{self.shards[stretch.shard].num_rows}"
                 )
             firsts = list(accumulate(sizes[:-1], initial=self._first_rows[stretch.shard]))
@@ -205,10 +204,10 @@ class ImageStream:
 
 
 class _ShardFile:
-    """A Parquet file that is opened when it is needed, and again where a connection broke."""
+    """A Parquet file that is opened when it is read first, and again after a broken connection."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self, location: str) -> None:
+        self.location = location
         self._file: pq.ParquetFile | None = None
 
     def __enter__(self) -> "_ShardFile":
@@ -218,28 +217,28 @@ class _ShardFile:
         self._close()
 
     def columns(self) -> list[str]:
-        return list(self._ask(lambda file: file.schema_arrow.names))
+        return list(self._read(lambda file: file.schema_arrow.names))
 
     def row_groups(self) -> list[int]:
-        """Rows in each."""
-        return self._ask(
+        """Number of rows of each row group."""
+        return self._read(
             lambda file: [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         )
 
     def read(self, group: int, columns: list[str]) -> pa.Table:
-        return self._ask(lambda file: file.read_row_group(group, columns=columns))
+        return self._read(lambda file: file.read_row_group(group, columns=columns))
 
-    def _ask(self, question: Callable[[pq.ParquetFile], T]) -> T:
-        def opened() -> T:
+    def _read(self, read: Callable[[pq.ParquetFile], T]) -> T:
+        def open_and_read() -> T:
             try:
                 if self._file is None:
-                    self._file = _open_parquet(self.place)
-                return question(self._file)
+                    self._file = _open_parquet(self.location)
+                return read(self._file)
             except BaseException:
                 self._close()
                 raise
 
-        return _reach(self.place, opened)
+        return _read_with_retries(self.location, open_and_read)
 
     def _close(self) -> None:
         if self._file is not None:
@@ -247,11 +246,11 @@ class _ShardFile:
             self._file = None
 
 
-def _open_parquet(place: str) -> pq.ParquetFile:
-    filesystem, path = fsspec.url_to_fs(place)
-    # Row groups come in any order: what fsspec would read ahead is thrown away.
-    how = {"cache_type": "none"} if is_address(place) else {}
-    file = filesystem.open(path, "rb", **how)
+def _open_parquet(location: str) -> pq.ParquetFile:
+    filesystem, path = fsspec.url_to_fs(location)
+    # Row groups are read in random order: bytes that fsspec reads ahead would be wasted.
+    options = {"cache_type": "none"} if is_address(location) else {}
+    file = filesystem.open(path, "rb", **options)
     try:
         return pq.ParquetFile(file, pre_buffer=True)
     except BaseException:
@@ -259,61 +258,58 @@ def _open_parquet(place: str) -> pq.ParquetFile:
         raise
 
 
-def _manifest(path: str) -> Manifest:
+def _read_manifest(path: str) -> Manifest:
     if not is_address(path) and not has_manifest(path):
         raise FileNotFoundError(path)
     return read_manifest(path)
 
 
-def _reach(place: str, ask: Callable[[], T]) -> T:
-    """An answer from a place; one on the web is asked again, a few times, where it fails.
+def _read_with_retries(location: str, read: Callable[[], T]) -> T:
+    """Read from a location; over a network, failed attempts are repeated a few times.
 
     Raises:
-        DataError: If there is no answer.
+        DataError: If nothing can be read.
     """
-    num_retries = NUM_RETRIES if is_address(place) else 0
-    for attempt in range(num_retries + 1):
-        try:
-            return ask()
-        except DataError:
-            raise
-        except (ImportError, ValueError) as error:  # asking again would not help
-            raise DataError(f"{place} cannot be read: {error}") from error
-        except Exception as error:  # every file system has errors of its own
-            if _is_missing(error):
-                raise DataError(_missing(place)) from None
-            if attempt == num_retries:
-                reason = error.__cause__ or error
-                raise DataError(f"{place} cannot be read: {reason}") from error
-        time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
-    raise AssertionError("unreachable")
+    try:
+        return retry(
+            read,
+            retries=NUM_RETRIES if is_address(location) else 0,
+            retriable=lambda error: (
+                not isinstance(error, ImportError | ValueError) and not _is_missing(error)
+            ),
+            first_wait=FIRST_WAIT_SECONDS,
+        )
+    except DataError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{location} cannot be read: {error}") from error
+    except Exception as error:  # each file system of fsspec raises its own
+        if _is_missing(error):
+            if location.endswith(".parquet"):
+                raise DataError(f"{location} is missing") from None
+            raise DataError(f"only a store can be streamed, and {location} holds none") from None
+        raise DataError(f"{location} cannot be read: {error.__cause__ or error}") from error
 
 
 def _is_missing(error: Exception) -> bool:
-    """Whether a file is not there; fsspec says the same of a web server that does not answer."""
+    """Whether a file does not exist; fsspec raises the same error if a server does not respond."""
     cause = error.__cause__
-    found = cause is not None and getattr(cause, "status", None) != 404
-    return isinstance(error, FileNotFoundError) and not found
-
-
-def _missing(place: str) -> str:
-    if place.endswith(".parquet"):
-        return f"{place} is missing"
-    return f"only a store can be streamed, and {place} holds none"
+    no_response = cause is not None and getattr(cause, "status", None) != 404
+    return isinstance(error, FileNotFoundError) and not no_response
 
 
 class StreamedSamples(IterableDataset[Sample]):
-    """Samples without end, of one process; every worker makes whole batches of its own stream.
+    """Endless samples of one process; every worker makes whole batches of its own stream.
 
     Args:
-        stream: What to read.
-        batch_size: Rows in a batch of this process.
-        seed: Another seed, another order.
-        random_flip: Mirror half of the rows.
-        start_batch: Batches that this process has seen already.
-        num_workers: Workers of the loader; another number is another order.
+        stream: The split to read.
+        batch_size: Rows per batch of this process.
+        seed: Another seed gives another order.
+        random_flip: Flip half of the rows.
+        start_batch: Batches to skip, which this process has used already.
+        num_workers: Workers of the loader; another number gives another order.
         num_processes: Processes that share the data set.
-        process_index: Which of them this one is.
+        process_index: Index of this process.
 
     Raises:
         DataError: If the rows do not fill one batch of every worker of every process.
@@ -346,38 +342,39 @@ class StreamedSamples(IterableDataset[Sample]):
         )
 
     def __iter__(self) -> Iterator[Sample]:
-        """Go on from `start_batch`, for ever."""
+        """Yield samples from `start_batch` on, endlessly."""
         info = get_worker_info()
-        # Batch n is made by worker n mod W. The loader asks its first worker first, whatever the
-        # batch, so that workers take the streams in turn.
+        # Stream n mod W makes batch n. The loader takes its first batch from worker 0, whatever its
+        # number, so the streams are assigned to the workers in rotation.
         number = (self.start_batch + (0 if info is None else info.id)) % self.num_workers
         done = len(range(number, self.start_batch, self.num_workers))
-        own = self.process_index * self.num_workers + number
+        stream_index = self.process_index * self.num_workers + number
         epoch, batch = divmod(done, self.order.batches_per_epoch)
         while True:
-            yield from self._epoch(epoch, own, batch * self.batch_size)
+            yield from self._epoch(epoch, stream_index, batch * self.batch_size)
             epoch, batch = epoch + 1, 0
 
-    def _epoch(self, epoch: int, own: int, start: int) -> Iterator[Sample]:
-        """The samples of an epoch from row `start` of the stream on."""
+    def _epoch(self, epoch: int, stream_index: int, start: int) -> Iterator[Sample]:
+        """Yield the samples of an epoch from row `start` of the stream's share on."""
         rows_per_epoch, seed = self.order.rows_per_epoch, self.order.seed
         count = -(-rows_per_epoch // self.stream.shuffle_buffer)
         ends = [(i + 1) * rows_per_epoch // count for i in range(count)]
         first = bisect_right(ends, start)
         begin = ends[first - 1] if first else 0
-        rows = self._rows(epoch, own, begin)
+        rows = self._rows(epoch, stream_index, begin)
         for buffer in range(first, count):
-            together = list(islice(rows, ends[buffer] - begin))
-            draws = np.random.default_rng([seed, epoch, ROWS, own, buffer])
-            order, flips = draws.permutation(len(together)), draws.random(len(together)) < 0.5
-            for place in range(max(start - begin, 0), len(together)):
-                flip = bool(self.random_flip and flips[place])
-                yield self._good(together, order, place, flip)
+            buffered = list(islice(rows, ends[buffer] - begin))
+            draws = np.random.default_rng([seed, epoch, ROWS, stream_index, buffer])
+            order, flips = draws.permutation(len(buffered)), draws.random(len(buffered)) < 0.5
+            for position in range(max(start - begin, 0), len(buffered)):
+                flip = bool(self.random_flip and flips[position])
+                yield self._good_sample(buffered, order, position, flip)
             begin = ends[buffer]
-            del together  # before the next ones are read
+            del buffered  # frees its memory before the next rows are read
 
-    def _rows(self, epoch: int, own: int, skip: int) -> Iterator[Row]:
-        for shard, start, stop in self.order.stretches(epoch, own):
+    def _rows(self, epoch: int, stream_index: int, skip: int) -> Iterator[Row]:
+        """Yield the rows of the share of a stream, without the first `skip`."""
+        for shard, start, stop in self.order.stretches(epoch, stream_index):
             passed = min(skip, stop - start)
             skip -= passed
             if start + passed < stop:
@@ -385,16 +382,16 @@ class StreamedSamples(IterableDataset[Sample]):
                 seed = [self.order.seed, epoch, GROUPS, shard]
                 yield from self.stream.rows(stretch, groups_seed=seed)
 
-    def _good(self, rows: list[Row], order: np.ndarray, place: int, flip: bool) -> Sample:
-        """The row at a place of the buffer, or the next good one where bad ones are skipped."""
+    def _good_sample(self, rows: list[Row], order: np.ndarray, position: int, flip: bool) -> Sample:
+        """The sample at a position in the buffer, or the next one that can be used."""
         for num_skipped in range(len(rows)):
-            row = rows[order[(place + num_skipped) % len(rows)]]
-            sample = self.stream.good_sample(row, flip=flip)
+            row = rows[order[(position + num_skipped) % len(rows)]]
+            sample = self.stream.read_sample(row, flip=flip)
             if sample is not None:
                 if self.stream.on_bad_sample == "skip":
                     sample["num_skipped"] = torch.tensor(num_skipped)
                 return sample
         raise DataError(
-            f"none of {len(rows)} images that were read together can be used: a larger "
-            "shuffle_buffer may hold a good one"
+            f"none of the {len(rows)} images in the shuffle buffer can be used: check the data, or "
+            "use a larger shuffle_buffer"
         )

@@ -1,1 +1,1 @@
-"""Scenes made by MuJoCo: like CLEVR, CLEVRTex and MOVi, on any machine, without a download."""
+"""Scenes rendered by MuJoCo, similar to CLEVR, CLEVRTex and MOVi, without a download."""

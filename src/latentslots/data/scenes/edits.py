@@ -1,4 +1,4 @@
-"""Pairs of scenes that differ in one thing, so that an edit can be held against the truth."""
+"""Pairs of scenes before and after one change, as ground truth for edits."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import numpy as np
 from latentslots.data.scenes.layout import (
     Scene,
     SceneObject,
-    is_seen,
+    are_visible,
     sample_ground,
     sample_look,
     sample_object,
@@ -20,12 +20,12 @@ _OFFSET = 50_000_000
 
 
 def edit_scene(scene: Scene) -> tuple[Scene, str, int]:
-    """Change one thing; which one, and how, follows from the scene's seed.
+    """Change one object or the ground; the scene's seed determines which, and how.
 
     Returns:
-        The scene after the edit, its name (one of `EDITS`), and the number of the object that was
-        edited, counted from 1 in the scene before; 0 for the ground. Where one is removed, those
-        behind it move up.
+        The scene after the edit, the name of the edit (one of `EDITS`), and the id of the edited
+        object in the scene before; 0 for the ground. After a removal, the ids of the following
+        objects are lower by 1.
     """
     random = np.random.default_rng(_OFFSET + scene.seed)
     while True:
@@ -44,7 +44,7 @@ def edit_scene(scene: Scene) -> tuple[Scene, str, int]:
 
 
 def _edit_object(scene: Scene, edit: str, index: int, random: np.random.Generator) -> Scene | None:
-    """Move, replace or recolor an object; `None` where no place was found for it."""
+    """Move, replace or recolor an object; `None` if no free position was found for it."""
     before = scene.objects[index]
     others = [*scene.objects[:index], *scene.objects[index + 1 :]]
     for _ in range(_MAX_TRIES):
@@ -52,7 +52,7 @@ def _edit_object(scene: Scene, edit: str, index: int, random: np.random.Generato
         if after is None or any(touch(after, other) for other in others):
             continue
         objects = (*scene.objects[:index], after, *scene.objects[index + 1 :])
-        if is_seen(scene.camera, objects):
+        if are_visible(scene.camera, objects):
             return replace(scene, objects=objects)
     return None
 

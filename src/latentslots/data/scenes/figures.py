@@ -1,9 +1,9 @@
-"""Figures of exchangeable parts: pictures of one thing, in which the parts are to be found.
+"""Figures of exchangeable parts: images of a single object, to be segmented into its parts.
 
-A figure stands on the ground and has a hat, a head, a body, arms and legs. Each part has a shape, a
-size, a look and a pose of its own, and where it is follows from the parts that it hangs on: so any
+A figure stands on the ground and has a hat, a head, a body, arms and legs. Each part has its own
+shape, size, appearance and pose. Its position follows from the part that it is attached to, so any
 part of one figure fits any other. Lengths are in meters, angles in radians, z points up, and the
-figure looks along -y.
+figure faces -y.
 """
 
 import math
@@ -35,9 +35,9 @@ POSES = {
     "arms": (0.25, 2.4),
     "legs": (0.05, 0.4),
 }
-"""Least and greatest angle: to the side for hat and head, away from hanging down for limbs."""
+"""Range of the angle: to the side for hat and head, away from the vertical for limbs."""
 _NEIGHBORS = {"body": "", "head": "body", "hat": "head", "arms": "body", "legs": "body"}
-"""What a part hangs on, whose plain color it does not share: else no eye could tell them apart."""
+"""The part that each is attached to; their plain colors differ, so that the border is visible."""
 _TEXTURED = ("hat", "body", "legs")
 _TEXTURE_SHARE = 0.4
 _PART_EDITS = ("removed", "replaced", "recolored", "ground")
@@ -46,19 +46,23 @@ _OFFSET = 70_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What a part is, wherever it is."""
+    """Shape, size, pose and appearance of a part, without its position.
+
+    Attributes:
+        shape: One of `PART_SHAPES`.
+        size: In [0, 1], from the smallest to the largest.
+        pose: Angle within `POSES`.
+        color: Factor of the texture: white if there is a texture.
+        color_label: Name of the color; empty if there is a texture.
+        texture: Number of the texture; -1 for none.
+    """
 
     shape: str
     size: float
-    """In [0, 1], from its smallest to its largest."""
     pose: float
-    """See `POSES`."""
     color: tuple[float, float, float]
-    """What the texture is multiplied with: white where there is one."""
     color_label: str
-    """Empty where there is a texture."""
     texture: int
-    """Number of its texture; -1 where it is plain."""
 
     def geom(
         self,
@@ -66,7 +70,7 @@ class Part:
         position: tuple[float, float, float],
         angle: float,
     ) -> SceneObject:
-        """A piece of it, turned toward +x by an angle about the line of sight."""
+        """Create an object of this part, rotated toward +x about the y axis."""
         x, y, z, w = Rotation.from_euler("y", angle).as_quat().tolist()
         return SceneObject(
             shape=self.shape,
@@ -82,12 +86,12 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One figure, and from where it is seen.
+    """One figure and its scene.
 
     Attributes:
-        parts: In the order of `PARTS`.
-        missing: Name of the part that was taken away; empty for none. The others stay in place.
-        scene: Camera, light and ground; without objects.
+        parts: The parts in the order of `PARTS`.
+        scene: Camera, light and ground, without objects.
+        missing: Name of the part that was removed; empty for none. The others keep their positions.
     """
 
     parts: tuple[Part, ...]
@@ -95,7 +99,7 @@ class Figure:
     missing: str = ""
 
     def build(self) -> tuple[Scene, list[int]]:
-        """The scene to draw, and for each of its objects the id of its part, from 1."""
+        """Create the scene to render, and for each of its objects the id of its part, from 1 on."""
         hat, head, body, arms, legs = self.parts
         leg = _stretch(legs, (0.10, 0.14), (0.32, 0.42))
         hip = 2 * leg[2] * math.cos(legs.pose)
@@ -125,7 +129,7 @@ class Figure:
 
 
 def sample_figure(seed: int) -> Figure:
-    """Draw a figure; the same seed gives the same one everywhere."""
+    """Sample a figure; the same seed gives the same figure on every machine."""
     random = np.random.default_rng(seed)
     parts: dict[str, Part] = {}
     for name, neighbor in _NEIGHBORS.items():
@@ -152,14 +156,14 @@ def sample_figure(seed: int) -> Figure:
 
 
 def edit_figure(figure: Figure) -> tuple[Figure, str, int]:
-    """Change one thing; which one, and how, follows from the figure's seed.
+    """Change one part or the ground; the figure's seed determines which, and how.
 
-    A part that is replaced is replaced by that of the next figure (whose seed is greater by one),
-    so that a model can be asked to do the same.
+    A replaced part comes from the figure with the next seed, so that a model can make the same edit
+    from an image of that figure.
 
     Returns:
-        The figure after the edit, its name (one of `edits.EDITS`), and the id of the part that was
-        edited; 0 for the ground.
+        The figure after the edit, the name of the edit (one of `edits.EDITS`), and the id of the
+        edited part; 0 for the ground.
     """
     random = np.random.default_rng(_OFFSET + figure.scene.seed)
     edit = _PART_EDITS[random.integers(len(_PART_EDITS))]
@@ -209,13 +213,13 @@ def _between(part: Part, least: float, most: float) -> float:
 def _stretch(
     part: Part, thickness: tuple[float, float], length: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """Half extents of a limb; small ones are thin and long."""
+    """Half extents of a limb; small limbs are thin and long."""
     half = thickness[0] + part.size * (thickness[1] - thickness[0])
     return (half, half, length[1] - part.size * (length[1] - length[0]))
 
 
 def _shaped(part: Part, half_size: tuple[float, ...]) -> tuple[float, float, float]:
-    """Half extents that the shape can have: cylinders are round, and a head may be long."""
+    """Adapt half extents to the shape: cylinders are round, and ellipsoid heads are long."""
     x, y, z = half_size
     if part.shape == "cylinder":
         return (x, x, z)
@@ -225,14 +229,14 @@ def _shaped(part: Part, half_size: tuple[float, ...]) -> tuple[float, float, flo
 
 
 def _up(base: float, height: float, angle: float) -> tuple[float, float, float]:
-    """A place above the neck, along the head."""
+    """Position at a height above the neck, along the inclined head."""
     return (height * math.sin(angle), 0.0, base + height * math.cos(angle))
 
 
 def _limb(
     part: Part, half_size: tuple[float, float, float], side: int, apart: float, joint: float
 ) -> SceneObject:
-    """One of two limbs, which hangs from its joint and is lifted to its side by the pose."""
+    """Create one of two limbs, which hangs from its joint and is raised sideways by its pose."""
     length = half_size[2]
     position = (
         side * (apart + length * math.sin(part.pose)),

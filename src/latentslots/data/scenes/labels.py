@@ -1,10 +1,10 @@
-"""What is known of every object in a frame, under the names that MOVi gives it.
+"""Attributes of the objects in a frame, with MOVi's names.
 
-`occlusion` and `truncation` are ours: the share of an object's picture that others hide, and the
-share that lies outside the image; so is `apparent_width`, the width of its whole picture as a
-share of the image's. `image_positions` and `bboxes` are shares of the image's sides, a box being
-(y_min, x_min, y_max, x_max) of the pixels in sight, and 0 where there are none. `visibility`
-counts pixels.
+Three are not MOVi's: `occlusion`, the fraction of an object's projection that others hide;
+`truncation`, the fraction that is outside the image; and `apparent_width`, the width of the whole
+projection as a fraction of the image's width. `image_positions` and `bboxes` are fractions of the
+image's sides. A box is (y_min, x_min, y_max, x_max) of the visible pixels, 0 if there are none.
+`visibility` is the number of visible pixels.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ CAMERA_COLUMNS = {
 
 
 def attribute_features(kind: Kind) -> dict[str, Any]:
-    """The HF feature behind every attribute of an object."""
+    """HF feature of every attribute of an object."""
     number, point = Value("float32"), List(Value("float32"), length=3)
     if kind == "parts":
         return {
@@ -77,13 +77,18 @@ def attribute_features(kind: Kind) -> dict[str, Any]:
 
 
 def attributes(scene: Scene, ids: Int[np.ndarray, "H W"]) -> dict[str, list[Any]]:
-    """Describe the objects of a scene, item i the one with id i + 1, given who is seen where."""
+    """Compute the attributes of the objects in a scene; item i belongs to the object with id i + 1.
+
+    Args:
+        scene: The scene.
+        ids: Its rendered segmentation.
+    """
     masks, areas = silhouettes(scene.camera, scene.objects, len(ids))
     rows = []
     for index, thing in enumerate(scene.objects):
-        mine = ids == index + 1
-        hidden = masks[index] & (ids != index + 1) & (ids != 0)
-        alone = max(1, masks[index].sum())
+        visible = ids == index + 1
+        hidden = masks[index] & ~visible & (ids != 0)
+        projected = max(1, masks[index].sum())
         family = TEXTURES[thing.texture // NUM_VARIANTS]
         plain = thing.texture < 0
         center = scene.camera.project(np.array([thing.position]))[0]
@@ -100,9 +105,9 @@ def attributes(scene: Scene, ids: Int[np.ndarray, "H W"]) -> dict[str, list[Any]
                 "quaternions": list(thing.quaternion),
                 "bboxes_3d": thing.corners().tolist(),
                 "image_positions": center.tolist(),
-                "bboxes": bounding_box(mine),
-                "visibility": int(mine.sum()),
-                "occlusion": float(hidden.sum() / alone),
+                "bboxes": bounding_box(visible),
+                "visibility": int(visible.sum()),
+                "occlusion": float(hidden.sum() / projected),
                 "truncation": float(max(0, 1 - masks[index].mean() / areas[index])),
                 "apparent_width": apparent_width(scene.camera, thing),
             }
@@ -111,16 +116,21 @@ def attributes(scene: Scene, ids: Int[np.ndarray, "H W"]) -> dict[str, list[Any]
 
 
 def part_attributes(figure: Figure, ids: Int[np.ndarray, "H W"]) -> dict[str, list[Any]]:
-    """Describe the parts of a figure, also one that is missing, given who is seen where.
+    """Compute the attributes of the parts of a figure, a missing one among them.
 
-    `scale` goes from 0, the smallest of its kind, to 1; `color_label` is the nearest of a texture.
+    `scale` is from 0, the smallest of its kind, to 1; for a texture, `color_label` is the nearest
+    color.
+
+    Args:
+        figure: The figure.
+        ids: Its rendered segmentation.
     """
     rows = []
     for number, (name, part) in enumerate(zip(PARTS, figure.parts, strict=True), start=1):
         color = _mean_color(part)
         apart = {label: np.abs(np.subtract(color, named)).sum() for label, named in COLORS.items()}
         textured = part.texture >= 0
-        mine = ids == number
+        visible = ids == number
         rows.append(
             {
                 "category": name,
@@ -130,8 +140,8 @@ def part_attributes(figure: Figure, ids: Int[np.ndarray, "H W"]) -> dict[str, li
                 "color": list(color),
                 "scale": part.size,
                 "pose": part.pose,
-                "bboxes": bounding_box(mine),
-                "visibility": int(mine.sum()),
+                "bboxes": bounding_box(visible),
+                "visibility": int(visible.sum()),
             }
         )
     return {name: [row[name] for row in rows] for name in rows[0]}
@@ -142,7 +152,7 @@ def _mean_color(part: Part) -> tuple[float, float, float]:
 
 
 def camera_columns(scene: Scene) -> dict[str, Any]:
-    """Where a frame was seen from; the camera looks along its own negative z, as in MOVi."""
+    """Pose and field of view of the camera, which looks along its own negative z, as in MOVi."""
     camera = scene.camera
     return {
         "camera_position": camera.position.tolist(),

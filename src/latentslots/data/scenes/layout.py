@@ -1,6 +1,6 @@
-"""What is in a scene, and from where it is seen: drawn from one seed, without rendering anything.
+"""Sampling of scenes, their objects, camera and lights, from one seed, without rendering.
 
-Lengths are in meters, angles in radians, the ground is z = 0. Image coordinates run from 0 to 1,
+Lengths are in meters, angles in radians, and the ground is z = 0. Image coordinates are in [0, 1],
 x to the right and y down.
 """
 
@@ -38,23 +38,29 @@ NUM_VARIANTS = 8
 APPARENT_WIDTH = (0.10, 0.35)
 _RADIUS = (0.22, 0.52)
 _MAX_TRIES = 60
-# An object counts as seen when this share of it is, and at least so much of the image.
-_MIN_SEEN, _MIN_AREA = 0.35, 0.005
+# An object counts as visible if this fraction of its projection, and of the image, is visible.
+_MIN_VISIBLE, _MIN_AREA = 0.35, 0.005
 _GRID = 96
 _CIRCLE = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """Where the scene is seen from."""
+    """The camera, which looks at a point from a distance; images are square.
+
+    Attributes:
+        look_at: The point at the image's center.
+        distance: Distance from that point.
+        azimuth: Angle around the vertical.
+        elevation: Angle above the ground.
+        field_of_view: Vertical angle of view.
+    """
 
     look_at: tuple[float, float, float]
     distance: float
     azimuth: float
     elevation: float
-    """Angle above the ground."""
     field_of_view: float
-    """Vertical angle; images are square."""
 
     @property
     def axes(self) -> Float[np.ndarray, "3 3"]:
@@ -71,7 +77,7 @@ class Camera:
 
     @property
     def position(self) -> Float[np.ndarray, " 3"]:
-        """Where the camera stands."""
+        """Position in the world."""
         return np.asarray(self.look_at) + self.distance * self.axes[2]
 
     @property
@@ -81,7 +87,7 @@ class Camera:
         return np.array([w, x, y, z])
 
     def project(self, points: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "P 2"]:
-        """Image coordinates (x, y) of points in front of the camera."""
+        """Compute image coordinates (x, y) of points in front of the camera."""
         local = (points - self.position) @ self.axes.T
         scale = 0.5 / math.tan(self.field_of_view / 2) / -local[:, 2]
         return np.stack([0.5 + local[:, 0] * scale, 0.5 - local[:, 1] * scale], axis=1)
@@ -89,36 +95,42 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneObject:
-    """One thing on the ground."""
+    """One object on the ground.
+
+    Attributes:
+        shape: One of `SHAPES`.
+        half_size: Half extents along its own axes; z is the axis of a cylinder or capsule.
+        position: Center in the world.
+        quaternion: Rotation, real part first.
+        material: One of `MATERIALS`.
+        color: Factor of the texture: white if there is a texture.
+        color_label: Name of the color; empty if there is a texture.
+        texture: Number of the texture, with the variants of a family in a row; -1 for none.
+    """
 
     shape: str
     half_size: tuple[float, float, float]
-    """Half of the extent along the object's own axes; z is the axis of a cylinder or capsule."""
     position: tuple[float, float, float]
     quaternion: tuple[float, float, float, float]
-    """Rotation, real part first."""
     material: str
     color: tuple[float, float, float]
-    """What the texture is multiplied with: white where there is one."""
     color_label: str
-    """Empty where there is a texture."""
     texture: int
-    """Number of its texture, variants of one family after each other; -1 where it is plain."""
 
     @property
     def size_label(self) -> str:
-        """By the mean half extent."""
+        """Name of the size, by the mean half extent."""
         third = (_RADIUS[1] - _RADIUS[0]) / 3
         mean = sum(self.half_size) / 3
         return SIZES[min(2, max(0, int((mean - _RADIUS[0]) / third)))]
 
     def corners(self) -> Float[np.ndarray, "8 3"]:
-        """Corners of its bounding box, in the world."""
+        """Corners of its bounding box in the world."""
         signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
         return self._to_world(signs * self.half_size)
 
     def surface(self) -> Float[np.ndarray, "P 3"]:
-        """Points whose convex hull is the object, or very nearly so, in the world."""
+        """Points in the world whose convex hull approximates the object."""
         if self.shape == "box":
             return self.corners()
         circle = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1)
@@ -142,39 +154,47 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All that a picture shows."""
+    """Everything that an image shows.
+
+    Attributes:
+        seed: Seed that the scene was sampled from.
+        kind: Kind of its appearance.
+        objects: The objects; object i has the id i + 1.
+        camera: The camera.
+        light_direction: Direction in which the directional light shines.
+        light: Strength of the directional light, in [0, 1].
+        ambient: Strength of the ambient light, in [0, 1].
+        ground_color: Color of the ground.
+        ground_texture: Number of the ground's texture; -1 for none.
+    """
 
     seed: int
     kind: Kind
     objects: tuple[SceneObject, ...]
     camera: Camera
     light_direction: tuple[float, float, float]
-    """Where the light goes."""
     light: float
-    """Strength of the directed light, in [0, 1]."""
     ambient: float
-    """Strength of the light from everywhere, in [0, 1]."""
     ground_color: tuple[float, float, float]
     ground_texture: int
-    """Number of the ground's texture; -1 where it is plain."""
 
 
 def sample_scene(seed: int, kind: Kind, *, num_objects: tuple[int, int] = (3, 6)) -> Scene:
-    """Draw a scene; the same seed gives the same scene everywhere.
+    """Sample a scene; the same seed gives the same scene on every machine.
 
-    Objects stand on the ground without touching each other; each looks between 10 and 35 % of the
-    image wide, and at least 35 % of it is in sight.
+    Objects stand on the ground without touching each other. Each is between 10 and 35 % of the
+    image wide, and at least 35 % of its projection is visible.
 
     Args:
-        seed: 0 or more.
+        seed: A number from 0 on.
         kind: `scenes` (plain colors) or `scenes-textured`.
-        num_objects: Fewest and most objects.
+        num_objects: Least and greatest number of objects.
     """
     if kind not in SCENE_KINDS:
-        raise DataError(f"there are no scenes of kind {kind!r}, only {' and '.join(SCENE_KINDS)}")
+        raise DataError(f"kind must be {' or '.join(SCENE_KINDS)}, got {kind!r}")
     fewest, most = num_objects
     if not 1 <= fewest <= most <= 10:
-        raise DataError(f"a scene has 1 to 10 objects, got {fewest} to {most}")
+        raise DataError(f"a scene must have 1 to 10 objects, got {fewest} to {most}")
     random = np.random.default_rng(seed)
     count = int(random.integers(fewest, most + 1))
     while True:
@@ -196,7 +216,7 @@ def sample_scene(seed: int, kind: Kind, *, num_objects: tuple[int, int] = (3, 6)
 
 
 def sample_lights(random: np.random.Generator) -> dict[str, Any]:
-    """Direction and strength of the lights of a `Scene`, by name."""
+    """Sample direction and strength of the lights, as arguments of `Scene`."""
     angle, slope = random.uniform(0, 2 * np.pi), random.uniform(0.25, 0.75)
     light, ambient = float(random.uniform(0.45, 0.65)), float(random.uniform(0.35, 0.5))
     direction = (slope * math.cos(angle), slope * math.sin(angle), -1.0)
@@ -206,7 +226,7 @@ def sample_lights(random: np.random.Generator) -> dict[str, Any]:
 def sample_ground(
     random: np.random.Generator, kind: Kind
 ) -> tuple[tuple[float, float, float], int]:
-    """Color and texture of a ground."""
+    """Sample color and texture of the ground."""
     if kind == "scenes":
         return _shade((1.0, 1.0, 1.0), random.uniform(0.45, 0.75)), -1
     return (1.0, 1.0, 1.0), _sample_texture(random)
@@ -215,20 +235,21 @@ def sample_ground(
 def silhouettes(
     camera: Camera, objects: Sequence[SceneObject], size: int
 ) -> tuple[Bool[np.ndarray, "n H W"], Float[np.ndarray, " n"]]:
-    """What each object would cover of the image if it were alone, and its whole area.
+    """Project each object as if it were alone.
 
     Returns:
-        Masks, and areas as a share of the image, with what lies outside of it.
+        Masks of the projections, and their areas as fractions of the image, including the parts
+        outside of it.
     """
     centers = (np.arange(size) + 0.5) / size
     masks = np.zeros((len(objects), size, size), bool)
     areas = np.zeros(len(objects))
     for index, thing in enumerate(objects):
         hull = ConvexHull(camera.project(thing.surface()))
-        areas[index] = hull.volume  # of a plane figure, this is its area
+        areas[index] = hull.volume  # the area, in two dimensions
         (left, top), (right, bottom) = np.searchsorted(centers, [hull.min_bound, hull.max_bound])
         x, y = centers[left:right], centers[top:bottom]
-        # Inside of every edge: normal . point + offset <= 0.
+        # Points are inside of an edge if normal . point + offset <= 0.
         normal_x, normal_y, offset = hull.equations.T[:, :, None, None]
         inside = (normal_x * x + normal_y * y[:, None] + offset <= 0).all(axis=0)
         masks[index, top:bottom, left:right] = inside
@@ -236,7 +257,7 @@ def silhouettes(
 
 
 def apparent_width(camera: Camera, thing: SceneObject) -> float:
-    """Width of the object's picture as a share of the image, with what lies outside of it."""
+    """Width of an object's projection as a fraction of the image's, including parts outside."""
     return float(np.ptp(camera.project(thing.surface())[:, 0]))
 
 
@@ -253,7 +274,7 @@ def _sample_camera(random: np.random.Generator) -> Camera:
 def _sample_objects(
     random: np.random.Generator, kind: Kind, camera: Camera, count: int
 ) -> tuple[SceneObject, ...] | None:
-    """Draw objects; None where they do not fit, or one of them is hardly seen."""
+    """Sample objects; `None` if they do not fit, or one of them is hardly visible."""
     objects: list[SceneObject] = []
     for _ in range(_MAX_TRIES):
         candidate = sample_object(random, kind, camera)
@@ -263,15 +284,15 @@ def _sample_objects(
             break
     else:
         return None
-    return tuple(objects) if is_seen(camera, objects) else None
+    return tuple(objects) if are_visible(camera, objects) else None
 
 
-def is_seen(camera: Camera, objects: Sequence[SceneObject]) -> bool:
-    """Whether enough of every object is in sight."""
+def are_visible(camera: Camera, objects: Sequence[SceneObject]) -> bool:
+    """Whether enough of every object is visible."""
     masks, areas = silhouettes(camera, objects, _GRID)
-    seen = visible_ids(camera, objects, masks)
+    ids = visible_ids(camera, objects, masks)
     return all(
-        np.mean(seen == index + 1) >= max(_MIN_AREA, _MIN_SEEN * areas[index])
+        np.mean(ids == index + 1) >= max(_MIN_AREA, _MIN_VISIBLE * areas[index])
         for index in range(len(objects))
     )
 
@@ -279,7 +300,7 @@ def is_seen(camera: Camera, objects: Sequence[SceneObject]) -> bool:
 def visible_ids(
     camera: Camera, objects: Sequence[SceneObject], masks: Bool[np.ndarray, "n H W"]
 ) -> Int[np.ndarray, "H W"]:
-    """Which object is in front at each pixel, near ones over far ones; 0 is the background."""
+    """Id of the nearest object at each pixel; 0 is the background."""
     distances = [np.linalg.norm(camera.position - thing.position) for thing in objects]
     ids = np.zeros(masks.shape[1:], np.int64)
     for index in np.argsort(distances)[::-1]:
@@ -288,7 +309,7 @@ def visible_ids(
 
 
 def sample_object(random: np.random.Generator, kind: Kind, camera: Camera) -> SceneObject | None:
-    """One object somewhere in the picture; None if it would look too small or too large."""
+    """Sample an object within the image; `None` if it would look too small or too large."""
     shape = SHAPES[random.integers(len(SHAPES))]
     radius = random.uniform(*_RADIUS)
     half_size, lies = _sample_size(random, shape, radius)
@@ -317,7 +338,7 @@ def sample_object(random: np.random.Generator, kind: Kind, camera: Camera) -> Sc
 def sample_look(
     random: np.random.Generator, kind: Kind
 ) -> tuple[tuple[float, float, float], str, int]:
-    """Color, its label, and texture of an object."""
+    """Sample color, color label and texture of an object."""
     if kind == "scenes":
         color_label = list(COLORS)[random.integers(len(COLORS))]
         return _shade(COLORS[color_label], random.uniform(0.85, 1.15)), color_label, -1
@@ -327,7 +348,7 @@ def sample_look(
 def _sample_size(
     random: np.random.Generator, shape: str, radius: float
 ) -> tuple[tuple[float, float, float], bool]:
-    """Half extents, and whether the object lies on its side."""
+    """Sample the half extents, and whether the object lies on its side."""
     if shape == "sphere":
         return (radius, radius, radius), False
     if shape == "box":
@@ -344,7 +365,7 @@ def _sample_size(
 def _sample_rotation(
     random: np.random.Generator, *, lies: bool
 ) -> tuple[float, float, float, float]:
-    """A turn about the vertical, after a tilt to the side where the object lies."""
+    """Sample a rotation about the vertical, after a tilt if the object lies on its side."""
     half = random.uniform(0, np.pi)
     w, z = math.cos(half), math.sin(half)
     if not lies:
@@ -354,12 +375,12 @@ def _sample_rotation(
 
 
 def touch(one: SceneObject, other: SceneObject) -> bool:
-    """Whether circles around the two overlap on the ground."""
-    apart = math.dist(one.position[:2], other.position[:2])
-    return apart < _reach(one) + _reach(other) + 0.03
+    """Whether the bounding circles of two objects overlap on the ground."""
+    distance = math.dist(one.position[:2], other.position[:2])
+    return distance < _ground_radius(one) + _ground_radius(other) + 0.03
 
 
-def _reach(thing: SceneObject) -> float:
+def _ground_radius(thing: SceneObject) -> float:
     x, y, z = thing.half_size
     if thing.quaternion[1] != 0:
         return math.hypot(x, z) if thing.shape == "cylinder" else z

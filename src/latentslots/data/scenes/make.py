@@ -1,4 +1,4 @@
-"""Making a data set of scenes, on as many processes as there are cores."""
+"""Making a data set of rendered scenes or figures, with several processes."""
 
 import json
 import os
@@ -29,18 +29,26 @@ from latentslots.data.store.resumable import Workers, write_blocks
 from latentslots.data.store.writer import StoreWriter
 
 FIRST_SEEDS = {"train": 0, "validation": 8_000_000, "test": 9_000_000}
-"""Scenes of a split have the seeds from here on, so that splits never share one."""
+"""First seed of each split, so that splits never share a scene."""
 EDIT_COLUMNS = {"edit": ClassLabel(names=list(EDITS)), "edited_object": Value("int32")}
-"""Of pairs: what was done, and to which object of the first image (0: the ground)."""
-_MOST = 1_000_000
+"""Columns of pairs: the edit, and the edited object's id in the first image (0: the ground)."""
+_MAX_SCENES = 1_000_000
 _BLOCK = 240
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOptions:
-    """What decides how scenes look; a data set holds scenes of one kind.
+    """Kind and appearance of the scenes in a data set.
 
-    Figures (`parts`) have five parts each: numbers of objects, and videos, are of scenes.
+    Attributes:
+        kind: `scenes`, `scenes-textured`, or `parts` for figures of five parts, to which numbers of
+            objects and videos do not apply.
+        size: Side of the images in pixels.
+        min_objects: Least number of objects in a scene.
+        max_objects: Greatest number of objects in a scene.
+        seed: Offset of the scenes' seeds.
+        video: Make videos of 24 frames, of objects thrown together.
+        edit_pairs: Make pairs of images, before and after an edit.
     """
 
     kind: Kind
@@ -53,7 +61,7 @@ class SceneOptions:
 
     @property
     def num_frames(self) -> int:
-        """Images of one scene."""
+        """Images per scene."""
         return NUM_FRAMES if self.video else 2 if self.edit_pairs else 1
 
 
@@ -67,19 +75,26 @@ def make_scenes(
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Make a data set of scenes; a half-made one is continued.
+    """Make a data set of scenes, or resume making an interrupted one.
 
-    The same options give the same scenes everywhere, and the same bytes on one machine, whatever
-    the number of workers.
+    The same options give the same scenes on every machine, and the same bytes on one machine,
+    whatever the number of workers.
 
     Args:
-        out: Folder of the data set, new or half-made.
-        options: What scenes look like.
-        num_train: Images (or videos) of the split `train`; 0 leaves the split out.
-        num_validation: The same for `validation`.
-        num_test: The same for `test`.
-        workers: Processes; by default one per core.
-        progress: Draw a progress bar.
+        out: Folder of the data set, new or interrupted.
+        options: Kind and appearance of the scenes.
+        num_train: Scenes in the split `train`; 0 for no such split.
+        num_validation: Scenes in the split `validation`.
+        num_test: Scenes in the split `test`.
+        workers: Number of processes; by default one per core.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        DataError: If an option is out of its range, the folder holds other data, or scenes cannot
+            be rendered on this machine.
     """
     out = Path(out)
     counts = {"train": num_train, "validation": num_validation, "test": num_test}
@@ -88,27 +103,30 @@ def make_scenes(
     missing = _missing_splits(out, options, counts)
     if not missing:
         return out
-    # Find out now, not in a worker or after an hour, what stands in the way.
+    # Report what prevents writing or rendering now, not in a worker or after an hour.
     _writer(out, missing[0], options)
-    SceneRenderer(options.size).close()
+    if workers == 1:
+        _start_worker(options)
+    else:
+        SceneRenderer(options.size).close()
     block = _BLOCK // options.num_frames
     for split in missing:
         firsts = range(0, counts[split], block)
-        # A block's name says how long it is: one of another run may be longer, or shorter.
-        works = {
+        # The names of blocks contain their length, which differs for another number of scenes.
+        blocks = {
             f"{first:07d}-{num}": (first, num)
             for first, num in ((first, min(block, counts[split] - first)) for first in firsts)
         }
         first_seed = FIRST_SEEDS[split] + options.seed
         write_blocks(
             _writer(out, split, options),
-            {name: (first_seed + first, num) for name, (first, num) in works.items()},
+            {name: (first_seed + first, num) for name, (first, num) in blocks.items()},
             _make_block,
             spec=_made_by(options),
             workers=processes,
             progress=progress,
             unit="scene",
-            sizes={name: num for name, (_, num) in works.items()},
+            sizes={name: num for name, (_, num) in blocks.items()},
         )
     return out
 
@@ -131,9 +149,11 @@ _WORKER: dict[str, Any] = {}
 
 
 def _start_worker(options: SceneOptions) -> None:
-    # A worker has a core, and Mesa's software renderer must not spread over those of the others.
+    # Mesa's software renderer would otherwise start threads on the cores of the other workers.
     os.environ.setdefault("LP_NUM_THREADS", "0")
-    _WORKER["options"], _WORKER["renderer"] = options, SceneRenderer(options.size)
+    if "renderer" not in _WORKER or _WORKER["renderer"].size != options.size:
+        _WORKER["renderer"] = SceneRenderer(options.size)
+    _WORKER["options"] = options
 
 
 def _make_block(seeds: tuple[int, int]) -> Iterator[dict[str, Any]]:
@@ -145,7 +165,7 @@ def _make_block(seeds: tuple[int, int]) -> Iterator[dict[str, Any]]:
 def make_rows(
     seed: int, options: SceneOptions, renderer: SceneRenderer
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one scene: one, one per frame of a video, or one before and one after an edit."""
+    """Yield the rows of one scene: one per frame of a video, or before and after an edit."""
     if options.kind == "parts":
         yield from _figure_rows(seed, options, renderer)
         return
@@ -190,51 +210,51 @@ def _figure_rows(
 
 def _check(options: SceneOptions, counts: dict[str, int]) -> None:
     if options.kind not in KINDS:
-        raise DataError(f"there are no scenes of kind {options.kind!r}, only {', '.join(KINDS)}")
+        raise DataError(f"kind must be one of {', '.join(KINDS)}, got {options.kind!r}")
     if not 16 <= options.size <= 2048:
         raise DataError(f"size must be 16 to 2048 pixels, got {options.size}")
     if not 1 <= options.min_objects <= options.max_objects <= MAX_OBJECTS:
         raise DataError(
-            f"a scene has 1 to {MAX_OBJECTS} objects, got {options.min_objects} to "
+            f"a scene must have 1 to {MAX_OBJECTS} objects, got {options.min_objects} to "
             f"{options.max_objects}"
         )
     if options.video and options.kind == "parts":
-        raise DataError("figures are single images: video is for scenes")
+        raise DataError("video applies to scenes, not to figures")
     if options.video and options.edit_pairs:
-        raise DataError("a pair of images cannot be a video: choose one of video and edit_pairs")
-    if not 0 <= options.seed < _MOST:
-        raise DataError(f"seed must be 0 to {_MOST - 1}, got {options.seed}")
+        raise DataError("video and edit_pairs exclude each other: set only one")
+    if not 0 <= options.seed < _MAX_SCENES:
+        raise DataError(f"seed must be 0 to {_MAX_SCENES - 1}, got {options.seed}")
     for split, count in counts.items():
-        if not 0 <= count <= _MOST - options.seed:
-            raise DataError(f"num_{split} must be 0 to {_MOST - options.seed}, got {count}")
+        if not 0 <= count <= _MAX_SCENES - options.seed:
+            raise DataError(f"num_{split} must be 0 to {_MAX_SCENES - options.seed}, got {count}")
     if not any(counts.values()):
-        raise DataError("no scenes were asked for: all counts are 0")
+        raise DataError("at least one of num_train, num_validation and num_test must be above 0")
 
 
 def _made_by(options: SceneOptions) -> dict[str, Any]:
     made_by = {"program": "latentslots data make", **asdict(options)}
-    if not options.edit_pairs:  # data sets that are older than these do not know the word
+    if not options.edit_pairs:  # data sets older than this option do not have it
         del made_by["edit_pairs"]
     if options.kind == "parts":
-        for word in ("min_objects", "max_objects", "video"):
-            del made_by[word]
+        for name in ("min_objects", "max_objects", "video"):
+            del made_by[name]
     return made_by
 
 
 def _missing_splits(out: Path, options: SceneOptions, counts: dict[str, int]) -> list[str]:
-    """Which splits are still to be made, after a look at what is there."""
-    asked = [split for split, count in counts.items() if count]
+    """List the splits to make; existing splits must have the same options and number of scenes."""
+    requested = [split for split, count in counts.items() if count]
     if not has_manifest(str(out)):
-        return asked
+        return requested
     manifest = read_manifest(str(out))
     if manifest.made_by != _made_by(options):
-        there = json.dumps(manifest.made_by) if manifest.made_by else f"kind {manifest.kind!r}"
-        raise DataError(f"{out} holds other data ({there}): choose another folder")
+        content = json.dumps(manifest.made_by) if manifest.made_by else f"kind {manifest.kind!r}"
+        raise DataError(f"{out} holds other data ({content}): choose another folder")
     frames = options.num_frames
-    for split in asked:
+    for split in requested:
         if split in manifest.splits and manifest.splits[split].num_rows != counts[split] * frames:
             raise DataError(
                 f"{out} already has {manifest.splits[split].num_rows // frames} scenes in "
                 f"{split!r}, not {counts[split]}"
             )
-    return [split for split in asked if split not in manifest.splits]
+    return [split for split in requested if split not in manifest.splits]

@@ -1,4 +1,4 @@
-"""Objects thrown together: a scene becomes a video."""
+"""Simulation of objects that are thrown together, which turns a scene into a video."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,10 +13,10 @@ _STEPS_PER_FRAME = 20
 
 
 def throw(scene: Scene) -> list[Scene]:
-    """Lift the objects of a scene, throw them toward its middle, and let them fall and collide.
+    """Lift the objects of a scene, throw them toward its center, and let them fall and collide.
 
     Returns:
-        24 frames, a twelfth of a second apart.
+        24 frames at 12 frames per second.
     """
     mujoco = import_mujoco()
     random = np.random.default_rng([scene.seed, 1])
@@ -54,7 +54,7 @@ def _compile(mujoco: Any, scene: Scene) -> Any:
     for thing in scene.objects:
         body = spec.worldbody.add_body()
         body.add_freejoint()
-        # Rolling friction brings round things to rest.
+        # Rolling friction stops round objects.
         body.add_geom(
             type=geom_type(mujoco, thing.shape),
             size=geom_size(thing),

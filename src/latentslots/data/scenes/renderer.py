@@ -1,4 +1,4 @@
-"""MuJoCo draws scenes, and says which pixel shows which object."""
+"""Rendering of scenes and their segmentations with MuJoCo."""
 
 import os
 import sys
@@ -19,15 +19,15 @@ _SHINE = {"rubber": (0.1, 0.1), "metal": (0.9, 0.6)}
 
 
 class SceneRenderer:
-    """Draws scenes of one size, one after another.
+    """Renders scenes of one size.
 
-    One model is compiled once; its geoms are rewritten for every scene.
+    One model is compiled once, and its geoms are rewritten for every scene.
 
     Args:
-        size: Pixels per side.
+        size: Side of the images in pixels.
 
     Raises:
-        DataError: Where MuJoCo, or an OpenGL that works without a screen, is missing.
+        DataError: If MuJoCo, or an OpenGL that works without a screen, is missing.
     """
 
     def __init__(self, size: int) -> None:
@@ -38,7 +38,7 @@ class SceneRenderer:
         mujoco.mj_forward(self.model, self.data)
         try:
             self._renderer = mujoco.Renderer(self.model, size, size, max_geom=MAX_OBJECTS + 8)
-        except Exception as error:  # each OpenGL raises its own
+        except Exception as error:  # each OpenGL backend raises its own
             raise DataError(f"{_NO_OPENGL} ({' '.join(str(error).split())})") from error
         self._camera = mujoco.MjvCamera()
 
@@ -49,27 +49,27 @@ class SceneRenderer:
         self.close()
 
     def close(self) -> None:
-        """Give back the memory of the drawing surface."""
+        """Free the memory of the renderer."""
         self._renderer.close()
 
     def render(self, scene: Scene) -> tuple[UInt8[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]:
-        """Draw a scene.
+        """Render a scene.
 
         Returns:
-            The image, and ids: i + 1 where object i is seen, 0 where none is.
+            The image, and the ids: i + 1 at pixels of object i, 0 at the background.
         """
-        self._arrange(scene)
+        self._load(scene)
         renderer = self._renderer
         renderer.update_scene(self.data, self._camera)
         renderer.disable_segmentation_rendering()
         image = renderer.render()
         renderer.enable_segmentation_rendering()
         geoms = renderer.render()[..., 0]
-        # Geom 0 is the ground, -1 is nothing at all.
+        # Geom 0 is the ground, -1 the empty background.
         return image, np.maximum(geoms, 0)
 
-    def _arrange(self, scene: Scene) -> None:
-        """Rewrite the model so that it holds the scene."""
+    def _load(self, scene: Scene) -> None:
+        """Write a scene into the model."""
         mujoco, model, data = self._mujoco, self.model, self.data
         model.geom_rgba[1:, 3] = 0
         for geom, thing in enumerate(scene.objects, start=1):
@@ -95,20 +95,24 @@ class SceneRenderer:
 
 
 _NO_OPENGL = (
-    "no OpenGL that works without a screen was found: on Debian or Ubuntu, "
-    "`apt-get install -y libegl1 libgl1-mesa-dri` brings one"
+    "no OpenGL that works without a screen was found: on Debian or Ubuntu, install one by "
+    "`apt-get install -y libegl1 libgl1-mesa-dri`"
 )
 
 
 def import_mujoco() -> Any:
-    """MuJoCo, set up to draw without a screen; where it is missing, a word on how to get it."""
+    """Import MuJoCo for rendering without a screen.
+
+    Raises:
+        DataError: If MuJoCo or OpenGL is missing; the message contains the command to install it.
+    """
     if sys.platform.startswith("linux"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         import mujoco
     except ModuleNotFoundError as error:
         raise DataError(
-            "scenes are drawn by MuJoCo: `pip install 'latentslots[scenes]'` brings it"
+            "rendering scenes requires MuJoCo: pip install 'latentslots[scenes]'"
         ) from error
     except (ImportError, AttributeError, RuntimeError) as error:
         raise DataError(f"{_NO_OPENGL} ({' '.join(str(error).split())})") from error
@@ -116,10 +120,10 @@ def import_mujoco() -> Any:
 
 
 def _compile(mujoco: Any, size: int) -> Any:
-    """A ground, places for objects, one light, and all materials that a scene may use.
+    """Compile a model with a ground, geoms for the objects, a light, and all materials of scenes.
 
-    Materials of objects: for rubber, then for metal, a plain one and one per texture; after these
-    for the ground, a plain one and one per texture.
+    The order of the materials: for rubber, metal and the ground in turn, one without a texture and
+    one per texture.
     """
     spec = mujoco.MjSpec()
     spec.visual.global_.offwidth = spec.visual.global_.offheight = size
@@ -146,10 +150,10 @@ def _compile(mujoco: Any, size: int) -> Any:
     for material, (specular, shininess) in _SHINE.items():
         spec.add_material(name=material, specular=specular, shininess=shininess)
         for name in names:
-            _add_textured(mujoco, spec, f"{material}_{name}", name, specular, shininess)
+            _add_material(mujoco, spec, f"{material}_{name}", name, specular, shininess)
     spec.add_material(name="ground", specular=0, shininess=0)
     for name in names:
-        added = _add_textured(mujoco, spec, f"ground_{name}", f"ground_{name}", 0.0, 0.0)
+        added = _add_material(mujoco, spec, f"ground_{name}", f"ground_{name}", 0.0, 0.0)
         added.texrepeat = [_GROUND / 2, _GROUND / 2]
     world = spec.worldbody
     world.add_light(
@@ -160,17 +164,17 @@ def _compile(mujoco: Any, size: int) -> Any:
         world.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.1, 0.1, 0.1], material="rubber")
     model = spec.compile()
     for number, name in enumerate(names):
-        _paint(model, name, np.concatenate([texture(number, _TEXTURE_SIZE)] * 6))
-        _paint(model, f"ground_{name}", texture(number, _GROUND_TEXTURE_SIZE))
+        _set_texture(model, name, np.concatenate([texture(number, _TEXTURE_SIZE)] * 6))
+        _set_texture(model, f"ground_{name}", texture(number, _GROUND_TEXTURE_SIZE))
     return model
 
 
-def _paint(model: Any, name: str, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
+def _set_texture(model: Any, name: str, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
     start = model.texture(name).adr[0]
     model.tex_data[start : start + pixels.size] = pixels.ravel()
 
 
-def _add_textured(
+def _add_material(
     mujoco: Any, spec: Any, name: str, image: str, specular: float, shininess: float
 ) -> Any:
     added = spec.add_material(name=name, specular=specular, shininess=shininess)
@@ -188,7 +192,7 @@ def geom_type(mujoco: Any, shape: str) -> int:
 
 
 def geom_size(thing: SceneObject) -> Float[np.ndarray, " 3"]:
-    """An object's extent as MuJoCo gives that of its shape."""
+    """Size of an object in MuJoCo's convention for its shape."""
     x, y, z = thing.half_size
     if thing.shape == "cylinder":
         return np.array([x, z, 0])

@@ -1,4 +1,4 @@
-"""Procedural textures: families of patterns, each in variants that are the same everywhere."""
+"""Procedural textures: families of patterns with variants, the same on every machine."""
 
 import colorsys
 from collections.abc import Callable
@@ -12,11 +12,12 @@ from latentslots.data.scenes.layout import NUM_VARIANTS, TEXTURES
 
 @cache
 def texture(number: int, size: int) -> UInt8[np.ndarray, "S S 3"]:
-    """Paint a texture that continues over its edges; once, so that it cannot be written to.
+    """Generate a texture that tiles seamlessly; it is cached, and therefore read-only.
 
     Args:
-        number: Variants of one family follow each other, in the order of `TEXTURES`.
-        size: Pixels per side.
+        number: Number of the texture: the variants of each family in a row, in the order of
+            `TEXTURES`.
+        size: Side in pixels.
     """
     family, variant = divmod(number, NUM_VARIANTS)
     random = np.random.default_rng([family, variant])
@@ -24,13 +25,13 @@ def texture(number: int, size: int) -> UInt8[np.ndarray, "S S 3"]:
     y, x = np.meshgrid(axis, axis, indexing="ij")
     share = _PATTERNS[TEXTURES[family]](x, y, random)[..., None]
     dark, light = _colors(random)
-    painted = np.round((1 - share) * dark + share * light).astype(np.uint8)
-    painted.flags.writeable = False
-    return painted
+    pixels = np.round((1 - share) * dark + share * light).astype(np.uint8)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def mean_color(number: int) -> tuple[float, float, float]:
-    """The average color of a texture, in [0, 1]."""
+    """Average color of a texture, in [0, 1]."""
     red, green, blue = texture(number, 32).mean(axis=(0, 1)) / 255
     return float(red), float(green), float(blue)
 

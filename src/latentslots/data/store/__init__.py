@@ -1,1 +1,1 @@
-"""The Parquet store: reading, resumable writing, merging, verifying."""
+"""The Parquet store: reading, resumable writing, merging and verifying."""

@@ -1,4 +1,4 @@
-"""What a data set knows about its objects, whatever the columns are called."""
+"""Reading the attributes of the objects in a data set, as classes or numbers."""
 
 import math
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ COLUMN = "attributes"
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectValues:
-    """One attribute of the objects of every image.
+    """Values of one attribute for the objects of every image.
 
     Attributes:
-        name: Its column.
-        values: By image and object (the object with id i + 1 at place i), a class from 0 or a row
-            of numbers; `None` where the object does not have it.
+        name: Name of the attribute.
+        values: For each image, one value per object (item i belongs to id i + 1): a class index or
+            a list of numbers; `None` if the object has no value.
         classes: Names of the classes; empty for numbers.
-        size: How many numbers a row has; 1 for classes.
+        size: Numbers per value; 1 for classes.
     """
 
     name: str
@@ -29,7 +29,7 @@ class ObjectValues:
 
 
 def attribute_names(dataset: Dataset) -> list[str]:
-    """Names of the attributes that `read_attributes` can read."""
+    """List the attributes that `read_attributes` can read."""
     if COLUMN not in dataset.column_names:
         return []
     return [name for name, feature in _features(dataset).items() if _is_usable(feature)]
@@ -42,25 +42,25 @@ def read_attributes(
     num_images: int | None = None,
     integer_classes: bool = False,
 ) -> list[ObjectValues]:
-    """Read attributes of the objects of the first images.
+    """Read attributes of the objects in the first images.
 
-    Columns of class labels, words, truth values and codes (`uint8`) are classes; other numbers are
-    numbers, and lists of them are rows of numbers.
+    Class labels, strings, booleans and codes (`uint8`) are read as classes; other numbers, and
+    lists of numbers of equal length, as numbers.
 
     Args:
-        dataset: Has a column `attributes`, see the store's format.
-        names: Which; all when absent.
-        num_images: So many images; all when absent.
-        integer_classes: Whether every integer is a code, too.
+        dataset: A data set with a column `attributes`, as the store defines it.
+        names: Attributes to read; by default all.
+        num_images: Images to read; by default all.
+        integer_classes: Read all integers as classes.
 
     Raises:
-        ValueError: If there are no attributes, or not the one asked for.
+        ValueError: If the data set has no attributes, or not the requested ones.
     """
     usable = attribute_names(dataset)
     if not usable:
         raise ValueError(
-            "probes need a column 'attributes' with values for every object; there are only the "
-            f"columns {dataset.column_names}"
+            "probes need a column 'attributes' with values for every object, got the columns "
+            f"{dataset.column_names}"
         )
     for name in names or ():
         if name not in usable:
@@ -75,7 +75,7 @@ def read_attributes(
 
 
 def can_be_classes(dataset: Dataset, name: str) -> bool:
-    """Whether the values of a usable attribute are classes, or integers, which may be codes."""
+    """Whether the values of a usable attribute are classes or integers."""
     inner = _features(dataset)[name].feature
     return isinstance(inner, ClassLabel) or _are_classes(inner, integer_classes=True)
 
@@ -85,7 +85,7 @@ def _features(dataset: Dataset) -> dict[str, Any]:
 
 
 def _is_usable(feature: Any) -> bool:
-    """Whether it is a list with a value, or a list of numbers, for every object."""
+    """Whether an attribute is a list of values, or of lists of numbers, one per object."""
     if not isinstance(feature, List):
         return False
     inner = feature.feature
@@ -99,7 +99,7 @@ def _is_usable(feature: Any) -> bool:
 
 
 def _are_classes(inner: Any, *, integer_classes: bool) -> bool:
-    """Whether the values themselves are classes, which no list of labels names."""
+    """Whether values without class labels are read as classes."""
     return isinstance(inner, Value) and (
         inner.dtype in ("string", "large_string", "bool", "uint8")
         or (integer_classes and inner.dtype.startswith(("int", "uint")))
@@ -113,10 +113,10 @@ def _read(name: str, inner: Any, rows: Any, *, integer_classes: bool) -> ObjectV
         labels = [[None if v is None or v < 0 else v for v in row] for row in values]
         return ObjectValues(name=name, values=labels, classes=classes)
     if _are_classes(inner, integer_classes=integer_classes):
-        words = sorted({v for row in values for v in row if v is not None})
-        number = {word: i for i, word in enumerate(words)}
-        labels = [[None if v is None else number[v] for v in row] for row in values]
-        return ObjectValues(name=name, values=labels, classes=tuple(map(str, words)))
+        distinct = sorted({v for row in values for v in row if v is not None})
+        index = {value: i for i, value in enumerate(distinct)}
+        labels = [[None if v is None else index[v] for v in row] for row in values]
+        return ObjectValues(name=name, values=labels, classes=tuple(map(str, distinct)))
     flat = [[_numbers(v) for v in row] for row in values]
     sizes = [len(v) for row in flat for v in row if v is not None]
     size = max(sizes, default=1)
@@ -125,16 +125,16 @@ def _read(name: str, inner: Any, rows: Any, *, integer_classes: bool) -> ObjectV
 
 
 def _numbers(value: Any) -> list[float] | None:
-    """The numbers in nested lists, one after the other; `None` where one is missing."""
+    """Flatten nested lists of numbers; `None` if there are none, or one is not finite."""
     if value is None:
         return None
-    found = list(_flatten(value))
-    return found if found and all(math.isfinite(number) for number in found) else None
+    numbers = list(_flatten(value))
+    return numbers if numbers and all(map(math.isfinite, numbers)) else None
 
 
 def _flatten(value: Any) -> Iterator[float]:
     if isinstance(value, list):
-        for part in value:
-            yield from _flatten(part)
+        for item in value:
+            yield from _flatten(item)
     else:
         yield math.nan if value is None else float(value)

@@ -1,4 +1,4 @@
-"""Encoded pictures, as files and Parquet columns hold them, to and from PIL."""
+"""Encoding and decoding of images, as files and Parquet columns hold them."""
 
 import io
 import os
@@ -14,9 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from latentslots.data.errors import DataError
 from latentslots.data.transforms import to_rgb
 
-# Everything that PIL has been seen to raise on a broken file. An error that is not listed here is
-# a defect of ours, and should surface as one.
-BROKEN_PICTURE = (
+# All errors that PIL is known to raise for broken files. Any other error is a bug of this package
+# and must surface as one.
+DECODING_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -26,18 +26,18 @@ BROKEN_PICTURE = (
     Image.DecompressionBombError,
 )
 COMPRESS_LEVEL = 4
-"""Of PNGs: 2.6 times as fast as the usual 6, for 5 % more bytes of a textured scene."""
+"""Level of PNGs: 2.6 times as fast as the default of 6, with 5 % more bytes for textured scenes."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 Encoded = bytes | bytearray | memoryview
-Picture = Encoded | Image.Image | np.ndarray
-"""Encoded bytes, which are kept as they came, or pixels, which become a PNG."""
+ImageLike = Encoded | Image.Image | np.ndarray
+"""Encoded bytes, which are stored unchanged, or pixels, which are encoded as PNG."""
 
 
-def encode_image(image: Picture) -> bytes:
-    """Encode an image losslessly, or pass on the bytes of one that is encoded already.
+def encode_image(image: ImageLike) -> bytes:
+    """Encode an image losslessly; encoded bytes are returned unchanged.
 
     Args:
         image: Encoded bytes, a PIL image, or a uint8 array [H, W, 3] or [H, W].
@@ -45,8 +45,8 @@ def encode_image(image: Picture) -> bytes:
     if isinstance(image, Encoded):
         return bytes(image)
     if isinstance(image, np.ndarray):
-        is_picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-        if image.dtype != np.uint8 or not is_picture or image.size == 0:
+        has_image_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if image.dtype != np.uint8 or not has_image_shape or image.size == 0:
             raise DataError(
                 "an image array must be uint8 of shape [H, W, 3] or [H, W], "
                 f"got {image.dtype} of shape {list(image.shape)}"
@@ -55,8 +55,8 @@ def encode_image(image: Picture) -> bytes:
     return _png(image if image.mode == "L" else to_rgb(image))
 
 
-def encode_ids(ids: Picture) -> bytes:
-    """Encode a segmentation as a PNG of 8 bits, or of 16 where an id is above 255.
+def encode_ids(ids: ImageLike) -> bytes:
+    """Encode a segmentation as a PNG of 8 bits, or of 16 bits if an id is above 255.
 
     Args:
         ids: Encoded bytes, a PIL image of ids, or an integer or boolean array [H, W].
@@ -74,8 +74,8 @@ def encode_ids(ids: Picture) -> bytes:
     return _png(Image.fromarray(ids.astype(np.uint8 if ids.max() < 256 else np.uint16)))
 
 
-def ids_picture(ids: np.ndarray) -> Image.Image:
-    """A segmentation `[H, W]` of integers as a picture of 16 bits.
+def ids_to_image(ids: np.ndarray) -> Image.Image:
+    """Convert a segmentation `[H, W]` of integers to an image of 16 bits.
 
     Raises:
         DataError: If an id is not in 0..65535.
@@ -90,31 +90,39 @@ def _check_range(ids: np.ndarray) -> None:
         raise DataError(f"ids of a segmentation must be in 0..65535, got {lowest}..{highest}")
 
 
-def picture_header(encoded: bytes) -> tuple[tuple[int, int], str]:
-    """Read upright width and height, and the mode, from a picture's header, without decoding it.
+def read_header(encoded: bytes) -> tuple[tuple[int, int], str]:
+    """Read size and mode of an encoded image without decoding its pixels.
+
+    Returns:
+        Width and height after the EXIF rotation, and PIL's mode.
 
     Raises:
-        DataError: If it is no picture, or a PNG without its end.
+        DataError: If the bytes are not an image, or a truncated PNG.
     """
     if encoded.startswith(b"\x89PNG") and b"IEND" not in encoded[-64:]:
-        raise DataError(f"a PNG of {len(encoded)} bytes breaks off before its end")
+        raise DataError(f"a PNG of {len(encoded)} bytes is truncated")
     try:
-        with Image.open(io.BytesIO(encoded)) as picture:
-            width, height = picture.size
-            # PIL would decode a whole PNG to look for an orientation, which few of them have.
-            may_be = picture.format != "PNG" or b"eXIf" in encoded
-            turned = may_be and picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS
-            return ((height, width) if turned else (width, height)), picture.mode
-    except BROKEN_PICTURE as error:
+        with Image.open(io.BytesIO(encoded)) as image:
+            width, height = image.size
+            # PIL decodes a whole PNG to find its orientation, which few PNGs have.
+            may_be_rotated = image.format != "PNG" or b"eXIf" in encoded
+            rotated = may_be_rotated and image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+            return ((height, width) if rotated else (width, height)), image.mode
+    except DECODING_ERRORS as error:
         raise DataError(f"{len(encoded)} bytes are not an image that can be read") from error
 
 
 def decode(cell: Mapping[str, Any], *, where: str) -> Image.Image:
-    """Decode one cell of an image column completely, so that a truncated file is found here.
+    """Decode one cell of an image column.
+
+    All pixels are decoded at once, so that a truncated file is reported here.
 
     Args:
-        cell: `{"bytes": ..., "path": ...}`; the bytes win where both are known.
-        where: How a message names the cell, such as `row 7`.
+        cell: `{"bytes": ..., "path": ...}`; the bytes take precedence.
+        where: Name of the cell in error messages, such as `row 7`.
+
+    Raises:
+        DataError: If the image is missing or broken.
     """
     encoded, path = cell["bytes"], cell["path"]
     name = f"{where} ({path})" if path else where
@@ -122,15 +130,19 @@ def decode(cell: Mapping[str, Any], *, where: str) -> Image.Image:
         raise DataError(f"{name} holds no image")
     try:
         encoded = Path(path).read_bytes() if encoded is None else encoded
-        picture = Image.open(io.BytesIO(encoded))
-        picture.load()
-    except BROKEN_PICTURE as error:
+        image = Image.open(io.BytesIO(encoded))
+        image.load()
+    except DECODING_ERRORS as error:
         raise DataError(f"{name} cannot be decoded: {_reason(error)}") from error
-    return picture
+    return image
 
 
-def read_picture(path: str | os.PathLike[str]) -> tuple[bytes, Image.Image]:
-    """Read a picture file whole: its bytes, and the decoded picture as proof that it is sound."""
+def read_image(path: str | os.PathLike[str]) -> tuple[bytes, Image.Image]:
+    """Read an image file: its bytes and the decoded image.
+
+    Raises:
+        DataError: If the file is broken.
+    """
     encoded = Path(path).read_bytes()
     return encoded, decode({"bytes": encoded, "path": None}, where=str(path))
 
@@ -145,5 +157,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image of a known format"
     if isinstance(error, FileNotFoundError):
-        return "the file is gone"
+        return "the file does not exist"
     return str(error) or type(error).__name__

@@ -24,31 +24,31 @@ def find_images(root: Path, glob: str | None = None) -> list[str]:
     if glob is not None and (not glob or glob.startswith("/")):
         raise DataError(f"a glob must be relative to the folder, got {glob!r}")
     relative = (path.relative_to(root) for path in root.glob(glob or "**/*") if path.is_file())
-    found = sorted(
+    images = sorted(
         path.as_posix()
         for path in relative
         if path.suffix.lower() in IMAGE_SUFFIXES
         and not any(part.startswith(".") for part in path.parts)
     )
-    if not found:
-        what = f"matches the glob {glob!r}" if glob else "is an image"
-        raise DataError(f"no file in {root} {what} (one of {', '.join(IMAGE_SUFFIXES)})")
-    return found
+    if not images:
+        condition = f"matches the glob {glob!r}" if glob else "is an image"
+        raise DataError(f"no file in {root} {condition} (one of {', '.join(IMAGE_SUFFIXES)})")
+    return images
 
 
 def split_files(
     files: Sequence[str], *, validation_fraction: float, group_by: str = "file", seed: int = 0
 ) -> dict[str, list[str]]:
-    """Divide files into `train` and `validation`, and never a group between the two.
+    """Divide files into `train` and `validation` without dividing a group.
 
-    The order of the groups' hashes decides, so that a group keeps its side on every machine, and
-    nearly always when files are added.
+    The order of the groups' hashes decides. So a group is in the same split on every machine, and
+    nearly always remains in it when files are added.
 
     Args:
         files: Relative paths.
-        validation_fraction: Share of the groups that becomes the validation split, in (0, 1).
-        group_by: `file`, or `parent` where a folder holds the frames of one video.
-        seed: Another seed, another split.
+        validation_fraction: Fraction of the groups in the validation split, in (0, 1).
+        group_by: `file`, or `parent` if each folder holds the frames of one video.
+        seed: Another seed gives another split.
     """
     if not 0 < validation_fraction < 1:
         raise DataError(
@@ -56,19 +56,19 @@ def split_files(
         )
     groups = sorted({group_of(file, group_by) for file in files}, key=lambda g: _rank(g, seed))
     if len(groups) < 2:
-        what = "one image" if group_by == "file" else "one parent folder"
-        raise DataError(f"{what} alone cannot be split into train and validation")
+        single = "one image" if group_by == "file" else "one parent folder"
+        raise DataError(f"{single} cannot be split into train and validation")
     num_validation = min(max(round(validation_fraction * len(groups)), 1), len(groups) - 1)
     validation = set(groups[:num_validation])
-    sides: dict[str, list[str]] = {"train": [], "validation": []}
+    splits: dict[str, list[str]] = {"train": [], "validation": []}
     for file in files:
-        side = "validation" if group_of(file, group_by) in validation else "train"
-        sides[side].append(file)
-    return sides
+        split = "validation" if group_of(file, group_by) in validation else "train"
+        splits[split].append(file)
+    return splits
 
 
 def group_of(file: str, group_by: str) -> str:
-    """Name the group that a file belongs to: itself, or the folder that it lies in."""
+    """Name the group of a file: the file itself, or its folder."""
     if group_by not in ("file", "parent"):
         raise DataError(f"group_by must be 'file' or 'parent', got {group_by!r}")
     return file if group_by == "file" else PurePosixPath(file).parent.as_posix()
@@ -83,21 +83,23 @@ def load_folder(
     group_by: str = "file",
     seed: int = 0,
 ) -> Dataset:
-    """Present a folder of images as a data set; the files are read where they lie.
+    """Open a folder of images as a data set that reads the image files in place.
 
-    Without a glob or a fraction, subfolders `train`, `validation` (or `val`) and `test` are the
-    splits, and a folder that has no `train` is one split, `train`. A fraction divides the images of
-    `train`, where there is such a subfolder and no glob, and otherwise all.
+    Without a glob and a fraction, the subfolders `train`, `validation` (or `val`) and `test` are
+    the splits; without a subfolder `train`, all images are the split `train`. A fraction divides
+    the images of the subfolder `train` if there is one and no glob is given, and all images
+    otherwise.
 
     Returns:
-        Rows with an `image`, and with a `video`, the parent folder, where that is the group.
+        Rows with an `image`, and with a `video`, the parent folder, if images are grouped by it.
     """
     files = _splits(root, glob, validation_fraction, group_by, seed)
     if split not in files:
-        wanted = "" if validation_fraction else "; validation_fraction would make one"
+        hint = ""
+        if split == "validation" and not validation_fraction:
+            hint = "; set validation_fraction to hold one out"
         raise UnknownSplitError(
-            f"{root} has no split {split!r}, only {', '.join(map(repr, files))}"
-            f"{wanted if split == 'validation' else ''}"
+            f"{root} has no split {split!r}, only {', '.join(map(repr, files))}{hint}"
         )
     columns: dict[str, list[str]] = {"image": [str(root / file) for file in files[split]]}
     features = {"image": Image()}
@@ -106,12 +108,15 @@ def load_folder(
         features["video"] = Value("string")
     dataset = Dataset.from_dict(columns, features=Features(features), split=NamedSplit(split))
     return Dataset(
-        dataset.data, info=dataset.info, split=dataset.split, fingerprint=_stamp(root, files[split])
+        dataset.data,
+        info=dataset.info,
+        split=dataset.split,
+        fingerprint=_files_fingerprint(root, files[split]),
     )
 
 
 def folder_splits(root: Path) -> list[str]:
-    """Name the splits of a folder of images, as `load_folder` finds them by itself."""
+    """List the splits of a folder of images that is opened without options."""
     return list(_splits(root, None, None, "file", 0))
 
 
@@ -125,7 +130,7 @@ def _splits(
     has_splits = glob is None and (root / "train").is_dir()
     if validation_fraction is not None:
         return split_files(
-            _below(root, "train") if has_splits else find_images(root, glob),
+            _find_below(root, "train") if has_splits else find_images(root, glob),
             validation_fraction=validation_fraction,
             group_by=group_by,
             seed=seed,
@@ -133,17 +138,17 @@ def _splits(
     group_of("", group_by)
     if not has_splits:
         return {"train": find_images(root, glob)}
-    found: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
     for split, names in _SPLIT_FOLDERS.items():
         folders = [name for name in names if (root / name).is_dir()]
         if len(folders) > 1:
             raise DataError(f"{root} holds {split!r} twice: {' and '.join(folders)}")
         if folders:
-            found[split] = _below(root, folders[0])
-    return found
+            splits[split] = _find_below(root, folders[0])
+    return splits
 
 
-def _below(root: Path, name: str) -> list[str]:
+def _find_below(root: Path, name: str) -> list[str]:
     return [f"{name}/{file}" for file in find_images(root / name)]
 
 
@@ -151,8 +156,8 @@ def _rank(group: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{group}".encode()).digest()
 
 
-def _stamp(root: Path, files: Sequence[str]) -> str:
-    """Hash names, sizes and times, which change when a file does."""
+def _files_fingerprint(root: Path, files: Sequence[str]) -> str:
+    """Hash of names, sizes and modification times."""
     digest = hashlib.sha256()
     for file in files:
         state = (root / file).stat()

@@ -1,6 +1,5 @@
-"""What a data set holds: a table of numbers, and a sheet of pictures to look at."""
+"""Summary of a data set: a table of numbers, and a contact sheet of its images."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +18,15 @@ from latentslots.data.store.encoding import decode
 from latentslots.data.store.manifest import Manifest, has_manifest, read_manifest
 from latentslots.data.store.reader import dataset_path, find_shards, load_dataset, split_names
 from latentslots.data.transforms import ResizeCenterCrop, to_ids
+from latentslots.fingerprint import text_sha256
 
-_PICTURES = ("image", "segmentation")
+_IMAGE_COLUMNS = ("image", "segmentation")
 _LABELS = "attributes"
 _MAX_SAMPLES = 1000
-_PLACES = 16
+_MAX_ROW_GROUPS = 16
 _CELLS_PER_LINE = 8
 _GAP = 4
-# Okabe and Ito's colors, which color-blind people can tell apart; ids beyond them repeat.
+# Okabe and Ito's colors, distinct for color-blind readers too; further ids repeat them.
 _PALETTE = np.array(
     [
         (230, 159, 0),
@@ -42,39 +42,46 @@ _PALETTE = np.array(
 
 @dataclass(frozen=True, kw_only=True)
 class SceneStatistics:
-    """How hard made scenes are to take apart. Shares are of images."""
+    """How difficult generated scenes are to segment, as fractions of images.
+
+    Attributes:
+        hidden: Images with an object of which others hide 5 % or more.
+        truncated: Images with an object of which 5 % or more lie outside the image.
+        alike: Images with two objects of one color, or of one family of textures.
+        widths: Smallest, median and largest width of an object as a fraction of the image's width.
+    """
 
     hidden: float
-    """With an object of which others hide 5 % or more."""
     truncated: float
-    """With an object of which 5 % or more lie outside the image."""
     alike: float
-    """With two objects of one color, or of one family of textures."""
     widths: tuple[float, float, float]
-    """Smallest, median and largest width of an object's picture, as a share of the image's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """What one split holds."""
+    """Summary of one split.
+
+    Attributes:
+        num_images: Images in the split.
+        num_bytes: Size on disk in bytes.
+        num_sampled: Images, spread over the split, that `sizes` and `objects` were counted on.
+        sizes: Sampled images by width and height, such as `320x240`.
+        objects: Sampled images by number of visible objects; empty without masks.
+        scenes: Statistics of the sampled images, if `data make` made them.
+        sha256: Hash of the hashes of a store's shards; empty for a folder of images.
+    """
 
     num_images: int
     num_bytes: int
-    """Size on disk."""
     num_sampled: int
-    """Images, spread over the split, of which `sizes` and `objects` are counted."""
     sizes: Mapping[str, int]
-    """Sampled images by size, as `320x240`: width, then height."""
     objects: Mapping[int, int]
-    """Sampled images by number of objects in sight; empty where there are no masks."""
     scenes: SceneStatistics | None = None
-    """Of the sampled images, where they are scenes that `data make` made."""
     sha256: str = ""
-    """Of the hashes of a store's shards, one after the other."""
 
     @property
     def mean_objects(self) -> float | None:
-        """Objects per image; None where there are no masks."""
+        """Objects per image; `None` without masks."""
         if not self.objects:
             return None
         return sum(number * count for number, count in self.objects.items()) / self.num_sampled
@@ -82,7 +89,7 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What a data set holds; as a string it is a table."""
+    """Summary of a data set; its string is a table."""
 
     path: str
     name: str
@@ -93,7 +100,7 @@ class DatasetInfo:
     splits: Mapping[str, SplitInfo]
 
     def __str__(self) -> str:
-        """Lay the numbers out as a table."""
+        """Format the summary as a table."""
         lines = [f"{self.name} ({self.kind}), {self.path}"]
         lines.append(f"license: {self.license or 'not stated'}")
         if self.credit:
@@ -109,16 +116,16 @@ class DatasetInfo:
         hashes = [f"{name} {split.sha256[:16]}" for name, split in self.splits.items()]
         if all(split.sha256 for split in self.splits.values()):
             lines.append(f"sha256: {', '.join(hashes)}")
-        made = {name: split.scenes for name, split in self.splits.items() if split.scenes}
-        if made:
-            lines += _table([_SCENE_HEAD, *(_scene_cells(*item) for item in made.items())])
+        scenes = {name: split.scenes for name, split in self.splits.items() if split.scenes}
+        if scenes:
+            lines += _table([_SCENE_HEAD, *(_scene_cells(*item) for item in scenes.items())])
         return "\n".join(lines)
 
 
 def info(path: str | os.PathLike[str]) -> DatasetInfo:
-    """Describe a store or a folder of images on this machine.
+    """Summarize a store or a folder of images on this machine.
 
-    Sizes and objects are counted on at most a thousand images per split.
+    Sizes and objects are counted on at most 1000 images per split.
     """
     path = dataset_path(path)
     names = split_names(path)
@@ -143,14 +150,17 @@ def contact_sheet(
     num: int = 32,
     tile: int = 96,
 ) -> Path:
-    """Draw images of a split, each with its segmentation in colors beside it.
+    """Draw images of a split, each beside its segmentation in colors.
 
     Args:
         path: A store or a folder of images on this machine.
-        split: Which split.
+        split: Name of the split.
         out: File to write, `.png` or `.jpg`.
-        num: Images to show, spread over the split.
+        num: Images to draw, spread over the split.
         tile: Side of an image in pixels.
+
+    Returns:
+        The file.
     """
     if num < 1:
         raise DataError(f"num must be at least 1, got {num}")
@@ -183,7 +193,7 @@ def _describe(path: str, split: str, manifest: Manifest | None) -> SplitInfo:
     objects: Counter[int] = Counter()
     num_sampled = 0
     labels = []
-    for row in _sample(path, split, _MAX_SAMPLES, columns=(*_PICTURES, _LABELS)):
+    for row in _sample(path, split, _MAX_SAMPLES, columns=(*_IMAGE_COLUMNS, _LABELS)):
         image = decode(row["image"], where="image")
         sizes[f"{image.width}x{image.height}"] += 1
         if "segmentation" in row:
@@ -198,8 +208,7 @@ def _describe(path: str, split: str, manifest: Manifest | None) -> SplitInfo:
         num_bytes = sum(Path(cell["path"]).stat().st_size for cell in files["image"])
     else:
         num_images, num_bytes = manifest.splits[split].num_rows, manifest.splits[split].num_bytes
-        together = "".join(shard.sha256 for shard in manifest.splits[split].shards)
-        sha256 = hashlib.sha256(together.encode()).hexdigest()
+        sha256 = text_sha256("".join(shard.sha256 for shard in manifest.splits[split].shards))
     return SplitInfo(
         num_images=num_images,
         num_bytes=num_bytes,
@@ -225,11 +234,11 @@ def _scene_statistics(labels: list[dict[str, Any]]) -> SceneStatistics | None:
 
 
 def _sample(
-    path: str, split: str, num: int, *, columns: Sequence[str] = _PICTURES
+    path: str, split: str, num: int, *, columns: Sequence[str] = _IMAGE_COLUMNS
 ) -> Iterator[dict[str, dict[str, Any]]]:
-    """Yield about `num` rows, spread over a split, with their pictures still encoded.
+    """Yield about `num` rows, spread over a split, with encoded images.
 
-    Of a store only a few row groups are read, so that a large one is described in seconds.
+    Of a store, only a few row groups are read, so that a large one is summarized in seconds.
     """
     if not has_manifest(path):
         files = load_dataset(path, split=split).cast_column("image", ImageFeature(decode=False))
@@ -241,19 +250,19 @@ def _sample(
         pq.ParquetFile(Path(path) / shard.file) for shard in find_shards(path, manifest, split)
     ]
     groups = [(shard, group) for shard in shards for group in range(shard.num_row_groups)]
-    chosen = [groups[place] for place in _spread(len(groups), _PLACES)]
-    for place, (shard, group) in enumerate(chosen):
-        there = [name for name in columns if name in shard.schema_arrow.names]
-        rows = shard.read_row_group(group, columns=there)
-        share = (place + 1) * num // len(chosen) - place * num // len(chosen)
-        for index in _spread(len(rows), share):
-            yield {name: cell for name in there if (cell := rows[name][index].as_py())}
+    chosen = [groups[index] for index in _spread(len(groups), _MAX_ROW_GROUPS)]
+    for position, (shard, group) in enumerate(chosen):
+        present = [name for name in columns if name in shard.schema_arrow.names]
+        rows = shard.read_row_group(group, columns=present)
+        count = (position + 1) * num // len(chosen) - position * num // len(chosen)
+        for index in _spread(len(rows), count):
+            yield {name: cell for name in present if (cell := rows[name][index].as_py())}
 
 
 def _spread(total: int, num: int) -> list[int]:
-    """Choose `num` places among `total`, at equal distances."""
+    """Choose `num` of `total` indices at equal distances."""
     num = min(num, total)
-    return [place * total // num for place in range(num)]
+    return [i * total // num for i in range(num)]
 
 
 def _overlay(
@@ -279,7 +288,7 @@ def _scene_cells(name: str, scenes: SceneStatistics) -> tuple[str, ...]:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of cells, as wide as the widest of their column."""
+    """Format rows of cells as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

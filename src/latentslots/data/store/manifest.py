@@ -1,7 +1,6 @@
-"""`dataset_info.json`: what a store holds, and the proof that it was written to the end."""
+"""`dataset_info.json`, the manifest of a store: its content, written once a split is complete."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import fsspec
 
 from latentslots.data.errors import DataError
+from latentslots.files import write_json
 
 FILE_NAME = "dataset_info.json"
 FORMAT_VERSION = 1
@@ -28,44 +28,52 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitManifest:
-    """One split; its images are between `smallest` and `largest` (width, height) pixels."""
+    """One split.
+
+    Attributes:
+        num_rows: Images in it.
+        smallest: Least width and least height of its images, in pixels.
+        largest: Greatest width and greatest height.
+        shards: Its files in order.
+        source: Fingerprint of the files that it was made from (`data.store.source_files`); empty if
+            it was not made from files.
+    """
 
     num_rows: int
     smallest: tuple[int, int]
     largest: tuple[int, int]
     shards: tuple[Shard, ...]
     source: str = ""
-    """Fingerprint of what it was made of, where known (`data.store.sources`)."""
 
     @property
     def num_bytes(self) -> int:
-        """Size on disk."""
+        """Size on disk in bytes."""
         return sum(shard.num_bytes for shard in self.shards)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A store: where its images come from, what its class numbers mean, and its splits."""
+    """A store: origin of the images, names of the classes, and the splits."""
 
     name: str
     kind: str
     license: str = ""
     credit: str = ""
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Names behind the numbers of a categorical attribute."""
+    """For each attribute with classes, their names in order of the class numbers."""
     made_by: Mapping[str, Any] = field(default_factory=dict)
-    """The program and the options that made the images, where a program did."""
+    """Program and options that made the store; empty if a user assembled it."""
     splits: Mapping[str, SplitManifest] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 
 def is_address(path: str) -> bool:
-    """Tell a remote address, such as `gs://bucket/data`, from a path on this machine."""
+    """Whether a path is a remote address such as `gs://bucket/data`."""
     return "://" in path
 
 
 def has_manifest(path: str) -> bool:
-    """Tell whether a folder, local or remote, is a store."""
+    """Whether a folder, local or remote, is a store."""
     try:
         filesystem, root = fsspec.url_to_fs(path)
     except ImportError as error:
@@ -93,10 +101,8 @@ def read_manifest(path: str) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest in one move, so that no reader ever sees half of it."""
-    beside = path / f".{FILE_NAME}.{os.getpid()}"
-    beside.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
-    beside.replace(path / FILE_NAME)
+    """Write the manifest of a store, complete or not at all."""
+    write_json(path / FILE_NAME, asdict(manifest))
 
 
 def _parse(content: dict[str, Any]) -> Manifest:

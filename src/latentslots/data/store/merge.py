@@ -1,4 +1,4 @@
-"""Several stores become one, to learn from all of them at once."""
+"""Merging several stores into one, to train on all of them."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from latentslots.data.store.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
 
-_PICTURES = ("image", "segmentation", "ignore")
+_IMAGE_COLUMNS = ("image", "segmentation", "ignore")
 
 
 def merge_stores(
@@ -29,27 +29,35 @@ def merge_stores(
     seed: int = 0,
     progress: bool = False,
 ) -> Path:
-    """Write the splits that all sources have, their images in random order, as a new store.
+    """Write a new store of the splits that all sources have, with their images in random order.
 
-    Kept are the images' bytes and file names, the segmentations where every source has them, what
-    they ignore, and the images' licenses; `video` and `frame` where every source has them, the
-    videos' names behind the number of their source. The column `dataset` has the name of the store
-    that a row comes from. Attributes are left out, and logged.
+    The images' bytes, file names and licenses are kept. Segmentations, with their `ignore` masks,
+    are kept if every source has them; so are `video` and `frame`, with the source's number before
+    the names of videos. The new column `dataset` names the store that a row comes from. Other
+    columns, attributes among them, are dropped with a warning.
 
     Args:
         sources: Two stores or more.
         out: Folder of the new store.
-        weights: How much of the new store is each source's, in proportion. It stays as large as all
-            together: of a source that has fewer images than its share, some are there several
-            times; of one that has more, some are left out. By default all, once.
-        seed: Another seed gives another order, and another choice.
-        progress: Draw a progress bar.
+        weights: Proportions of the sources in the new store, which is as large as all sources
+            together: images of a source with fewer than its share are repeated, and of one with
+            more, some are dropped. By default every image is taken once.
+        seed: Another seed gives another order and selection.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        The folder of the new store.
+
+    Raises:
+        DataError: If a source is not a store, they have no split in common, or `out` is a store.
     """
     paths = [os.fspath(source) for source in sources]
     if len(paths) < 2:
-        raise DataError(f"there is nothing to merge: {len(paths)} data sets were named")
+        raise DataError(f"merging needs at least two data sets, got {len(paths)}")
     if weights is not None and len(weights) != len(paths):
-        raise DataError(f"{len(weights)} weights were given for {len(paths)} data sets")
+        raise DataError(
+            f"weights must have one value per data set, got {len(weights)} for {len(paths)}"
+        )
     if weights is not None and not min(weights) > 0:
         raise DataError(f"weights must be above 0, got {min(weights):g}")
     if has_manifest(os.fspath(out)):
@@ -60,19 +68,19 @@ def merge_stores(
         raise DataError(f"{', '.join(paths)} have no split in common")
     for path, manifest in zip(paths, manifests, strict=True):
         for name in set(manifest.splits) - set(splits):
-            logger.warning("split %r of %s is left out: not all have one", name, path)
-    with ExitStack() as writers:  # no split appears before all are written
+            logger.warning("split %r of %s is dropped: not all data sets have it", name, path)
+    with ExitStack() as writers:  # no split appears before all are complete
         for split in splits:
             parts = [load_dataset(path, split=split) for path in paths]
             random = np.random.default_rng(seed)
-            places = _places([len(part) for part in parts], weights, random)
-            _write(writers, parts, manifests, Path(out), split, places, progress=progress)
+            order = _order([len(part) for part in parts], weights, random)
+            _write(writers, parts, manifests, Path(out), split, order, progress=progress)
     return Path(out)
 
 
 def _manifest(path: str) -> Manifest:
     if not has_manifest(path):
-        raise DataError(f"{path} is no store: `latentslots data import` makes one of it")
+        raise DataError(f"{path} is not a store: convert it by `latentslots data import` first")
     return read_manifest(path)
 
 
@@ -82,23 +90,23 @@ def _write(
     manifests: list[Manifest],
     out: Path,
     split: str,
-    places: Sequence[tuple[int, int]],
+    order: Sequence[tuple[int, int]],
     *,
     progress: bool,
 ) -> None:
-    there = [set(part.column_names) for part in parts]
-    everywhere, anywhere = set.intersection(*there), set.union(*there)
-    kept = {"image"} | (everywhere & {"segmentation", "video", "frame"}) | (anywhere & {"license"})
+    columns_of = [set(part.column_names) for part in parts]
+    in_all, in_any = set.intersection(*columns_of), set.union(*columns_of)
+    kept = {"image"} | (in_all & {"segmentation", "video", "frame"}) | (in_any & {"license"})
     if "segmentation" in kept:
-        kept |= anywhere & {"ignore"}
-    left_out = sorted(anywhere - kept - {"dataset"})
-    if left_out:
-        logger.warning("columns of %r are left out: %s", split, ", ".join(left_out))
-    raw = [_encoded(part, kept) for part in parts]
+        kept |= in_any & {"ignore"}
+    dropped = sorted(in_any - kept - {"dataset"})
+    if dropped:
+        logger.warning("columns of %r are dropped: %s", split, ", ".join(dropped))
+    encoded = [_without_decoding(part, kept) for part in parts]
     columns = {"dataset": Value("string")}
     if "license" in kept:
         columns["license"] = Value("string")
-    made = StoreWriter(
+    store_writer = StoreWriter(
         out,
         split,
         kind="+".join(manifest.kind for manifest in manifests),
@@ -109,10 +117,11 @@ def _write(
         video="video" in kept,
         columns=columns,
     )
-    writer = writers.enter_context(made)
-    for number, row in tqdm(places, desc=split, unit="image", disable=not progress):
-        cells = raw[number][row]
-        values = {name: cells[name]["bytes"] for name in _PICTURES if cells.get(name) is not None}
+    writer = writers.enter_context(store_writer)
+    for number, row in tqdm(order, desc=split, unit="image", disable=not progress):
+        cells = encoded[number][row]
+        present = [name for name in _IMAGE_COLUMNS if cells.get(name) is not None]
+        values = {name: cells[name]["bytes"] for name in present}
         values["source"] = cells["image"]["path"]
         if "video" in kept:
             values |= {"video": f"{number}/{cells['video']}", "frame": cells.get("frame")}
@@ -121,24 +130,25 @@ def _write(
         writer.add(**values, dataset=manifests[number].name)
 
 
-def _places(
+def _order(
     sizes: Sequence[int], weights: Sequence[float] | None, random: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Which row of which source comes when."""
+    """Draw the order of the rows, as pairs of a source's number and a row in it."""
     if weights is None:
-        places = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
+        rows = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
     else:
         ends = np.round(np.cumsum(weights) / sum(weights) * sum(sizes)).astype(int)
-        places = []
+        rows = []
         for number, (size, count) in enumerate(zip(sizes, np.diff(ends, prepend=0), strict=True)):
             rounds = [random.permutation(size) for _ in range(-(-count // size))]
-            places += [(number, int(row)) for row in np.concatenate(rounds)[:count]]
-    return [places[place] for place in random.permutation(len(places))]
+            rows += [(number, int(row)) for row in np.concatenate(rounds)[:count]]
+    return [rows[i] for i in random.permutation(len(rows))]
 
 
-def _encoded(part: Dataset, kept: set[str]) -> Dataset:
+def _without_decoding(part: Dataset, kept: set[str]) -> Dataset:
+    """The kept columns of a data set, with images as encoded bytes."""
     part = part.select_columns(sorted(kept & set(part.column_names)))
-    for name in set(_PICTURES) & set(part.column_names):
+    for name in set(_IMAGE_COLUMNS) & set(part.column_names):
         part = part.cast_column(name, ImageFeature(decode=False))
     return part
 

@@ -3,16 +3,17 @@
 A store is a folder `<path>/<split>/part-00000.parquet` beside a `dataset_info.json`. Its rows:
 
 - `image`: the encoded image.
-- `segmentation`, where there is one: a PNG of ids of 8 or 16 bits; 0 is the background.
-- `ignore`, optional: a PNG that is not 0 where a pixel has no trustworthy label.
+- `segmentation`, optional: a PNG of ids of 8 or 16 bits; 0 is the background.
+- `ignore`, optional: a PNG that is not 0 at pixels that are not scored.
 - `attributes`, optional: lists of equal length; item i describes the object with id i + 1.
-- `video` and `frame`, where the images are frames.
+- `video` and `frame`, if the images are frames of videos.
 
-`latentslots.data.store.writer` writes them.
+`latentslots.data.store.writer` writes stores.
 """
 
-import hashlib
 import os
+import re
+from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 from typing import Literal, overload
@@ -24,9 +25,11 @@ from latentslots.bundled import bundled_folder
 from latentslots.data.errors import DataError, UnknownSplitError
 from latentslots.data.store.folder import folder_splits, load_folder
 from latentslots.data.store.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
+from latentslots.fingerprint import text_sha256
 
 BUNDLED_SCENES = "scenes"
-_HINTS = {"data/scenes": "`latentslots data make scenes data/scenes` makes it"}
+_PARTIAL_SPLIT = re.compile(r"\.(\w+)(\.\w+)?\.partial")
+_HINTS = {"data/scenes": "create it by `latentslots data make scenes data/scenes`"}
 
 
 @overload
@@ -68,27 +71,30 @@ def load_dataset(
 
     Args:
         path: A store, on this machine or at an fsspec address (`gs://...`, `hf://...`); a
-            folder that holds images at any depth; or `bundled`, 128 scenes that ship with the
+            folder that holds images at any depth; or `bundled`, the 128 scenes that ship with the
             package (split `validation`).
-        split: `train`, `validation`, or another that the store has.
-        glob: Of a folder, only the images that match, such as `**/*_rgb.png`.
-        validation_fraction: Of a folder, the share that is held out as `validation`.
-        group_by: What is held out together: each `file` by itself, or all of a `parent` folder,
-            which then names a video.
+        split: `train`, `validation`, or another split of the store.
+        glob: For a folder: only the images that match, such as `**/*_rgb.png`.
+        validation_fraction: For a folder: the fraction that is held out as `validation`.
+        group_by: What is held out together: each `file` by itself, or all images of a `parent`
+            folder, which is then their `video`.
         seed: Another seed holds out other images.
-        streaming: Read from where the store lies, row by row, instead of a memory-mapped copy in
+        streaming: Read row by row from the store's location, instead of a memory-mapped copy in
             the cache of HF datasets.
-        hint: How to get the data, for the message that says that `path` does not exist.
+        hint: How to obtain the data, added to the error if `path` does not exist.
 
     Returns:
-        Rows of a store as the head of this module lists them; of a folder, `image` and `video`.
+        For a store, rows as this module's docstring lists them; for a folder, `image` and `video`.
+
+    Raises:
+        DataError: If there is no such data set or split, or an option does not apply.
     """
     path = dataset_path(path)
     if glob is None and _is_store(path):
         if validation_fraction is not None:
             raise DataError(
-                f"{path} is a store, which has splits already: validation_fraction is for a "
-                "folder of images"
+                f"{path} is a store, which has splits already: validation_fraction applies to "
+                "folders of images"
             )
         return _load_store(path, split, streaming=streaming)
     _check_folder(path, hint or _HINTS.get(path.rstrip("/")))
@@ -104,12 +110,12 @@ def load_dataset(
 
 
 def dataset_path(path: str | os.PathLike[str]) -> str:
-    """Where a data set lies: `bundled` is a name, and all else a place."""
+    """Resolve the name `bundled` to its folder; other paths are returned unchanged."""
     return str(bundled_folder(BUNDLED_SCENES)) if path == "bundled" else os.fspath(path)
 
 
 def split_names(path: str | os.PathLike[str]) -> list[str]:
-    """Name the splits of a store, or of a folder of images that is opened without options."""
+    """List the splits of a store, or of a folder of images that is opened without options."""
     path = os.fspath(path)
     if _is_store(path):
         return list(read_manifest(path).splits)
@@ -118,16 +124,20 @@ def split_names(path: str | os.PathLike[str]) -> list[str]:
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
-    """Name the content of a data set: equal for equal shards or files, wherever they lie.
+    """Fingerprint of a data set's content: equal for equal shards or files, in any location.
 
-    It follows what HF datasets does to the rows (`select`, `filter`, `shuffle`, ...), so that two
-    selections differ.
+    HF datasets updates it in `select`, `filter`, `shuffle` and so on, so that different selections
+    have different fingerprints.
     """
     return str(dataset._fingerprint)
 
 
 def find_shards(path: str, manifest: Manifest, split: str) -> tuple[Shard, ...]:
-    """List the shards of a split, after a look that each is there and as long as it should be."""
+    """List the shards of a split. On this machine, their existence and size are checked.
+
+    Raises:
+        DataError: If there is no such split, or a shard is missing or incomplete.
+    """
     if split not in manifest.splits:
         raise UnknownSplitError(
             f"{path} has no split {split!r}, only {', '.join(map(repr, manifest.splits))}"
@@ -145,6 +155,11 @@ def find_shards(path: str, manifest: Manifest, split: str) -> tuple[Shard, ...]:
     return shards
 
 
+def shards_fingerprint(shards: Sequence[Shard]) -> str:
+    """Fingerprint of a split's content: equal for equal shards, in any location."""
+    return text_sha256("\n".join(shard.sha256 for shard in shards))[:32]
+
+
 def _is_store(path: str) -> bool:
     return (is_address(path) or Path(path).is_dir()) and has_manifest(path)
 
@@ -152,29 +167,33 @@ def _is_store(path: str) -> bool:
 def _load_store(path: str, split: str, *, streaming: bool) -> Dataset | IterableDataset:
     shards = find_shards(path, read_manifest(path), split)
     if not is_address(path):
-        path = escape(str(Path(path).absolute()))  # HF datasets takes file names for patterns
+        path = escape(str(Path(path).absolute()))  # HF datasets treats file names as patterns
     files = [f"{path.rstrip('/')}/{shard.file}" for shard in shards]
     if streaming:
         return IterableDataset.from_parquet(files, split=NamedSplit(split))
-    content = hashlib.sha256("\n".join(shard.sha256 for shard in shards).encode()).hexdigest()[:32]
-    # The hash in the configuration's name makes HF datasets convert again after the store was
-    # rewritten, even where the time stamps of the files did not change.
-    dataset = Dataset.from_parquet(files, split=NamedSplit(split), config_name=f"store-{content}")
-    return Dataset(dataset.data, info=dataset.info, split=dataset.split, fingerprint=content)
+    fingerprint = shards_fingerprint(shards)
+    # With the fingerprint in the configuration's name, HF datasets converts a rewritten store
+    # again, even if the time stamps of its files did not change.
+    dataset = Dataset.from_parquet(
+        files, split=NamedSplit(split), config_name=f"store-{fingerprint}"
+    )
+    return Dataset(dataset.data, info=dataset.info, split=dataset.split, fingerprint=fingerprint)
 
 
 def _check_folder(path: str, hint: str | None) -> None:
     if is_address(path):
         raise DataError(
-            f"there is no store at {path}, or it cannot be reached: no dataset_info.json is there"
+            f"there is no store at {path}, or it cannot be reached: it has no dataset_info.json"
         )
     if not Path(path).exists():
         raise DataError(f"there is no data set at {path}{f': {hint}' if hint else ''}")
     if not Path(path).is_dir():
         raise DataError(f"{path} is a file; a data set is a folder")
-    unfinished = sorted(part.name for part in Path(path).glob(".*.partial"))
-    if unfinished:
-        split = unfinished[0].split(".")[1]
-        raise DataError(f"{path} is incomplete: split {split!r} was begun and not finished")
+    for entry in sorted(Path(path).glob(".*.partial")):
+        if interrupted := _PARTIAL_SPLIT.fullmatch(entry.name):
+            raise DataError(
+                f"{path} is incomplete: writing split {interrupted[1]!r} was interrupted; repeat "
+                "the command to resume it"
+            )
     if next(Path(path).iterdir(), None) is None:
         raise DataError(f"{path} is an empty folder")

@@ -1,7 +1,8 @@
-"""Writing a split in pieces, on as many processes as there are cores, so that nothing is lost.
+"""Writing a split in blocks, by several processes, so that an interrupted import can be resumed.
 
-The rows of a split are made in blocks, each a hidden Parquet file that appears when it is whole.
-What is killed goes on with the blocks that are missing, and ends with the same bytes.
+A block is some rows of the split in a hidden Parquet file of its own, which appears once it is
+complete. A resumed import makes the missing blocks only; the split has the same bytes as without
+the interruption, whatever the number of processes.
 """
 
 import json
@@ -27,16 +28,17 @@ from latentslots.data.store.rows import (
     ROW_GROUP_BYTES,
     ROW_GROUP_ROWS,
     RowEncoder,
-    with_sizes,
+    size_metadata,
 )
-from latentslots.data.store.sources import Source
+from latentslots.data.store.source_files import SourceFiles
 from latentslots.data.store.writer import StoreWriter, refuse_full_disk
+from latentslots.files import atomic_file, write_text
 
-SURE_SHARE = 0.8
-"""Of the space that blocks to come are expected to need, what must be free."""
+REQUIRED_SPACE = 0.8
+"""Fraction of the estimated space that must be free; below 1, because estimates may be too high."""
 _SPEC_FILE = "made_by.json"
-Make = Callable[[Any], Iterable[Mapping[str, Any]]]
-"""Makes the rows of a block (arguments of `StoreWriter.add`) from what says which they are."""
+MakeRows = Callable[[Any], Iterable[Mapping[str, Any]]]
+"""Makes the rows of a block, as arguments of `StoreWriter.add`, from the block's description."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +46,10 @@ class Workers:
     """The processes that make blocks.
 
     Attributes:
-        count: How many; by default one per core. With 1, the calling process does it.
-        initializer: Called in each of them first, with `arguments`.
-        arguments: See there.
+        count: Number of processes; by default one per core. With 1, the calling process makes the
+            blocks.
+        initializer: Called first in each process.
+        arguments: Arguments of the initializer.
     """
 
     count: int | None = None
@@ -54,22 +57,22 @@ class Workers:
     arguments: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse none."""
+        """Reject a count below 1."""
         if self.count is not None and self.count < 1:
             raise DataError(f"workers must be at least 1, got {self.count}")
 
 
-def is_written(out: Path, split: str, spec: Mapping[str, Any], source: Source) -> bool:
-    """Tell whether a store has a split already.
+def is_written(out: Path, split: str, spec: Mapping[str, Any], files: SourceFiles) -> bool:
+    """Whether a store that a program makes has a split already.
 
     Args:
-        out: Folder of the store, which may not be there.
+        out: Folder of the store, which may not exist.
         split: Name of the split.
-        spec: As for `write_blocks`; the store's `made_by`.
-        source: What the split is made of.
+        spec: Program and options, as for `write_blocks`: the store's `made_by`.
+        files: The files that the split is made from.
 
     Raises:
-        DataError: If the store is of other data.
+        DataError: If the store was made with other options, or the split from other files.
     """
     if not has_manifest(str(out)):
         return False
@@ -78,36 +81,38 @@ def is_written(out: Path, split: str, spec: Mapping[str, Any], source: Source) -
         raise DataError(f"{out} holds other data ({manifest.kind}): choose another folder")
     if split not in manifest.splits:
         return False
-    if manifest.splits[split].source not in ("", source.fingerprint):
+    if manifest.splits[split].source not in ("", files.fingerprint):
         raise DataError(
-            f"{out} holds {split!r} of other files than these: choose another folder, or remove it"
+            f"{out} holds {split!r} made from other files: remove it, or choose another folder"
         )
     return True
 
 
-def is_joined(out: Path, split: str, source: str) -> bool:
-    """Tell whether a store of images that anybody brought together has a split already.
+def is_added(out: Path, split: str, source: str) -> bool:
+    """Whether a store that a user assembles has a split already.
 
     Args:
-        out: Folder of the store, which may not be there.
+        out: Folder of the store, which may not exist.
         split: Name of the split.
-        source: Fingerprint of what it would be made of.
+        source: Fingerprint of the files that the split is made from, and of the options.
 
     Raises:
-        DataError: If the store is of other data: a public data set, or made scenes.
+        DataError: If the store is a public data set or generated scenes.
     """
     if not has_manifest(str(out)):
         return False
     manifest = read_manifest(str(out))
     if manifest.kind != "images":
-        raise DataError(f"{out} holds {manifest.kind}, which nothing can join: name another")
+        raise DataError(
+            f"{out} holds {manifest.kind}, to which no images can be added: choose another folder"
+        )
     return split in manifest.splits and manifest.splits[split].source == source
 
 
 def write_items(
     writer: StoreWriter,
     items: Sequence[Any],
-    make: Make,
+    make_rows: MakeRows,
     *,
     block_size: int,
     spec: Mapping[str, Any],
@@ -116,17 +121,17 @@ def write_items(
     progress: bool,
     expected_bytes: int = 0,
 ) -> None:
-    """Write one split of a store from a list of what its images are made of.
+    """Write one split of a store from a list with one item per image, as `write_blocks` does.
 
     Args:
-        writer: As for `write_blocks`.
-        items: What says of every image which it is.
-        make: Makes the rows of some of them.
-        block_size: Items in a block.
+        writer: Writer of the split, not entered yet.
+        items: Descriptions of the images.
+        make_rows: Makes the rows of some items.
+        block_size: Items per block.
         spec: As for `write_blocks`.
         source: As for `write_blocks`.
-        workers: Processes; by default one per core.
-        progress: Whether to show a bar on stderr.
+        workers: Number of processes; by default one per core.
+        progress: Whether to show a progress bar on stderr.
         expected_bytes: As for `write_blocks`.
     """
     blocks = {
@@ -136,7 +141,7 @@ def write_items(
     write_blocks(
         writer,
         blocks,
-        make,
+        make_rows,
         spec=spec,
         source=source,
         workers=Workers(count=workers),
@@ -150,7 +155,7 @@ def write_items(
 def write_blocks(
     writer: StoreWriter,
     blocks: Mapping[str, Any],
-    make: Make,
+    make_rows: MakeRows,
     *,
     spec: Mapping[str, Any],
     source: str | os.PathLike[str] = "",
@@ -160,30 +165,29 @@ def write_blocks(
     sizes: Mapping[str, int] | None = None,
     expected_bytes: int = 0,
 ) -> None:
-    """Write one split of a store, or go on with it.
+    """Write one split of a store, or resume writing it.
 
     Args:
-        writer: Of the split, not entered yet.
-        blocks: What says which rows a block has, by the block's name; the split has them in this
-            order.
-        make: Makes them; a function of a module, which workers can import.
-        spec: What the rows depend on: blocks that were made for another one are refused.
-        source: Where they come from; the store does not tell, but half-made blocks must share it.
+        writer: Writer of the split, not entered yet.
+        blocks: Descriptions of the blocks by name; the split has them in this order.
+        make_rows: Makes the rows of a block; a module's function, which processes can import.
+        spec: All that the rows depend on. Blocks that were made for another spec are refused.
+        source: Where the rows come from. Existing blocks must have the same source; it is not kept
+            in the store.
         workers: The processes.
-        progress: Whether to show a bar on stderr.
-        unit: What the bar counts.
-        sizes: How many of these a block is; by default 1.
-        expected_bytes: What the split will have at least, where that is known: a disk without room
-            for it is found before anything is made. The blocks tell in any case.
+        progress: Whether to show a progress bar on stderr.
+        unit: Unit of the progress bar.
+        sizes: Units per block; by default 1.
+        expected_bytes: Least size of the split if it is known, so that a lack of disk space is
+            reported before the first block. Otherwise the first blocks give an estimate.
 
     Raises:
-        DataError: If the store cannot be written to, half-made blocks are of other data, a row
-            cannot be encoded, or the disk is full, or too full to hold all: what was made stays,
-            and is gone on with.
+        DataError: If the folder cannot be written to, existing blocks are of other data, a row is
+            invalid, or the disk is full or will be. Complete blocks are kept for resuming.
     """
-    folder = _folder(writer, {**spec, "source": os.fspath(source)})
+    folder = _open_folder(writer, {**spec, "source": os.fspath(source)})
     files = {name: folder / f"{name}.parquet" for name in blocks}
-    missing = {name: work for name, work in blocks.items() if not _is_whole(files[name])}
+    missing = {name: block for name, block in blocks.items() if not _is_complete(files[name])}
     _check_schema(writer, [files[name] for name in blocks if name not in missing])
     sizes = sizes or dict.fromkeys(blocks, 1)
     bar = tqdm(
@@ -193,16 +197,18 @@ def write_blocks(
         unit=unit,
         disable=not progress,
     )
-    jobs = [(writer.encoder, make, work, files[name], name) for name, work in missing.items()]
-    made = {name: files[name].stat().st_size for name in blocks if name not in missing}
+    jobs = [
+        (writer.encoder, make_rows, block, files[name], name) for name, block in missing.items()
+    ]
+    num_bytes = {name: files[name].stat().st_size for name in blocks if name not in missing}
     try:
-        _check_space(writer.path, expected_bytes, sum(made.values()))
+        _check_space(writer.path, expected_bytes, sum(num_bytes.values()))
         with bar:
-            for name in _run(jobs, workers):
+            for name in _make_blocks(jobs, workers):
                 bar.update(sizes[name])
-                made[name] = files[name].stat().st_size
-                done = sum(sizes[name] for name in made) / sum(sizes.values())
-                written = sum(made.values())
+                num_bytes[name] = files[name].stat().st_size
+                done = sum(sizes[name] for name in num_bytes) / sum(sizes.values())
+                written = sum(num_bytes.values())
                 _check_space(writer.path, round(written / done), written)
         with writer:
             for file in files.values():
@@ -211,7 +217,7 @@ def write_blocks(
         refuse_full_disk(writer.path, error)
         raise
     finally:
-        if not any(folder.glob("*.parquet")):  # nothing to go on with
+        if not any(folder.glob("*.parquet")):  # there is nothing to resume
             shutil.rmtree(folder)
             if not any(writer.path.iterdir()):
                 writer.path.rmdir()
@@ -219,18 +225,18 @@ def write_blocks(
 
 
 def _check_space(path: Path, all_bytes: int, written: int) -> None:
-    """Stop as soon as it is known that all blocks, and the split, will not fit."""
+    """Raise an error as soon as the blocks and the split are known not to fit on the disk."""
     needed, free = 2 * all_bytes - written, shutil.disk_usage(path).free
-    if free < SURE_SHARE * needed:
+    if free < REQUIRED_SPACE * needed:
         raise DataError(
-            f"{path} will need about {needed / 1e9:.1f} GB more while it is written, of which "
-            f"{all_bytes / 1e9:.1f} stay, but {free / 1e9:.1f} are free: make some, and give the "
-            "same command again to go on"
+            f"{path} needs about {needed / 1e9:.1f} GB more while it is written, of which "
+            f"{all_bytes / 1e9:.1f} GB stay, but only {free / 1e9:.1f} GB are free: make room and "
+            "repeat the command to resume"
         )
 
 
-def _run(jobs: Sequence[tuple[Any, ...]], workers: Workers) -> Iterable[str]:
-    """Make blocks, and name each when it is whole."""
+def _make_blocks(jobs: Sequence[tuple[Any, ...]], workers: Workers) -> Iterable[str]:
+    """Make blocks and yield the name of each when it is complete."""
     count = min(workers.count or os.cpu_count() or 1, len(jobs))
     if count <= 1:
         if workers.initializer is not None and jobs:
@@ -242,43 +248,45 @@ def _run(jobs: Sequence[tuple[Any, ...]], workers: Workers) -> Iterable[str]:
     with ProcessPoolExecutor(
         count, mp_context=context, initializer=_start_worker, initargs=(workers,)
     ) as pool:
-        waiting = [pool.submit(_make_block, *job) for job in jobs]
+        results = [pool.submit(_make_block, *job) for job in jobs]
         try:
-            for made in waiting:
-                yield made.result()
+            for result in results:
+                yield result.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _start_worker(workers: Workers) -> None:
-    # Ctrl-C reaches all processes of a terminal; the first one ends the others.
+    # Ctrl-C reaches all processes of a terminal; the parent ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     if workers.initializer is not None:
         workers.initializer(*workers.arguments)
 
 
-def _leave_with_parent() -> None:
-    """A first process that is killed ends no other: they would make a block more, and then wait."""
+def _exit_with_parent() -> None:
+    """Exit when the parent is killed; else a worker would make another block and wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
 
 
-def _make_block(encoder: RowEncoder, make: Make, work: Any, file: Path, name: str) -> str:
-    beside = file.with_suffix(f".{os.getpid()}.tmp")  # nobody else's, not even for a moment
+def _make_block(encoder: RowEncoder, make_rows: MakeRows, block: Any, file: Path, name: str) -> str:
     smallest, largest = [2**31, 2**31], [0, 0]
     rows: list[dict[str, Any]] = []
     num_bytes = 0
-    with pq.ParquetWriter(beside, encoder.schema, write_statistics=False) as parquet:
+    with (
+        atomic_file(file) as partial,
+        pq.ParquetWriter(partial, encoder.schema, write_statistics=False) as parquet,
+    ):
 
         def flush() -> None:
             parquet.write_table(pa.Table.from_pylist(rows, schema=encoder.schema))
             rows.clear()
 
-        for number, values in enumerate(make(work)):
+        for number, values in enumerate(make_rows(block)):
             encoded = encoder.encode(values, where=f"row {number} of {name}")
             rows.append(encoded.row)
             num_bytes += encoded.num_bytes
@@ -290,13 +298,12 @@ def _make_block(encoder: RowEncoder, make: Make, work: Any, file: Path, name: st
                 num_bytes = 0
         if rows:
             flush()
-        parquet.add_key_value_metadata(with_sizes(smallest, largest))
-    beside.replace(file)
+        parquet.add_key_value_metadata(size_metadata(smallest, largest))
     return name
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether a block was written to its end; a disk that was full may have cut it."""
+def _is_complete(file: Path) -> bool:
+    """Whether a block exists and has Parquet's footer; a full disk may have truncated it."""
     if not file.is_file():
         return False
     try:
@@ -307,30 +314,31 @@ def _is_whole(file: Path) -> bool:
 
 
 def _check_schema(writer: StoreWriter, files: Iterable[Path]) -> None:
-    """Refuse blocks of other columns, or with other names of classes, which the metadata hold."""
-    wanted, key = writer.encoder.schema, b"huggingface"
+    """Refuse blocks with other columns, or with other class names, which the metadata hold."""
+    expected, key = writer.encoder.schema, b"huggingface"
     for file in files:
-        found = pq.read_schema(file)
-        if not found.equals(wanted) or (found.metadata or {}).get(key) != wanted.metadata.get(key):
+        schema = pq.read_schema(file)
+        class_names = (schema.metadata or {}).get(key)
+        if not schema.equals(expected) or class_names != expected.metadata.get(key):
             raise DataError(
-                f"{writer.path} holds a half-made {writer.split!r} whose columns or classes are "
-                f"others: remove {file.parent}, or choose another folder"
+                f"{writer.path} holds an unfinished split {writer.split!r} with other columns or "
+                f"classes: remove {file.parent}, or choose another folder"
             )
 
 
-def _folder(writer: StoreWriter, spec: Mapping[str, Any]) -> Path:
-    """The folder of a split's finished blocks; those that a killed program left are used."""
+def _open_folder(writer: StoreWriter, spec: Mapping[str, Any]) -> Path:
+    """Create the folder of a split's blocks, or resume with the blocks that are in it."""
     folder = writer.path / f".{writer.split}.blocks.partial"
-    wanted = json.dumps(spec, indent=2) + "\n"
+    content = json.dumps(spec, indent=2) + "\n"
     file = folder / _SPEC_FILE
-    begun = any(folder.glob("*.parquet"))
-    if begun and file.exists() and file.read_text() != wanted:
+    has_blocks = any(folder.glob("*.parquet"))
+    if has_blocks and file.exists() and file.read_text(encoding="utf-8") != content:
         raise DataError(
-            f"{writer.path} holds a half-made {writer.split!r} of other data: remove {folder}, or "
-            "choose another folder"
+            f"{writer.path} holds an unfinished split {writer.split!r} of other data: remove "
+            f"{folder}, or choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for cut_off in folder.glob("*.tmp"):
-        cut_off.unlink(missing_ok=True)
-    file.write_text(wanted)
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+    write_text(file, content)
     return folder

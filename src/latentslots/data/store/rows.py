@@ -1,4 +1,4 @@
-"""One row of a store: what is said of an image, checked and encoded."""
+"""Validation and encoding of the rows of a store."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,25 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, List, Value
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import Picture, encode_ids, encode_image, picture_header
+from latentslots.data.store.encoding import ImageLike, encode_ids, encode_image, read_header
 from latentslots.data.transforms import ID_MODES
 
 RESERVED_COLUMNS = ("image", "segmentation", "ignore", "attributes", "video", "frame")
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 16 * 2**20
-_PICTURES = ("image", "segmentation", "ignore")
+_IMAGE_COLUMNS = ("image", "segmentation", "ignore")
 _SIZES = "latentslots.sizes"
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A row, the width and height of its image, and the bytes of its pictures."""
+    """An encoded row.
+
+    Attributes:
+        row: Values by column.
+        size: Width and height of the image.
+        num_bytes: Size of its encoded images together.
+    """
 
     row: dict[str, Any]
     size: tuple[int, int]
@@ -31,18 +37,18 @@ class EncodedRow:
 
 
 class RowEncoder:
-    """Turns what is known of an image into a row, or refuses it.
+    """Validates and encodes rows.
 
     Args:
         segmentation: Whether rows have a segmentation.
         ignore: Whether rows may have an `ignore` mask.
-        video: Whether rows are frames, which have a `video` and a `frame`.
-        attributes: What is known of each object: HF feature per name.
-        columns: Further columns, one value per image: HF feature per name.
+        video: Whether rows are frames, with a `video` and a `frame`.
+        attributes: HF feature of every attribute of an object, by name.
+        columns: HF feature of every further column, by name; each has one value per image.
 
     Attributes:
-        features: Of the rows, in HF's words.
-        schema: The same in Arrow's.
+        features: HF features of the rows.
+        schema: Arrow schema of the rows.
     """
 
     def __init__(
@@ -55,9 +61,9 @@ class RowEncoder:
         columns: Mapping[str, Any] | None = None,
     ) -> None:
         self.attributes, columns = dict(attributes or {}), dict(columns or {})
-        taken = sorted(set(columns) & set(RESERVED_COLUMNS))
-        if taken:
-            raise DataError(f"a further column cannot be called {taken[0]!r}")
+        reserved = sorted(set(columns) & set(RESERVED_COLUMNS))
+        if reserved:
+            raise DataError(f"{reserved[0]!r} is the name of a standard column: rename the column")
         features: dict[str, Any] = {"image": Image()}
         if segmentation:
             features["segmentation"] = Image()
@@ -74,49 +80,51 @@ class RowEncoder:
         """Encode a row.
 
         Args:
-            row: The arguments of `StoreWriter.add`; those that are `None` are as if not given.
-            where: How messages name the row.
+            row: The arguments of `StoreWriter.add`; `None` means absent.
+            where: Name of the row in error messages.
 
         Raises:
-            DataError: If it is none of this store.
+            DataError: If the row does not have the columns of this store, or an invalid value.
         """
-        known = {name: value for name, value in row.items() if value is not None}
-        source = known.pop("source", None)
+        values = {name: value for name, value in row.items() if value is not None}
+        source = values.pop("source", None)
         where += f" ({source})" if source else ""
-        present = {name: known.pop(name) for name in _PICTURES if name in known}
-        values, attributes = known, known.get("attributes")
-        self._check_columns({*present, *values}, where)
-        if attributes is not None:
-            self._check_attributes(attributes, where)
-        pictures, size = self._encode_pictures(present, where)
-        row = self._encode(values, where)
-        row |= {column: {"bytes": data, "path": None} for column, data in pictures.items()}
+        images = {name: values.pop(name) for name in _IMAGE_COLUMNS if name in values}
+        self._check_columns({*images, *values}, where)
+        if "attributes" in values:
+            self._check_attributes(values["attributes"], where)
+        encoded, size = self._encode_images(images, where)
+        row = self._encode_values(values, where)
+        row |= {column: {"bytes": data, "path": None} for column, data in encoded.items()}
         row["image"]["path"] = source
-        return EncodedRow(row, size, sum(map(len, pictures.values())))
+        return EncodedRow(row, size, sum(map(len, encoded.values())))
 
     def _check_columns(self, given: set[str], where: str) -> None:
         unknown = sorted(given - set(self.features))
         if unknown:
-            raise DataError(f"{where} has a {unknown[0]!r}, which the writer was not told of")
+            raise DataError(f"{where} has a {unknown[0]!r}, which was not declared to the writer")
         missing = sorted(set(self.features) - given - {"ignore", "frame"})
         if missing:
             raise DataError(f"{where} has no {missing[0]!r}")
 
-    def _encode_pictures(
-        self, pictures: Mapping[str, Picture], where: str
+    def _encode_images(
+        self, images: Mapping[str, ImageLike], where: str
     ) -> tuple[dict[str, bytes], tuple[int, int]]:
         try:
             encoded = {
-                column: encode_image(picture) if column == "image" else encode_ids(picture)
-                for column, picture in pictures.items()
+                column: encode_image(image) if column == "image" else encode_ids(image)
+                for column, image in images.items()
             }
-            headers = {column: picture_header(content) for column, content in encoded.items()}
+            headers = {column: read_header(content) for column, content in encoded.items()}
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         width, height = headers["image"][0]
         for column, (other, mode) in headers.items():
             if column != "image" and mode not in ID_MODES:
-                raise DataError(f"{where}: the {column} has no ids any more: its mode is {mode}")
+                raise DataError(
+                    f"{where}: the {column} must hold ids (mode {', '.join(ID_MODES)}), got mode "
+                    f"{mode}"
+                )
             if other != (width, height):
                 raise DataError(
                     f"{where}: the {column} is {other[0]}x{other[1]} pixels, but its image is "
@@ -124,14 +132,14 @@ class RowEncoder:
                 )
         return encoded, (width, height)
 
-    def _encode(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def _encode_values(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         row = {}
         for column, value in values.items():
             try:
                 row[column] = _plain(self.features[column], value)
                 pa.array([row[column]], type=self.schema.field(column).type)
             except (ValueError, TypeError, KeyError, OverflowError) as error:
-                raise DataError(f"{where} has a {column!r} of another type: {error}") from error
+                raise DataError(f"{where} has an invalid value in {column!r}: {error}") from error
         return row
 
     def _check_attributes(
@@ -139,27 +147,27 @@ class RowEncoder:
     ) -> None:
         if set(values) != set(self.attributes):
             raise DataError(
-                f"{where} has the attributes {sorted(values)}, but the writer was told of "
-                f"{sorted(self.attributes)}"
+                f"{where} has the attributes {sorted(values)}, but {sorted(self.attributes)} were "
+                "declared to the writer"
             )
         lengths = {name: len(value) for name, value in values.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(f"{where}: its attributes have different lengths: {lengths}")
 
 
-def with_sizes(smallest: Sequence[int], largest: Sequence[int]) -> dict[str, str]:
-    """Parquet metadata that tells the range of widths and heights in a block of rows."""
+def size_metadata(smallest: Sequence[int], largest: Sequence[int]) -> dict[str, str]:
+    """Parquet metadata that holds the range of widths and heights in a block of rows."""
     return {_SIZES: json.dumps([smallest, largest])}
 
 
 def block_sizes(block: pq.ParquetFile) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Smallest and largest width and height in a block of rows."""
+    """Read the smallest and largest width and height from the metadata of a block of rows."""
     smallest, largest = json.loads(block.metadata.metadata[_SIZES.encode()])
     return tuple(smallest), tuple(largest)
 
 
 def _plain(feature: Any, value: Any) -> Any:
-    """Turn arrays into lists and class names into numbers, and refuse numbers without a name."""
+    """Convert arrays to lists and class names to numbers; a number without a class is an error."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(feature, dict):

@@ -1,6 +1,5 @@
-"""Reading a whole store again: every byte, every picture, every label."""
+"""Verifying a store: every byte, image and label."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,27 +13,27 @@ from tqdm.auto import tqdm
 
 from latentslots.data.errors import DataError
 from latentslots.data.store.encoding import decode
-from latentslots.data.store.manifest import has_manifest, read_manifest
+from latentslots.data.store.manifest import Shard, has_manifest, read_manifest
 from latentslots.data.transforms import check_segmentation
+from latentslots.fingerprint import file_sha256
 
-MASKS = {"segmentation", "ignore"}
+MASK_COLUMNS = {"segmentation", "ignore"}
 _BATCH = 64
 
 
 def verify(path: str | os.PathLike[str], *, progress: bool = False) -> list[str]:
-    """Find what is wrong with a store on this machine.
+    """List the errors in a store on this machine.
 
-    Shards are compared with their hashes; all pictures are decoded, further layers too;
-    segmentations and `ignore` masks must hold ids and be as large as their images, attributes must
-    be of one length, and ids must have attributes where there are some.
+    Shards are compared with their hashes, and all images are decoded, further image columns
+    included. Segmentations and `ignore` masks must hold ids and have the size of their image. The
+    attributes of an image must have equal length, and every id of its segmentation a value.
 
     Args:
         path: Folder of the store.
-        progress: Whether to show a bar on stderr.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
-        A sentence for everything that is wrong, of a shard the first thing alone; none where all is
-        well.
+        The first error of every faulty shard, as a sentence; empty if the store is valid.
 
     Raises:
         DataError: If there is no store.
@@ -42,27 +41,25 @@ def verify(path: str | os.PathLike[str], *, progress: bool = False) -> list[str]
     root = Path(path)
     if not has_manifest(str(root)):
         raise DataError(f"there is no store at {root}: it holds no dataset_info.json")
-    problems = []
+    errors = []
     manifest = read_manifest(str(root))
     total = sum(split.num_rows for split in manifest.splits.values())
     with tqdm(total=total, unit="image", disable=not progress) as bar:
         for split in manifest.splits.values():
             for shard in split.shards:
-                found = next(_wrong(root / shard.file, shard), None)
-                if found is not None:
-                    problems.append(f"{shard.file}: {found}")
+                error = next(_shard_errors(root / shard.file, shard), None)
+                if error is not None:
+                    errors.append(f"{shard.file}: {error}")
                 bar.update(shard.num_rows)
-    return problems
+    return errors
 
 
-def _wrong(file: Path, shard: Any) -> Iterator[str]:
+def _shard_errors(file: Path, shard: Shard) -> Iterator[str]:
     if not file.is_file():
         yield "it is missing"
         return
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    if sha256 != shard.sha256:
-        yield "its bytes are not those that were written"
+    if file_sha256(file) != shard.sha256:
+        yield "its content has changed since it was written"
     try:
         with pq.ParquetFile(file) as parquet:
             if parquet.metadata.num_rows != shard.num_rows:
@@ -70,33 +67,33 @@ def _wrong(file: Path, shard: Any) -> Iterator[str]:
             number = 0
             for batch in parquet.iter_batches(batch_size=_BATCH):
                 for row in batch.to_pylist():
-                    yield from _wrong_row(row, f"row {number}")
+                    yield from _row_errors(row, f"row {number}")
                     number += 1
     except (pa.ArrowException, OSError) as error:
         yield f"it cannot be read: {error}"
 
 
-def _wrong_row(row: dict[str, Any], where: str) -> Iterator[str]:
-    pictures: dict[str, Image.Image] = {}
+def _row_errors(row: dict[str, Any], where: str) -> Iterator[str]:
+    images: dict[str, Image.Image] = {}
     for column, cell in row.items():
         if not isinstance(cell, dict) or set(cell) != {"bytes", "path"}:
             continue
         try:
-            pictures[column] = decode(cell, where=f"{where}, {column}")
+            images[column] = decode(cell, where=f"{where}, {column}")
         except DataError as error:
             yield str(error)
             return
-    size = ImageOps.exif_transpose(pictures["image"]).size
-    for column in MASKS & set(pictures):
+    size = ImageOps.exif_transpose(images["image"]).size
+    for column in MASK_COLUMNS & set(images):
         try:
-            check_segmentation(pictures[column], size)
+            check_segmentation(images[column], size)
         except ValueError as error:
             yield f"{where}, {column}: {error}"
             return
     lengths = {len(values) for values in (row.get("attributes") or {}).values()}
     if len(lengths) > 1:
         yield f"{where}: its attributes have different lengths"
-    elif lengths and "segmentation" in pictures:
-        largest = int(np.asarray(pictures["segmentation"]).max())
+    elif lengths and "segmentation" in images:
+        largest = int(np.asarray(images["segmentation"]).max())
         if largest > max(lengths):
-            yield f"{where}: it has the id {largest}, and attributes of {max(lengths)} objects"
+            yield f"{where}: it has the id {largest}, but attributes of {max(lengths)} objects"

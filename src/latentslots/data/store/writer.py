@@ -1,7 +1,6 @@
-"""Writing one split of a store, all or nothing."""
+"""Writing one split of a store, completely or not at all."""
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import Picture
+from latentslots.data.store.encoding import ImageLike
 from latentslots.data.store.manifest import (
     FILE_NAME,
     Manifest,
@@ -27,31 +26,37 @@ from latentslots.data.store.manifest import (
     write_manifest,
 )
 from latentslots.data.store.rows import ROW_GROUP_BYTES, ROW_GROUP_ROWS, RowEncoder, block_sizes
+from latentslots.files import publish
+from latentslots.fingerprint import file_sha256
 
 
 class StoreWriter:
-    """Adds one split to a store, new or existing.
+    """Adds one split to a new or existing store.
 
-    The shards are written into a hidden folder beside and appear, with their entry in
-    `dataset_info.json`, when the `with` block ends; if it ends with an error, nothing is left.
+    The shards are written into a hidden folder. They appear, with their entry in
+    `dataset_info.json`, when the `with` block ends; after an error, nothing is left of them.
 
     Args:
-        path: Folder of the store; made if it is not there.
+        path: Folder of the store; created if it does not exist.
         split: Name of the split, which the store must not have yet.
-        name: Name of the data set. None: as the store says, or else the folder's name.
-        kind: What the data are: `images`, or a public data set such as `movi-e`. None: as the store
-            says, or else `images`.
+        name: Name of the data set; by default the store's, or else the folder's.
+        kind: `images`, or a public data set such as `movi-e`; by default the store's, or else
+            `images`.
         license: License of the images.
-        credit: Whom to name as their author.
+        credit: Author to be named.
         segmentation: Whether rows have a segmentation.
         ignore: Whether rows may have an `ignore` mask.
-        video: Whether rows are frames, which have a `video` and a `frame`.
-        attributes: What is known of each object: HF feature per name. The names of a `ClassLabel`
-            go into `dataset_info.json` too.
-        columns: Further columns, one value per image: HF feature per name.
-        made_by: The program and the options that made the images, where a program did.
-        source: Fingerprint of what the split is made of.
-        shard_bytes: A shard is closed when it has this size.
+        video: Whether rows are frames, with a `video` and a `frame`.
+        attributes: HF feature of every attribute of an object, by name. The names of a `ClassLabel`
+            are also written to `dataset_info.json`.
+        columns: HF feature of every further column, by name; each has one value per image.
+        made_by: Program and options that make the store; empty if a user assembles it.
+        source: Fingerprint of the files that the split is made from.
+        shard_bytes: Size at which a shard is closed.
+
+    Raises:
+        DataError: If the folder holds something else, or the store has such a split or does not
+            match the arguments.
 
     Example:
         ```python
@@ -93,8 +98,8 @@ class StoreWriter:
         self._manifest = self._describe(name, kind, license, credit, made_by)
 
     def __enter__(self) -> "StoreWriter":
-        """Make the hidden folder; one that a killed import left is thrown away."""
-        self._made_path = not self.path.exists()
+        """Create the hidden folder; what a killed process left in it is deleted."""
+        self._created_path = not self.path.exists()
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
         self._smallest, self._largest = (2**31, 2**31), (0, 0)
@@ -110,7 +115,7 @@ class StoreWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let the split appear, or leave nothing of it.
+        """Publish the split, or delete everything that was written.
 
         Raises:
             DataError: If the disk is full.
@@ -120,14 +125,14 @@ class StoreWriter:
                 refuse_full_disk(self.path, error)
             if error is None:
                 self._commit()
-        except OSError as problem:
-            refuse_full_disk(self.path, problem)
+        except OSError as write_error:
+            refuse_full_disk(self.path, write_error)
             raise
         finally:
             if self._parquet is not None:
                 self._parquet.close()
             shutil.rmtree(self._partial, ignore_errors=True)
-            if self._made_path and self.path.is_dir() and not any(self.path.iterdir()):
+            if self._created_path and self.path.is_dir() and not any(self.path.iterdir()):
                 self.path.rmdir()
 
     @property
@@ -136,10 +141,10 @@ class StoreWriter:
 
     def add(
         self,
-        image: Picture,
+        image: ImageLike,
         *,
-        segmentation: Picture | None = None,
-        ignore: Picture | None = None,
+        segmentation: ImageLike | None = None,
+        ignore: ImageLike | None = None,
         attributes: Mapping[str, Sequence[Any]] | None = None,
         video: str | None = None,
         frame: int | None = None,
@@ -149,14 +154,17 @@ class StoreWriter:
         """Append a row.
 
         Args:
-            image: Encoded bytes, which are stored as they are, or pixels, which become a PNG.
+            image: Encoded bytes, which are stored unchanged, or pixels, which are encoded as PNG.
             segmentation: Ids in 0..65535, of the image's size.
-            ignore: Mask that is not 0 where the segmentation says nothing.
-            attributes: For every declared name a list; item i describes the object with id i + 1.
+            ignore: Mask that is not 0 at pixels that are not scored.
+            attributes: For every declared name a list; item i belongs to the object with id i + 1.
             video: Name of the video that the image is a frame of.
             frame: Number of the frame.
-            source: File name of the image, by which messages can name it.
+            source: File name of the image, for error messages.
             columns: Values of the further columns.
+
+        Raises:
+            DataError: If the row does not have the declared columns, or an invalid value.
         """
         where = f"row {self.num_rows} of split {self.split!r}"
         row = {
@@ -170,7 +178,7 @@ class StoreWriter:
             **columns,
         }
         encoded = self.encoder.encode(row, where=where)
-        self._grow(encoded.size, encoded.size)
+        self._include_sizes(encoded.size, encoded.size)
         self._rows.append(encoded.row)
         self._row_bytes += encoded.num_bytes
         self.num_rows += 1
@@ -178,18 +186,18 @@ class StoreWriter:
             self._flush()
 
     def add_block(self, path: Path) -> None:
-        """Append the rows of a file that `latentslots.data.store.resumable` wrote, as they are."""
+        """Append the rows of a block that `latentslots.data.store.resumable` wrote, unchanged."""
         self._flush()
         with pq.ParquetFile(path) as block:
             smallest, largest = block_sizes(block)
-            self._grow(smallest, largest)
+            self._include_sizes(smallest, largest)
             for group in range(block.num_row_groups):
                 table = block.read_row_group(group)
                 self._write(table, block.metadata.row_group(group).total_byte_size)
                 self.num_rows += len(table)
 
-    def _grow(self, smallest: tuple[int, int], largest: tuple[int, int]) -> None:
-        """Widen the range of widths and heights."""
+    def _include_sizes(self, smallest: tuple[int, int], largest: tuple[int, int]) -> None:
+        """Extend the range of widths and heights."""
         self._smallest = min(self._smallest[0], smallest[0]), min(self._smallest[1], smallest[1])
         self._largest = max(self._largest[0], largest[0]), max(self._largest[1], largest[1])
 
@@ -200,11 +208,12 @@ class StoreWriter:
         self._rows, self._row_bytes = [], 0
 
     def _write(self, rows: pa.Table, num_bytes: int) -> None:
-        """Write a row group, into a new shard where the last one is full."""
+        """Write a row group, into a new shard if the last one is full."""
         if self._parquet is None:
             self._file = self._partial / f"part-{len(self._shards):05d}.parquet"
             self._shard_rows = self._shard_size = 0
-            # Statistics of pictures are pictures, in a footer that every reader fetches first.
+            # Parquet's statistics of image columns are whole images, in the footer that every
+            # reader fetches first.
             self._parquet = pq.ParquetWriter(
                 self._file, self.encoder.schema, write_statistics=False
             )
@@ -219,14 +228,12 @@ class StoreWriter:
             return
         self._parquet.close()
         self._parquet = None
-        with self._file.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         self._shards.append(
             Shard(
                 file=f"{self.split}/{self._file.name}",
                 num_rows=self._shard_rows,
                 num_bytes=self._file.stat().st_size,
-                sha256=sha256,
+                sha256=file_sha256(self._file),
             )
         )
 
@@ -235,25 +242,25 @@ class StoreWriter:
         self._close_shard()
         if not self._shards:
             raise DataError(f"no image was added to split {self.split!r} of {self.path}")
-        written = SplitManifest(
+        split = SplitManifest(
             num_rows=self.num_rows,
             smallest=self._smallest,
             largest=self._largest,
             shards=tuple(self._shards),
             source=self.source,
         )
-        self._partial.rename(self.path / self.split)
-        # Another split may have been added since this writer was made.
+        publish(self._partial, self.path / self.split)
+        # Another split may have been added since this writer was created.
         latest = read_manifest(str(self.path)) if has_manifest(str(self.path)) else self._manifest
         write_manifest(
             self.path,
-            replace(self._manifest, splits={**latest.splits, self.split: written}),
+            replace(self._manifest, splits={**latest.splits, self.split: split}),
         )
 
     def _check_target(self) -> None:
         if not re.fullmatch(r"\w+", self.split):
             raise DataError(
-                f"the name of a split is made of letters, digits and _, got {self.split!r}"
+                f"the name of a split must consist of letters, digits and _, got {self.split!r}"
             )
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path} is a file; a store is a folder")
@@ -289,23 +296,23 @@ class StoreWriter:
                 class_names=class_names,
                 made_by=made_by or {},
             )
-        there = read_manifest(str(self.path))
+        manifest = read_manifest(str(self.path))
         given: dict[str, Any] = {"name": name, "kind": kind, "license": license}
         given |= {"credit": credit, "made_by": made_by}
-        known = {key: getattr(there, key) for key in given}
+        stored = {key: getattr(manifest, key) for key in given}
         given |= {f"class names of {k}": v for k, v in class_names.items()}
-        known |= {f"class names of {k}": v for k, v in there.class_names.items()}
+        stored |= {f"class names of {k}": v for k, v in manifest.class_names.items()}
         for key, value in given.items():
-            if value is not None and value != known.get(key, value):
-                raise DataError(f"{self.path} has {key} {known[key]!r}, not {value!r}")
-        return replace(there, class_names={**there.class_names, **class_names})
+            if value is not None and value != stored.get(key, value):
+                raise DataError(f"{self.path} has {key} {stored[key]!r}, not {value!r}")
+        return replace(manifest, class_names={**manifest.class_names, **class_names})
 
 
 def refuse_full_disk(path: Path, error: OSError) -> None:
-    """Say in one sentence that the disk is full, where that is the error."""
+    """Raise a `DataError` if the error is that the disk is full."""
     if error.errno == errno.ENOSPC:
         raise DataError(
-            f"there is no space left for {path}: make some, and give the same command again"
+            f"no space is left on the disk of {path}: make room and repeat the command"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What tells the files of one data set from those of another, and room on the disk for them."""
+"""Fingerprints of source files, resuming by them, and disk space for what is made from them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 from latentslots.data import DataError, import_folder, load_dataset
 from latentslots.data.importers import ffhq
 from latentslots.data.importers.ffhq import import_ffhq
-from latentslots.data.store.sources import source_of
+from latentslots.data.store.source_files import inspect_files
 
 from .conftest import killed_at_second_block
 
@@ -21,19 +21,19 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_names_and_sizes_count_and_places_do_not(tmp_path: Path) -> None:
+def test_fingerprints_are_of_names_and_sizes_in_any_folder(tmp_path: Path) -> None:
     here, there = files(tmp_path / "here"), files(tmp_path / "there")
-    first = source_of(here, tmp_path / "here")
+    first = inspect_files(here, tmp_path / "here")
     assert first.num_bytes == 18
-    assert source_of(reversed(there), tmp_path / "there") == first
+    assert inspect_files(reversed(there), tmp_path / "there") == first
     there[0].write_bytes(b"longer than before")
-    assert source_of(there, tmp_path / "there").fingerprint != first.fingerprint
+    assert inspect_files(there, tmp_path / "there").fingerprint != first.fingerprint
     here[0].rename(here[0].with_name("c"))
-    moved = source_of(sorted((tmp_path / "here").iterdir()), tmp_path / "here")
+    moved = inspect_files(sorted((tmp_path / "here").iterdir()), tmp_path / "here")
     assert moved.fingerprint != first.fingerprint
 
 
-def test_half_made_blocks_go_on_with_a_mended_file_and_not_with_other_files(
+def test_an_import_is_resumed_with_a_repaired_file_but_not_with_other_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -44,18 +44,18 @@ def test_half_made_blocks_go_on_with_a_mended_file_and_not_with_other_files(
     monkeypatch.setattr(ffhq, "_BLOCK", 2)
     with killed_at_second_block(ffhq):
         import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
-    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "00.png")  # before the others
+    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "00.png")  # first in the order
     (tmp_path / "in" / "0.png").rename(tmp_path / "in" / "7.png")
-    with pytest.raises(DataError, match="holds a half-made 'train' of other data"):
+    with pytest.raises(DataError, match="holds an unfinished split 'train' of other data"):
         import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
     (tmp_path / "in" / "00.png").unlink()
     (tmp_path / "in" / "7.png").rename(tmp_path / "in" / "0.png")
-    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "3.png")  # of a block that is not made
+    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "3.png")  # in the block that was not made
     rows_of = load_dataset(import_ffhq(tmp_path / "in", tmp_path / "out", workers=1))
     assert [row["image"].width for row in rows_of] == [16, 16, 16, 20]
 
 
-def test_a_disk_without_room_is_found_before_anything_is_made(
+def test_a_lack_of_disk_space_is_reported_before_an_image_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -70,8 +70,8 @@ def test_a_disk_without_room_is_found_before_anything_is_made(
 
     monkeypatch.setattr("latentslots.data.store.resumable.shutil.disk_usage", lambda _: Usage)
     monkeypatch.setattr("latentslots.data.store.resumable._make_block", never)
-    with pytest.raises(DataError, match=r"will need about .* GB more .* are free"):
+    with pytest.raises(DataError, match=r"needs about .* GB more .* are free"):
         import_ffhq(tmp_path / "in", tmp_path / "out", workers=1)
-    with pytest.raises(DataError, match=r"will need about .* GB more .* are free"):
+    with pytest.raises(DataError, match=r"needs about .* GB more .* are free"):
         import_folder(tmp_path / "in", tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
