@@ -12,13 +12,16 @@ EXPECTED = {
     "ConceptLibrary",
     "LatentSlotDiffusionPipeline",
     "SegmentationReport",
+    "SlotEdit",
     "SlotOutput",
     "editing",
     "evaluate",
     "load_dataset",
     "load_official",
+    "load_pipeline",
     "recipe",
     "train",
+    "visualize",
 }
 
 

@@ -4,15 +4,18 @@ Names are imported when they are first used, so that `import latentslots` costs 
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentslots import editing
+    from latentslots import editing, visualize
     from latentslots.concepts import ConceptLibrary
     from latentslots.data.store.reader import load_dataset
     from latentslots.evaluation.segmentation import SegmentationReport, evaluate
     from latentslots.official import load_official
     from latentslots.pipelines.base import SlotOutput
+    from latentslots.pipelines.edit import SlotEdit
+    from latentslots.pipelines.loading import load_pipeline
     from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
     from latentslots.recipes import recipe
     from latentslots.training.run import train
@@ -21,26 +24,32 @@ _MODULES = {
     "ConceptLibrary": "latentslots.concepts",
     "LatentSlotDiffusionPipeline": "latentslots.pipelines.lsd",
     "SegmentationReport": "latentslots.evaluation.segmentation",
+    "SlotEdit": "latentslots.pipelines.edit",
     "SlotOutput": "latentslots.pipelines.base",
     "editing": "latentslots",
     "evaluate": "latentslots.evaluation.segmentation",
     "load_dataset": "latentslots.data.store.reader",
     "load_official": "latentslots.official",
+    "load_pipeline": "latentslots.pipelines.loading",
     "recipe": "latentslots.recipes",
     "train": "latentslots.training.run",
+    "visualize": "latentslots",
 }
 
 __all__ = [
     "ConceptLibrary",
     "LatentSlotDiffusionPipeline",
     "SegmentationReport",
+    "SlotEdit",
     "SlotOutput",
     "editing",
     "evaluate",
     "load_dataset",
     "load_official",
+    "load_pipeline",
     "recipe",
     "train",
+    "visualize",
 ]
 
 
@@ -54,3 +63,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _is_about_torchvision(record: logging.LogRecord) -> bool:
+    return "requires torchvision (not installed); falling back" in record.getMessage()
+
+
+# diffusers imports image processors of transformers that latentslots never uses. Without
+# torchvision, transformers warns of each that it is replaced by one that needs Pillow only.
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: not _is_about_torchvision(record)
+)
