@@ -1,4 +1,4 @@
-"""Collect the slots of many scenes, cluster them, and paint scenes that never were.
+"""Collect the slots of many images, cluster them, and generate images of new scenes.
 
 python examples/compose_scenes.py --output composed.png
 """
@@ -9,25 +9,24 @@ import torch
 from PIL import Image, ImageOps
 
 import latentslots as ls
-from latentslots.visualize import grid
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num-images", type=int, default=128, help="scenes to learn from")
+    parser.add_argument("--num-images", type=int, default=128, help="images to collect slots from")
     parser.add_argument("--num-concepts", type=int, default=12, help="clusters")
-    parser.add_argument("--output", default="composed.png", help="where the result goes")
+    parser.add_argument("--output", default="composed.png", help="file of the result")
     options = parser.parse_args()
 
-    scenes = ls.load_dataset("bundled", split="validation").select(range(options.num_images))
-    pipe = ls.LatentSlotDiffusionPipeline.from_pretrained("bundled")
-    library = ls.ConceptLibrary.fit(pipe, scenes, options.num_concepts)
+    images = ls.load_dataset("bundled", split="validation").select(range(options.num_images))
+    pipe = ls.load_pipeline("bundled")
+    library = ls.ConceptLibrary.fit(pipe, images, options.num_concepts)
 
     slots = library.sample(8, layout="layout", generator=torch.Generator().manual_seed(0))
-    seeds = [torch.Generator().manual_seed(number) for number in range(8)]
-    images = pipe(slots, generator=seeds).images
-    shown = grid([images[:4], images[4:]])
-    ImageOps.scale(shown, 2, Image.Resampling.NEAREST).save(options.output)
+    noise = [torch.Generator().manual_seed(i) for i in range(8)]
+    composed = pipe(slots, generator=noise).images
+    page = ls.visualize.grid([composed[:4], composed[4:]])
+    ImageOps.scale(page, 2, Image.Resampling.NEAREST).save(options.output)
     print(f"{library.num_concepts} concepts; {options.output} shows 8 scenes composed of them")
 
 

@@ -16,6 +16,7 @@ EXPECTED = {
     "MethodConfig",
     "OptimConfig",
     "SegmentationReport",
+    "SlotEdit",
     "SlotObjective",
     "SlotOutput",
     "SlotPipeline",

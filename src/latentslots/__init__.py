@@ -4,6 +4,7 @@ Names are imported when they are first used, so that `import latentslots` costs 
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from latentslots.objectives.base import SlotObjective, collapse_metrics
     from latentslots.official import load_official
     from latentslots.pipelines.base import InferenceSettings, SlotOutput, SlotPipeline
+    from latentslots.pipelines.edit import SlotEdit
     from latentslots.pipelines.loading import load_pipeline
     from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
     from latentslots.recipes import recipe
@@ -29,6 +31,7 @@ _MODULES = {
     "MethodConfig": "latentslots.config",
     "OptimConfig": "latentslots.config",
     "SegmentationReport": "latentslots.evaluation.segmentation",
+    "SlotEdit": "latentslots.pipelines.edit",
     "SlotObjective": "latentslots.objectives.base",
     "SlotOutput": "latentslots.pipelines.base",
     "SlotPipeline": "latentslots.pipelines.base",
@@ -54,6 +57,7 @@ __all__ = [
     "MethodConfig",
     "OptimConfig",
     "SegmentationReport",
+    "SlotEdit",
     "SlotObjective",
     "SlotOutput",
     "SlotPipeline",
@@ -82,3 +86,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _is_about_torchvision(record: logging.LogRecord) -> bool:
+    return "requires torchvision (not installed); falling back" in record.getMessage()
+
+
+# diffusers imports image processors of transformers that latentslots never uses. Without
+# torchvision, transformers warns of each that it is replaced by one that needs Pillow only.
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: not _is_about_torchvision(record)
+)

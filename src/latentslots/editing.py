@@ -262,6 +262,20 @@ def match(
     return found.to(slots.device)
 
 
+def owned_pixels(masks: Float[Tensor, "B K H W"], index: Indices) -> Bool[Tensor, "B H W"]:
+    """The pixels of one or several slots: those in which no other slot has a larger mask.
+
+    Args:
+        masks: Soft masks that sum to 1 over K.
+        index: One slot, or several.
+
+    Raises:
+        ValueError: If a slot does not exist.
+    """
+    indices = _indices(masks.flatten(2), index, unique=False)
+    return (masks.argmax(dim=1)[:, None] == indices[:, :, None, None]).any(dim=1)
+
+
 def select(
     masks: Float[Tensor, "B K H W"],
     *,

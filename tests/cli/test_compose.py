@@ -15,8 +15,8 @@ from latentslots.data import load_dataset
 from latentslots.data.store.reader import dataset_fingerprint
 from latentslots.fingerprint import model_fingerprint
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.workflows.generate import compose
-from latentslots.workflows.scenes import load_scene, place
+from latentslots.workflows.compose import compose
+from latentslots.workflows.scenes import load_scene, locate_slots
 from tests import tiny
 
 STEPS = ["--num-inference-steps", "2"]
@@ -25,8 +25,8 @@ STEPS = ["--num-inference-steps", "2"]
 def test_a_patch_decoder_tells_where_composed_slots_are() -> None:
     pipe = tiny.tiny_lsd(patch_decoder_weight=1.0).to_pipeline()
     slots, image = torch.randn(1, 3, tiny.SLOT_DIM), torch.rand(1, 3, 32, 32)
-    scene = place(pipe, slots, image, seed=0)
-    expected = pipe.patch_decoder.segment(slots, image * 2 - 1)[0]
+    scene = locate_slots(pipe, slots, image, seed=0)
+    expected = pipe.patch_decoder.segment(slots, image * 2 - 1)
     torch.testing.assert_close(scene.masks, expected)
 
 
@@ -96,7 +96,7 @@ def test_composed_scenes_are_painted_and_measured(
     words = ["--slots-per-scene", "3", "--reference", str(scenes_store)]
     assert main([*command, *words, "--output-dir", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "5 scenes painted" in printed
+    assert "5 scenes generated" in printed
     assert "Fréchet distance (bundled-autoencoder)" in printed
     report = json.loads((out / "report.json").read_text())
     assert report["num_images"] == 5
@@ -115,8 +115,8 @@ def test_composed_scenes_are_painted_and_measured(
     assert {p.stem for p in out.glob("scene_*.png")} == set(names)
     pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
     scene = load_scene(out / "scene_0000.safetensors", pipe.fingerprint())
-    assert scene.masks.shape[0] == 3
-    assert scene.masks.sum(dim=0).max() > 0.9, "it can be edited further: its slots have places"
+    assert scene.masks.shape[1] == 3
+    assert scene.masks.sum(dim=1).max() > 0.9, "it can be edited further: its slots have places"
     again = tmp_path / "again"
     files = [str(out / f"{name}.safetensors") for name in names]
     assert main([*command[:2], "--slots", *files, *STEPS, "--output-dir", str(again)]) == 0
@@ -151,7 +151,7 @@ def test_an_interrupted_run_goes_on(
         (out / f"{name}.png").unlink()
     capsys.readouterr()
     assert main(command) == 0
-    assert "2 scenes painted" in capsys.readouterr().out
+    assert "2 scenes generated" in capsys.readouterr().out
     for name, picture in before.items():
         assert abs(pixels(out / name) - picture).max() <= 1
     assert main([*command, "--seed", "4"]) == 2
@@ -180,13 +180,13 @@ def test_pictures_are_painted_over_scales_and_seeds(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give one of --concepts, --slots and --from-images"),
+        ([], "pass one of --concepts, --slots and --from-images"),
         (["--concepts", "nowhere"], "nowhere holds no concept library"),
         (["--concepts", "LIBRARY", "--slots-per-scene", "9"], "num_slots must be 1 to 4"),
         (["--concepts", "LIBRARY", "--num", "0"], "num_scenes must be at least 1, got 0"),
         (["--concepts", "LIBRARY", "--num-seeds", "0"], "must be at least one, got"),
-        (["--concepts", "LIBRARY", "--guidance-scale", "-1"], "guidance must be 0 or above"),
-        (["--concepts", "LIBRARY", "--slots", "x"], "give one of"),
+        (["--concepts", "LIBRARY", "--guidance-scale", "-1"], "guidance_scale must be 0 or above"),
+        (["--concepts", "LIBRARY", "--slots", "x"], "pass one of"),
         (["--slots", "x.safetensors"], "there is no file x.safetensors"),
         (
             ["--concepts", "LIBRARY", "--num", "1", "--reference", "bundled"],
@@ -194,7 +194,7 @@ def test_pictures_are_painted_over_scales_and_seeds(
         ),
         (
             ["--concepts", "LIBRARY", "--num-seeds", "2", "--reference", "x"],
-            "--reference measures one picture of each scene",
+            "--reference measures one image of each scene",
         ),
     ],
 )
@@ -234,13 +234,13 @@ def test_names_with_dots_are_kept(
     command = ["generate", str(tiny_pipeline_dir), "--from-images", *files, *STEPS]
     for _ in range(2):
         assert main([*command, "--output-dir", str(out)]) == 0
-    assert "0 scenes painted" in capsys.readouterr().out
+    assert "0 scenes generated" in capsys.readouterr().out
     made = {path.name for path in out.iterdir()}
     assert {f"{name}{suffix}" for name in names for suffix in (".png", ".safetensors")} <= made
     assert not [name for name in made if name.endswith(".partial")]
     sheet = ["generate", str(tiny_pipeline_dir), "--from-images", str(out / "contact_sheet.png")]
     assert main([*sheet, *STEPS, "--output-dir", str(tmp_path / "again")]) == 2
-    assert "cannot be called as the contact sheet" in capsys.readouterr().err
+    assert "cannot be named as the contact sheet" in capsys.readouterr().err
 
 
 def test_pictures_of_an_older_library_are_not_taken_for_those_of_a_new_one(
@@ -256,4 +256,4 @@ def test_pictures_of_an_older_library_are_not_taken_for_those_of_a_new_one(
         words = ["--num-concepts", number, "--num-images", "6", "--output-dir", library]
         assert main([*fit, *words]) == 0
         assert main([*command, "--output-dir", out]) == status
-    assert "pictures that were made with another library" in capsys.readouterr().err
+    assert "images that were made with another library" in capsys.readouterr().err

@@ -7,23 +7,14 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
-from latentslots.evaluation import generation
+from latentslots.config.sampling import Sampling
 from latentslots.evaluation.features import AutoencoderFeatures, load_features
 from latentslots.evaluation.generation import (
-    Sampling,
     compare_with_real,
     compositional_consistency,
-    paint,
-    set_sampler,
     shuffle_patches,
 )
-from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests import tiny
-
-
-@pytest.fixture
-def pipe(tiny_pipeline_dir: Path) -> LatentSlotDiffusionPipeline:
-    return LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
 
 
 @pytest.fixture
@@ -31,114 +22,54 @@ def slots() -> Tensor:
     return torch.randn(5, 4, tiny.SLOT_DIM)
 
 
-def test_batches_change_no_picture(pipe: LatentSlotDiffusionPipeline, slots: Tensor) -> None:
-    mask = torch.ones(5, 4, dtype=torch.bool)
-    mask[2, 3] = False
-    sampling = Sampling(num_inference_steps=2, seed=7)
-    pictures = [
-        paint(pipe, slots, mask, sampling=sampling, batch_size=size, progress=False)
-        for size in (2, 5)
-    ]
-    assert pictures[0].shape == (5, 3, 32, 32)
-    torch.testing.assert_close(pictures[0], pictures[1], atol=1e-4, rtol=0)
-    one = pipe(
-        slots[2:3, :3],
-        num_inference_steps=2,
-        generator=torch.Generator().manual_seed(9),
-        output_type="pt",
-    ).images
-    torch.testing.assert_close(pictures[0][2:3], one, atol=1e-4, rtol=0)
-
-
-def test_each_scene_may_have_its_own_seed(pipe: LatentSlotDiffusionPipeline, slots: Tensor) -> None:
-    options = {"sampling": Sampling(num_inference_steps=2), "progress": False}
-    whole = paint(pipe, slots, **options)
-    some = paint(pipe, slots[[3, 1]], seeds=[3, 1], batch_size=1, **options)
-    torch.testing.assert_close(some, whole[[3, 1]], atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("name", [*generation.SAMPLERS, "EulerDiscreteScheduler"])
-def test_every_sampler_paints(name: str, pipe: LatentSlotDiffusionPipeline, slots: Tensor) -> None:
-    set_sampler(pipe, name)
-    assert type(pipe.scheduler).__name__ == generation.SAMPLERS.get(name, name)
-    pictures = paint(pipe, slots[:1], sampling=Sampling(num_inference_steps=3), progress=False)
-    assert pictures.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "FlowMatchEulerDiscreteScheduler",
-        "DDIMInverseScheduler",
-        "RePaintScheduler",
-        "VQDiffusionScheduler",
-    ],
-)
-def test_schedulers_that_do_not_denoise_latents_are_named(
-    name: str, pipe: LatentSlotDiffusionPipeline
-) -> None:
-    before = pipe.scheduler
-    with pytest.raises(
-        ValueError, match=f"{name} is a diffusers scheduler, but none that denoises"
-    ):
-        set_sampler(pipe, name)
-    assert pipe.scheduler is before
-
-
-@pytest.mark.parametrize("name", ["", "magic", "UNet2DModel"])
-def test_what_is_no_sampler_is_named(name: str, pipe: LatentSlotDiffusionPipeline) -> None:
-    with pytest.raises(ValueError, match=f"there is no sampler '{name}'; take one of ddim, "):
-        set_sampler(pipe, name)
-
-
-class _Found:
+class _Output:
     def __init__(self, slots: Tensor, slots_mask: Tensor | None = None) -> None:
         self.slots, self.slots_mask = slots, slots_mask
 
 
-class _Sees:
-    """Finds in image i what `scenes[i]` says."""
+class _Predicts:
+    """Predicts `scenes[i]` for image i."""
 
     def __init__(self, scenes: Tensor, slots_mask: Tensor | None = None) -> None:
         self.scenes, self.slots_mask, self.place = scenes, slots_mask, 0
 
-    def encode_pixel_values(self, pixel_values: Tensor, *, generator: Any) -> _Found:
+    def encode_pixel_values(self, pixel_values: Tensor, *, generator: Any) -> _Output:
         part = slice(self.place, self.place + len(pixel_values))
         self.place += len(pixel_values)
         mask = None if self.slots_mask is None else self.slots_mask[part]
-        return _Found(self.scenes[part], mask)
+        return _Output(self.scenes[part], mask)
 
 
-def test_what_was_asked_for_and_is_there_is_consistent(slots: Tensor) -> None:
+def test_slots_that_are_predicted_again_are_consistent(slots: Tensor) -> None:
     library, images = torch.randn(500, tiny.SLOT_DIM), torch.zeros(5, 3, 32, 32)
     turned = slots[:, [2, 0, 3, 1]] + 0.05 * torch.randn_like(slots)
-    assert compositional_consistency(_Sees(turned), slots, images, library, batch_size=2) == 1
+    assert compositional_consistency(_Predicts(turned), slots, images, library, batch_size=2) == 1
     half = turned.clone()
     half[:, :2] = torch.randn(5, 2, tiny.SLOT_DIM)
-    found = compositional_consistency(_Sees(half), slots, images, library, batch_size=2)
+    found = compositional_consistency(_Predicts(half), slots, images, library, batch_size=2)
     assert 0.4 < found < 0.7
 
 
-def test_consistency_is_what_it_says(slots: Tensor) -> None:
+def test_consistency_agrees_with_a_loop_over_slots(slots: Tensor) -> None:
     library, images = torch.randn(500, tiny.SLOT_DIM), torch.zeros(5, 3, 32, 32)
     seen = slots[:, [1, 3, 2, 0]] + 1.2 * torch.randn_like(slots)
     draws = torch.Generator().manual_seed(3)
     hits = 0
-    for asked, there in zip(slots.numpy(), seen.numpy(), strict=True):
+    for scene, predicted in zip(slots.numpy(), seen.numpy(), strict=True):
         others = library[torch.randint(500, (100,), generator=draws)].numpy()
-        rows, columns = linear_sum_assignment(cdist(asked, there, "cosine"))
+        rows, columns = linear_sum_assignment(cdist(scene, predicted, "cosine"))
         for mine, partner in zip(rows, columns, strict=True):
-            own = cdist(there[partner][None], asked[mine][None], "cosine")[0, 0]
-            hits += bool(own < cdist(there[partner][None], others, "cosine").min())
+            own = cdist(predicted[partner][None], scene[mine][None], "cosine")[0, 0]
+            hits += bool(own < cdist(predicted[partner][None], others, "cosine").min())
     assert 0 < hits < 20
-    found = compositional_consistency(_Sees(seen), slots, images, library, seed=3, batch_size=2)
+    found = compositional_consistency(_Predicts(seen), slots, images, library, seed=3, batch_size=2)
     assert found == hits / 20
 
 
 def test_chance_is_one_in_a_hundred_and_one() -> None:
     slots, others = torch.randn(2000, 1, 8), torch.randn(2000, 1, 8)
     images = torch.zeros(2000, 3, 8, 8)
-    found = compositional_consistency(_Sees(others), slots, images, torch.randn(5000, 8))
+    found = compositional_consistency(_Predicts(others), slots, images, torch.randn(5000, 8))
     assert 0.004 < found < 0.018
 
 
@@ -148,10 +79,10 @@ def test_slots_that_do_not_exist_do_not_count(slots: Tensor) -> None:
     mask[:, 3] = False
     there = slots.clone()
     there[:, 3] = 0
-    sees = _Sees(there, mask)
+    sees = _Predicts(there, mask)
     found = compositional_consistency(sees, slots, images, library, slots_mask=mask)
     assert found == 1
-    found = compositional_consistency(_Sees(there, mask), slots, images, library)
+    found = compositional_consistency(_Predicts(there, mask), slots, images, library)
     assert found == 0.75, "a slot without a match is not found"
 
 
@@ -174,7 +105,7 @@ class _MeanColor(nn.Module):
         return images.mean(dim=(2, 3))
 
 
-def test_painted_images_stand_between_both_ends() -> None:
+def test_generated_images_are_measured_beside_references() -> None:
     real = torch.rand(40, 3, 16, 16) * torch.rand(40, 3, 1, 1)
     report = compare_with_real(
         _MeanColor(),
@@ -197,7 +128,7 @@ def test_painted_images_stand_between_both_ends() -> None:
     assert "| compositional consistency (chance 0.010) | 0.500 |" in text
 
 
-def test_reconstructions_are_an_end_of_their_own() -> None:
+def test_reconstructions_are_a_reference_of_their_own() -> None:
     real = torch.rand(40, 3, 16, 16) * torch.rand(40, 3, 1, 1)
     report = compare_with_real(
         _MeanColor(),
@@ -216,7 +147,9 @@ def test_reconstructions_are_an_end_of_their_own() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_sets_of_different_size_are_not_compared() -> None:
     images = torch.rand(6, 3, 16, 16)
-    with pytest.raises(ValueError, match="6 were painted, so there must be as many real ones, got"):
+    with pytest.raises(
+        ValueError, match="for 6 generated images there must be as many real ones, got"
+    ):
         compare_with_real(
             _MeanColor(), images, images[:4], name="x", sampler="y", sampling=Sampling()
         )
@@ -288,7 +221,7 @@ class TestFeatures:
             ("dinov2:/nowhere/dino", "cannot load a DINOv2 from '/nowhere/dino'"),
         ],
     )
-    def test_what_cannot_be_loaded_is_named(self, name: str, message: str) -> None:
+    def test_features_that_cannot_be_loaded_are_named(self, name: str, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             load_features(name)
 
@@ -298,8 +231,8 @@ class TestFeatures:
             load_features(f"inception:{tmp_path / 'x.pt'}")
 
 
-def test_a_slot_is_not_held_against_itself(slots: Tensor) -> None:
-    """Also where the library is of no other slots than those that were asked for."""
+def test_a_slot_is_not_compared_with_itself(slots: Tensor) -> None:
+    """Even if the library holds the scenes' own slots only."""
     images = torch.zeros(5, 3, 32, 32)
-    seen = _Sees(slots + 0.01 * torch.randn_like(slots))
+    seen = _Predicts(slots + 0.01 * torch.randn_like(slots))
     assert compositional_consistency(seen, slots, images, slots.flatten(0, 1)) == 1

@@ -1,92 +1,196 @@
-"""Painting an edit: what changed is painted, all else stays."""
+"""Edits of slots, and images that change only where the edit does."""
+
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.edit import paint_edit
+from latentslots import editing
+from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
+from latentslots.pipelines.base import upsample_masks
+from latentslots.pipelines.edit import SlotEdit
+from tests import tiny
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def scenes(batch_size: int, num_slots: int, *, size: int = 8, seed: int = 0) -> SlotOutput:
+    """Random slots, whose soft masks sum to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch_size, num_slots, size, size, generator=generator)
+    slots = torch.randn(batch_size, num_slots, tiny.SLOT_DIM, generator=generator)
+    return SlotOutput(slots=slots, masks=(3 * logits).softmax(dim=1))
+
+
+def owned(scene: SlotOutput, slot: int, size: int = 8) -> Tensor:
+    return upsample_masks(scene.masks, size).argmax(dim=1) == slot
+
+
+class TestSlotEdit:
+    def test_removed_slots_leave_their_pixels(self) -> None:
+        scene = scenes(2, 4)
+        edit = SlotEdit.of(scene, remove=torch.tensor([1, 3]))
+        assert torch.equal(edit.before.slots, scene.slots)
+        assert torch.equal(edit.after.slots, editing.remove(scene.slots, torch.tensor([1, 3])))
+        assert torch.equal(edit.changed[0], owned(scene, 1)[0])
+        assert torch.equal(edit.changed[1], owned(scene, 3)[1])
+        assert edit.after.slots_mask is None
+        kept = scene.masks[0, [0, 2, 3]]
+        torch.testing.assert_close(edit.after.masks[0], kept / kept.sum(dim=0))
+
+    def test_several_changes_go_by_the_numbers_before(self) -> None:
+        scene, other = scenes(1, 4), scenes(1, 3, seed=1)
+        edit = SlotEdit.of(
+            scene, remove=[0], replace=[(3, other, 1)], insert=[(other, [0, 2])], size=16
+        )
+        expected = torch.cat([scene.slots[:, 1:3], other.slots[:, [1, 0, 2]]], dim=1)
+        assert torch.equal(edit.after.slots, expected)
+        pixels = owned(scene, 0, 16) | owned(scene, 3, 16)
+        for slot in (0, 1, 2):
+            pixels |= owned(other, slot, 16)
+        assert torch.equal(edit.changed, pixels)
+        torch.testing.assert_close(edit.after.masks.sum(dim=1), torch.ones(1, 8, 8))
+
+    def test_a_new_background_changes_no_object(self) -> None:
+        scene, other = scenes(1, 4), scenes(1, 3, seed=1)
+        edit = SlotEdit.of(scene, background=other)
+        mine, theirs = (int(editing.background(each.masks)) for each in (scene, other))
+        assert torch.equal(edit.changed, owned(scene, mine))
+        expected = editing.replace(scene.slots, mine, other.slots[:, theirs])
+        assert torch.equal(edit.after.slots, expected)
+
+    def test_missing_slots_stay_missing(self) -> None:
+        scene = scenes(2, 4)
+        scene.slots_mask = torch.ones(2, 4, dtype=torch.bool)
+        scene.slots_mask[1, 3] = False
+        edit = SlotEdit.of(scene, remove=0)
+        assert edit.after.slots_mask is not None
+        assert torch.equal(edit.after.slots_mask, scene.slots_mask[:, 1:])
+
+    def test_edits_of_different_sizes_become_a_batch(self) -> None:
+        one = SlotEdit.of(scenes(1, 4), remove=[1, 2])
+        two = SlotEdit.of(scenes(1, 3, seed=1), insert=[(scenes(1, 3, seed=2), 0)])
+        both = SlotEdit.batch([one, two])
+        assert both.before.slots.shape[:2] == (2, 4)
+        assert both.before.slots_mask is not None
+        assert both.after.slots_mask is not None
+        assert both.before.slots_mask.sum(dim=1).tolist() == [4, 3]
+        assert both.after.slots_mask.sum(dim=1).tolist() == [2, 4]
+        assert torch.equal(both.after.slots[0, :2], one.after.slots[0])
+        assert torch.equal(both.changed, torch.cat([one.changed, two.changed]))
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"remove": 4}, "no slot 4: the scene has slots 0 to 3"),
+            ({"remove": [0, 1, 2, 3]}, "all 4 slots would be removed"),
+            ({"replace": [(0, scenes(1, 3), 3)]}, "no slot 3: the scene has slots 0 to 2"),
+        ],
+    )
+    def test_mistakes_are_named(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            SlotEdit.of(scenes(1, 4), **changes)
+
+
+def edit_of(pipe: LatentSlotDiffusionPipeline, images: Tensor, changed: Tensor) -> SlotEdit:
+    """An edit that removes slot 0, with changed pixels set by hand."""
+    scene = pipe.encode(images, generator=generators(*range(len(images))))
+    return SlotEdit(scene, SlotEdit.of(scene, remove=0).after, changed)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("margin", [0, 2])
-def test_what_was_edited_is_painted_to_its_edge(
+def test_the_edit_is_sampled_to_its_edge(
     tiny_pipeline: LatentSlotDiffusionPipeline, margin: int
 ) -> None:
-    pixel_values = torch.zeros(1, 3, 32, 32)
-    slots = tiny_pipeline.encode_pixel_values(pixel_values).slots
+    image = torch.full((1, 3, 32, 32), 0.5)
     changed = torch.zeros(1, 32, 32, dtype=torch.bool)
     changed[:, 10:13, 10:13] = True
+    edit = edit_of(tiny_pipeline, image, changed)
     images = {
-        paste: paint_edit(
-            tiny_pipeline,
-            pixel_values,
-            slots,
-            slots[:, 1:],
-            changed,
+        paste: tiny_pipeline.edit(
+            image,
+            edit,
             margin=margin,
             paste=paste,
             generator=torch.Generator().manual_seed(0),
             num_inference_steps=2,
             output_type="np",
-        )
+        ).images
         for paste in (True, False)
     }
     assert images[True].shape == (1, 32, 32, 3)
     assert images[True][changed.numpy()] == pytest.approx(images[False][changed.numpy()])
     with pytest.raises(ValueError, match="must be pil, np, pt or latent, got 'tensor'"):
-        paint_edit(tiny_pipeline, pixel_values, slots, slots[:, 1:], changed, output_type="tensor")
+        tiny_pipeline.edit(image, edit, output_type="tensor")
+
+
+def test_an_edit_of_other_images_is_refused(tiny_pipeline: LatentSlotDiffusionPipeline) -> None:
+    image = torch.full((1, 3, 32, 32), 0.5)
+    edit = edit_of(tiny_pipeline, image, torch.zeros(1, 16, 16, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"of 1 images of 32 x 32 pixels.*shape \[1, 16, 16\]"):
+        tiny_pipeline.edit(image, edit)
 
 
 def test_pixels_away_from_an_edit_stay(tiny_pipeline: LatentSlotDiffusionPipeline) -> None:
-    pixel_values = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    scene = tiny_pipeline.encode_pixel_values(
-        pixel_values, generator=torch.Generator().manual_seed(0)
-    )
+    before = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     changed = torch.zeros(2, 32, 32, dtype=torch.bool)
     changed[:, 8:20, :12] = True
+    edit = edit_of(tiny_pipeline, before, changed)
 
-    def edit(**options: bool) -> torch.Tensor:
-        images = paint_edit(
-            tiny_pipeline,
-            pixel_values,
-            scene.slots,
-            scene.slots[:, 1:],
-            changed,
-            generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
+    def apply(**options: bool) -> Tensor:
+        images = tiny_pipeline.edit(
+            before,
+            edit,
+            generator=generators(0, 1),
             num_inference_steps=2,
             output_type="pt",
             **options,
-        )
-        assert isinstance(images, torch.Tensor)
+        ).images
+        assert isinstance(images, Tensor)
         return images
 
-    images, blended = edit(), edit(paste=False)
+    images, blended = apply(), apply(paste=False)
     far, near = torch.ones(32, 32, dtype=torch.bool), torch.zeros(32, 32, dtype=torch.bool)
     far[6:22, :14] = False  # one pixel of margin, one of the soft edge
     near[8:20, :12] = True
-    before = (pixel_values + 1) / 2
     torch.testing.assert_close(images[..., far], before[..., far])
     torch.testing.assert_close(images[..., near], blended[..., near])
     assert (blended[..., far] - before[..., far]).abs().max() > 1e-2
-    assert torch.equal(edit(blending=False), edit(blending=False, paste=False))
+    assert torch.equal(apply(blending=False), apply(blending=False, paste=False))
 
 
 @pytest.mark.parametrize("blending", [True, False])
 def test_images_of_another_size_keep_it(
     tiny_pipeline: LatentSlotDiffusionPipeline, blending: bool
 ) -> None:
-    pixel_values = torch.zeros(1, 3, 32, 48)
-    slots = tiny_pipeline.encode_pixel_values(pixel_values).slots
+    image = torch.full((1, 3, 32, 48), 0.5)
     changed = torch.zeros(1, 32, 48, dtype=torch.bool)
     changed[:, :8] = True
-    images = paint_edit(
-        tiny_pipeline,
-        pixel_values,
-        slots,
-        slots[:, 1:],
-        changed,
+    images = tiny_pipeline.edit(
+        image,
+        edit_of(tiny_pipeline, image, changed),
         blending=blending,
         num_inference_steps=2,
         output_type="pt",
-    )
+    ).images
     assert images.shape == (1, 3, 32, 48)
+
+
+def test_an_edit_does_not_depend_on_its_batch(tiny_pipeline: LatentSlotDiffusionPipeline) -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    masks = F.one_hot(torch.arange(32).expand(2, 32, 32) // 8, 4).movedim(-1, 1).float()
+    slots = torch.randn(2, 4, tiny.SLOT_DIM)
+    edits = [
+        SlotEdit.of(SlotOutput(slots=slots[i : i + 1], masks=masks[i : i + 1]), remove=remove)
+        for i, remove in enumerate(([1], [0, 2]))
+    ]
+    options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "pt", "inversion": True}
+    both = tiny_pipeline.edit(images, SlotEdit.batch(edits), **options).images
+    for i, edit in enumerate(edits):
+        alone = tiny_pipeline.edit(images[i : i + 1], edit, **options).images
+        torch.testing.assert_close(both[i : i + 1], alone, atol=1e-4, rtol=0)

@@ -145,8 +145,6 @@ def test_wrong_settings_are_refused(
 
 def test_the_number_of_learned_slots_is_fixed() -> None:
     pipe = tiny.tiny_lsd(slot_init="learned").to_pipeline()
-    with pytest.raises(
-        ValueError, match=r"at inference must be 0 or 4 for slots .* got 6"
-    ):
+    with pytest.raises(ValueError, match=r"at inference must be 0 or 4 for slots .* got 6"):
         pipe.set_inference(num_slots=6)
     pipe.set_inference(num_slots=4)

@@ -12,24 +12,24 @@ from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.pipelines.folder import BUNDLED_MODEL
 from latentslots.workflows.demo import gallery, training
 from latentslots.workflows.demo import run as demo
+from tests.tiny import write_squares
 
 
 @pytest.fixture
-def shipped(
-    tiny_pipeline_dir: Path, scenes_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A tiny model and tiny scenes in the place of what ships with the package."""
+def shipped(tiny_pipeline_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny model and tiny scenes in the place of the bundled ones."""
     folder = tmp_path / "assets"
-    for source, name in ((tiny_pipeline_dir, BUNDLED_MODEL), (scenes_store, BUNDLED_SCENES)):
-        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("latents"))
+    shutil.copytree(tiny_pipeline_dir, folder / BUNDLED_MODEL)
+    write_squares(folder / BUNDLED_SCENES, num_train=1, num_validation=4)
+    for name in (BUNDLED_MODEL, BUNDLED_SCENES):
         bundled.seal(folder / name)
     monkeypatch.setattr(bundled, "ASSETS", folder)
-    for number in ("NUM_SHOWN", "NUM_COMPOSED"):
+    for number in ("NUM_SHOWN", "NUM_COMPOSED", "NUM_CONCEPTS", "NUM_INFERENCE_STEPS"):
         monkeypatch.setattr(gallery, number, 2)
     return folder
 
 
-def test_what_ships_is_small_and_whole() -> None:
+def test_bundled_files_are_small_and_readable() -> None:
     for name in (BUNDLED_MODEL, BUNDLED_SCENES):
         assert bundled.bundled_folder(name).is_dir()
     files = [path for path in bundled.ASSETS.rglob("*") if path.is_file()]
@@ -59,7 +59,7 @@ def test_bundled_nlvr_images_are_what_the_credit_says() -> None:
     assert min(found.splits["validation"].objects) >= 2
 
 
-def test_demo_makes_one_page_with_all_in_it(
+def test_the_demo_writes_one_self_contained_page(
     shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "demo"

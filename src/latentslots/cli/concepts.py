@@ -3,47 +3,53 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from latentslots.cli.options import InferenceOptions
+from latentslots.config.seeds import check_seed
+
+if TYPE_CHECKING:
+    from latentslots.concepts import ConceptLibrary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Collect the slots of many pictures, and cluster them into concepts."""
+    """Collect the slots of many images, and cluster them into concepts."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
     data: str
-    """A data set; masks are not needed."""
+    """A data set; it needs no masks."""
     output_dir: str
-    """Where the library goes; one that is there already is replaced."""
+    """Folder of the library; an earlier library there is replaced."""
     split: str = "train"
     """Which part of the data."""
     num_images: int | None = 2000
-    """Only so many images, from the start; `None` for all."""
+    """Use only the first images; `None` for all."""
     num_concepts: int | Literal["auto"] = 32
-    """How many concepts; `auto` takes the number with the best silhouette."""
+    """How many concepts; `auto` chooses the number with the best silhouette."""
     metric: Literal["cosine", "euclidean"] = "cosine"
-    """Distance of slots."""
+    """Distance between slots."""
     min_area: float = 0.005
-    """Slots that own less than this share of their image are left out."""
+    """Slots that own a smaller share of their image are left out."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
-    """How slots are found."""
+    """How slots are predicted."""
+    seed: int = 0
+    """Seed of slot noise (image i draws it from seed + i) and of clustering."""
     json: bool = False
-    """Print what was found as JSON."""
+    """Print the result as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Say what a library holds, and draw it: one row of crops for each concept."""
+    """Print the size of a library, and draw it: one row of crops for each concept."""
 
     library: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LIBRARY")]
     """The folder of a library."""
     output: str = ""
-    """A picture file to draw it in."""
+    """An image file to draw it in."""
     json: bool = False
     """Print the numbers as JSON."""
 
@@ -60,6 +66,8 @@ def run(arguments: list[str]) -> None:
 
 
 def _fit(options: Fit) -> None:
+    check_seed(options.seed)
+
     from latentslots.cli.model import load_pipeline
     from latentslots.concepts import INFO_NAME, ConceptLibrary
     from latentslots.data.store.reader import load_dataset
@@ -78,7 +86,7 @@ def _fit(options: Fit) -> None:
         options.num_concepts,
         metric=options.metric,
         min_area=options.min_area,
-        seed=options.inference.seed,
+        seed=options.seed,
     )
     library.save(options.output_dir)
     if options.num_concepts == "auto" and not options.json:
@@ -96,10 +104,7 @@ def _show(options: Show) -> None:
     _print(library, as_json=options.json)
 
 
-def _print(library: "object", *, as_json: bool) -> None:
-    from latentslots.concepts import ConceptLibrary
-
-    assert isinstance(library, ConceptLibrary)
+def _print(library: "ConceptLibrary", *, as_json: bool) -> None:
     shares = library.shares.tolist()
     if as_json:
         content = {"concepts": library.num_concepts, "slots": len(library.slots), "shares": shares}

@@ -10,14 +10,14 @@ from latentslots.config.seeds import check_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Show what the bundled model finds in scenes, and what can be done with it, as a page."""
+    """Show on a page how the bundled model segments, reconstructs, edits and composes scenes."""
 
     output_dir: str = "demo"
-    """Where the page goes; a demo that is there already is replaced."""
+    """Folder of the page; an earlier demo there is replaced."""
     train: float | None = None
-    """Also train a fresh model, on other pictures, for so many minutes."""
+    """Also train a new model, on other images, for so many minutes."""
     seed: int = 0
-    """Seed of all that is drawn at random."""
+    """Seed of everything random."""
 
 
 def run(arguments: list[str]) -> None:
@@ -25,8 +25,10 @@ def run(arguments: list[str]) -> None:
     options = tyro.cli(Demo, prog="latentslots demo", args=arguments)
     check_seed(options.seed)
 
+    from latentslots.cli.model import hide_loading_bars
     from latentslots.workflows.demo.run import COLUMNS, run_demo
 
+    hide_loading_bars()
     output_dir = Path(options.output_dir)
     scores = run_demo(output_dir, train_minutes=options.train, seed=options.seed)
     width = max(map(len, scores))

@@ -7,97 +7,111 @@ from typing import Annotated, Any
 
 import tyro
 
-from latentslots.cli.options import InferenceOptions, PaintOptions
+from latentslots.cli.options import InferenceOptions
+from latentslots.config.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """Change pictures object by object: take slots out, put others in, and paint the rest again.
+    """Edit images object by object: remove slots, replace them, insert others.
 
-    A SLOT is a number, as `latentslots segment` shows them, or `at` (`at1`, `at2`, ...): the slot
-    under a pixel of --at. OTHER is a picture file, or the slots.safetensors of one.
+    A SLOT is a number, as `latentslots segment` shows it, or `at` (`at1`, `at2`, ...): the slot
+    under a pixel of --at. OTHER is an image file, or the slots.safetensors of one.
     """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
-    """Picture files, and folders of them; all are edited alike."""
+    """Image files, and folders of them; the edit is applied to each."""
     output_dir: str
-    """Gets a folder for each picture: edited.png, strip.png (before, slots, after),
-    slots.safetensors and edited.json; those that are there already, made alike, are skipped."""
+    """Folder of the results, with a folder for each image: edited.png, strip.png (before, slots,
+    after), slots.safetensors and edited.json; images whose results are there, made in the same way,
+    are skipped."""
     remove: tuple[str, ...] = ()
-    """SLOT: take it away."""
+    """SLOT: remove it."""
     replace: tuple[str, ...] = ()
-    """SLOT=OTHER:SLOT, such as 2=other.png:5: put a slot of another picture in its place."""
+    """SLOT=OTHER:SLOT, such as 2=other.png:5: replace it by a slot of another image."""
     insert: tuple[str, ...] = ()
-    """OTHER:SLOT: add a slot of another picture."""
+    """OTHER:SLOT: insert a slot of another image."""
     swap_background: str = ""
-    """OTHER: take its background."""
+    """OTHER: replace the background by that of another image."""
     at: tuple[str, ...] = ()
-    """X,Y in pixels of the picture: call the slot there `at`; without an edit, print its number."""
+    """X,Y in pixels of the image: call the slot there `at`; without an edit, print its number."""
     slots: str = ""
-    """The picture's slots as they were saved, instead of finding them."""
+    """slots.safetensors with the image's slots, instead of encoding it."""
     invert: bool = False
-    """Start from the noise that the picture itself comes from, instead of noise from the seed."""
+    """Start from the noise that the image itself comes from (DDIM inversion), instead of random
+    noise."""
     blend: bool = True
-    """Keep the picture where nothing was or shall be."""
+    """Keep the image where the edit does not change it."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
-    """How slots are found."""
-    painting: tyro.conf.OmitArgPrefixes[PaintOptions] = field(default_factory=PaintOptions)
-    """How pictures are painted."""
+    """How slots are predicted."""
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
+    """How images are sampled."""
     json: bool = False
     """Print what was done as JSON."""
 
 
 def run(arguments: list[str]) -> int:
-    """Parse, edit every picture, and say what was done."""
+    """Parse, edit every image, and print what was done; 2 if an image could not be edited."""
     options = tyro.cli(Edit, prog="latentslots edit", args=arguments)
+    options.sampling.check()
 
     from pathlib import Path
 
     from latentslots.cli.model import load_pipeline
-    from latentslots.workflows.edit import Edits, Painting, edit_files, slots_under
-    from latentslots.workflows.image_files import find_pictures
+    from latentslots.workflows.edit import EditWords, edit_files
+    from latentslots.workflows.image_files import find_image_files
 
-    edits = Edits(
+    changes = options.remove or options.replace or options.insert or options.swap_background
+    if not changes and not options.at:
+        raise ValueError(
+            "there is nothing to do: pass --remove, --replace, --insert, --swap-background or --at"
+        )
+    paths = find_image_files(options.images)
+    if options.slots and len(paths) > 1:
+        raise ValueError(f"--slots holds the slots of one image, but there are {len(paths)}")
+    pipe = load_pipeline(options.run, options.inference, options.sampling)
+    if not changes:
+        return _print_slots(options, pipe, paths)
+    words = EditWords(
         remove=options.remove,
         replace=options.replace,
         insert=options.insert,
         swap_background=options.swap_background,
         at=options.at,
     )
-    changes = options.remove or options.replace or options.insert or options.swap_background
-    if not changes and not options.at:
-        raise ValueError(
-            "there is nothing to do: give --remove, --replace, --insert, --swap-background or --at"
-        )
-    paths = find_pictures(options.images)
-    if options.slots and len(paths) > 1:
-        raise ValueError(f"--slots are those of one picture, but there are {len(paths)}")
-    pipe = load_pipeline(options.run, options.inference, options.painting)
-    seed = options.inference.seed
-    if not changes:
-        found, problems = slots_under(pipe, paths, options.at, seed=seed, slots=options.slots)
-        result: dict[str, Any] = {"pictures": found, "problems": problems}
-        lines = [
-            f"{name}: {facts['slots']} slots"
-            + "".join(
-                f"; under {p}: slot {s}" for p, s in zip(options.at, facts["at"], strict=True)
-            )
-            for name, facts in found.items()
-        ]
-    else:
-        painting = Painting(
-            inversion=options.invert,
-            blending=options.blend,
-            guidance_scale=options.painting.guidance_scale,
-            num_inference_steps=options.painting.num_inference_steps,
-        )
-        out = Path(options.output_dir)
-        outcome = edit_files(pipe, paths, out, edits, painting, seed=seed, slots=options.slots)
-        result, problems = outcome.to_dict(), outcome.problems
-        lines = [f"{len(outcome.done)} pictures edited into {out}, {len(outcome.skipped)} skipped"]
-    for problem in problems:
+    out = Path(options.output_dir)
+    result = edit_files(
+        pipe,
+        paths,
+        out,
+        words,
+        options.sampling,
+        inversion=options.invert,
+        blending=options.blend,
+        slots=options.slots,
+    )
+    line = f"{len(result.done)} images edited into {out}, {len(result.skipped)} skipped"
+    return _print(options, result.to_dict(), [line])
+
+
+def _print_slots(options: Edit, pipe: Any, paths: list[Any]) -> int:
+    """Print the slots under the pixels of --at."""
+    from latentslots.workflows.edit import slots_under
+
+    seed = options.sampling.seed
+    images, problems = slots_under(pipe, paths, options.at, seed=seed, slots=options.slots)
+    lines = []
+    for name, facts in images.items():
+        pairs = zip(options.at, facts["at"], strict=True)
+        under = [f"; under {pixel}: slot {slot}" for pixel, slot in pairs]
+        lines.append(f"{name}: {facts['slots']} slots" + "".join(under))
+    return _print(options, {"pictures": images, "problems": problems}, lines)
+
+
+def _print(options: Edit, result: dict[str, Any], lines: list[str]) -> int:
+    for problem in result["problems"]:
         print(f"latentslots edit: {problem}", file=sys.stderr)
     print(json.dumps(result) if options.json else "\n".join(lines))
-    return 2 if problems else 0
+    return 2 if result["problems"] else 0

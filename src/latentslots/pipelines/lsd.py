@@ -25,7 +25,8 @@ from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotU
 from latentslots.models.autoencoder import decode_latents, downscale_factor, encode_latents
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
-from latentslots.pipelines.base import InferenceSettings, SlotPipeline
+from latentslots.pipelines.base import ImageInput, InferenceSettings, SlotPipeline
+from latentslots.pipelines.edit import SlotEdit, edit_images
 from latentslots.pipelines.slot_layout import predict_slot_layout
 
 logger = logging.getLogger(__name__)
@@ -171,6 +172,56 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         )
         images = self._decode(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def edit(
+        self,
+        images: ImageInput,
+        edit: SlotEdit,
+        *,
+        inversion: bool = False,
+        blending: bool = True,
+        paste: bool = True,
+        margin: int = 1,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 25,
+        generator: Generator | list[Generator] | None = None,
+        output_type: str = "pil",
+    ) -> ImagePipelineOutput:
+        """Edit images by their slots, and keep what the edit does not change.
+
+        Args:
+            images: What `encode` takes: PIL images, or arrays and tensors in [0, 1].
+            edit: The edit of their slots, for pixels of the size that `preprocess` returns.
+            inversion: Start from the noise that the images themselves come from (`invert`), instead
+                of noise drawn from `generator`.
+            blending: Outside of the changed pixels, keep the images' latents (`image_latents` and
+                `edit_mask` of the call).
+            paste: With blending, keep their pixels there as well, which no autoencoder reproduces
+                exactly; the seam is soft. Without effect on `output_type="latent"`.
+            margin: Pixels around the changed ones that may change with them, such as the edge of a
+                shadow.
+            guidance_scale: As in the call, as all that follows.
+            num_inference_steps: Denoising steps.
+            generator: Of the starting noise: one, or a list with one per image.
+            output_type: `pil`, `np` or `pt` (both in [0, 1]), or `latent`.
+
+        Raises:
+            ValueError: If the edit is of other images than these, or a value is out of its range.
+        """
+        images = edit_images(
+            self,
+            self.preprocess(images),
+            edit,
+            inversion=inversion,
+            blending=blending,
+            paste=paste,
+            margin=margin,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+            generator=generator,
+            output_type=output_type,
+        )
+        return ImagePipelineOutput(images=images)
 
     @property
     def mask_source(self) -> str:

@@ -1,6 +1,6 @@
-"""Picture files on their way to a model and back: found, opened, cropped as the model sees them.
+"""Image files: listing them, opening them, and mapping masks to their pixels.
 
-Dimensions: K slots, h w the size of masks, H W pixels of the original picture.
+Dimensions: K slots, h w the size of masks, H W pixels of the image file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +17,16 @@ from latentslots.data.transforms import to_rgb
 from latentslots.pipelines.base import upsample_masks
 
 OUTSIDE = 255
-"""Id of pixels that the model does not see."""
+"""Id of pixels outside of the square that the model sees."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture, and the square in its middle that a model sees.
+class ImageFile:
+    """An image from a file, and the square in its center that the model sees.
 
     Attributes:
-        path: Its file.
-        image: The picture, upright, RGB.
+        path: The file.
+        image: The image, upright, RGB.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """What files about it are called."""
+        """The name of its results."""
         return self.path.stem
 
     @property
@@ -46,10 +46,10 @@ class Picture:
         return (left, top, left + side, top + side)
 
     def to_square(self, x: int, y: int) -> tuple[int, int]:
-        """A pixel of the picture, counted in the square that the model sees.
+        """Convert coordinates in the image to coordinates in the square that the model sees.
 
         Raises:
-            ValueError: If it lies outside of the picture, or of the square.
+            ValueError: If the pixel lies outside of the image, or of the square.
         """
         width, height = self.image.size
         if not (0 <= x < width and 0 <= y < height):
@@ -65,12 +65,12 @@ class Picture:
         return (x - left, y - top)
 
     def masks(self, masks: Float[Tensor, "K h w"]) -> Float[Tensor, "K H W"]:
-        """A model's masks in the pixels of the square."""
+        """Resize masks to the square that the model sees."""
         left, _, right, _ = self.square
         return upsample_masks(masks[None], right - left)[0].cpu()
 
     def segmentation(self, masks: Float[Tensor, "K h w"]) -> UInt8[Tensor, "H W"]:
-        """The slot that took most of each pixel of the picture, 255 outside of the square."""
+        """The slot with the largest mask in each pixel of the image; 255 outside of the square."""
         width, height = self.image.size
         left, top, right, bottom = self.square
         ids = torch.full((height, width), OUTSIDE, dtype=torch.uint8)
@@ -78,31 +78,31 @@ class Picture:
         return ids
 
 
-def open_picture(path: str | Path) -> Picture:
-    """Read a picture file.
+def open_image_file(path: str | Path) -> ImageFile:
+    """Read an image file.
 
     Raises:
-        ValueError: If there is no such file, or it is no picture that can be read.
+        ValueError: If the file does not exist, or cannot be decoded as an image.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no image file {path}")
     try:
-        return Picture(path, to_rgb(read_image(path)[1]))
+        return ImageFile(path, to_rgb(read_image(path)[1]))
     except (OSError, ValueError) as error:
-        said = str(error)
-        raise ValueError(said if str(path) in said else f"{path}: {said}") from error
+        message = str(error)
+        raise ValueError(message if str(path) in message else f"{path}: {message}") from error
 
 
-def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """Picture files: those named, and all in the folders that are named, in order of their names.
+def find_image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """List image files: those given, and those in the given folders in order of their names.
 
     Raises:
-        ValueError: If none is named, one is not there, a folder has none, or two files have the
-            same stem, so that what is written about the one would be lost.
+        ValueError: If there is none, a path does not exist, a folder has none, or two files have
+            the same stem, so that the results of one would overwrite those of the other.
     """
     if not paths:
-        raise ValueError("no picture is named: give files, or folders of them")
+        raise ValueError("no image is given: pass files, or folders of them")
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -118,18 +118,26 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     for path in found:
         if names.setdefault(path.stem, path) != path:
             raise ValueError(
-                f"{names[path.stem]} and {path} would write to the same place: rename one"
+                f"results of {names[path.stem]} and {path} would have the same name: rename one"
             )
     return list(dict.fromkeys(found))
 
 
-def batches(paths: Sequence[Path], size: int) -> Iterator[tuple[list[Picture], list[str]]]:
-    """Pictures, some at a time, and what is wrong with those that cannot be read."""
-    for start in range(0, len(paths), size):
-        pictures, problems = [], []
-        for path in paths[start : start + size]:
+def read_batches(
+    paths: Sequence[Path], batch_size: int
+) -> Iterator[tuple[list[ImageFile], list[str]]]:
+    """Open image files in batches, with a sentence for each file that cannot be read.
+
+    Raises:
+        ValueError: If the batch size is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    for start in range(0, len(paths), batch_size):
+        files, problems = [], []
+        for path in paths[start : start + batch_size]:
             try:
-                pictures.append(open_picture(path))
+                files.append(open_image_file(path))
             except ValueError as error:
                 problems.append(str(error))
-        yield pictures, problems
+        yield files, problems

@@ -1,5 +1,6 @@
-"""Measure scenes that were painted into files."""
+"""Measure generated images against the real images of a data set."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,100 +10,125 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Generator, Tensor
 
-from latentslots.concepts import ConceptLibrary
-from latentslots.data.store.reader import dataset_fingerprint
+from latentslots.config.sampling import Sampling
+from latentslots.data.store.reader import dataset_fingerprint, load_dataset
 from latentslots.data.transforms import to_pixel_values
 from latentslots.editing import pad
+from latentslots.evaluation.features import load_features
 from latentslots.evaluation.generation import (
     PATCH_SIZE,
     GenerationReport,
-    Sampling,
     compare_with_real,
     compositional_consistency,
-    paint,
 )
 from latentslots.evaluation.report.evaluation_report import versions
+from latentslots.files import write_json, write_text
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
-from latentslots.workflows.generate import Scenes
-from latentslots.workflows.provenance import model_hash, write_facts
+from latentslots.pipelines.sampling import sample_images, use_sampling
+from latentslots.workflows.compose import SceneBatch
+from latentslots.workflows.provenance import model_hash
 
 REPORT_FORMAT = 1
-"""Of the `report.json` of generated pictures."""
+"""Of the `report.json` of generated images."""
 
 BATCH_SIZE = 32
 
 
-def measure(
-    pipe: LatentSlotDiffusionPipeline,
-    scenes: Scenes,
-    folder: Path,
-    dataset: Dataset,
-    features: Any,
-    *,
-    name: str,
-    library: ConceptLibrary | None,
-    sampling: Sampling,
-    command: str = "",
-) -> GenerationReport:
-    """Write `report.json` and `report.md` beside the pictures of scenes.
+@dataclass(frozen=True)
+class Reference:
+    """What generated images are measured against.
 
-    The former has the numbers, and what is needed to measure them again: hashes of model and
-    images, versions, and what was typed.
+    Attributes:
+        dataset: Real images: the first ones are the reference, as many after them the floor.
+        features: From images in [0, 1] to features.
+        name: What the features are called.
+    """
+
+    dataset: Dataset
+    features: Any
+    name: str
+
+
+def load_reference(
+    path: str, split: str, features: str, *, num_scenes: int, resolution: int
+) -> Reference:
+    """Load real images and features, and check that as many scenes can be measured against them.
 
     Args:
-        pipe: What painted them.
-        scenes: What they were painted from.
-        folder: Where NAME.png of each lies, painted once.
-        dataset: Real images: the first ones are the reference, the next as many the floor.
-        features: From images in [0, 1] to features, see `load_features`.
-        name: What the features are called.
-        library: What the scenes were composed of, for their consistency.
-        sampling: How they were painted.
-        command: What was typed.
+        path: The data set.
+        split: Which part of it.
+        features: See `load_features`.
+        num_scenes: How many images are going to be generated.
+        resolution: Their pixels per side.
 
     Raises:
-        ValueError: If there are fewer real images than scenes.
+        ValueError: If there are fewer real images than scenes, only one scene, or patches do not
+            fill the images.
     """
-    count = len(scenes.names)
-    check_reference(dataset, count, resolution=pipe.resolution)
-    images = torch.stack([_read(folder / f"{scene}.png") for scene in scenes.names])
+    dataset = load_dataset(path, split=split)
+    if num_scenes < 2:
+        raise ValueError(f"a distance needs two scenes or more, got {num_scenes}")
+    if resolution % PATCH_SIZE:
+        raise ValueError(
+            f"--reference shuffles patches of {PATCH_SIZE} px, which do not fill images of "
+            f"{resolution} px"
+        )
+    if len(dataset) < num_scenes:
+        raise ValueError(
+            f"{num_scenes} scenes need as many real images, but the data set has {len(dataset)}"
+        )
+    return Reference(dataset, *load_features(features))
 
+
+def measure(
+    pipe: LatentSlotDiffusionPipeline,
+    scenes: SceneBatch,
+    folder: Path,
+    reference: Reference,
+    sampling: Sampling,
+    *,
+    command: str = "",
+) -> GenerationReport:
+    """Write `report.json` and `report.md` beside the generated images of scenes.
+
+    `report.json` holds the scores, and what is needed to reproduce them: hashes of model and
+    images, versions, and the command.
+
+    Args:
+        pipe: The pipeline that generated them.
+        scenes: What they were generated from.
+        folder: Where NAME.png of each lies, one image each.
+        reference: What they are measured against.
+        sampling: How they were sampled.
+        command: The command line, for the report.
+    """
+    use_sampling(pipe, sampling)
+    count, dataset = len(scenes.names), reference.dataset
+    images = torch.stack([_read(folder / f"{name}.png") for name in scenes.names])
     consistency = None
-    if library is not None:
+    if scenes.library is not None:
         consistency = compositional_consistency(
             pipe,
             scenes.slots,
             images,
-            library.slots,
+            scenes.library.slots,
             slots_mask=scenes.slots_mask,
             seed=sampling.seed,
         )
-    real = _real(pipe, dataset, 0, count)
+    real = _real_images(pipe, dataset, 0, count)
+    others = _real_images(pipe, dataset, count, 2 * count) if len(dataset) >= 2 * count else None
     report = compare_with_real(
-        features,
+        reference.features,
         images,
         real,
-        _real(pipe, dataset, count, 2 * count) if len(dataset) >= 2 * count else None,
-        reconstructions=_again(pipe, real, sampling),
-        name=name,
+        others,
+        reconstructions=_reconstruct(pipe, real, sampling),
+        name=reference.name,
         sampler=type(pipe.scheduler).__name__,
         sampling=sampling,
         consistency=consistency,
     )
-    _write(report, folder, pipe=pipe, dataset=dataset, command=command)
-    return report
-
-
-def _write(
-    report: GenerationReport,
-    folder: Path,
-    *,
-    pipe: LatentSlotDiffusionPipeline,
-    dataset: Dataset,
-    command: str,
-) -> None:
-    """The numbers, and what they were measured of and with."""
-    facts = {
+    content = {
         "format": REPORT_FORMAT,
         "command": command,
         "model_hash": model_hash(pipe),
@@ -110,51 +136,33 @@ def _write(
         **report.to_dict(),
         **versions(),
     }
-    write_facts(folder / "report.json", facts)
-    (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    write_json(folder / "report.json", content)
+    write_text(folder / "report.md", report.to_markdown())
+    return report
 
 
-def check_reference(dataset: Dataset, num_scenes: int, *, resolution: int) -> None:
-    """Refuse what cannot be measured, before the minutes that painting takes.
-
-    Raises:
-        ValueError: If there are fewer real images than scenes, or only one scene, or patches do not
-            fill the pictures.
-    """
-    if num_scenes < 2:
-        raise ValueError(f"a distance needs two scenes or more, got {num_scenes}")
-    if resolution % PATCH_SIZE:
-        raise ValueError(
-            f"--reference shuffles patches of {PATCH_SIZE} px, which do not fill pictures of "
-            f"{resolution} px"
-        )
-    if len(dataset) < num_scenes:
-        raise ValueError(
-            f"{num_scenes} scenes need as many real images, but the data set has {len(dataset)}"
-        )
-
-
-def _again(
+def _reconstruct(
     pipe: LatentSlotDiffusionPipeline, images: Float[Tensor, "B 3 H W"], sampling: Sampling
 ) -> Float[Tensor, "B 3 H W"]:
-    """Images painted from the slots that are found in them."""
-    found = []
+    """Images sampled from the slots of images."""
+    scenes = []
     for start in range(0, len(images), BATCH_SIZE):
-        part = images[start : start + BATCH_SIZE] * 2 - 1
-        generators = [Generator().manual_seed(sampling.seed + start + i) for i in range(len(part))]
-        out = pipe.encode_pixel_values(part, generator=generators)
+        pixel_values = images[start : start + BATCH_SIZE] * 2 - 1
+        seeds = range(sampling.seed + start, sampling.seed + start + len(pixel_values))
+        generators = [Generator().manual_seed(seed) for seed in seeds]
+        out = pipe.encode_pixel_values(pixel_values, generator=generators)
         exist = out.slots_mask
-        found += [slots if exist is None else slots[exist[i]] for i, slots in enumerate(out.slots)]
-    slots, mask = pad([scene[None].float().cpu() for scene in found])
-    return paint(pipe, slots, mask, sampling=sampling, progress=False)
+        scenes += [slots if exist is None else slots[exist[i]] for i, slots in enumerate(out.slots)]
+    slots, exist = pad([scene[None].float().cpu() for scene in scenes])
+    return sample_images(pipe, slots, exist, sampling=sampling, progress=False)
 
 
 def _read(path: Path) -> Float[Tensor, "3 H W"]:
-    with Image.open(path) as picture:
-        return (to_pixel_values(picture) + 1) / 2
+    with Image.open(path) as image:
+        return (to_pixel_values(image) + 1) / 2
 
 
-def _real(
+def _real_images(
     pipe: LatentSlotDiffusionPipeline, dataset: Dataset, start: int, stop: int
 ) -> Float[Tensor, "B 3 H W"]:
     rows = dataset.select(range(start, stop))

@@ -1,23 +1,26 @@
-"""What came of many files, some of which may have been done before, and some not be readable."""
+"""How results are made: recorded beside them, so that a later run skips what is there already."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from latentslots.fingerprint import model_fingerprint
 
+Key = TypeVar("Key")
+
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a batch of files.
+class BatchResult:
+    """Which inputs of a batch were processed.
 
     Attributes:
-        done: Names of the files that were written now.
-        skipped: Names of those that were there already.
-        problems: A sentence for each file with which it could not be done.
+        done: Names of the results that were written now.
+        skipped: Names of those that were there already, made in the same way.
+        problems: A sentence for each input that could not be processed.
     """
 
     done: list[str] = field(default_factory=list)
@@ -29,8 +32,8 @@ class Outcome:
         return asdict(self)
 
 
-def found_by(pipe: Any) -> dict[str, Any]:
-    """How a pipeline finds slots and their masks."""
+def slot_provenance(pipe: Any) -> dict[str, Any]:
+    """What slots and masks depend on: the weights, and the settings of inference."""
     parts = [pipe.components.get(name) for name in ("patch_decoder", "decoder")]
     hashes = [model_fingerprint(part)[:12] for part in parts if isinstance(part, nn.Module)]
     return {
@@ -41,35 +44,42 @@ def found_by(pipe: Any) -> dict[str, Any]:
     }
 
 
-def painted_by(pipe: Any) -> dict[str, Any]:
-    """How a pipeline finds slots and paints pictures of them."""
+def image_provenance(pipe: Any) -> dict[str, Any]:
+    """What images sampled from slots depend on: also all other weights, and the sampler."""
     return {
-        **found_by(pipe),
+        **slot_provenance(pipe),
         "model": model_hash(pipe),
         "sampler": type(pipe.scheduler).__name__,
     }
 
 
 def model_hash(pipe: Any) -> str:
-    """By which a pipeline with other weights is told apart, part by part."""
+    """A hash of the weights of every component of a pipeline."""
     parts = [pipe.components[name] for name in sorted(pipe.components)]
     return "-".join(model_fingerprint(part)[:12] for part in parts if isinstance(part, nn.Module))
 
 
-def facts_made_alike(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
-    """What a file of facts says, where it is there and was made in the same way."""
-    if not path.is_file():
-        return None
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a JSON file records about a result; empty where there is none, or it is damaged."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
-        return None
-    if not isinstance(known, dict):
-        return None
-    made_alike = {key: known.get(key) for key in made_by} == made_by
-    return known if made_alike else None
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
-def write_facts(path: Path, facts: dict[str, Any]) -> None:
-    """Write a file of facts."""
-    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+def finished(
+    provenance: Mapping[Key, dict[str, Any]], read: Callable[[Key], dict[str, Any]]
+) -> dict[Key, dict[str, Any]]:
+    """The inputs whose results are there and were made in the same way, with recorded facts.
+
+    Args:
+        provenance: For each input, what its result depends on, as JSON represents it.
+        read: What is recorded about the result of an input; empty where there is none.
+    """
+    recorded = {key: read(key) for key in provenance}
+    return {
+        key: facts
+        for key, facts in recorded.items()
+        if facts and {name: facts.get(name) for name in provenance[key]} == provenance[key]
+    }

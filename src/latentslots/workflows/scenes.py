@@ -1,10 +1,11 @@
-"""The slots of picture files, kept in files beside what is shown of them.
+"""Scenes of image files: encoding them, and saving their slots and masks.
 
-Dimensions: K slots, D slot channels, h w the size of masks.
+A scene is a `SlotOutput` of batch size 1, on the CPU, with existing slots only.
+
+Dimensions: K slots, D slot channels, H W pixels.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,75 +16,73 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from latentslots import editing
-from latentslots.pipelines.base import SlotPipeline
-from latentslots.workflows.image_files import Picture
+from latentslots.files import atomic_file
+from latentslots.pipelines.base import SlotOutput, SlotPipeline
+from latentslots.workflows.image_files import ImageFile
 
 SLOTS_FILE = "slots.safetensors"
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One scene: its slots, and where they are.
-
-    Attributes:
-        slots: `[1, K, D]`.
-        masks: `[K, h, w]`, sum to 1 over K.
-    """
-
-    slots: Float[Tensor, "1 K D"]
-    masks: Float[Tensor, "K h w"]
-
-
-def find_scenes(pipe: SlotPipeline, pictures: list[Picture], *, seed: int) -> list[Scene]:
-    """The slots of pictures; each draws its start from the seed itself, whatever its batch."""
-    if not pictures:
+def encode_files(pipe: SlotPipeline, files: list[ImageFile], *, seed: int) -> list[SlotOutput]:
+    """Encode image files. Each draws its slot noise from the seed itself, whatever its batch."""
+    if not files:
         return []
-    generators = [Generator().manual_seed(seed) for _ in pictures]
-    found = pipe.encode([picture.image for picture in pictures], generator=generators)
+    generators = [Generator().manual_seed(seed) for _ in files]
+    out = pipe.encode([file.image for file in files], generator=generators)
     scenes = []
-    for i in range(len(pictures)):
-        exist = slice(None) if found.slots_mask is None else found.slots_mask[i]
-        slots, masks = found.slots[i][exist], found.masks[i][exist]
-        scenes.append(Scene(slots[None].float().cpu(), masks.float().cpu()))
+    for i in range(len(files)):
+        exist = slice(None) if out.slots_mask is None else out.slots_mask[i]
+        slots, masks = (each[i][exist][None].float().cpu() for each in (out.slots, out.masks))
+        scenes.append(SlotOutput(slots=slots, masks=masks))
     return scenes
 
 
 @torch.no_grad()
-def place(
+def locate_slots(
     pipe: Any, slots: Float[Tensor, "1 K D"], image: Float[Tensor, "1 3 H W"], *, seed: int
-) -> Scene:
-    """Where slots are in a picture that was painted from them.
+) -> SlotOutput:
+    """Predict the masks of slots in an image that was sampled from them.
 
-    The patch decoder tells; without one, the picture's own slots are found and matched to these.
+    The patch decoder predicts them. Without one, the image is encoded, and the slots found in it
+    are matched to those given.
 
     Args:
-        pipe: The pipeline that painted it.
-        slots: What it was painted from.
-        image: What was painted, in [0, 1].
-        seed: Of the start of the picture's own slots.
+        pipe: The pipeline that sampled the image.
+        slots: The slots that it was sampled from.
+        image: The image, in [0, 1].
+        seed: Of the slot noise for encoding the image.
     """
     pixel_values = image.to(pipe.device) * 2 - 1
     if pipe.patch_decoder is not None:
-        masks = pipe.patch_decoder.segment(slots.to(pipe.device), pixel_values)[0].cpu()
-        return Scene(slots.cpu(), masks)
-    found = pipe.encode_pixel_values(pixel_values, generator=Generator().manual_seed(seed))
-    partner = editing.match(slots, found.slots.cpu())[0]
-    masks = found.masks[0].float().cpu()[partner.clamp(min=0)] * (partner >= 0)[:, None, None]
-    return Scene(slots.cpu(), masks / masks.sum(dim=0).clamp_min(1e-6))
+        masks = pipe.patch_decoder.segment(slots.to(pipe.device), pixel_values)
+        return SlotOutput(slots=slots.cpu(), masks=masks.cpu())
+    out = pipe.encode_pixel_values(pixel_values, generator=Generator().manual_seed(seed))
+    partner = editing.match(slots, out.slots.cpu())[0]
+    masks = out.masks[0].float().cpu()[partner.clamp(min=0)] * (partner >= 0)[:, None, None]
+    masks = masks / masks.sum(dim=0).clamp_min(1e-6)
+    return SlotOutput(slots=slots.cpu(), masks=masks[None])
 
 
-def save_scene(scene: Scene, path: Path, fingerprint: str, **facts: Any) -> None:
-    """Write a scene as safetensors, with its pipeline's fingerprint and other facts."""
-    tensors = {"slots": scene.slots.contiguous(), "masks": scene.masks.half().contiguous()}
+def save_scene(scene: SlotOutput, path: Path, fingerprint: str, **facts: Any) -> None:
+    """Write a scene as safetensors.
+
+    Args:
+        scene: The scene.
+        path: The file.
+        fingerprint: Of the pipeline, whose slots other pipelines cannot use.
+        **facts: Further metadata.
+    """
+    tensors = {"slots": scene.slots.contiguous(), "masks": scene.masks[0].half().contiguous()}
     metadata = {"pipeline": fingerprint, **facts}
-    save_file(tensors, path, metadata={"latentslots": json.dumps(metadata)})
+    with atomic_file(path) as beside:
+        save_file(tensors, beside, metadata={"latentslots": json.dumps(metadata)})
 
 
-def load_scene(path: str | Path, fingerprint: str) -> Scene:
+def load_scene(path: str | Path, fingerprint: str) -> SlotOutput:
     """Read a scene that `save_scene` wrote.
 
     Raises:
-        ValueError: If there is none, or another pipeline found its slots.
+        ValueError: If the file does not exist, holds no slots, or those of another pipeline.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,31 +90,31 @@ def load_scene(path: str | Path, fingerprint: str) -> Scene:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("latentslots", "{}"))
-            scene = Scene(file.get_tensor("slots"), file.get_tensor("masks").float())
+            slots, masks = file.get_tensor("slots"), file.get_tensor("masks")[None].float()
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} holds no slots: {error}") from error
     if metadata.get("pipeline") != fingerprint:
         raise ValueError(
-            f"the slots in {path} were found by another pipeline, in which they mean other things"
+            f"the slots in {path} are those of another pipeline: encode its image anew"
         )
-    return scene
+    return SlotOutput(slots=slots, masks=masks)
 
 
 def scene_facts(path: Path) -> dict[str, Any]:
-    """The facts that `save_scene` wrote; none where there is no such file."""
+    """The metadata that `save_scene` wrote; empty where the file does not exist."""
     try:
         with safe_open(path, framework="pt") as file:
-            found: dict[str, Any] = json.loads((file.metadata() or {}).get("latentslots", "{}"))
+            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("latentslots", "{}"))
     except (SafetensorError, json.JSONDecodeError, OSError):
         return {}
-    return found
+    return facts
 
 
 def bounding_box(owned: Tensor) -> list[int] | None:
-    """Left, top, right and bottom (the first pixels outside) of what is True; `None` if nothing."""
-    places = owned.nonzero()
-    if not len(places):
+    """Left, top, right and bottom (the first pixels outside) of True pixels, if there are any."""
+    pixels = owned.nonzero()
+    if not len(pixels):
         return None
-    top, left = places.amin(dim=0).tolist()
-    bottom, right = (places.amax(dim=0) + 1).tolist()
+    top, left = pixels.amin(dim=0).tolist()
+    bottom, right = (pixels.amax(dim=0) + 1).tolist()
     return [left, top, right, bottom]

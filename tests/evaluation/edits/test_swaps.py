@@ -4,14 +4,18 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from diffusers import ImagePipelineOutput
 from torch import Tensor
 
+from latentslots.config.sampling import Sampling
 from latentslots.data import SceneOptions, load_dataset, make_scenes
 from latentslots.evaluation.edits import swaps
-from latentslots.evaluation.edits.pairs import METHODS, rows_before
-from latentslots.evaluation.edits.swaps import evaluate_swaps
+from latentslots.evaluation.edits.pairs import METHODS
+from latentslots.evaluation.edits.swaps import evaluate_swaps, swap_rows, swap_table
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.evaluation.oracle import Oracle, key
+
+FAST = Sampling(num_inference_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +28,15 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(autouse=True)
 def _short_inversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentslots.pipelines.edit.NUM_INVERSION_STEPS", 4)
+    monkeypatch.setattr("latentslots.pipelines.edit.NUM_INVERSION_STEPS", 2)
 
 
 @pytest.fixture
 def oracle(tiny_pipeline_dir: Path, pairs: Dataset) -> Oracle:
     pipe = Oracle.from_pretrained(tiny_pipeline_dir)
     pipe.set_progress_bar_config(disable=True)
-    loaded = swaps._load(pairs, rows_before(pairs, "replaced", following=2), 32)
-    pipe.truth = {}
+    loaded = swaps._load(pairs, swap_rows(pairs), 32)
+    pipe.truth, pipe.edited = {}, []
     for images, parts in (
         (loaded.after, loaded.new_part),
         (loaded.giver, loaded.given_part),
@@ -43,7 +47,7 @@ def oracle(tiny_pipeline_dir: Path, pairs: Dataset) -> Oracle:
 
 
 def test_the_next_figure_gives_the_part(pairs: Dataset) -> None:
-    rows = rows_before(pairs, "replaced", following=2)
+    rows = swap_rows(pairs)
     assert len(rows) >= 2
     loaded = swaps._load(pairs, rows, 32)
     for i, row in enumerate(rows):
@@ -56,40 +60,54 @@ def test_the_next_figure_gives_the_part(pairs: Dataset) -> None:
         assert loaded.given_part[i].any()
 
 
-def test_each_way_is_scored_on_the_parts_that_were_found(oracle: Oracle, pairs: Dataset) -> None:
+def test_each_way_is_scored_on_the_parts_that_slots_cover(oracle: Oracle, pairs: Dataset) -> None:
     done: list[int] = []
     reports = evaluate_swaps(
-        oracle, pairs, num_inference_steps=2, batch_size=2, progress=done.append
+        oracle, pairs, sampling=FAST, num_pairs=3, batch_size=2, progress=done.append
     )
     assert list(reports) == list(METHODS)
-    count = len(rows_before(pairs, "replaced", following=2))
-    assert sum(done) == count
+    assert done == [2, 1]
     for report in reports.values():
-        assert 2 <= report.num_found <= report.num_pairs == count
-        assert report.placed == report.success == 0, "the oracle knows nothing of what was painted"
+        assert 2 <= report.num_found <= report.num_pairs == 3
+        assert report.placed == report.success == 0, "the oracle does not know the edited images"
     assert reports["blending"].psnr > reports["plain"].psnr + 1
-    one = evaluate_swaps(oracle, pairs, num_inference_steps=2, batch_size=1)
-    assert one["plain"].psnr == pytest.approx(reports["plain"].psnr, abs=1e-2)
+    assert len(swap_table(reports).splitlines()) == 2 + 2 + len(METHODS) + 1
 
 
-@pytest.mark.parametrize(("painter", "success"), [("after", 1), ("before", 0)])
-def test_who_paints_the_truth_succeeds(
+def test_batches_change_no_image(
+    oracle: Oracle, pairs: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swaps, "METHODS", {name: METHODS[name] for name in ("plain", "both")})
+    edited = []
+    for size in (1, 3):
+        oracle.edited = []
+        evaluate_swaps(oracle, pairs, sampling=FAST, num_pairs=3, batch_size=size)
+        edited.append(oracle.edited)
+    one = torch.stack(edited[0]).unflatten(0, (-1, 2))
+    other = torch.stack(edited[1]).unflatten(0, (2, -1)).transpose(0, 1)
+    assert len(one) == 2
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("result", "success"), [("after", 1), ("before", 0)])
+def test_an_edit_that_returns_the_truth_succeeds(
     oracle: Oracle,
     pairs: Dataset,
-    painter: str,
+    result: str,
     success: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loaded = swaps._load(pairs, rows_before(pairs, "replaced", following=2), 32)
-    known = {key(b): getattr(loaded, painter)[i] for i, b in enumerate(loaded.before)}
+    loaded = swaps._load(pairs, swap_rows(pairs), 32)
+    known = {key(b): getattr(loaded, result)[i] for i, b in enumerate(loaded.before)}
 
-    def paint(pipe: Any, pixel_values: Tensor, *others: Any, **options: Any) -> Tensor:
-        return (torch.stack([known[key(image)] for image in pixel_values]) + 1) / 2
+    def edit(images: Tensor, *others: Any, **options: Any) -> ImagePipelineOutput:
+        edited = torch.stack([known[key(image * 2 - 1)] for image in images])
+        return ImagePipelineOutput(images=(edited + 1) / 2)
 
-    monkeypatch.setattr(swaps, "paint_edit", paint)
+    monkeypatch.setattr(oracle, "edit", edit)
     report = evaluate_swaps(oracle, pairs)["plain"]
     assert report.colored == report.success == success
-    assert (report.psnr > 59) == (painter == "after")
+    assert (report.psnr > 59) == (result == "after")
 
 
 def test_data_without_swaps_is_one_sentence(

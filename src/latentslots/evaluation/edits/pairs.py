@@ -1,4 +1,4 @@
-"""Pairs of pictures before and after an edit: what all measures of edits share.
+"""Pairs of images before and after a true edit: what the evaluations of edits share.
 
 Dimensions: B pairs, K slots, H W pixels.
 """
@@ -24,46 +24,42 @@ METHODS = {
     "blending-pasted": {"inversion": False, "blending": True},
     "both-pasted": {"inversion": True, "blending": True},
 }
-"""Ways to paint an edit: what `paint_edit` is told."""
-FOUND = 0.5
-"""IoU from which a slot has found an object."""
+"""Ways to apply an edit: options of `LatentSlotDiffusionPipeline.edit`."""
+COVERED = 0.5
+"""IoU from which a slot covers an object."""
 MARGIN = 3
 """Pixels around an edit that are not scored."""
 SMALLEST_ERROR = 1e-6
-"""Mean squared error that counts where there is less: 60 dB, about what eight bits can hold."""
+"""Lower bound of the mean squared error: 60 dB, about the precision of eight bits."""
 
 
 def rows_before(dataset: Dataset, edit: str, *, following: int) -> list[int]:
-    """Rows of the pictures before one kind of edit, in order; none where the data have no pairs.
+    """Rows of the images before one kind of edit, in order; empty if the data set has no pairs.
 
     Args:
         dataset: As `latentslots data make --edit-pairs` makes it.
         edit: Such as `removed`.
-        following: Rows that must stand behind such a row.
+        following: Rows that must follow such a row.
     """
     columns = {"edit", "edited_object", "frame"}
     if not columns <= set(dataset.column_names):
         return []
     table = dataset.select_columns(sorted(columns))
-    wanted = dataset.features["edit"].str2int(edit)
+    label = dataset.features["edit"].str2int(edit)
     return [
         row
         for row, facts in enumerate(table)
-        if facts["edit"] == wanted and facts["frame"] == 0 and row + following < len(dataset)
+        if facts["edit"] == label and facts["frame"] == 0 and row + following < len(dataset)
     ]
 
 
-def existing(found: SlotOutput) -> Bool[Tensor, "B K"]:
-    """Which slots exist, as a mask also where all do."""
-    if found.slots_mask is not None:
-        return found.slots_mask
-    return torch.ones_like(found.slots[..., 0], dtype=torch.bool)
-
-
 def through_autoencoder(pipe: Any, pixel_values: Float[Tensor, "B 3 H W"]) -> Tensor:
-    """What the autoencoder alone makes of pictures, in [0, 1], on the CPU: the edits' ceiling."""
-    kept = decode_latents(pipe.vae, pipe.encode_latents(pixel_values)).float()
-    return ((kept + 1) / 2).clamp(0, 1).cpu()
+    """Images encoded and decoded by the autoencoder alone, in [0, 1], on the CPU.
+
+    No edit can come closer to them without pasting pixels.
+    """
+    decoded = decode_latents(pipe.vae, pipe.encode_latents(pixel_values)).float()
+    return ((decoded + 1) / 2).clamp(0, 1).cpu()
 
 
 def outside_scores(
@@ -71,19 +67,19 @@ def outside_scores(
     truth: Float[Tensor, "B 3 H W"],
     outside: Bool[Tensor, "B 1 H W"],
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """PSNR (60 dB at most) and SSIM over the pixels outside of an object."""
+    """PSNR (60 dB at most) and SSIM over the pixels outside of an edit."""
     weight = outside.float()
     error = ((images - truth).square() * weight).sum(dim=(1, 2, 3)) / (
         3 * weight.sum(dim=(1, 2, 3))
     )
-    # What is inside is made equal, so that it adds nothing but what the window's rim sees.
-    same = torch.where(outside, images, truth)
-    whole, share = ssim(same, truth), weight.mean(dim=(1, 2, 3))
+    # Pixels inside are made equal, so that they affect only windows across the border.
+    same_inside = torch.where(outside, images, truth)
+    whole, share = ssim(same_inside, truth), weight.mean(dim=(1, 2, 3))
     return -10 * error.clamp(min=SMALLEST_ERROR).log10(), 1 - (1 - whole) / share
 
 
 def away_from(mask: Bool[Tensor, "B H W"]) -> Bool[Tensor, "B 1 H W"]:
-    """Where neither a region is nor the 3 px around it."""
+    """The pixels outside of a region and the 3 px around it."""
     return F.max_pool2d(mask[:, None].float(), 2 * MARGIN + 1, 1, MARGIN) == 0
 
 
@@ -94,12 +90,22 @@ def covering_slot(
     size = (target.shape[1], target.shape[2])
     ids = upsample_masks(masks, size).argmax(dim=1)
     owned = F.one_hot(ids, masks.shape[1]).movedim(-1, 1).bool()
-    wanted = target[:, None].to(owned.device)
-    shared, union = (owned & wanted).sum(dim=(2, 3)), (owned | wanted).sum(dim=(2, 3))
+    region = target[:, None].to(owned.device)
+    shared, union = (owned & region).sum(dim=(2, 3)), (owned | region).sum(dim=(2, 3))
     overlap, slot = (shared / union.clamp(min=1)).max(dim=1)
     return slot, overlap
 
 
+def take_scenes(scenes: SlotOutput, keep: Bool[Tensor, " B"]) -> SlotOutput:
+    """Some of the scenes of a batch."""
+    exist = scenes.slots_mask
+    return SlotOutput(
+        slots=scenes.slots[keep],
+        masks=scenes.masks[keep],
+        slots_mask=None if exist is None else exist[keep],
+    )
+
+
 def generators(seeds: Iterable[int]) -> list[Generator]:
-    """A source of randomness for each pair, so that its batch changes nothing."""
+    """A generator for each pair, which makes it independent of its batch."""
     return [Generator().manual_seed(seed) for seed in seeds]

@@ -1,9 +1,9 @@
-"""How well an object can be taken out of a picture, held against the picture without it.
+"""How well objects are removed from images, measured against true images without them.
 
 Dimensions: B pairs, K slots, H W pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,41 +12,43 @@ from datasets import Dataset
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from latentslots import editing
+from latentslots.config.sampling import Sampling
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
 from latentslots.evaluation.edits.pairs import (
-    FOUND,
+    COVERED,
     METHODS,
     away_from,
     covering_slot,
-    existing,
     generators,
     outside_scores,
     rows_before,
+    take_scenes,
     through_autoencoder,
 )
-from latentslots.pipelines.base import upsample_masks
-from latentslots.pipelines.edit import paint_edit
+from latentslots.pipelines.edit import SlotEdit
+from latentslots.pipelines.sampling import use_sampling
 
 STILL_THERE = 0.3
+"""IoU from which a slot covers an object that should be gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemovalReport:
-    """Scores of one way to paint after an object's slot was taken out.
+    """Scores of one way to sample an image after the slot of an object was removed.
 
     Attributes:
         num_pairs: Pairs of a scene with and without an object.
-        num_found: Objects among them that a slot covered before, with an IoU of 0.5 or more; only
-            these are taken out and counted.
-        psnr: Against the true picture without the object, outside of the object's mask and 3 px
+        num_found: Pairs whose object is covered by a slot, with an IoU of 0.5 or more; only these
+            are edited and scored.
+        psnr: Against the true image without the object, outside of the object's mask and 3 px
             around it, in dB; mean over images.
-        psnr_ceiling: The same for what the autoencoder makes of that true picture.
-        psnr_untouched: The same for what it makes of the picture with the object, whose shadow is
-            still there: about as near as the autoencoder can come without touching what is outside.
+        psnr_ceiling: The same for that true image, encoded and decoded by the autoencoder.
+        psnr_untouched: The same for the image with the object, encoded and decoded: about as close
+            as the autoencoder comes while the object's shadow is still there.
         ssim: As `psnr`: mean of the local similarity there.
         ssim_ceiling: As `psnr_ceiling`.
-        success: Share of the objects found that no slot covers with an IoU of 0.3 or more after.
+        success: Share of the edited objects that no slot covers with an IoU of 0.3 or more in the
+            edited image.
     """
 
     num_pairs: int
@@ -65,7 +67,7 @@ class RemovalReport:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Scenes whose object a slot covers: before and after, and what is asked for."""
+    """Images before and after, and the masks of the removed objects."""
 
     before: Float[Tensor, "B 3 H W"]
     after: Float[Tensor, "B 3 H W"]
@@ -77,94 +79,112 @@ class _Pairs:
         return _Pairs(self.before[keep], self.after[keep], self.mask[keep], seeds)
 
 
+def removal_rows(dataset: Dataset) -> list[int]:
+    """Rows of the images before an object is removed; the image without it follows each."""
+    return rows_before(dataset, "removed", following=1)
+
+
 @torch.no_grad()
 def evaluate_removal(
     pipe: Any,
     dataset: Dataset,
     *,
     num_pairs: int = 200,
-    seed: int = 0,
-    num_inference_steps: int = 25,
+    sampling: Sampling | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, RemovalReport]:
-    """Take objects out of scenes in six ways, and score each.
+    """Remove objects from images in six ways, and score each.
 
     Args:
-        pipe: Finds, and paints.
-        dataset: Pairs as `latentslots data make --edit-pairs` makes them; those where an object is
-            removed count.
+        pipe: The pipeline; it keeps the sampler.
+        dataset: Pairs as `latentslots data make --edit-pairs` makes them; those with a removed
+            object are used.
         num_pairs: At most so many of them, from the start.
-        seed: Of slot noise and of the noise that is painted from, pair i of seed + i.
-        num_inference_steps: Denoising steps.
+        sampling: How images are sampled; with its defaults when absent. Pair i draws slot noise and
+            starting noise from `seed` + i.
         batch_size: Pairs at once.
-        progress: Called with the number of pairs that were done.
+        progress: Called with the number of pairs done since the last call.
 
     Returns:
         A report for `plain` sampling, `inversion`, `blending`, `both`, and the last two with the
-        pictures' own pixels pasted around the edit.
+        image's own pixels pasted around the edit.
 
     Raises:
         ValueError: If the data set has no such pairs, or no slot covers any object.
     """
-    rows = rows_before(dataset, "removed", following=1)[:num_pairs]
+    sampling = sampling or Sampling()
+    use_sampling(pipe, sampling)
+    rows = removal_rows(dataset)[:num_pairs]
     if not rows:
         raise ValueError("the data set has no pairs with a removed object: make --edit-pairs")
-    sums: dict[str, list[Tensor]] = {name: [] for name in METHODS}
+    scores: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     for start in range(0, len(rows), batch_size):
-        pairs = _load(dataset, rows[start : start + batch_size], seed + start, pipe.resolution)
-        found = pipe.encode_pixel_values(pairs.before, generator=generators(pairs.seeds))
-        slot, overlap = covering_slot(found.masks, pairs.mask)
-        keep = overlap >= FOUND
-        if keep.any():
-            parts = (found.slots[keep], existing(found)[keep], found.masks[keep], slot[keep])
-            for name, scores in _score(pipe, pairs[keep.cpu()], parts, num_inference_steps):
-                sums[name].append(scores)
-        progress(len(pairs.seeds))
-    if not sums["plain"]:
-        raise ValueError(f"no slot covers any of the {len(rows)} objects: nothing was removed")
-    reports = {}
-    for name, parts_of in sums.items():
-        scores = torch.cat(parts_of)
-        means = scores.mean(dim=0).tolist()
-        names = [field.name for field in fields(RemovalReport)][2:]
-        reports[name] = RemovalReport(
-            num_pairs=len(rows), num_found=len(scores), **dict(zip(names, means, strict=True))
+        pairs = _load(
+            dataset, rows[start : start + batch_size], sampling.seed + start, pipe.resolution
         )
+        scenes = pipe.encode_pixel_values(pairs.before, generator=generators(pairs.seeds))
+        slot, overlap = covering_slot(scenes.masks, pairs.mask)
+        keep = overlap >= COVERED
+        if keep.any():
+            size = (pairs.mask.shape[1], pairs.mask.shape[2])
+            edit = SlotEdit.of(take_scenes(scenes, keep), remove=slot[keep], size=size)
+            for name, columns in _score(pipe, pairs[keep.cpu()], edit, sampling):
+                scores[name].append(columns)
+        progress(len(pairs.seeds))
+    if not scores["plain"]:
+        raise ValueError(f"no slot covers any of the {len(rows)} objects: nothing was removed")
+    names = [field.name for field in fields(RemovalReport)][2:]
+    reports = {}
+    for name, parts in scores.items():
+        means = dict(zip(names, torch.cat(parts).mean(dim=0).tolist(), strict=True))
+        num_found = sum(map(len, parts))
+        reports[name] = RemovalReport(num_pairs=len(rows), num_found=num_found, **means)
     return reports
 
 
+def removal_table(reports: Mapping[str, RemovalReport]) -> str:
+    """The reports of `evaluate_removal` as a table in Markdown."""
+    first = next(iter(reports.values()))
+    lines = [
+        f"{first.num_pairs} pairs with a removed object; a slot covers {first.num_found} of these "
+        "objects",
+        "",
+        "| | PSNR outside (dB) | SSIM outside | gone |",
+        "|---|---|---|---|",
+    ]
+    for name, report in reports.items():
+        lines.append(f"| {name} | {report.psnr:.1f} | {report.ssim:.3f} | {report.success:.3f} |")
+    lines += [
+        f"| autoencoder, object still there | {first.psnr_untouched:.1f} | | |",
+        f"| autoencoder, object gone | {first.psnr_ceiling:.1f} | {first.ssim_ceiling:.3f} | |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _score(
-    pipe: Any, pairs: _Pairs, parts: tuple[Tensor, ...], num_inference_steps: int
-) -> Iterator[tuple[str, Tensor]]:
+    pipe: Any, pairs: _Pairs, edit: SlotEdit, sampling: Sampling
+) -> Iterator[tuple[str, Float[Tensor, "B 6"]]]:
     """For each method the scores of every pair, in the order of the report."""
-    slots, exist, masks, slot = parts
-    size = (pairs.mask.shape[1], pairs.mask.shape[2])
-    owned = upsample_masks(masks, size).argmax(dim=1) == slot[:, None, None]
     outside = away_from(pairs.mask)
     truth = (pairs.after + 1) / 2
     ceiling = outside_scores(through_autoencoder(pipe, pairs.after), truth, outside)
     untouched, _ = outside_scores(through_autoencoder(pipe, pairs.before), truth, outside)
-    after_mask = editing.remove(exist[..., None].float(), slot)[..., 0] > 0
     for name, method in METHODS.items():
-        painted = paint_edit(
-            pipe,
-            pairs.before,
-            slots,
-            editing.remove(slots, slot),
-            owned,
-            before_mask=exist,
-            after_mask=after_mask,
+        images = pipe.edit(
+            (pairs.before + 1) / 2,
+            edit,
             generator=generators(pairs.seeds),
-            num_inference_steps=num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            num_inference_steps=sampling.num_inference_steps,
             output_type="pt",
             **method,
-        )
-        again = pipe.encode_pixel_values(painted * 2 - 1, generator=generators(pairs.seeds))
-        _, overlap = covering_slot(again.masks, pairs.mask)
-        psnr, similarity = outside_scores(painted.float().cpu(), truth, outside)
+        ).images
+        scenes = pipe.encode_pixel_values(images * 2 - 1, generator=generators(pairs.seeds))
+        _, overlap = covering_slot(scenes.masks, pairs.mask)
+        psnr, ssim = outside_scores(images.float().cpu(), truth, outside)
         gone = (overlap < STILL_THERE).float()
-        columns = [psnr, ceiling[0], untouched, similarity, ceiling[1], gone]
+        columns = [psnr, ceiling[0], untouched, ssim, ceiling[1], gone]
         yield name, torch.stack([column.cpu() for column in columns], dim=1)
 
 
@@ -172,11 +192,11 @@ def _load(dataset: Dataset, rows: list[int], first_seed: int, resolution: int) -
     crop = ResizeCenterCrop(resolution)
     before, after, masks = [], [], []
     for row in rows:
-        with_it, without = dataset[row], dataset[row + 1]
-        picture, ids = crop(with_it["image"], with_it["segmentation"])
+        with_object, without_object = dataset[row], dataset[row + 1]
+        image, ids = crop(with_object["image"], with_object["segmentation"])
         assert ids is not None
-        before.append(to_pixel_values(picture))
-        after.append(to_pixel_values(crop(without["image"])[0]))
-        masks.append(to_ids(ids) == with_it["edited_object"])
+        before.append(to_pixel_values(image))
+        after.append(to_pixel_values(crop(without_object["image"])[0]))
+        masks.append(to_ids(ids) == with_object["edited_object"])
     seeds = list(range(first_seed, first_seed + len(rows)))
     return _Pairs(torch.stack(before), torch.stack(after), torch.stack(masks), seeds)

@@ -1,9 +1,9 @@
-"""How well a part of one figure is put in the place of another's, held against the true picture.
+"""How well a part of one figure replaces that of another, measured against the true image.
 
 Dimensions: B pairs, K slots, H W pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,37 +12,37 @@ from datasets import Dataset
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from latentslots import editing
+from latentslots.config.sampling import Sampling
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
 from latentslots.evaluation.edits.pairs import (
-    FOUND,
+    COVERED,
     METHODS,
     away_from,
     covering_slot,
-    existing,
     generators,
     outside_scores,
     rows_before,
+    take_scenes,
     through_autoencoder,
 )
-from latentslots.pipelines.base import upsample_masks
-from latentslots.pipelines.edit import paint_edit
+from latentslots.pipelines.edit import SlotEdit
+from latentslots.pipelines.sampling import use_sampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwapReport:
-    """Scores of one way to paint after a part was put in the place of another.
+    """Scores of one way to sample an image after a part was replaced by another figure's.
 
     Attributes:
         num_pairs: Pairs of a figure, before and after.
-        num_found: Those where a slot covered the part, and another figure's slot the part that
-            takes its place, both with an IoU of 0.5 or more; only these are swapped and counted.
-        psnr: Against the true picture after the swap, outside of both parts and 3 px around them,
+        num_found: Pairs where both parts, the replaced one and the other figure's, are covered by a
+            slot, with an IoU of 0.5 or more; only these are edited and scored.
+        psnr: Against the true image after the swap, outside of both parts and 3 px around them,
             in dB; mean over images.
-        psnr_ceiling: The same for what the autoencoder makes of that true picture.
-        placed: Share of the parts found that a slot covers after the swap where the new part truly
-            is, with an IoU of 0.5 or more.
-        colored: Share whose mean color there is nearer to the new part's than to the old one's.
+        psnr_ceiling: The same for that true image, encoded and decoded by the autoencoder.
+        placed: Share of the edited pairs where a slot covers the new part's true place in the
+            edited image, with an IoU of 0.5 or more.
+        colored: Share whose mean color there is closer to the new part's than to the old one's.
         success: Share of which both are true.
     """
 
@@ -61,7 +61,7 @@ class SwapReport:
 
 @dataclass(frozen=True)
 class _Swaps:
-    """Figures before and after, who gives the new part, and where parts are."""
+    """Figures before and after, the figures that give the new part, and masks of the parts."""
 
     before: Float[Tensor, "B 3 H W"]
     after: Float[Tensor, "B 3 H W"]
@@ -74,58 +74,64 @@ class _Swaps:
         return _Swaps(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
+def swap_rows(dataset: Dataset) -> list[int]:
+    """Rows of the figures before a part is replaced; the result and the giver follow each."""
+    return rows_before(dataset, "replaced", following=2)
+
+
 @torch.no_grad()
 def evaluate_swaps(
     pipe: Any,
     dataset: Dataset,
     *,
     num_pairs: int = 200,
-    seed: int = 0,
-    num_inference_steps: int = 25,
+    sampling: Sampling | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, SwapReport]:
-    """Put parts of figures in the place of others' in six ways, and score each.
+    """Replace parts of figures by those of others in six ways, and score each.
 
     Args:
-        pipe: Finds, and paints.
-        dataset: Pairs as `latentslots data make parts --edit-pairs` makes them. Those count where
-            a part is replaced by that of the next figure.
+        pipe: The pipeline; it keeps the sampler.
+        dataset: Pairs as `latentslots data make parts --edit-pairs` makes them; those are used
+            where a part is replaced by that of the next figure.
         num_pairs: At most so many of them, from the start.
-        seed: Of slot noise and of the noise that is painted from, pair i of seed + i.
-        num_inference_steps: Denoising steps.
+        sampling: How images are sampled; with its defaults when absent. Pair i draws slot noise and
+            starting noise from `seed` + i.
         batch_size: Pairs at once.
-        progress: Called with the number of pairs that were done.
+        progress: Called with the number of pairs done since the last call.
 
     Returns:
         A report for `plain` sampling, `inversion`, `blending`, `both`, and the last two with the
-        pictures' own pixels pasted around the edit.
+        image's own pixels pasted around the edit.
 
     Raises:
-        ValueError: If the data set has no such pairs, or slots cover no part.
+        ValueError: If the data set has no such pairs, or no pair of parts is covered by slots.
     """
-    rows = rows_before(dataset, "replaced", following=2)[:num_pairs]
+    sampling = sampling or Sampling()
+    use_sampling(pipe, sampling)
+    rows = swap_rows(dataset)[:num_pairs]
     if not rows:
         raise ValueError("the data set has no pairs with a replaced part: make parts --edit-pairs")
-    sums: dict[str, list[Tensor]] = {name: [] for name in METHODS}
+    scores: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         swaps = _load(dataset, part, pipe.resolution)
-        seeds = list(range(seed + start, seed + start + len(part)))
-        found = _Found.of(pipe, swaps, seeds)
-        if found.keep.any():
-            for name, scores in _score(pipe, swaps, found, seeds, num_inference_steps).items():
-                sums[name].append(scores)
+        seeds = list(range(sampling.seed + start, sampling.seed + start + len(part)))
+        edit, keep = _swap(pipe, swaps, seeds)
+        if edit is not None:
+            kept_seeds = [seeds[i] for i in keep.nonzero()[:, 0].tolist()]
+            for name, columns in _score(pipe, swaps[keep], edit, kept_seeds, sampling):
+                scores[name].append(columns)
         progress(len(part))
-    if not sums["plain"]:
+    if not scores["plain"]:
         raise ValueError(f"slots cover none of the {len(rows)} parts: nothing was swapped")
     reports = {}
-    for name, parts_of in sums.items():
-        scores = torch.cat(parts_of)
-        psnr, ceiling, placed, colored, success = scores.mean(dim=0).tolist()
+    for name, parts in scores.items():
+        psnr, ceiling, placed, colored, success = torch.cat(parts).mean(dim=0).tolist()
         reports[name] = SwapReport(
             num_pairs=len(rows),
-            num_found=len(scores),
+            num_found=sum(map(len, parts)),
             psnr=psnr,
             psnr_ceiling=ceiling,
             placed=placed,
@@ -135,77 +141,66 @@ def evaluate_swaps(
     return reports
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Slots of the figures, with the new part in the place of the old one.
+def swap_table(reports: Mapping[str, SwapReport]) -> str:
+    """The reports of `evaluate_swaps` as a table in Markdown."""
+    first = next(iter(reports.values()))
+    lines = [
+        f"{first.num_pairs} pairs with a replaced part; slots cover both parts in "
+        f"{first.num_found}",
+        "",
+        "| | PSNR outside (dB) | in its place | in its color | both |",
+        "|---|---|---|---|---|",
+    ]
+    for name, report in reports.items():
+        shares = f"{report.placed:.3f} | {report.colored:.3f} | {report.success:.3f}"
+        lines.append(f"| {name} | {report.psnr:.1f} | {shares} |")
+    lines.append(f"| autoencoder | {first.psnr_ceiling:.1f} | | | |")
+    return "\n".join(lines) + "\n"
 
-    Attributes:
-        keep: The pairs where both parts have a slot; all others are left out of the rest.
-        slots: Before.
-        exist: Which of them exist.
-        swapped: After.
-        changed: Where the old part's slot and the new one's are.
-    """
 
-    keep: Bool[Tensor, " P"]
-    slots: Float[Tensor, "B K D"]
-    exist: Bool[Tensor, "B K"]
-    swapped: Float[Tensor, "B K D"]
-    changed: Bool[Tensor, "B H W"]
-
-    @classmethod
-    def of(cls, pipe: Any, swaps: _Swaps, seeds: list[int]) -> "_Found":
-        """Encode figures and givers, and swap."""
-        mine = pipe.encode_pixel_values(swaps.before, generator=generators(seeds))
-        theirs = pipe.encode_pixel_values(swaps.giver, generator=generators(seeds))
-        old, overlap = covering_slot(mine.masks, swaps.old_part)
-        new, other_overlap = covering_slot(theirs.masks, swaps.given_part)
-        keep = (overlap >= FOUND) & (other_overlap >= FOUND)
-        size = (swaps.before.shape[2], swaps.before.shape[3])
-        owned = upsample_masks(mine.masks, size).argmax(dim=1) == old[:, None, None]
-        owned |= upsample_masks(theirs.masks, size).argmax(dim=1) == new[:, None, None]
-        given = editing.take(theirs.slots, new[:, None])
-        swapped = editing.replace(mine.slots, old[:, None], given)
-        return cls(keep, mine.slots[keep], existing(mine)[keep], swapped[keep], owned[keep])
+def _swap(pipe: Any, swaps: _Swaps, seeds: list[int]) -> tuple[SlotEdit | None, Bool[Tensor, " B"]]:
+    """The edit of the pairs whose parts are both covered by slots, and which pairs these are."""
+    scenes = pipe.encode_pixel_values(swaps.before, generator=generators(seeds))
+    givers = pipe.encode_pixel_values(swaps.giver, generator=generators(seeds))
+    old, overlap = covering_slot(scenes.masks, swaps.old_part)
+    new, other_overlap = covering_slot(givers.masks, swaps.given_part)
+    keep = (overlap >= COVERED) & (other_overlap >= COVERED)
+    if not keep.any():
+        return None, keep.cpu()
+    scenes, givers = take_scenes(scenes, keep), take_scenes(givers, keep)
+    size = (swaps.before.shape[2], swaps.before.shape[3])
+    edit = SlotEdit.of(scenes, replace=[(old[keep], givers, new[keep])], size=size)
+    return edit, keep.cpu()
 
 
 def _score(
-    pipe: Any, swaps: _Swaps, found: _Found, seeds: list[int], num_inference_steps: int
-) -> dict[str, Float[Tensor, "B 5"]]:
+    pipe: Any, swaps: _Swaps, edit: SlotEdit, seeds: list[int], sampling: Sampling
+) -> Iterator[tuple[str, Float[Tensor, "B 5"]]]:
     """For each method the scores of every pair, in the order of the report."""
-    kept = found.keep.cpu()
-    swaps = swaps[kept]
-    seeds = [seed for seed, keep in zip(seeds, kept.tolist(), strict=True) if keep]
     outside = away_from(swaps.old_part | swaps.new_part)
     truth = (swaps.after + 1) / 2
     ceiling, _ = outside_scores(through_autoencoder(pipe, swaps.after), truth, outside)
-    wanted = _mean_color(truth, swaps.new_part)
-    unwanted = _mean_color((swaps.before + 1) / 2, swaps.old_part)
-    scores = {}
+    new_color = _mean_color(truth, swaps.new_part)
+    old_color = _mean_color((swaps.before + 1) / 2, swaps.old_part)
     for name, method in METHODS.items():
-        painted = paint_edit(
-            pipe,
-            swaps.before,
-            found.slots,
-            found.swapped,
-            found.changed,
-            before_mask=found.exist,
-            after_mask=found.exist,
+        images = pipe.edit(
+            (swaps.before + 1) / 2,
+            edit,
             generator=generators(seeds),
-            num_inference_steps=num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            num_inference_steps=sampling.num_inference_steps,
             output_type="pt",
             **method,
-        )
-        again = pipe.encode_pixel_values(painted * 2 - 1, generator=generators(seeds))
-        _, overlap = covering_slot(again.masks, swaps.new_part)
-        painted = painted.float().cpu()
-        psnr, _ = outside_scores(painted, truth, outside)
-        color = _mean_color(painted, swaps.new_part)
-        placed = overlap.cpu() >= FOUND
-        colored = (color - wanted).norm(dim=1) < (color - unwanted).norm(dim=1)
+        ).images
+        scenes = pipe.encode_pixel_values(images * 2 - 1, generator=generators(seeds))
+        _, overlap = covering_slot(scenes.masks, swaps.new_part)
+        images = images.float().cpu()
+        psnr, _ = outside_scores(images, truth, outside)
+        color = _mean_color(images, swaps.new_part)
+        placed = overlap.cpu() >= COVERED
+        colored = (color - new_color).norm(dim=1) < (color - old_color).norm(dim=1)
         columns = [psnr, ceiling, placed, colored, placed & colored]
-        scores[name] = torch.stack([column.float() for column in columns], dim=1)
-    return scores
+        yield name, torch.stack([column.float() for column in columns], dim=1)
 
 
 def _mean_color(
@@ -220,10 +215,9 @@ def _load(dataset: Dataset, rows: list[int], resolution: int) -> _Swaps:
     columns: list[list[Tensor]] = [[], [], [], [], [], []]
     for row in rows:
         number = dataset[row]["edited_object"]
-        loaded = [dataset[i] for i in (row, row + 1, row + 2)]
-        for i, one in enumerate(loaded):
-            picture, ids = crop(one["image"], one["segmentation"])
+        for i, sample in enumerate(dataset[k] for k in (row, row + 1, row + 2)):
+            image, ids = crop(sample["image"], sample["segmentation"])
             assert ids is not None
-            columns[i].append(to_pixel_values(picture))
+            columns[i].append(to_pixel_values(image))
             columns[3 + i].append(to_ids(ids) == number)
     return _Swaps(*(torch.stack(column) for column in columns))

@@ -1,216 +1,203 @@
-"""Pictures that show what a model does: its slots, edits, concepts, composed scenes."""
+"""The demo's figures: segmentations, reconstructions, edits, concepts and composed scenes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from datasets import Dataset
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
 from latentslots import editing
 from latentslots.concepts import ConceptLibrary
-from latentslots.evaluation.generation import Sampling, paint
+from latentslots.config.sampling import Sampling
 from latentslots.evaluation.report.html_page import Page
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.pipelines.base import SlotOutput, upsample_masks
-from latentslots.pipelines.edit import paint_edit
+from latentslots.pipelines.edit import SlotEdit
+from latentslots.pipelines.sampling import sample_images
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 
 NUM_SHOWN = 6
+NUM_INFERENCE_STEPS = 25
 NUM_CONCEPTS = 12
 NUM_COMPOSED = 8
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A few scenes, their slots, and the noise that each is painted from, before and after.
+    """A few images and their scenes.
 
     Attributes:
         pipe: The model.
-        pixel_values: The scenes, in [-1, 1].
-        found: Their slots and masks, one scene each.
-        seed: Scene i is painted from the noise of seed + i, whatever its slots.
+        pixel_values: The images, in [-1, 1].
+        scenes: Their slots and masks, each with a batch size of 1.
+        seed: Image i is sampled from the noise of seed + i, whatever its slots.
     """
 
     pipe: LatentSlotDiffusionPipeline
     pixel_values: Tensor
-    found: list[SlotOutput]
+    scenes: list[SlotOutput]
     seed: int
 
     @classmethod
     def of(cls, pipe: LatentSlotDiffusionPipeline, dataset: Dataset, *, seed: int) -> "Gallery":
-        """Find the slots of scenes spread over a data set."""
+        """Encode images spread over a data set."""
         rows = [dataset[i * len(dataset) // NUM_SHOWN] for i in range(NUM_SHOWN)]
         pixel_values = pipe.preprocess([row["image"] for row in rows])
-        found = [
-            pipe.encode_pixel_values(
-                pixels[None], generator=torch.Generator().manual_seed(seed + i)
-            )
+        scenes = [
+            pipe.encode_pixel_values(pixels[None], generator=Generator().manual_seed(seed + i))
             for i, pixels in enumerate(pixel_values)
         ]
-        return cls(pipe, pixel_values, found, seed)
-
-    @property
-    def scenes(self) -> list[Tensor]:
-        """The slots of each scene, `[1, K, D]`."""
-        return [scene.slots for scene in self.found]
+        return cls(pipe, pixel_values, scenes, seed)
 
     @cached_property
-    def painted(self) -> list[Image.Image]:
-        """The scenes, painted back from all of their slots."""
-        return self.paint(self.scenes)
+    def reconstructions(self) -> list[Image.Image]:
+        """The images, reconstructed from all of their slots."""
+        slots, exist = editing.pad([scene.slots for scene in self.scenes])
+        (images,) = self.pipe(
+            slots,
+            slots_mask=exist,
+            num_inference_steps=NUM_INFERENCE_STEPS,
+            generator=self.generators(),
+            return_dict=False,
+        )
+        return list(images)
 
-    def paint(self, scenes: list[Tensor]) -> list[Image.Image]:
-        """Paint scenes, each from its own noise."""
-        slots, exist = editing.pad(scenes)
-        generators = [torch.Generator().manual_seed(self.seed + i) for i in range(len(slots))]
-        (images,) = self.pipe(slots, slots_mask=exist, generator=generators, return_dict=False)
-        return images
+    def generators(self) -> list[Generator]:
+        """The generator of each image's starting noise, at its start."""
+        return [Generator().manual_seed(self.seed + i) for i in range(len(self.scenes))]
 
     def images(self) -> list[Image.Image]:
-        """The scenes as pictures."""
+        """The images as the model sees them."""
         return [to_pil(pixels) for pixels in self.pixel_values]
 
     def masks(self) -> list[Tensor]:
-        """For each scene its soft masks, `[1, K, H, W]`, as large as the pictures, on the CPU."""
+        """The soft masks of each scene at the size of its image, `[1, K, H, W]`, on the CPU."""
         height, width = self.pixel_values.shape[-2:]
-        return [upsample_masks(scene.masks, (height, width)).cpu() for scene in self.found]
-
-    def backgrounds(self) -> list[int]:
-        """For each scene the slot that owns most pixels."""
-        return [int(editing.background(masks)) for masks in self.masks()]
+        return [upsample_masks(scene.masks, (height, width)).cpu() for scene in self.scenes]
 
     def objects(self) -> list[int]:
-        """For each scene the slot that owns most pixels after the background's.
+        """For each scene the largest slot after the background.
 
-        A pixel counts as much as the slot's mask is sure of it.
+        A pixel counts by the value of its mask.
         """
-        chosen = []
-        for masks, ground in zip(self.masks(), self.backgrounds(), strict=True):
-            sure = masks * (masks == masks.amax(dim=1, keepdim=True))
-            shares = sure.sum(dim=(0, 2, 3))
-            shares[ground] = -1
-            chosen.append(int(shares.argmax()))
-        return chosen
+        largest = []
+        for masks in self.masks():
+            owned = masks * (masks == masks.amax(dim=1, keepdim=True))
+            areas = owned.sum(dim=(0, 2, 3))
+            areas[int(editing.background(masks))] = -1
+            largest.append(int(areas.argmax()))
+        return largest
 
     def show(self, page: Page) -> None:
-        """Add what was found and what can be done with it to a page."""
+        """Add segmentations, reconstructions and edits to a page."""
         page.heading("What it sees")
-        self.show_found(page)
+        self.show_slots(page)
         self._show_edits(page)
 
-    def show_found(self, page: Page) -> None:
-        """Add what every slot sees, and what is painted from all of them."""
+    def show_slots(self, page: Page) -> None:
+        """Add segmentations, reconstructions and slots."""
         rows = []
-        for image, masks, painted in zip(self.images(), self.masks(), self.painted, strict=True):
+        columns = (self.images(), self.masks(), self.reconstructions)
+        for image, masks, reconstruction in zip(*columns, strict=True):
             strip = slot_strip(image, masks[0], with_image=False)
-            rows.append([image, overlay(image, masks[0].argmax(dim=0)), painted, strip])
+            rows.append([image, overlay(image, masks[0].argmax(dim=0)), reconstruction, strip])
         page.picture(
             grid(rows),
-            "Each row: a picture it never saw; the masks of its slots, in colors that only number "
-            "them; the picture painted back from the slots alone; and what each slot sees.",
+            "Each row: an image that the model was not trained on; its segmentation, in arbitrary "
+            "colors; the image reconstructed from its slots alone; and each slot's part of it.",
             pixels=True,
         )
 
     def _show_edits(self, page: Page) -> None:
-        images, masks, objects = self.images(), self.masks(), self.objects()
-        seen = [
-            slot_strip(image, mask[0, [slot]], with_image=False)
-            for image, mask, slot in zip(images, masks, objects, strict=True)
+        images = self.images()
+        objects = [
+            slot_strip(image, masks[0, [slot]], with_image=False)
+            for image, masks, slot in zip(images, self.masks(), self.objects(), strict=True)
         ]
-        columns = [images, seen, self.without_object(), self.with_object(), self.elsewhere()]
-        page.heading("Edit a picture, object by object")
+        edited = (self.without_object(), self.with_next_object(), self.on_next_background())
+        page.heading("Edit an image, object by object")
         page.picture(
-            grid(list(zip(*columns, strict=True)), gap=4),
-            "Each row: a picture; one of its slots; the picture without it; with an object of the "
-            "next row in its place; and on the ground of the next row. An edit changes the "
-            "set of slots, and only what it touches is painted anew.",
+            grid(list(zip(images, objects, *edited, strict=True)), gap=4),
+            "Each row: an image; one of its objects; the image without it; with an object of the "
+            "next row in its place; and on the background of the next row. An edit changes the set "
+            "of slots, and pixels only where it changes something.",
             pixels=True,
         )
 
     def without_object(self) -> list[Image.Image]:
-        """Each scene after its object was taken away."""
-        objects, owned = self.objects(), self._owned()
-        edited = [
-            editing.remove(slots, slot) if slots.shape[1] > 1 else slots
-            for slots, slot in zip(self.scenes, objects, strict=True)
-        ]
-        return self.edit(edited, [mask == slot for mask, slot in zip(owned, objects, strict=True)])
-
-    def with_object(self) -> list[Image.Image]:
-        """Each scene with the next one's object in the place of its own."""
-        objects = self.objects()
-        old = [mask == slot for mask, slot in zip(self._owned(), objects, strict=True)]
-        changed = [one | other for one, other in zip(old, [*old[1:], old[0]], strict=True)]
-        return self.edit(self._exchange(objects), changed)
-
-    def elsewhere(self) -> list[Image.Image]:
-        """Each scene on the next one's background; what stands before it stays."""
-        owned, grounds = self._owned(), self.backgrounds()
-        changed = [mask == ground for mask, ground in zip(owned, grounds, strict=True)]
-        return self.edit(self._exchange(grounds), changed)
-
-    def edit(self, scenes: list[Tensor], changed: list[Tensor]) -> list[Image.Image]:
-        """Paint the scenes after an edit; what did not change stays.
-
-        Args:
-            scenes: Their slots after the edit.
-            changed: For each `[1, H, W]`, where something was or shall be.
-        """
-        before, before_mask = editing.pad(self.scenes)
-        after, after_mask = editing.pad(scenes)
-        images = paint_edit(
-            self.pipe,
-            self.pixel_values,
-            before,
-            after,
-            torch.cat(changed),
-            before_mask=before_mask,
-            after_mask=after_mask,
-            generator=[torch.Generator().manual_seed(self.seed + i) for i in range(len(before))],
+        """Each image without its object. A scene of one slot stays as it is."""
+        pairs = zip(self.scenes, self.objects(), strict=True)
+        return self.edit(
+            [
+                SlotEdit.of(scene, remove=slot if scene.slots.shape[1] > 1 else (), size=self._size)
+                for scene, slot in pairs
+            ]
         )
-        return list(images)
 
-    def _exchange(self, chosen: list[int]) -> list[Tensor]:
-        """The slots of each scene, with the next one's chosen slot in the place of its own."""
-        scenes, count = self.scenes, len(chosen)
-        given = [(i + 1) % count for i in range(count)]
-        return [
-            editing.replace(scenes[i], chosen[i], scenes[j][:, chosen[j]])
-            for i, j in enumerate(given)
-        ]
+    def with_next_object(self) -> list[Image.Image]:
+        """Each image with the next one's object in the place of its own."""
+        pairs = list(zip(self.scenes, self.objects(), strict=True))
+        return self.edit(
+            [
+                SlotEdit.of(scene, replace=[(slot, *other)], size=self._size)
+                for (scene, slot), other in zip(pairs, [*pairs[1:], pairs[0]], strict=True)
+            ]
+        )
 
-    def _owned(self) -> list[Tensor]:
-        """For each scene the slot that owns each pixel, `[1, H, W]`."""
-        return [masks.argmax(dim=1) for masks in self.masks()]
+    def on_next_background(self) -> list[Image.Image]:
+        """Each image on the next one's background."""
+        others = [*self.scenes[1:], self.scenes[0]]
+        return self.edit(
+            [
+                SlotEdit.of(scene, background=other, size=self._size)
+                for scene, other in zip(self.scenes, others, strict=True)
+            ]
+        )
+
+    def edit(self, edits: Sequence[SlotEdit]) -> list[Image.Image]:
+        """The images after an edit of each."""
+        out = self.pipe.edit(
+            (self.pixel_values + 1) / 2,
+            SlotEdit.batch(edits),
+            num_inference_steps=NUM_INFERENCE_STEPS,
+            generator=self.generators(),
+        )
+        return list(out.images)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        height, width = self.pixel_values.shape[-2:]
+        return height, width
 
 
 def show_concepts(
     page: Page, pipe: LatentSlotDiffusionPipeline, dataset: Dataset, *, seed: int
 ) -> None:
-    """Cluster the slots of a data set, and paint scenes composed of them.
+    """Add a concept library of a data set, and images of scenes composed of it, to a page.
 
     Args:
         page: Gets two sections.
-        pipe: Finds slots, and paints.
-        dataset: Scenes to take slots from.
-        seed: Of everything drawn.
+        pipe: The model.
+        dataset: Images to collect slots from.
+        seed: Of everything random.
     """
     library = ConceptLibrary.fit(pipe, dataset, NUM_CONCEPTS, seed=seed, progress=False)
     page.heading("A library of concepts")
     page.picture(
         library.show(),
-        f"The slots of {len(dataset)} scenes, clustered: for each cluster its mean mask, and the "
-        "objects that show it best.",
+        f"The slots of {len(dataset)} images, clustered: for each cluster its mean mask, and the "
+        "objects nearest to its center.",
     )
-    slots = library.sample(NUM_COMPOSED, generator=torch.Generator().manual_seed(seed))
-    painted = paint(pipe, slots, sampling=Sampling(seed=seed), progress=False)
-    pictures = [to_pil(image * 2 - 1) for image in painted]
-    page.heading("Scenes that never were")
+    slots = library.sample(NUM_COMPOSED, generator=Generator().manual_seed(seed))
+    sampling = Sampling(num_inference_steps=NUM_INFERENCE_STEPS, seed=seed)
+    sampled = sample_images(pipe, slots, sampling=sampling, progress=False)
+    images = [to_pil(image * 2 - 1) for image in sampled]
+    page.heading("New scenes")
     page.picture(
-        grid([pictures[: NUM_COMPOSED // 2], pictures[NUM_COMPOSED // 2 :]], gap=4),
-        "Each is composed of slots out of the library, every one from another picture, in the "
-        "places that a real scene's objects have, and painted by the diffusion model.",
+        grid([images[: NUM_COMPOSED // 2], images[NUM_COMPOSED // 2 :]], gap=4),
+        "Each is composed of slots from the library, every one from another image, in the layout "
+        "of a real image's objects, and sampled by the diffusion model.",
         pixels=True,
     )

@@ -1,4 +1,4 @@
-"""`latentslots demo`: what the bundled model finds in scenes, and what can be done with it."""
+"""`latentslots demo`: a page about what the bundled model does."""
 
 import shutil
 from functools import partial
@@ -14,11 +14,11 @@ from latentslots.workflows.demo.gallery import Gallery, show_concepts
 from latentslots.workflows.demo.training import CREDIT, train_fresh_model
 
 CLUSTERINGS = {7: 25.0, 11: 100.0}
-"""Of k-means, with as many clusters as the bundled model had slots in training and as it looks for:
-the weight of place that `latentslots evaluate bundled --data data/scenes --baselines --tune-split
-train` finds."""
+"""Clusters of the k-means baselines, as many as the bundled model has slots in training and at
+inference, and for each the weight of position that `latentslots evaluate bundled --data data/scenes
+--baselines --tune-split train` chooses."""
 TITLE = "Objects, found without labels"
-"""Of the page; a demo is known by it."""
+"""Of the page, by which an earlier demo is recognized."""
 COLUMNS = ("", "FG-ARI", "ARI", "mIoU", "mBO")
 SCORES = ("fg_ari", "ari", "miou_objects", "mbo_objects")
 
@@ -26,18 +26,18 @@ SCORES = ("fg_ari", "ari", "miou_objects", "mbo_objects")
 def run_demo(
     output_dir: Path, *, train_minutes: float | None = None, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Segment, measure, reconstruct, remove and swap objects, and write `index.html`.
+    """Segment, evaluate, reconstruct, edit and compose scenes, and write `index.html`.
 
     Args:
-        output_dir: Where the page goes; a demo that is there already is replaced.
-        train_minutes: Also train a fresh model for so long, on other pictures.
-        seed: Of the slots' start, of what is painted, and of the fresh model.
+        output_dir: The folder of the page; an earlier demo there is replaced.
+        train_minutes: Also train a new model for so long, on other images.
+        seed: Of slot noise, of the noise that sampling starts from, and of the new model.
 
     Returns:
         Scores by row of the table.
 
     Raises:
-        ValueError: If what ships with the package is missing or damaged, `train_minutes` is not
+        ValueError: If the bundled model or images are missing or damaged, `train_minutes` is not
             positive, or the folder holds something other than a demo.
     """
     if train_minutes is not None and not train_minutes > 0:
@@ -47,7 +47,7 @@ def run_demo(
     pipe.set_progress_bar_config(disable=True)
     scenes = load_dataset("bundled", split="validation")
     _clear(output_dir)
-    # So that a demo that was interrupted is known as one.
+    # By which an interrupted demo is recognized.
     Page(TITLE, "This page is being made.").save(output_dir / "index.html")
 
     reports = {
@@ -61,8 +61,8 @@ def run_demo(
         )
     page = Page(
         TITLE,
-        "This model has seen thousands of pictures and not one label. It takes a picture apart "
-        "into slots, one for each thing in it, and paints pictures from any set of slots.",
+        "This model was trained on thousands of images without any label. It splits an image into "
+        "slots, one for each object, and generates an image from any set of slots.",
     )
     Gallery.of(pipe, scenes, seed=seed).show(page)
     show_concepts(page, pipe, scenes, seed=seed)
@@ -82,7 +82,7 @@ def run_demo(
 
 
 def _clear(output_dir: Path) -> None:
-    """Make room, but only where an earlier demo was."""
+    """Remove an earlier demo, and nothing else."""
     if not output_dir.exists():
         return
     if not output_dir.is_dir() or not _is_demo(output_dir):
@@ -91,7 +91,7 @@ def _clear(output_dir: Path) -> None:
 
 
 def _is_demo(folder: Path) -> bool:
-    """Whether there is nothing but what a demo writes, its page among it; or nothing at all."""
+    """Whether a folder is empty, or holds a demo's page and nothing that a demo does not write."""
     names, page = {path.name for path in folder.iterdir()}, folder / "index.html"
     if not names:
         return True
@@ -109,15 +109,14 @@ def _row(report: SegmentationReport) -> list[float]:
 def _explain(page: Page, num_slots: int) -> None:
     page.heading("How it works")
     page.paragraph(
-        f"A slot is a short vector. {num_slots} of them start from noise and compete for the "
-        "places of a picture: what one explains, the others leave alone (slot attention); those "
-        "that find the same become one. Two "
-        "painters then have to paint the picture from the slots and nothing else: a simple one, "
-        "whose masks are shown above, and a diffusion model, whose pictures are. All of it is "
-        "trained together, by how well the picture is painted. Nobody says what an object is; but "
-        "one slot for each thing is the shortest way to say what is there. What it paints is in "
-        "its place, in its color and shaded; of shapes slots know little, so a cube may become a "
-        "ball."
+        f"A slot is a short vector. {num_slots} slots start from noise and compete for the pixels "
+        "of an image: what one slot explains, the others leave alone (slot attention). Slots with "
+        "the same mask are merged. Two decoders reconstruct the image from the slots and nothing "
+        "else: a simple one, which predicts the masks shown above, and a diffusion model, which "
+        "generates the images. All parts are trained together, by the error of the reconstruction. "
+        "There is no definition of an object, but one slot for each object describes an image in "
+        "the fewest numbers. Generated objects have the right place, color and shading; slots hold "
+        "little about shapes, so a cube may become a ball."
     )
 
 
@@ -126,11 +125,11 @@ def _show_scores(page: Page, reports: dict[str, SegmentationReport], num_images:
     table = {name: _row(report) for name, report in reports.items()}
     page.table(COLUMNS, table, best=next(iter(table)))
     page.paragraph(
-        f"Scores on {num_images} scenes that the model never saw; 1 is perfect. FG-ARI tells how "
-        "well objects are told apart from each other, ARI counts the background too, mIoU is the "
-        "overlap of every object with its slot (convention `iou`, mean over objects), mBO that "
-        "with its best slot. The last rows cluster pixels by k-means on Lab color and position, "
-        "without learning, with as many clusters as the model had slots in training and as it "
-        "looks for; the weight of position is the best on training scenes. Plain colors suit "
-        "it, but it cuts the background up, which ARI shows."
+        f"Scores on {num_images} scenes that the model was not trained on; 1 is perfect. FG-ARI "
+        "measures how well objects are separated from each other, ARI counts the background too, "
+        "mIoU is the overlap of every object with its slot (convention `iou`, mean over objects), "
+        "mBO that with its best slot. The last rows cluster pixels by k-means on Lab color and "
+        "position, without learning, with as many clusters as the model has slots in training and "
+        "at inference; the weight of position is the best on training scenes. Plain colors suit "
+        "k-means, but it splits the background, as ARI shows."
     )

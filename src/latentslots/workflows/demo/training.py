@@ -1,4 +1,4 @@
-"""`latentslots demo --train MINUTES`: train a small model from nothing, and measure it."""
+"""`latentslots demo --train MINUTES`: train a small model from scratch, and evaluate it."""
 
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,7 @@ from latentslots.workflows.demo.gallery import Gallery
 
 IMAGES = "nlvr"
 CREDIT = (
-    "The model trained here saw 1,500 pictures of NLVR (Suhr, Lewis, Yeh and Artzi, ACL 2017, "
+    "The model trained here saw 1,500 images of NLVR (Suhr, Lewis, Yeh and Artzi, ACL 2017, "
     "lil-lab/nlvr), CC-BY-4.0, resized to 64 px."
 )
 NUM_CLUSTERS = 9
@@ -32,9 +32,9 @@ POSITION_WEIGHT = 100.0
 
 
 def training_config(minutes: float, latents_dir: Path) -> TrainConfig:
-    """The recipe `lsd-nlvr-64`, made for minutes instead of hours.
+    """The recipe `lsd-nlvr-64` for minutes instead of hours.
 
-    Slots are not merged: in the first minutes all see the same, and would become one.
+    Slots are not merged: in the first minutes all have the same mask, and would become one.
     """
     config = recipe("lsd-nlvr-64")
     assert isinstance(config.method, LSDConfig)
@@ -57,17 +57,17 @@ def training_config(minutes: float, latents_dir: Path) -> TrainConfig:
 def train_fresh_model(
     output_dir: Path, page: Page, *, minutes: float, seed: int
 ) -> dict[str, SegmentationReport]:
-    """Train on the bundled NLVR pictures, measure, and add what came of it to a page.
+    """Train on the bundled NLVR images, evaluate, and add a section to a page.
 
     Args:
-        output_dir: Where the run and its latents go.
-        page: Gets a section.
+        output_dir: Folder of the run and its latents.
+        page: The page.
         minutes: How long to train.
-        seed: Of the weights, of everything drawn in training, and of the slots' start.
+        seed: Of the weights, of everything random in training, and of slot noise.
 
     Returns:
-        Scores of the trained model, the same model untrained, and pixels clustered by color and
-        position, on the bundled validation pictures.
+        Scores on the bundled validation images: of the trained model, of the same model untrained,
+        and of pixels clustered by color and position.
     """
     run_dir = output_dir / "run"
     config = replace(training_config(minutes, output_dir / "latents"), seed=seed)
@@ -84,17 +84,17 @@ def train_fresh_model(
     rows = [row for row in read_metrics(run_dir) if "loss" in row]
     page.heading("Trained here, just now")
     page.paragraph(
-        f"Another model, from nothing, on other pictures: {minutes:g} minutes, {len(rows):,} "
-        "steps of `lsd-nlvr-64`, which asks for two hours. Until slots bind, every slot sees a "
-        "little of everything."
+        f"Another model, from scratch, on other images: {minutes:g} minutes, {len(rows):,} steps "
+        "of `lsd-nlvr-64`, which takes two hours. Until slots bind to objects, every slot has a "
+        "part of everything."
     )
-    Gallery.of(pipe, validation, seed=seed).show_found(page)
+    Gallery.of(pipe, validation, seed=seed).show_slots(page)
     page.picture(curve(rows, ["loss"], log_scale=True), "Training loss by step.")
     baseline = partial(cluster_pixels, num_clusters=NUM_CLUSTERS, position_weight=POSITION_WEIGHT)
     return {
         f"trained here for {minutes:g} min": evaluate(pipe, validation, seed=seed),
         "the same, untrained": evaluate(untrained.to_pipeline(), validation, seed=seed),
-        f"{NUM_CLUSTERS} clusters, its pictures": evaluate_baseline(
+        f"{NUM_CLUSTERS} clusters, its images": evaluate_baseline(
             baseline, validation, resolution=config.data.resolution
         ),
     }

@@ -1,4 +1,4 @@
-"""segment, edit, reconstruct: from picture files to files."""
+"""segment, edit, reconstruct: from image files to files."""
 
 import json
 from importlib.util import find_spec
@@ -11,10 +11,9 @@ from PIL import Image
 from torch import nn
 
 from latentslots.cli.main import main
-from latentslots.evaluation.generation import Sampling
+from latentslots.config.sampling import Sampling
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.workflows.generate import reconstruct
-from latentslots.workflows.image_files import open_picture
+from latentslots.workflows.reconstruct import reconstruct_files
 from latentslots.workflows.scenes import load_scene
 from tests import tiny
 
@@ -50,7 +49,7 @@ class TestSegment:
     ) -> None:
         out = tmp_path / "out"
         assert main(["segment", model, str(pictures), "--output-dir", str(out)]) == 0
-        assert "3 pictures segmented" in capsys.readouterr().out
+        assert "3 images segmented" in capsys.readouterr().out
         assert {folder.name for folder in out.iterdir()} == {"p0", "p1", "wide"}
         pipe = LatentSlotDiffusionPipeline.from_pretrained(model)
         image = opened(pictures / "p1.png")
@@ -120,7 +119,7 @@ class TestSegment:
         [
             (["nowhere.png"], "there is no file or folder nowhere.png"),
             (["."], "there is no image in the folder ."),
-            (["pictures", "other"], "would write to the same place"),
+            (["pictures", "other"], "would have the same name"),
             (["pictures", "--merge-overlap", "2"], "below 1, got 2"),
             (["pictures", "--num-slots", "-3"], "must be 0 or above, got -3"),
         ],
@@ -228,7 +227,7 @@ class TestEdit:
         two = load_scene(again / "p0" / "slots.safetensors", fingerprint)
         assert torch.equal(two.slots, one.slots[:, [0, 2]])
         torch.testing.assert_close(
-            one.masks.sum(dim=0), torch.ones_like(one.masks[0]), atol=2e-3, rtol=0
+            one.masks.sum(dim=1), torch.ones_like(one.masks[:, 0]), atol=2e-3, rtol=0
         )
 
     def test_what_is_there_is_skipped_unless_it_was_made_otherwise(
@@ -252,7 +251,7 @@ class TestEdit:
         command = ["edit", model, str(pictures), "--output-dir", str(out), *STEPS]
         assert main([*command, "--at", "40,40", "--remove", "at"]) == 2
         printed = capsys.readouterr()
-        assert "1 pictures edited" in printed.out
+        assert "1 images edited" in printed.out
         for name in ("p0", "p1"):
             assert f"pixel 40,40 lies outside of {pictures / name}.png" in printed.err
         assert [folder.name for folder in out.iterdir()] == ["wide"]
@@ -266,7 +265,7 @@ class TestEdit:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            ([], "there is nothing to do: give --remove"),
+            ([], "there is nothing to do: pass --remove"),
             (["--remove", "4"], "there is no slot '4': the scene has slots 0 to 3"),
             (["--remove", "x"], "there is no slot 'x'"),
             (["--remove", "at"], "'at' means pixel 1 of --at, which has 0"),
@@ -306,7 +305,7 @@ class TestEdit:
         kept = str(out / "p0" / "slots.safetensors")
         command = ["edit", model, str(pictures / "p0.png"), "--output-dir", str(tmp_path / "x")]
         assert main([*command, "--slots", kept, "--remove", "1"]) == 2
-        assert "were found by another pipeline" in capsys.readouterr().err
+        assert "are those of another pipeline" in capsys.readouterr().err
 
 
 def test_originals_are_not_painted_over(
@@ -364,13 +363,13 @@ def test_pictures_are_painted_again(
     for words in ([], [], ["--guidance-scale", "1.5"]):
         assert main([*command, "--output-dir", str(out), *words]) == 0
         printed.append(capsys.readouterr().out)
-    assert "3 pictures painted" in printed[0]
+    assert "3 images reconstructed" in printed[0]
     assert "from slots: PSNR" in printed[0]
     assert "by the autoencoder: PSNR" in printed[0]
-    assert "0 pictures painted" in printed[1]
+    assert "0 images reconstructed" in printed[1]
     assert "3 skipped" in printed[1]
     assert printed[1].splitlines()[1:] == printed[0].splitlines()[1:]
-    assert "3 pictures painted" in printed[2]
+    assert "3 images reconstructed" in printed[2]
     scores = []
     for size in ("1", "32"):
         words = ["--output-dir", str(tmp_path / size), "--json", "--batch-size", size]
@@ -412,20 +411,21 @@ def test_a_perceptual_distance_stands_beside_the_others(
             return (one - other).abs().mean()
 
     pipe = LatentSlotDiffusionPipeline.from_pretrained(model)
-    (found,) = reconstruct(
+    result, (scores,) = reconstruct_files(
         pipe,
-        [open_picture(pictures / "p0.png")],
+        [pictures / "p0.png"],
         tmp_path,
-        sampling=Sampling(num_inference_steps=2),
+        Sampling(num_inference_steps=2),
         perceptual=Apart(),
     )
+    assert result.done == ["p0"]
     original, kept, painted = (
         np.asarray(opened(tmp_path / "p0.png")).astype(float)[:, i * 34 : i * 34 + 32]
         for i in range(3)
     )
     for kind, picture in (("autoencoder", kept), ("slots", painted)):
         expected = np.abs(picture - original).mean() / 127.5
-        assert found[f"lpips_{kind}"] == pytest.approx(expected, abs=0.01)
+        assert scores[f"lpips_{kind}"] == pytest.approx(expected, abs=0.01)
 
 
 def test_notes_beside_pictures_are_not_written_over(
@@ -442,7 +442,7 @@ def test_notes_beside_pictures_are_not_written_over(
     assert main(command) == 0
     (note.parent / "p1.png").unlink()  # as if it had been stopped between the two
     assert main(command) == 0
-    assert "1 pictures painted" in capsys.readouterr().out.splitlines()[-3]
+    assert "1 images reconstructed" in capsys.readouterr().out.splitlines()[-3]
 
 
 def test_another_autoencoder_paints_other_pictures(
@@ -458,7 +458,7 @@ def test_another_autoencoder_paints_other_pictures(
         out = str(tmp_path / action)
         for folder in folders:
             assert main([action, folder, str(pictures), *words, *STEPS, "--output-dir", out]) == 0
-            assert "3 pictures" in capsys.readouterr().out
+            assert "3 images" in capsys.readouterr().out
 
 
 def test_pictures_that_cannot_be_used_are_named(

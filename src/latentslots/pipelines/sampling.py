@@ -1,0 +1,127 @@
+"""Sampling images from slots, many at once, and with any of diffusers' samplers.
+
+Dimensions: B scenes, K slots, D slot channels, H W pixels.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import diffusers
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+from tqdm.auto import tqdm
+
+from latentslots.config.sampling import Sampling
+
+SAMPLERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""Short names of diffusers' schedulers."""
+
+
+def use_sampling(pipe: Any, sampling: Sampling) -> None:
+    """Check how images are to be sampled, and set the pipeline's sampler.
+
+    Raises:
+        ValueError: If a number is out of its range, or the sampler does not exist.
+    """
+    sampling.check()
+    set_sampler(pipe, sampling.sampler)
+
+
+def set_sampler(pipe: Any, name: str) -> None:
+    """Replace a pipeline's scheduler by another of diffusers', with the same noise schedule.
+
+    Args:
+        pipe: The pipeline.
+        name: A short name of `SAMPLERS`, or the name of a scheduler class of diffusers.
+
+    Raises:
+        ValueError: If there is no such sampler.
+    """
+    kind: Any = getattr(diffusers, SAMPLERS.get(name, name) or "?", None)
+    try:
+        is_scheduler = hasattr(kind, "set_timesteps")
+    except ImportError as error:  # diffusers checks requirements when an attribute is read
+        raise ValueError(f"{name} cannot be used here: {str(error).strip()}") from None
+    if not is_scheduler:
+        raise ValueError(
+            f"there is no sampler {name!r}; use one of {', '.join(SAMPLERS)}, or the name of a "
+            "diffusers scheduler"
+        )
+    try:
+        scheduler = kind.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    except (TypeError, NotImplementedError):  # it needs settings that no noise schedule has
+        scheduler = None
+    if scheduler is None or not _denoises(scheduler):
+        raise ValueError(
+            f"{name} is a diffusers scheduler, but none that denoises latents step by step; use "
+            f"one of {', '.join(SAMPLERS)}"
+        )
+    pipe.scheduler = scheduler
+
+
+def _denoises(scheduler: Any) -> bool:
+    """Whether a step needs nothing but the model's output, and sampling can start anywhere."""
+    if not all(hasattr(scheduler, name) for name in ("init_noise_sigma", "add_noise", "step")):
+        return False
+    parameters = inspect.signature(scheduler.step).parameters.values()
+    required = [
+        one.name for one in parameters if one.default is one.empty and one.kind < one.VAR_POSITIONAL
+    ]
+    return required == ["model_output", "timestep", "sample"]
+
+
+@torch.no_grad()
+def sample_images(
+    pipe: Any,
+    slots: Float[Tensor, "B K D"],
+    slots_mask: Bool[Tensor, "B K"] | None = None,
+    *,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> Float[Tensor, "B 3 H W"]:
+    """Sample an image of each scene. The batch size changes images by rounding only.
+
+    Args:
+        pipe: The pipeline; it keeps the sampler.
+        slots: The scenes.
+        slots_mask: True for the slots that exist; by default all.
+        sampling: How; with its defaults when absent. Scene i starts from the noise of `seed` + i.
+        seeds: The seed of each scene's noise instead.
+        batch_size: Scenes at once.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        Pixels in [0, 1], on the CPU.
+    """
+    sampling = sampling or Sampling()
+    use_sampling(pipe, sampling)
+    pipe.set_progress_bar_config(disable=True)
+    seeds = range(sampling.seed, sampling.seed + len(slots)) if seeds is None else seeds
+    sampled = []
+    with tqdm(total=len(slots), disable=not progress, unit="image") as bar:
+        for start in range(0, len(slots), batch_size):
+            part = slice(start, start + batch_size)
+            (images,) = pipe(
+                slots[part],
+                slots_mask=None if slots_mask is None else slots_mask[part],
+                guidance_scale=sampling.guidance_scale,
+                num_inference_steps=sampling.num_inference_steps,
+                generator=[Generator().manual_seed(seed) for seed in seeds[part]],
+                output_type="pt",
+                return_dict=False,
+            )
+            sampled.append(images.float().cpu())
+            bar.update(len(images))
+    return torch.cat(sampled)
