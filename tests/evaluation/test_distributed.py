@@ -8,7 +8,7 @@ from torch import distributed, multiprocessing
 
 from latentslots.evaluation import evaluate
 from latentslots.metrics import CONVENTIONS, SegmentationMetrics
-from tests.evaluation.pictures import ColorPipeline, squares
+from tests.evaluation.squares import ColorPipeline, squares
 from tests.reference.segmentation import random_scenes
 
 NUM_PROCESSES = 2

@@ -14,7 +14,7 @@ from latentslots.evaluation.image_scores import (
     image_scores,
     scores_from_columns,
 )
-from latentslots.evaluation.predictions import SegmentationPair, findings_of
+from latentslots.evaluation.predictions import SegmentationPair, predictions_of_pairs
 from latentslots.evaluation.report.examples import extremes
 from latentslots.metrics import CONVENTIONS, PixelTable, SegmentationMetrics, tabulate
 from tests.reference.segmentation import random_scenes
@@ -30,7 +30,7 @@ def scores(values: np.ndarray, counts: np.ndarray | None = None) -> ImageScores:
 
 def table_of(pred: torch.Tensor, target: torch.Tensor) -> PixelTable:
     pairs = zip(pred, target, strict=True)
-    return findings_of(SegmentationPair(*pair) for pair in pairs).table
+    return predictions_of_pairs(SegmentationPair(*pair) for pair in pairs).table
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

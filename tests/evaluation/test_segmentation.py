@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image
 from latentslots.evaluation import SegmentationReport, evaluate, evaluate_predictions
 from latentslots.evaluation.report.examples import draw_examples
 from latentslots.metrics import overlap
-from tests.evaluation.pictures import ColorPipeline, Scene, png, squares
+from tests.evaluation.squares import ColorPipeline, Scene, png, squares
 from tests.reference.segmentation import random_scenes
 
 

@@ -8,7 +8,7 @@ from latentslots.evaluation.baselines import (
 )
 from latentslots.evaluation.comparison import Difference, compare_means
 from latentslots.evaluation.image_scores import ImageScores
-from latentslots.evaluation.predictions import Findings, find
+from latentslots.evaluation.predictions import Predictions, predict
 from latentslots.evaluation.segmentation import (
     SegmentationReport,
     evaluate,
@@ -19,8 +19,8 @@ from latentslots.evaluation.segmentation import (
 
 __all__ = [
     "Difference",
-    "Findings",
     "ImageScores",
+    "Predictions",
     "SegmentationReport",
     "cluster_features",
     "cluster_pixels",
@@ -30,6 +30,6 @@ __all__ = [
     "evaluate_baseline",
     "evaluate_baselines",
     "evaluate_predictions",
-    "find",
+    "predict",
     "score",
 ]

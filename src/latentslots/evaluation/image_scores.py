@@ -111,7 +111,7 @@ def image_scores(
     """Score every image of a table.
 
     Args:
-        table: Pixels that objects and slots share, as `Findings` have them.
+        table: Pixels that objects and slots share, as `Predictions` have them.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
         classes: Class of every row of the table, from 0; -1 where it has none. When given, objects
             of one class are scored as one region, too (`mbo_classes`).

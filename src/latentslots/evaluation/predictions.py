@@ -28,7 +28,7 @@ ScoringSize = int | Literal["native"]
 
 @runtime_checkable
 class SegmentedSlots(Protocol):
-    """What `find` reads of a `SlotOutput`."""
+    """What `predict` reads of a `SlotOutput`."""
 
     @property
     def slots(self) -> Tensor:
@@ -44,7 +44,7 @@ class SegmentedSlots(Protocol):
 
 @runtime_checkable
 class SegmentationPipeline(Protocol):
-    """What `find` uses of a pipeline."""
+    """What `predict` uses of a pipeline."""
 
     @property
     def resolution(self) -> int:
@@ -61,7 +61,7 @@ class SegmentationPipeline(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class Predictions:
     """Pixels that objects and slots share, image by image, and the slots.
 
     Attributes:
@@ -103,7 +103,7 @@ class SegmentationPair(NamedTuple):
     num_slots: int | None = None
 
 
-def find(
+def predict(
     pipe: SegmentationPipeline,
     dataset: Dataset,
     *,
@@ -113,11 +113,11 @@ def find(
     batch_size: int = 32,
     num_images: int | None = None,
     progress: bool = True,
-) -> Findings:
+) -> Predictions:
     """Segment a data set with a pipeline, and count what its slots share with the objects.
 
     Arguments are those of `latentslots.evaluation.evaluate`. Where `torch.distributed` runs, every
-    process must call this; they share the images, and all get the findings of all images.
+    process must call this; they share the images, and all get the predictions of all images.
     """
     total = count_images(dataset, num_images)
     videos = _videos(dataset, total)
@@ -143,7 +143,7 @@ def find(
             bar.update(len(batch))
     if num_processes > 1:
         tables, slots, sides = _gather(tables, slots, sides)
-    return Findings(
+    return Predictions(
         table=_join(tables),
         slots=torch.cat(_same_number(slots)),
         videos=videos,
@@ -153,7 +153,7 @@ def find(
     )
 
 
-def find_with(
+def predict_with(
     segment: Callable[[Tensor], Tensor],
     dataset: Dataset,
     *,
@@ -162,15 +162,15 @@ def find_with(
     num_slots: int | None = None,
     num_images: int | None = None,
     progress: bool = True,
-) -> Findings:
+) -> Predictions:
     """Segment a data set with a method that has no slots.
 
     Args:
         segment: Maps an image, `[3, H, W]` in [-1, 1], to the id of every pixel's segment,
             `[H, W]` from 0.
-        dataset: As in `find`.
+        dataset: As in `predict`.
         resolution: Side of the images, in pixels.
-        scoring_resolution: As in `find`; segments are brought to it by the nearest pixel.
+        scoring_resolution: As in `predict`; segments are brought to it by the nearest pixel.
         num_slots: See `SegmentationPair`.
         num_images: At most so many images, from the start of the data set. By default all.
         progress: Whether to show a progress bar on stderr.
@@ -187,10 +187,10 @@ def find_with(
             pred = resize_ids(segment(example.pixel_values), (target.shape[0], target.shape[1]))
             yield SegmentationPair(pred, target, example.valid, num_slots)
 
-    return replace(findings_of(pairs()), videos=videos, resolution=resolution)
+    return replace(predictions_of_pairs(pairs()), videos=videos, resolution=resolution)
 
 
-def findings_of(images: Iterator[SegmentationPair]) -> Findings:
+def predictions_of_pairs(images: Iterator[SegmentationPair]) -> Predictions:
     """Take segmentations that something made elsewhere.
 
     Raises:
@@ -207,7 +207,7 @@ def findings_of(images: Iterator[SegmentationPair]) -> Findings:
         sides.add(min(target.shape))
     if not tables:
         raise ValueError("there is no image to score: segmentations is empty")
-    return Findings(
+    return Predictions(
         table=_join(tables), scoring_resolution=sides.pop() if len(sides) == 1 else None
     )
 
@@ -369,7 +369,7 @@ def all_processes(value: bool) -> bool:
 def _gather(
     tables: list[PixelTable], slots: list[Tensor], sides: set[int]
 ) -> tuple[list[PixelTable], list[Tensor], set[int]]:
-    """The findings of all processes, image by image in the order of the data set."""
+    """The predictions of all processes, image by image in the order of the data set."""
     mine = (_join(tables), torch.cat(_same_number(slots)), sides) if tables else None
     shares: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(shares, mine)

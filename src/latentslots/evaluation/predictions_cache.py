@@ -1,4 +1,4 @@
-"""Findings on disk, so that an evaluation with other conventions or probes looks at no image."""
+"""Predictions on disk, so that an evaluation with other conventions or probes looks at no image."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from latentslots.evaluation.predictions import Findings
+from latentslots.evaluation.predictions import Predictions
 from latentslots.metrics import PixelTable
 
 CACHE_FILE = "findings.safetensors"
@@ -16,23 +16,23 @@ _FORMAT = 2
 _OPTIONAL = ("slots", "videos")
 
 
-def save_findings(findings: Findings, folder: Path, *, key: dict[str, Any]) -> None:
-    """Write findings to a folder.
+def save_predictions(predictions: Predictions, folder: Path, *, key: dict[str, Any]) -> None:
+    """Write predictions to a folder.
 
     Args:
-        findings: What was found.
+        predictions: What was found.
         folder: Where the file goes.
         key: All that they depend on, ready for JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = dict(findings.table._asdict())
+    tensors = dict(predictions.table._asdict())
     for name in _OPTIONAL:
-        if getattr(findings, name) is not None:
-            tensors[name] = getattr(findings, name)
+        if getattr(predictions, name) is not None:
+            tensors[name] = getattr(predictions, name)
     facts = {
-        "resolution": findings.resolution,
-        "scoring_resolution": findings.scoring_resolution,
-        "seed": findings.seed,
+        "resolution": predictions.resolution,
+        "scoring_resolution": predictions.scoring_resolution,
+        "seed": predictions.seed,
     }
     metadata = {"key": _text(key), "facts": json.dumps(facts)}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -41,8 +41,8 @@ def save_findings(findings: Findings, folder: Path, *, key: dict[str, Any]) -> N
     temporary.replace(folder / CACHE_FILE)
 
 
-def load_findings(folder: Path, *, key: dict[str, Any]) -> Findings | None:
-    """Read findings back; `None` where there are none, or those of another key."""
+def load_predictions(folder: Path, *, key: dict[str, Any]) -> Predictions | None:
+    """Read predictions back; `None` where there are none, or those of another key."""
     path = folder / CACHE_FILE
     if not path.is_file():
         return None
@@ -58,7 +58,7 @@ def load_findings(folder: Path, *, key: dict[str, Any]) -> Findings | None:
     facts = json.loads(metadata["facts"])
     table = PixelTable(*(tensors[name] for name in PixelTable._fields))
     optional = {name: tensors.get(name) for name in _OPTIONAL}
-    return Findings(table=table, **optional, **facts)
+    return Predictions(table=table, **optional, **facts)
 
 
 def _text(key: dict[str, Any]) -> str:

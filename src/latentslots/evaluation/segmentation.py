@@ -13,13 +13,13 @@ from torch import Tensor
 
 from latentslots.evaluation.image_scores import METRICS, ImageScores, image_scores
 from latentslots.evaluation.predictions import (
-    Findings,
+    Predictions,
     ScoringSize,
     SegmentationPair,
     SegmentationPipeline,
-    find,
-    find_with,
-    findings_of,
+    predict,
+    predict_with,
+    predictions_of_pairs,
 )
 from latentslots.metrics import Convention
 from latentslots.metrics.ari import has_foreground
@@ -146,7 +146,7 @@ def evaluate(
         progress: Whether to show a progress bar on stderr.
     """
     check_convention(convention)
-    findings = find(
+    predictions = predict(
         pipe,
         dataset,
         resolution=resolution,
@@ -156,11 +156,11 @@ def evaluate(
         num_images=num_images,
         progress=progress,
     )
-    return score(findings, convention=convention)
+    return score(predictions, convention=convention)
 
 
 def score(
-    findings: Findings,
+    predictions: Predictions,
     *,
     convention: Convention = "iou",
     classes: Int64[Tensor, "I N"] | None = None,
@@ -168,24 +168,24 @@ def score(
     """All scores of what was found.
 
     Args:
-        findings: From `find`, for example.
+        predictions: From `predict`, for example.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
         classes: Class of every object, see `object_classes`; for `mbo_classes`.
     """
     images = image_scores(
-        findings.table,
+        predictions.table,
         convention=check_convention(convention),
         classes=classes,
-        videos=findings.videos,
+        videos=predictions.videos,
     )
     means: dict[str, Any] = images.means()
     return SegmentationReport(
         convention=convention,
-        resolution=findings.resolution,
-        scoring_resolution=findings.scoring_resolution,
-        seed=findings.seed,
-        num_images=len(findings),
-        num_images_without_objects=int((~has_foreground(findings.table.counts)).sum()),
+        resolution=predictions.resolution,
+        scoring_resolution=predictions.scoring_resolution,
+        seed=predictions.seed,
+        num_images=len(predictions),
+        num_images_without_objects=int((~has_foreground(predictions.table.counts)).sum()),
         num_videos=images.num_videos,
         intervals=images.intervals(),
         images=images,
@@ -218,7 +218,7 @@ def evaluate_baseline(
         num_images: At most so many images, from the start of the data set. By default all.
         progress: Whether to show a progress bar on stderr.
     """
-    findings = find_with(
+    predictions = predict_with(
         segment,
         dataset,
         resolution=resolution,
@@ -227,7 +227,7 @@ def evaluate_baseline(
         num_images=num_images,
         progress=progress,
     )
-    return score(findings, convention=convention)
+    return score(predictions, convention=convention)
 
 
 def evaluate_predictions(
@@ -251,5 +251,5 @@ def evaluate_predictions(
         1.0
     """
     pairs = zip(segmentations, targets, strict=True)
-    findings = findings_of(SegmentationPair(pred, target) for pred, target in pairs)
-    return score(findings, convention=convention)
+    predictions = predictions_of_pairs(SegmentationPair(pred, target) for pred, target in pairs)
+    return score(predictions, convention=convention)
