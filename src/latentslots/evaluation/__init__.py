@@ -7,7 +7,6 @@ from latentslots.evaluation.baselines import (
     evaluate_baselines,
 )
 from latentslots.evaluation.comparison import Difference, compare_means
-from latentslots.evaluation.image_scores import ImageScores
 from latentslots.evaluation.predictions import Predictions, predict
 from latentslots.evaluation.segmentation import (
     SegmentationReport,
@@ -16,6 +15,7 @@ from latentslots.evaluation.segmentation import (
     evaluate_predictions,
     score,
 )
+from latentslots.metrics.image_scores import ImageScores
 
 __all__ = [
     "Difference",

@@ -16,9 +16,9 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentslots.evaluation.predictions import Predictions, ScoringSize, predict, predict_with
+from latentslots.config.conventions import Convention, ScoringSize
+from latentslots.evaluation.predictions import Predictions, predict, predict_with
 from latentslots.evaluation.segmentation import SegmentationReport, evaluate_baseline, score
-from latentslots.metrics import Convention
 from latentslots.visualize import rgb_to_lab, to_uint8
 
 POSITION_WEIGHTS = (0.0, 12.5, 25.0, 50.0, 100.0, 200.0)

@@ -12,17 +12,12 @@ from datasets import Dataset
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from latentslots.config.conventions import Convention
 from latentslots.data.store.attributes import ObjectValues, can_be_classes, read_attributes
 from latentslots.evaluation.predictions import Predictions
-from latentslots.metrics import Convention, overlap_of_table
-from latentslots.metrics.probes.probe import (
-    LSD_FAULTS,
-    HeadKind,
-    ProbeScore,
-    Spread,
-    probe,
-    probe_lsd,
-)
+from latentslots.metrics import overlap_of_table
+from latentslots.metrics.probes.probe import LSD_FAULTS, probe, probe_lsd
+from latentslots.metrics.probes.scores import HeadKind, ProbeScore, Spread
 from latentslots.metrics.probes.targets import Attribute
 
 Protocol = Literal["by-video", "lsd"]
@@ -147,7 +142,7 @@ def match_objects(
     """
     if predictions.slots is None:
         raise ValueError("probes need slots, and this method has none")
-    overlap = overlap_of_table(predictions.table, convention=convention, use_empty_slots=True)
+    overlap = overlap_of_table(predictions.table, convention=convention)
     is_object = (overlap.object_ids > 0) & (predictions.table.counts.sum(dim=2) > 0)
     images, rows = (is_object & (overlap.slot_ids >= 0)).nonzero(as_tuple=True)
     slots = predictions.slots[images, overlap.slot_ids[images, rows]]

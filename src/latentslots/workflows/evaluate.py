@@ -13,26 +13,24 @@ from datasets import Dataset
 from PIL.Image import Image
 from tqdm.auto import tqdm
 
+from latentslots.config.conventions import Convention, ScoringSize
 from latentslots.data.store.attributes import read_attributes
 from latentslots.data.store.reader import dataset_fingerprint
 from latentslots.evaluation.baselines import predict_baselines
 from latentslots.evaluation.mask_files import open_masks, paired_segmentations
 from latentslots.evaluation.predictions import (
     Predictions,
-    ScoringSize,
     SegmentationPair,
-    all_processes,
-    own_process,
     predict,
-    predictions_of_pairs,
+    predictions_from_pairs,
 )
 from latentslots.evaluation.predictions_cache import load_predictions, save_predictions
 from latentslots.evaluation.probing import ProbeReport, check_classes, object_classes, probe_slots
+from latentslots.evaluation.processes import all_processes, own_process
 from latentslots.evaluation.report.evaluation_report import EvaluationReport
 from latentslots.evaluation.report.examples import draw_examples, draw_masks, extremes
 from latentslots.evaluation.report.page import PAGE_FILE, report_page
 from latentslots.evaluation.segmentation import SegmentationReport, score
-from latentslots.metrics import Convention
 from latentslots.workflows.provenance import model_hash
 
 NUM_EXAMPLES = 8
@@ -219,7 +217,7 @@ def score_masks(
             digest.update(str(tuple(target.shape)).encode() + target.numpy().tobytes())
             yield pair
 
-    predictions = predictions_of_pairs(iter(tqdm(pairs(), total=len(truth_files), unit="image")))
+    predictions = predictions_from_pairs(iter(tqdm(pairs(), total=len(truth_files), unit="image")))
     return EvaluationReport(
         conditions={
             "model": str(masks),
