@@ -29,7 +29,7 @@ from latentslots.data import load_dataset
 from latentslots.device import to_device
 from latentslots.evaluation import evaluate
 from latentslots.evaluation.baselines import cluster_features, evaluate_baselines
-from latentslots.evaluation.predictions import with_objects
+from latentslots.evaluation.labeled_images import with_objects
 from latentslots.evaluation.segmentation import evaluate_baseline
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.pipelines import load_pipeline

@@ -15,7 +15,7 @@ from latentslots.cli.main import main
 from latentslots.data import DataError, StoreWriter, load_dataset
 from latentslots.data.importers.coco import CocoOptions, import_coco
 from latentslots.evaluation import evaluate
-from latentslots.evaluation.predictions import find_with
+from latentslots.evaluation.predictions import predict_with
 from latentslots.evaluation.probing import object_classes
 from latentslots.evaluation.segmentation import score
 from tests.tiny import tiny_lsd
@@ -89,8 +89,8 @@ class TestPanoptic:
             import_coco(REAL, tmp_path / "out", options, splits=["train"], workers=1)
         )
         quarters = np.add.outer(2 * (np.arange(32) >= 16), np.arange(32) >= 16).astype(int)
-        findings = find_with(lambda _: torch.from_numpy(quarters), rows, resolution=32)
-        classes = object_classes(findings, rows, "category")
+        predictions = predict_with(lambda _: torch.from_numpy(quarters), rows, resolution=32)
+        classes = object_classes(predictions, rows, "category")
         expected = []
         for row in rows:
             ids, ignore = arrays(row)
@@ -106,7 +106,7 @@ class TestPanoptic:
             len(set(row["attributes"]["category"])) < len(row["attributes"]["category"])
             for row in rows
         ), "some category has several things"
-        found = score(findings, classes=classes)
+        found = score(predictions, classes=classes)
         assert found.mbo_classes == pytest.approx(np.mean(expected), abs=1e-6)
         assert found.mbo_classes != pytest.approx(found.mbo_images, abs=1e-3)
 

@@ -17,7 +17,7 @@ from latentslots.evaluation import (
 from latentslots.evaluation.baselines import POSITION_WEIGHTS, tune_position_weight, untrained
 from latentslots.metrics import adjusted_rand_index
 from latentslots.pipelines.cross_attention import CrossAttentionPipeline
-from tests.evaluation.pictures import COLORS, ColorPipeline, squares
+from tests.evaluation.squares import COLORS, ColorPipeline, squares
 from tests.tiny import tiny_dinosaur, tiny_lsd, tiny_slot_attention, tiny_vit_encoder
 
 

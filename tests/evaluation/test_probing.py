@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
 from latentslots.evaluation import probing
-from latentslots.evaluation.predictions import Findings, find
+from latentslots.evaluation.predictions import Predictions, predict
 from latentslots.evaluation.probing import (
     check_classes,
     match_objects,
@@ -19,7 +19,7 @@ from latentslots.evaluation.probing import (
 )
 from latentslots.metrics import CONVENTIONS, PixelTable, overlap
 from latentslots.metrics.probes.probe import probe_lsd
-from tests.evaluation.pictures import ColorPipeline, squares
+from tests.evaluation.squares import ColorPipeline, squares
 
 NUM_IMAGES, NUM_SLOTS = 60, 4
 
@@ -30,7 +30,7 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "probe_lsd", partial(probe_lsd, num_steps=200))
 
 
-def findings(owner: Tensor, slots: Tensor, *, videos: int) -> Findings:
+def predictions(owner: Tensor, slots: Tensor, *, videos: int) -> Predictions:
     """Object n + 1 of image i is slot owner[i, n], pixel by pixel; the rest is the last slot."""
     images, objects = owner.shape
     counts = torch.zeros(images, objects + 1, slots.shape[1], dtype=torch.int32)
@@ -42,10 +42,10 @@ def findings(owner: Tensor, slots: Tensor, *, videos: int) -> Findings:
         torch.arange(objects + 1).expand(images, -1),
         torch.arange(slots.shape[1]).expand(images, -1),
     )
-    return Findings(table=table, slots=slots, videos=torch.arange(images) % videos)
+    return Predictions(table=table, slots=slots, videos=torch.arange(images) % videos)
 
 
-def scene_set(*, videos: int = NUM_IMAGES) -> tuple[Findings, Dataset]:
+def scene_set(*, videos: int = NUM_IMAGES) -> tuple[Predictions, Dataset]:
     """Slots say the class and the place of their objects, which come in another order each time."""
     generator = torch.Generator().manual_seed(0)
     owner = torch.stack([torch.randperm(3, generator=generator)[:2] for _ in range(NUM_IMAGES)])
@@ -64,7 +64,7 @@ def scene_set(*, videos: int = NUM_IMAGES) -> tuple[Findings, Dataset]:
         "place": List(List(Value("float32"))),
     }
     features = Features(attributes=attributes)
-    return findings(owner, slots, videos=videos), Dataset.from_list(rows, features=features)
+    return predictions(owner, slots, videos=videos), Dataset.from_list(rows, features=features)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -92,7 +92,7 @@ def test_frames_of_a_video_stay_together() -> None:
 def test_matching_is_that_of_the_overlap() -> None:
     dataset = squares(6)
     pipe = ColorPipeline(noise=0.4)
-    found = find(pipe, dataset, progress=False)
+    found = predict(pipe, dataset, progress=False)
     assert found.slots is not None
     images, objects, slots, num_objects = match_objects(found)
     expected = []
@@ -118,7 +118,7 @@ def test_objects_without_a_slot_are_counted_and_not_probed() -> None:
     counts[:30, 2] = 0
     counts[:30, 2, 3] = 9
     report = probe_slots(
-        Findings(table=found.table._replace(counts=counts), slots=found.slots),
+        Predictions(table=found.table._replace(counts=counts), slots=found.slots),
         dataset,
         heads=["linear"],
     )
@@ -141,7 +141,7 @@ def test_the_report_says_how_the_numbers_were_made() -> None:
 
 def test_a_method_without_slots_cannot_be_probed() -> None:
     found, dataset = scene_set()
-    bare = Findings(table=found.table)
+    bare = Predictions(table=found.table)
     with pytest.raises(ValueError, match="probes need slots, and this method has none"):
         probe_slots(bare, dataset)
 
@@ -163,10 +163,10 @@ def test_integers_are_classes_where_they_are_asked_for_as_such() -> None:
         torch.arange(3).expand(2, -1),
         torch.zeros(2, 1, dtype=torch.int64),
     )
-    found = Findings(table=table)
+    found = Predictions(table=table)
     assert object_classes(found, dataset, "code").tolist() == [[-1, -1, -1], [-1, 0, 1]]
     assert object_classes(found, dataset, "word").tolist() == [[-1, -1, -1], [-1, 0, -1]]
-    first = Findings(table=PixelTable(*(part[:1] for part in table)))
+    first = Predictions(table=PixelTable(*(part[:1] for part in table)))
     assert object_classes(first, dataset, "word").tolist() == [[-1, -1, -1]]
     with pytest.raises(ValueError, match="the attribute 'mass' has numbers, not classes"):
         check_classes(dataset, "mass")

@@ -8,8 +8,8 @@ from datasets import Dataset, Features, Image
 
 from latentslots.evaluation import SegmentationReport, evaluate, evaluate_predictions
 from latentslots.evaluation.report.examples import draw_examples
-from latentslots.metrics import overlap
-from tests.evaluation.pictures import ColorPipeline, Scene, png, squares
+from latentslots.metrics import CONVENTIONS, Convention, adjusted_rand_index, overlap
+from tests.evaluation.squares import ColorPipeline, Scene, png, squares
 from tests.reference.segmentation import random_scenes
 
 
@@ -186,14 +186,16 @@ def test_refuses_a_data_set_without_masks(dataset: Dataset) -> None:
         evaluate(ColorPipeline(), empty, progress=False)
 
 
-def test_scores_predictions_of_any_origin() -> None:
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_scores_predictions_of_any_origin(convention: Convention) -> None:
     pred, target = random_scenes(6)
-    report = evaluate_predictions(pred, target, convention="with-background")
-    assert report.miou_images == pytest.approx(
-        overlap(pred, target, convention="with-background").means()["miou_images"]
-    )
+    target[3] = 0
+    report = evaluate_predictions(pred, target, convention=convention)
+    means = overlap(pred, target, convention=convention).means()
+    assert {name: getattr(report, name) for name in means} == pytest.approx(means)
+    assert report.ari == pytest.approx(adjusted_rand_index(pred, target).mean().item())
     assert (report.resolution, report.scoring_resolution, report.seed) == (None, 16, None)
-    assert report.num_images == 6
+    assert (report.num_images, report.num_images_without_objects) == (6, 1)
 
 
 def test_predictions_may_differ_in_size() -> None:

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from latentslots.metrics import contingency, tabulate
+from latentslots.metrics import tabulate
 from tests.reference.segmentation import random_scenes
 
 
 def test_agrees_with_counting_pixels() -> None:
     pred, target = random_scenes(3)
-    table = contingency(target.flatten(1), pred.flatten(1))
+    table = tabulate(pred, target).counts
     expected = torch.zeros_like(table)
     for image in range(3):
         for y in range(pred.shape[1]):
@@ -22,20 +22,26 @@ def test_every_integer_type_counts_alike(dtype: torch.dtype) -> None:
     pred, target = (pred + 200).flatten(1), (target * 50).flatten(1)
     if dtype == torch.int16:
         pred = pred - 200
-    assert torch.equal(contingency(target.to(dtype), pred.to(dtype)), contingency(target, pred))
+    expected = tabulate(pred, target).counts
+    assert torch.equal(tabulate(pred.to(dtype), target.to(dtype)).counts, expected)
 
 
 def test_only_valid_pixels_count() -> None:
     target = torch.tensor([[0, 1, 1, 2], [1, 1, 0, 0]])
     valid = torch.tensor([[True, False, True, True], [False, False, False, False]])
-    table = contingency(target, target, valid=valid)
+    table = tabulate(target, target, valid=valid).counts
     assert table[0].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert not table[1].any()
 
 
-def test_asked_for_more_rows_and_columns() -> None:
-    labels = torch.tensor([[0, 1]])
-    assert contingency(labels, labels, num_targets=4, num_preds=3).shape == (1, 4, 3)
+def test_slots_are_those_of_the_model_or_those_that_own_a_valid_pixel() -> None:
+    pred, target = torch.tensor([[0, 0, 2, 3], [1, 1, 1, 1]]), torch.zeros(2, 4, dtype=torch.int64)
+    valid = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    every = tabulate(pred, target, num_slots=5, valid=valid)
+    assert every.counts.shape == (2, 1, 5)
+    assert every.slot_ids.tolist() == [[0, 1, 2, 3, 4]] * 2
+    owners = tabulate(pred, target, valid=valid)
+    assert owners.slot_ids.tolist() == [[0, -1, 2, -1], [-1, 1, -1, -1]]
 
 
 def test_large_ids_with_gaps_are_renumbered_within_each_image() -> None:
@@ -83,14 +89,6 @@ def test_refuses_shapes_that_differ() -> None:
         tabulate(labels[:, :2], labels)
     with pytest.raises(ValueError, match="valid must have the shape of target"):
         tabulate(labels, labels, valid=torch.ones(2, 4, 3, dtype=torch.bool))
-
-
-def test_refuses_a_table_that_is_too_small() -> None:
-    labels = torch.tensor([[0, 1, 2]])
-    with pytest.raises(ValueError, match="target has id 2, but num_targets is 2"):
-        contingency(labels, labels, num_targets=2)
-    with pytest.raises(ValueError, match="pred has id 2, but num_preds is 2"):
-        contingency(labels, labels, num_preds=2)
 
 
 def _by_id(table: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> dict[tuple, int]:

@@ -3,10 +3,11 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from latentslots.config.conventions import Convention
 from latentslots.config.seeds import check_seed
 
 
@@ -18,7 +19,7 @@ class Compare:
     """A report.json, or the folder that holds it; images.parquet lies beside it."""
     second: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OTHER-REPORT")]
     """Another one."""
-    convention: Literal["iou", "lsd", "with-background"] = "iou"
+    convention: Convention = "iou"
     """Which of their conventions."""
     seed: int = 0
     """Of the resampling."""

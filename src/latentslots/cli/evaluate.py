@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from latentslots.config.conventions import CONVENTIONS, Convention, ScoringSize
 from latentslots.config.seeds import check_seed
-
-Convention = Literal["iou", "lsd", "with-background"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class Evaluate:
     object."""
     resolution: int | None = None
     """Pixels per side; the trained resolution when absent."""
-    scoring_resolution: int | Literal["native"] | None = None
+    scoring_resolution: ScoringSize | None = None
     """Pixels per side at which masks are compared: a number, or `native` for the size of each
     truth; that of the images when absent. DINOSAUR and SPOT use 320, SlotDiffusion 128."""
     num_images: int | None = None
@@ -80,7 +79,7 @@ def run(arguments: list[str]) -> None:
 
     from latentslots.data.store.reader import load_dataset
     from latentslots.device import to_device
-    from latentslots.evaluation.predictions import with_objects
+    from latentslots.evaluation.labeled_images import with_objects
     from latentslots.pipelines import load_pipeline
     from latentslots.pipelines.cross_attention import CrossAttentionPipeline
     from latentslots.workflows.evaluate import EvaluationOptions, run_evaluation, write_evaluation
@@ -151,7 +150,7 @@ def _check(options: Evaluate) -> None:
     if options.attributes and not options.probes:
         raise ValueError("--attributes is for the probes: add --probes")
     if not options.convention:
-        raise ValueError("--convention needs at least one of iou, lsd and with-background")
+        raise ValueError(f"--convention needs at least one of {', '.join(CONVENTIONS)}")
     for name in ("resolution", "scoring_resolution", "batch_size"):
         value = getattr(options, name)
         if isinstance(value, int) and value < 1:

@@ -4,11 +4,11 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-Convention = Literal["iou", "lsd", "with-background"]
+from latentslots.config.conventions import CONVENTIONS, Convention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class EvaluateMasks:
     """A folder of PNG or .npy files, or one .npy or .npz file: ids of segments, or soft masks."""
     truth: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TRUTH")]
     """The true ids, alike; 0 is the background. Files are paired by name, arrays by place."""
-    convention: tuple[Convention, ...] = ("iou", "lsd", "with-background")
+    convention: tuple[Convention, ...] = CONVENTIONS
     """How mIoU and mBO are computed, one or several; see `latentslots evaluate`."""
     ignore_id: int | None = None
     """True id of pixels that do not count, such as 255 in PASCAL VOC."""
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
     """Parse, score, and print the report to stdout."""
     options = tyro.cli(EvaluateMasks, prog="latentslots evaluate-masks", args=arguments)
     if not options.convention:
-        raise ValueError("--convention needs at least one of iou, lsd and with-background")
+        raise ValueError(f"--convention needs at least one of {', '.join(CONVENTIONS)}")
 
     out = Path(options.output_dir) if options.output_dir else None
     if out is not None and out.exists() and not out.is_dir():

@@ -7,8 +7,7 @@ from latentslots.evaluation.baselines import (
     evaluate_baselines,
 )
 from latentslots.evaluation.comparison import Difference, compare_means
-from latentslots.evaluation.image_scores import ImageScores
-from latentslots.evaluation.predictions import Findings, find
+from latentslots.evaluation.predictions import Predictions, predict
 from latentslots.evaluation.segmentation import (
     SegmentationReport,
     evaluate,
@@ -16,11 +15,12 @@ from latentslots.evaluation.segmentation import (
     evaluate_predictions,
     score,
 )
+from latentslots.metrics.image_scores import ImageScores
 
 __all__ = [
     "Difference",
-    "Findings",
     "ImageScores",
+    "Predictions",
     "SegmentationReport",
     "cluster_features",
     "cluster_pixels",
@@ -30,6 +30,6 @@ __all__ = [
     "evaluate_baseline",
     "evaluate_baselines",
     "evaluate_predictions",
-    "find",
+    "predict",
     "score",
 ]

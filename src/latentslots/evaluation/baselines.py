@@ -16,15 +16,15 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentslots.evaluation.predictions import Findings, ScoringSize, find, find_with
+from latentslots.config.conventions import Convention, ScoringSize
+from latentslots.evaluation.predictions import Predictions, predict, predict_with
 from latentslots.evaluation.segmentation import SegmentationReport, evaluate_baseline, score
-from latentslots.metrics import Convention
 from latentslots.visualize import rgb_to_lab, to_uint8
 
 POSITION_WEIGHTS = (0.0, 12.5, 25.0, 50.0, 100.0, 200.0)
 
 
-def find_baselines(
+def predict_baselines(
     pipe: Any,
     dataset: Dataset,
     *,
@@ -36,7 +36,7 @@ def find_baselines(
     batch_size: int = 32,
     num_images: int | None = None,
     progress: bool = True,
-) -> dict[str, Findings]:
+) -> dict[str, Predictions]:
     """Segment with the same model untrained, k-means on color, and connected pieces of one color.
 
     Args:
@@ -63,7 +63,7 @@ def find_baselines(
         "progress": progress,
     }
     fresh = untrained(pipe, seed=seed)
-    found = {"untrained": find(fresh, dataset, seed=seed, batch_size=batch_size, **common)}
+    found = {"untrained": predict(fresh, dataset, seed=seed, batch_size=batch_size, **common)}
     # Of connected pieces nobody knows more than those that pixels have.
     groupings: dict[str, tuple[Any, int | None]] = {
         f"k-means, {num_colors} colors": (
@@ -83,22 +83,24 @@ def find_baselines(
                 number,
             )
     for name, (group, num_slots) in groupings.items():
-        found[name] = find_with(partial(group, seed=seed), dataset, num_slots=num_slots, **common)
+        found[name] = predict_with(
+            partial(group, seed=seed), dataset, num_slots=num_slots, **common
+        )
     return found
 
 
 def evaluate_baselines(
     pipe: Any, dataset: Dataset, *, convention: Convention = "iou", **options: Any
 ) -> dict[str, SegmentationReport]:
-    """Score what `find_baselines` finds.
+    """Score what `predict_baselines` finds.
 
     Args:
         pipe: The pipeline to be compared.
         dataset: As in `evaluate`.
         convention: How mIoU and mBO are computed.
-        **options: Those of `find_baselines`.
+        **options: Those of `predict_baselines`.
     """
-    found = find_baselines(pipe, dataset, **options)
+    found = predict_baselines(pipe, dataset, **options)
     return {name: score(one, convention=convention) for name, one in found.items()}
 
 

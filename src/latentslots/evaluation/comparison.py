@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from latentslots.evaluation.image_scores import METRICS, ImageScores
+from latentslots.config.conventions import Convention
 from latentslots.evaluation.report.evaluation_report import (
     IMAGES_FILE,
     read_image_scores,
     read_report,
 )
-from latentslots.metrics import Convention
 from latentslots.metrics.bootstrap import (
     LEVEL,
     NUM_RESAMPLES,
     percentile_interval,
     ratio,
-    resamples,
+    resample_weights,
 )
+from latentslots.metrics.image_scores import METRICS, ImageScores
 
 SAME = (
     "data_hash",
@@ -92,7 +92,7 @@ def compare_means(
     (sums, counts), (other_sums, other_counts) = sides
     random = np.random.default_rng(seed)
     resampled, exchanged = [], []
-    for often in resamples(len(sums), num_resamples=num_resamples, random=random):
+    for often in resample_weights(len(sums), num_resamples=num_resamples, rng=random):
         resampled.append(
             ratio(often @ sums, often @ counts) - ratio(often @ other_sums, often @ other_counts)
         )

@@ -1,4 +1,4 @@
-"""Findings on disk, so that an evaluation with other conventions or probes looks at no image."""
+"""Predictions on disk, so that other conventions or probes need no second inference pass."""
 
 import json
 from pathlib import Path
@@ -7,42 +7,43 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from latentslots.evaluation.predictions import Findings
+from latentslots.evaluation.predictions import Predictions
 from latentslots.files import atomic_file
 from latentslots.metrics import PixelTable
 
 CACHE_FILE = "findings.safetensors"
+"""The name that release 0.1 gave it, so that its files are still read."""
 _FORMAT = 2
-"""Of the file; 1 did not know of videos."""
+"""Of the file; format 1 had no videos."""
 _OPTIONAL = ("slots", "videos")
 
 
-def save_findings(findings: Findings, folder: Path, *, key: dict[str, Any]) -> None:
-    """Write findings to a folder.
+def save_predictions(predictions: Predictions, folder: Path, *, key: dict[str, Any]) -> None:
+    """Write predictions to a folder.
 
     Args:
-        findings: What was found.
+        predictions: From `predict`.
         folder: Where the file goes.
-        key: All that they depend on, ready for JSON.
+        key: Everything that they depend on, ready for JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = dict(findings.table._asdict())
+    tensors = dict(predictions.table._asdict())
     for name in _OPTIONAL:
-        if getattr(findings, name) is not None:
-            tensors[name] = getattr(findings, name)
+        if getattr(predictions, name) is not None:
+            tensors[name] = getattr(predictions, name)
     facts = {
-        "resolution": findings.resolution,
-        "scoring_resolution": findings.scoring_resolution,
-        "seed": findings.seed,
+        "resolution": predictions.resolution,
+        "scoring_resolution": predictions.scoring_resolution,
+        "seed": predictions.seed,
     }
     metadata = {"key": _text(key), "facts": json.dumps(facts)}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with atomic_file(folder / CACHE_FILE) as partial:
-        save_file(tensors, partial, metadata=metadata)
+    with atomic_file(folder / CACHE_FILE) as beside:
+        save_file(tensors, beside, metadata=metadata)
 
 
-def load_findings(folder: Path, *, key: dict[str, Any]) -> Findings | None:
-    """Read findings back; `None` where there are none, or those of another key."""
+def load_predictions(folder: Path, *, key: dict[str, Any]) -> Predictions | None:
+    """Read predictions; `None` where there are none, or those of another key."""
     path = folder / CACHE_FILE
     if not path.is_file():
         return None
@@ -54,11 +55,11 @@ def load_findings(folder: Path, *, key: dict[str, Any]) -> Findings | None:
             names = file.keys()  # an open file of safetensors is no mapping that can be iterated
             tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError:
-        return None  # cut off while it was written: found again
+        return None  # incomplete: predicted again
     facts = json.loads(metadata["facts"])
     table = PixelTable(*(tensors[name] for name in PixelTable._fields))
     optional = {name: tensors.get(name) for name in _OPTIONAL}
-    return Findings(table=table, **optional, **facts)
+    return Predictions(table=table, **optional, **facts)
 
 
 def _text(key: dict[str, Any]) -> str:

@@ -12,17 +12,12 @@ from datasets import Dataset
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from latentslots.config.conventions import Convention
 from latentslots.data.store.attributes import ObjectValues, can_be_classes, read_attributes
-from latentslots.evaluation.predictions import Findings
-from latentslots.metrics import Convention, overlap_of_table
-from latentslots.metrics.probes.probe import (
-    LSD_FAULTS,
-    HeadKind,
-    ProbeScore,
-    Spread,
-    probe,
-    probe_lsd,
-)
+from latentslots.evaluation.predictions import Predictions
+from latentslots.metrics import overlap_of_table
+from latentslots.metrics.probes.probe import LSD_FAULTS, probe, probe_lsd
+from latentslots.metrics.probes.scores import HeadKind, ProbeScore, Spread
 from latentslots.metrics.probes.targets import Attribute
 
 Protocol = Literal["by-video", "lsd"]
@@ -89,7 +84,7 @@ class ProbeReport:
 
 
 def probe_slots(
-    findings: Findings,
+    predictions: Predictions,
     dataset: Dataset,
     *,
     convention: Convention = "iou",
@@ -100,7 +95,7 @@ def probe_slots(
     """Match slots to objects and read the objects' attributes off them.
 
     Args:
-        findings: Of a pipeline, on the first images of the data set; frames of one video stay
+        predictions: Of a pipeline, on the first images of the data set; frames of one video stay
             together.
         dataset: Has the column `attributes`.
         convention: How slots are matched to objects. `lsd` also trains and scores heads as the
@@ -112,10 +107,10 @@ def probe_slots(
     Raises:
         ValueError: If there are no attributes, or fewer than three videos.
     """
-    values = read_attributes(dataset, list(attributes or ()) or None, num_images=len(findings))
-    images, objects, slots, num_objects = match_objects(findings, convention=convention)
+    values = read_attributes(dataset, list(attributes or ()) or None, num_images=len(predictions))
+    images, objects, slots, num_objects = match_objects(predictions, convention=convention)
     found = [_attribute(one, images, objects) for one in values]
-    videos = torch.arange(len(findings)) if findings.videos is None else findings.videos
+    videos = torch.arange(len(predictions)) if predictions.videos is None else predictions.videos
     videos = videos[images]
     if convention == "lsd":
         scores = probe_lsd(slots, found, videos=videos)
@@ -131,26 +126,26 @@ def probe_slots(
 
 
 def match_objects(
-    findings: Findings, *, convention: Convention = "iou"
+    predictions: Predictions, *, convention: Convention = "iou"
 ) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, "M D"], int]:
     """The objects that have a slot.
 
     Args:
-        findings: Of a pipeline with slots.
+        predictions: Of a pipeline with slots.
         convention: How slots are matched, see `latentslots.metrics.overlap`.
 
     Returns:
         Image and id of every matched object, its slot, and how many objects can be seen.
 
     Raises:
-        ValueError: If the findings hold no slots.
+        ValueError: If the predictions hold no slots.
     """
-    if findings.slots is None:
+    if predictions.slots is None:
         raise ValueError("probes need slots, and this method has none")
-    overlap = overlap_of_table(findings.table, convention=convention, use_empty_slots=True)
-    is_object = (overlap.object_ids > 0) & (findings.table.counts.sum(dim=2) > 0)
+    overlap = overlap_of_table(predictions.table, convention=convention)
+    is_object = (overlap.object_ids > 0) & (predictions.table.counts.sum(dim=2) > 0)
     images, rows = (is_object & (overlap.slot_ids >= 0)).nonzero(as_tuple=True)
-    slots = findings.slots[images, overlap.slot_ids[images, rows]]
+    slots = predictions.slots[images, overlap.slot_ids[images, rows]]
     return images, overlap.object_ids[images, rows].long(), slots, int(is_object.sum())
 
 
@@ -165,11 +160,11 @@ def check_classes(dataset: Dataset, name: str) -> None:
         raise ValueError(f"the attribute {name!r} has numbers, not classes")
 
 
-def object_classes(findings: Findings, dataset: Dataset, name: str) -> Int64[Tensor, "I N"]:
-    """Class of the object in every row of the findings' table; -1 for the background and for none.
+def object_classes(predictions: Predictions, dataset: Dataset, name: str) -> Int64[Tensor, "I N"]:
+    """Class of the object in every row of the table; -1 for the background and for no class.
 
     Args:
-        findings: On the first images of the data set.
+        predictions: On the first images of the data set.
         dataset: Has the column `attributes`.
         name: Of an attribute with classes.
 
@@ -177,8 +172,8 @@ def object_classes(findings: Findings, dataset: Dataset, name: str) -> Int64[Ten
         ValueError: If there is no such attribute, or its values are numbers other than integers.
     """
     check_classes(dataset, name)
-    (values,) = read_attributes(dataset, [name], num_images=len(findings), integer_classes=True)
-    ids = findings.table.object_ids
+    (values,) = read_attributes(dataset, [name], num_images=len(predictions), integer_classes=True)
+    ids = predictions.table.object_ids
     classes = torch.full(ids.shape, -1)
     if not values.classes:  # no object of these images has a value
         return classes

@@ -1,4 +1,4 @@
-"""Scores of a pipeline's segmentations on a data set, and of any other segmentations.
+"""Segmentation scores of a pipeline on a data set, and of segmentations of any origin.
 
 Dimensions: H W pixels, I images, N rows of a table.
 """
@@ -11,47 +11,43 @@ from datasets import Dataset
 from jaxtyping import Int64, Integer
 from torch import Tensor
 
-from latentslots.evaluation.image_scores import METRICS, ImageScores, image_scores
+from latentslots.config.conventions import Convention, ScoringSize, check_convention
 from latentslots.evaluation.predictions import (
-    Findings,
-    ScoringSize,
+    Predictions,
     SegmentationPair,
     SegmentationPipeline,
-    find,
-    find_with,
-    findings_of,
+    predict,
+    predict_with,
+    predictions_from_pairs,
 )
-from latentslots.metrics import Convention
 from latentslots.metrics.ari import has_foreground
-from latentslots.metrics.overlap import check_convention
+from latentslots.metrics.image_scores import METRICS, ImageScores, image_scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationReport:
-    """Segmentation scores, with everything one must know to compare them.
+    """Segmentation scores, with the conditions under which they compare to others.
 
     Attributes:
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
-        resolution: Side of the images that the model saw, in pixels; `None` where there was no
-            model.
-        scoring_resolution: Shortest side of the segmentations that were compared, in pixels; `None`
-            where they had several sizes.
-        seed: Image i drew its slot noise with seed + i; `None` where there was no model.
+        resolution: Side of the encoded images, in pixels; `None` without a model.
+        scoring_resolution: Shortest side of the compared segmentations, in pixels; `None` where
+            they had several sizes.
+        seed: Image i drew its slot noise with seed + i; `None` without a model.
         num_images: Images that were scored.
-        num_images_without_objects: Images among them without a foreground pixel. They count for
-            ARI; for the other means they are left out, except for FG-ARI under `lsd`, where each
-            scores 1, and mIoU under `with-background`, whose background counts.
-        num_videos: Videos that they are of; as many as images where each stands alone.
+        num_images_without_objects: Images among them without a foreground pixel. The means that
+            they enter are listed in `latentslots.metrics.image_scores.image_scores`.
+        num_videos: Videos of these images; as many as images where each stands alone.
         fg_ari: Adjusted Rand index of the foreground pixels.
         ari: Adjusted Rand index of all pixels.
-        miou_objects: IoU of objects and the slots they are matched to, mean over all objects.
+        miou_objects: IoU of objects and their matched slots, mean over all objects.
         mbo_objects: IoU of objects and their best slots, mean over all objects.
-        miou_images: As `miou_objects`, but the mean over the images' means.
-        mbo_images: As `mbo_objects`, but the mean over the images' means.
-        mbo_classes: As `mbo_images`, with all objects of one class as one; `None` where no class
-            was known.
-        intervals: 95 % bootstrap interval over images, or videos, of each score that there is.
-        images: The scores image by image.
+        miou_images: As `miou_objects`, but the mean over the means of images.
+        mbo_images: As `mbo_objects`, but the mean over the means of images.
+        mbo_classes: As `mbo_images`, with all objects of one class as one region; `None` without
+            classes.
+        intervals: 95 % bootstrap interval over images, or videos, of each score that exists.
+        images: The scores of the single images.
     """
 
     convention: Convention
@@ -72,13 +68,13 @@ class SegmentationReport:
     images: ImageScores = field(compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the images, ready for JSON: a score that no image had, NaN here, is `None`."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "images"}
-        found["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}
-        return {name: None if value != value else value for name, value in found.items()}
+        """All fields but `images`, ready for JSON: a score that no image had is `None`."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "images"}
+        values["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}
+        return {name: None if value != value else value for name, value in values.items()}
 
     def to_markdown(self, baselines: "dict[str, SegmentationReport] | None" = None) -> str:
-        """The scores as a table, and below it one line that says how they were computed.
+        """The scores as a table, and below it one line with the conditions.
 
         Args:
             baselines: Scores of other methods on the same images; a column each.
@@ -95,8 +91,11 @@ class SegmentationReport:
                 value = getattr(other, key)
                 cells.append("-" if value is None else f"{value:.4f}")
             rows.append(f"| {name} | {' | '.join(cells)} |")
-        heads = ["metric", "score", "95 % interval", *others]
-        head = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        titles = ["metric", "score", "95 % interval", *others]
+        head = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+        return "\n".join([*head, *rows, "", f"{self._conditions()}.", ""])
+
+    def _conditions(self) -> str:
         conditions = [f"convention `{self.convention}`"]
         if self.resolution is not None:
             conditions.append(f"images at {self.resolution} px")
@@ -109,8 +108,7 @@ class SegmentationReport:
         )
         if self.num_videos < self.num_images:
             conditions.append(f"intervals over {self.num_videos} videos")
-        note = "; ".join(conditions)
-        return "\n".join([*head, *rows, "", f"{note}.", ""])
+        return "; ".join(conditions)
 
 
 def evaluate(
@@ -125,28 +123,27 @@ def evaluate(
     num_images: int | None = None,
     progress: bool = True,
 ) -> SegmentationReport:
-    """Score a pipeline's segmentations of a data set against the truth.
+    """Score a pipeline's segmentations of a data set against the ground truth.
 
-    Images and true segmentations are resized to the shortest side and cropped to the middle square,
-    both alike. Image i draws its slot noise with seed + i, so the batch size changes no number.
-    Where `torch.distributed` runs, every process must call this; they share the images, and all
-    get the report of all images.
+    Images and ground truth are both resized to the shortest side and cropped to the middle square.
+    Image i draws its slot noise with seed + i, whatever the batch size. Where `torch.distributed`
+    runs, every process must call this; they share the images, and all return the same report.
 
     Args:
-        pipe: Finds slots and their masks.
+        pipe: Encodes images as slots and masks.
         dataset: Has the columns `image` and `segmentation` (ids, 0 for the background), and may
             have `ignore`, a mask of pixels (not 0) that do not count.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
         resolution: Side of the images, in pixels. By default the one the model was trained at.
         scoring_resolution: Side at which masks are compared, in pixels, or `native` for that of
-            each truth. By default `resolution`.
+            each ground truth. By default `resolution`.
         seed: Of the slot noise.
         batch_size: Images to encode at once.
         num_images: At most so many images, from the start of the data set. By default all.
         progress: Whether to show a progress bar on stderr.
     """
     check_convention(convention)
-    findings = find(
+    predictions = predict(
         pipe,
         dataset,
         resolution=resolution,
@@ -156,36 +153,36 @@ def evaluate(
         num_images=num_images,
         progress=progress,
     )
-    return score(findings, convention=convention)
+    return score(predictions, convention=convention)
 
 
 def score(
-    findings: Findings,
+    predictions: Predictions,
     *,
     convention: Convention = "iou",
     classes: Int64[Tensor, "I N"] | None = None,
 ) -> SegmentationReport:
-    """All scores of what was found.
+    """Compute all segmentation scores of predictions.
 
     Args:
-        findings: From `find`, for example.
+        predictions: From `predict`, for example.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
         classes: Class of every object, see `object_classes`; for `mbo_classes`.
     """
     images = image_scores(
-        findings.table,
+        predictions.table,
         convention=check_convention(convention),
         classes=classes,
-        videos=findings.videos,
+        videos=predictions.videos,
     )
     means: dict[str, Any] = images.means()
     return SegmentationReport(
         convention=convention,
-        resolution=findings.resolution,
-        scoring_resolution=findings.scoring_resolution,
-        seed=findings.seed,
-        num_images=len(findings),
-        num_images_without_objects=int((~has_foreground(findings.table.counts)).sum()),
+        resolution=predictions.resolution,
+        scoring_resolution=predictions.scoring_resolution,
+        seed=predictions.seed,
+        num_images=len(predictions),
+        num_images_without_objects=int((~has_foreground(predictions.table.counts)).sum()),
         num_videos=images.num_videos,
         intervals=images.intervals(),
         images=images,
@@ -213,12 +210,12 @@ def evaluate_baseline(
         resolution: Side of the images, in pixels.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
         scoring_resolution: As in `evaluate`.
-        num_slots: How many segments there are, also where some own no pixel; by default those that
-            pixels have. It matters for `lsd` alone.
+        num_slots: Number of segments, including those without pixels; by default those that own a
+            pixel. It matters for `lsd` alone.
         num_images: At most so many images, from the start of the data set. By default all.
         progress: Whether to show a progress bar on stderr.
     """
-    findings = find_with(
+    predictions = predict_with(
         segment,
         dataset,
         resolution=resolution,
@@ -227,7 +224,7 @@ def evaluate_baseline(
         num_images=num_images,
         progress=progress,
     )
-    return score(findings, convention=convention)
+    return score(predictions, convention=convention)
 
 
 def evaluate_predictions(
@@ -236,11 +233,11 @@ def evaluate_predictions(
     *,
     convention: Convention = "iou",
 ) -> SegmentationReport:
-    """Score segmentations that something other than a pipeline made, such as a baseline.
+    """Score segmentations of any origin, such as those of a baseline.
 
     Args:
-        segmentations: Cluster or slot id of every pixel, one image after the other. Batched
-            tensors `[N, H, W]` will do.
+        segmentations: Cluster or slot id of every pixel, one image after the other; also a batched
+            tensor `[N, H, W]`.
         targets: Object id of every pixel, 0 for the background, each of the size of its prediction.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
 
@@ -251,5 +248,5 @@ def evaluate_predictions(
         1.0
     """
     pairs = zip(segmentations, targets, strict=True)
-    findings = findings_of(SegmentationPair(pred, target) for pred, target in pairs)
-    return score(findings, convention=convention)
+    predictions = predictions_from_pairs(SegmentationPair(pred, target) for pred, target in pairs)
+    return score(predictions, convention=convention)

@@ -1,27 +1,21 @@
-"""Metrics of segmentation: pure functions, and torchmetrics classes that accumulate them."""
+"""Segmentation metrics: pure functions, and a torchmetrics class that accumulates them."""
 
-from latentslots.metrics.ari import AdjustedRandIndex, adjusted_rand_index
-from latentslots.metrics.contingency import PixelTable, contingency, tabulate
-from latentslots.metrics.overlap import (
-    CONVENTIONS,
-    Convention,
-    MeanOverlap,
-    Overlap,
-    overlap,
-    overlap_of_table,
-)
-from latentslots.metrics.segmentation import SegmentationMetrics
+from latentslots.config.conventions import CONVENTIONS, Convention
+from latentslots.metrics.accumulate import SegmentationMetrics
+from latentslots.metrics.ari import adjusted_rand_index
+from latentslots.metrics.contingency import PixelTable, tabulate
+from latentslots.metrics.image_scores import ImageScores, image_scores
+from latentslots.metrics.overlap import Overlap, overlap, overlap_of_table
 
 __all__ = [
     "CONVENTIONS",
-    "AdjustedRandIndex",
     "Convention",
-    "MeanOverlap",
+    "ImageScores",
     "Overlap",
     "PixelTable",
     "SegmentationMetrics",
     "adjusted_rand_index",
-    "contingency",
+    "image_scores",
     "overlap",
     "overlap_of_table",
     "tabulate",

@@ -5,15 +5,11 @@ Hubert and Arabie, 1985, https://doi.org/10.1007/BF01908075.
 Dimensions: B batch, P pixels, N objects, K slots.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from latentslots.metrics.contingency import tabulate
-from latentslots.metrics.means import RunningMeans
-from latentslots.metrics.overlap import Convention, check_convention
 
 
 def adjusted_rand_index(
@@ -66,51 +62,8 @@ def ari_of_table(
     return torch.where(best == expected, 1.0, (together - expected) / (best - expected))
 
 
-class AdjustedRandIndex(RunningMeans):
-    """Mean ARI over images, or FG-ARI with `ignore_background`.
-
-    With `ignore_background`, images without a foreground pixel have no score. They are left out of
-    the mean, except under the convention `lsd`, where they score 1 as in the official code.
-
-    Args:
-        ignore_background: Leave out the pixels whose target is 0.
-        convention: Only `lsd` makes a difference, see above.
-        kwargs: Passed on to `torchmetrics.Metric`.
-
-    Example:
-        >>> metric = AdjustedRandIndex(ignore_background=True)
-        >>> metric.update(torch.tensor([[5, 3, 3, 4]]), torch.tensor([[0, 1, 1, 2]]))
-        >>> metric.compute()
-        tensor(1., dtype=torch.float64)
-    """
-
-    def __init__(
-        self, *, ignore_background: bool = False, convention: Convention = "iou", **kwargs: Any
-    ) -> None:
-        super().__init__(("ari",), **kwargs)
-        self.ignore_background = ignore_background
-        self.convention = check_convention(convention)
-
-    def update(
-        self,
-        pred: Integer[Tensor, "B ..."],
-        target: Integer[Tensor, "B ..."],
-        *,
-        valid: Bool[Tensor, "B ..."] | None = None,
-    ) -> None:
-        """Add a batch of images, described as in `adjusted_rand_index`."""
-        counts = tabulate(pred, target, valid=valid).counts
-        if self.ignore_background and self.convention != "lsd":
-            counts = counts[has_foreground(counts)]
-        self._add({"ari": ari_of_table(counts, ignore_background=self.ignore_background)})
-
-    def compute(self) -> Float[Tensor, ""]:
-        """The mean; NaN where no image had a score."""
-        return self._means()["ari"]
-
-
 def has_foreground(counts: Int[Tensor, "B N K"]) -> Bool[Tensor, " B"]:
-    """Which images have a pixel that belongs to an object."""
+    """True for images in which a pixel belongs to an object."""
     return counts[:, 1:].sum((1, 2)) > 0
 
 

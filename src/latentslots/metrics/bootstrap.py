@@ -1,6 +1,11 @@
-"""Resampling: what a score might have been with others of the same kind (Efron, 1979).
+"""The bootstrap (Efron, 1979, https://doi.org/10.1214/aos/1176344552) for many scores at once.
 
-Dimensions: I images or videos, R resamples.
+A resample is a row of weights: how often each image or video was drawn. The resampled sums of all
+scores are then one matrix product, while `scipy.stats.bootstrap` gathers every column of every
+resample anew: for the heads of a probe, that is hundreds of columns. A comparison of two methods
+has few, and uses scipy: see `latentslots.evaluation.comparison`.
+
+Dimensions: U units that are resampled (images or videos), R resamples.
 """
 
 from collections.abc import Iterator
@@ -10,33 +15,34 @@ from jaxtyping import Float64, Int64
 
 LEVEL = 0.95
 NUM_RESAMPLES = 2_000
-AT_ONCE = 100
+BATCH_SIZE = 100
+"""Resamples at a time, which bounds the memory."""
 
 
-def resamples(
-    count: int, *, num_resamples: int = NUM_RESAMPLES, random: np.random.Generator
-) -> Iterator[Int64[np.ndarray, "_ I"]]:
-    """How often each image is drawn, with replacement, some resamples at a time.
+def resample_weights(
+    num_units: int, *, num_resamples: int = NUM_RESAMPLES, rng: np.random.Generator
+) -> Iterator[Int64[np.ndarray, "_ U"]]:
+    """How often each unit is drawn with replacement, a batch of resamples at a time.
 
     Args:
-        count: How many there are, and how many are drawn each time.
+        num_units: U, also the number of draws of a resample.
         num_resamples: R.
-        random: Of the draws; between two batches, others may draw from it as well.
+        rng: Source of the draws.
     """
-    for start in range(0, num_resamples, AT_ONCE):
-        size = min(AT_ONCE, num_resamples - start)
-        yield random.multinomial(count, np.full(count, 1 / count), size=size)
+    for start in range(0, num_resamples, BATCH_SIZE):
+        size = min(BATCH_SIZE, num_resamples - start)
+        yield rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=size)
 
 
 def percentile_interval(
-    drawn: Float64[np.ndarray, " R"], level: float = LEVEL
+    scores: Float64[np.ndarray, " R"], level: float = LEVEL
 ) -> tuple[float, float]:
-    """Where a share of the draws lies, as many of the others below as above; NaN do not count."""
+    """Interval that holds a share `level` of the scores, in their middle; NaN does not count."""
     tail = 100 * (1 - level) / 2
-    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
+    low, high = np.nanpercentile(scores, [tail, 100 - tail])
     return float(low), float(high)
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sums by counts; NaN where nothing was counted."""
+    """Sums divided by counts; NaN where a count is 0."""
     return np.divide(sums, counts, out=np.full(np.shape(sums), np.nan), where=counts > 0)

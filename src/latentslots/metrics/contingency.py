@@ -1,8 +1,8 @@
-"""How many pixels every object shares with every slot.
+"""Contingency tables: how many pixels every object shares with every slot.
 
-All segmentation metrics are functions of this small table, so the pixels are read once.
+All segmentation metrics are functions of this small table, so the pixels are read only once.
 
-Dimensions: B batch, P pixels, H W pixels, N objects, K slots.
+Dimensions: B batch, P pixels, N objects, K slots.
 """
 
 from typing import NamedTuple
@@ -18,55 +18,17 @@ _LARGEST_DIRECT_ID = 255
 
 
 class PixelTable(NamedTuple):
-    """Shared pixels, with the ids that rows and columns stand for.
+    """Shared pixels of objects and slots, with the ids of rows and columns.
 
     Attributes:
         counts: Pixels that object `n` and slot `k` have in common. Row 0 is the background.
-        object_ids: Id of every row. Padding, after the ids of an image that has few, is -1.
-        slot_ids: Id of every column, padded alike.
+        object_ids: Id of every row; -1 for padding, which images with few objects have.
+        slot_ids: Id of every column; -1 for padding, and for a column that is not a slot.
     """
 
     counts: Int[Tensor, "B N K"]
     object_ids: Int[Tensor, "B N"]
     slot_ids: Int[Tensor, "B K"]
-
-
-def contingency(
-    target: Integer[Tensor, "B P"],
-    pred: Integer[Tensor, "B P"],
-    *,
-    num_targets: int | None = None,
-    num_preds: int | None = None,
-    valid: Bool[Tensor, "B P"] | None = None,
-) -> Int[Tensor, "B N K"]:
-    """Count, for every image at once, the pixels of each pair of labels.
-
-    Args:
-        target: Object id of every pixel, 0 or above.
-        pred: Slot id of every pixel, 0 or above.
-        num_targets: Rows of the table. By default the largest id of the batch, plus one.
-        num_preds: Columns of the table, chosen alike.
-        valid: Pixels to count. By default all.
-
-    Returns:
-        `[B, num_targets, num_preds]`: row `n`, column `k` counts the pixels with `target == n`
-        and `pred == k`.
-
-    Example:
-        >>> contingency(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[2, 0, 1, 1]]))
-        tensor([[[1, 0, 1],
-                 [0, 2, 0]]])
-    """
-    _check_shapes(pred, target, valid)
-    least_targets = _num_ids(target, "target")
-    least_preds = _num_ids(pred, "pred")
-    num_targets = least_targets if num_targets is None else num_targets
-    num_preds = least_preds if num_preds is None else num_preds
-    if least_targets > num_targets:
-        raise ValueError(f"target has id {least_targets - 1}, but num_targets is {num_targets}")
-    if least_preds > num_preds:
-        raise ValueError(f"pred has id {least_preds - 1}, but num_preds is {num_preds}")
-    return _count(target, pred, num_targets, num_preds, valid)
 
 
 def tabulate(
@@ -76,16 +38,22 @@ def tabulate(
     num_slots: int | None = None,
     valid: Bool[Tensor, "B ..."] | None = None,
 ) -> PixelTable:
-    """Build the table that all metrics share; ids may be large and have gaps.
+    """Build the contingency table of every image; ids may be large and have gaps.
 
     Ids above 255 are renumbered within each image, so that the table stays small.
 
     Args:
         pred: Slot id of every pixel.
-        target: Object id of every pixel, 0 for the background, 65,535 at most.
-        num_slots: How many slots the model has, also where some of them own no pixel. By default
-            the slots are those that `pred` names.
+        target: Object id of every pixel, 0 for the background, at most 65,535.
+        num_slots: Slots of the model, including those without pixels. By default only ids that
+            own a pixel are slots; the other columns have the slot id -1.
         valid: Pixels to count. By default all.
+
+    Example:
+        >>> table = tabulate(torch.tensor([[2, 0, 1, 1]]), torch.tensor([[0, 0, 1, 1]]))
+        >>> table.counts
+        tensor([[[1, 0, 1],
+                 [0, 2, 0]]])
     """
     _check_shapes(pred, target, valid)
     target, object_ids = _compact(target.flatten(1), "target")
@@ -98,6 +66,8 @@ def tabulate(
         slot_ids = torch.arange(num_slots, device=pred.device).expand(len(pred), -1)
     valid = None if valid is None else valid.flatten(1)
     counts = _count(target, pred, object_ids.shape[1], slot_ids.shape[1], valid)
+    if num_slots is None:
+        slot_ids = torch.where(counts.sum(dim=1) > 0, slot_ids, -1)
     return PixelTable(counts, object_ids, slot_ids)
 
 

@@ -1,6 +1,6 @@
-"""Overlap of slots and objects: mIoU (one slot per object, matched) and mBO (the best slot).
+"""Overlap of slots and objects: mIoU (one matched slot per object) and mBO (the best slot).
 
-The papers of this field compute these numbers in different ways, so every number here carries the
+Papers of this field compute these numbers in different ways, so every number here carries the
 name of its convention.
 
 | convention | slots are matched by | mIoU runs over | an object without a slot | mBO runs over |
@@ -9,18 +9,19 @@ name of its convention.
 | `with-background` | IoU | objects and background | scores 0 | objects |
 | `lsd` | cosine similarity of masks | matched objects | is left out | matched objects |
 
-`lsd` is what the official code of Latent Slot Diffusion does (https://arxiv.org/abs/2303.10834),
-`with-background` what SlotDiffusion and CODA do, `iou` what most others do. Each mean exists over
-all objects (`*_objects`, the number in the LSD paper), and over the images' means (`*_images`).
+`lsd` is the convention of the official code of Latent Slot Diffusion
+(https://arxiv.org/abs/2303.10834), `with-background` that of SlotDiffusion and CODA, `iou` that of
+most others. Each mean exists over all objects (`*_objects`, the number in the LSD paper) and over
+the means of images (`*_images`).
 
 Differs from the official code: an object that `visible` marks, but that has no pixel at the size
-at which the masks are scored, is left out. There it scores 0, and takes a slot from others.
+at which masks are compared, is left out. The official code scores it 0, and matches a slot to it
+that another object could have had.
 
 Dimensions: B batch, H W pixels, N objects (row 0 is the background), K slots.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,13 +29,8 @@ from jaxtyping import Bool, Float64, Int, Integer
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from latentslots.config.conventions import Convention, check_convention
 from latentslots.metrics.contingency import PixelTable, tabulate
-from latentslots.metrics.means import RunningMeans
-
-Convention = Literal["iou", "lsd", "with-background"]
-CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
-
-OVERLAP_NAMES = ("miou_objects", "mbo_objects", "miou_images", "mbo_images")
 
 
 @dataclass(frozen=True)
@@ -43,9 +39,9 @@ class Overlap:
 
     Attributes:
         object_ids: Id of the region in the ground truth; -1 is padding.
-        slot_ids: Id of the slot that the region is matched to; -1 where it has none. A slot that
-            shares no pixel with the region counts as none, except under `lsd`.
-        matched_iou: IoU of the region and that slot; 0 where it has none.
+        slot_ids: Id of the slot that the region is matched to; -1 for none. A slot that shares no
+            pixel with the region counts as none, except under `lsd`.
+        matched_iou: IoU of the region and that slot; 0 for none.
         best_iou: The largest IoU of the region and any slot.
         in_miou: Regions that mIoU averages.
         in_mbo: Regions that mBO averages.
@@ -58,18 +54,26 @@ class Overlap:
     in_miou: Bool[Tensor, "B N"]
     in_mbo: Bool[Tensor, "B N"]
 
-    def values(self) -> dict[str, Float64[Tensor, " M"]]:
-        """What each mean averages: IoUs of regions, and means of the images that have regions."""
-        return {
-            "miou_objects": self.matched_iou[self.in_miou],
-            "mbo_objects": self.best_iou[self.in_mbo],
-            "miou_images": _image_means(self.matched_iou, self.in_miou),
-            "mbo_images": _image_means(self.best_iou, self.in_mbo),
-        }
+    def sums(self) -> dict[str, tuple[Float64[Tensor, " B"], Int[Tensor, " B"]]]:
+        """For each of the four means, the sum and the number of the values of every image.
+
+        A mean over objects weighs an image by its regions; a mean over images weighs all images
+        with regions alike.
+        """
+        sums = {}
+        for name, iou, counted in (
+            ("miou", self.matched_iou, self.in_miou),
+            ("mbo", self.best_iou, self.in_mbo),
+        ):
+            number = counted.sum(dim=1)
+            total = torch.where(counted, iou, 0.0).sum(dim=1)
+            sums[f"{name}_objects"] = total, number
+            sums[f"{name}_images"] = total / number.clamp(min=1), (number > 0).long()
+        return sums
 
     def means(self) -> dict[str, float]:
         """The four means over the batch; NaN where there is nothing to average."""
-        return {name: float(values.mean()) for name, values in self.values().items()}
+        return {name: float(total.sum() / n.sum()) for name, (total, n) in self.sums().items()}
 
 
 def overlap(
@@ -85,12 +89,12 @@ def overlap(
 
     Args:
         pred: Slot id of every pixel.
-        target: Object id of every pixel, 0 for the background, 65,535 at most.
+        target: Object id of every pixel, 0 for the background, at most 65,535.
         convention: `iou`, `lsd` or `with-background`, see the head of this module.
-        visible: Objects to look at, where column i stands for the object with id i + 1. By default
+        visible: Objects to score, where column i stands for the object with id i + 1. By default
             all that have a pixel.
-        num_slots: How many slots the model has, by default those that own a pixel. It matters
-            for `lsd` alone, where an object can be matched to an empty slot, and counts then.
+        num_slots: Slots of the model, by default those that own a pixel. It matters for `lsd`
+            alone, where an object can be matched to a slot without pixels, and then scores 0.
         valid: Pixels to count. By default all.
 
     Returns:
@@ -99,16 +103,14 @@ def overlap(
     Example:
         >>> target = torch.tensor([[[0, 0, 1, 1], [0, 0, 2, 2]]])
         >>> pred = torch.tensor([[[3, 3, 0, 0], [3, 3, 0, 0]]])
-        >>> found = overlap(pred, target)
-        >>> found.slot_ids
+        >>> result = overlap(pred, target)
+        >>> result.slot_ids
         tensor([[-1,  0, -1]])
-        >>> found.means()["miou_objects"], found.means()["mbo_objects"]
+        >>> result.means()["miou_objects"], result.means()["mbo_objects"]
         (0.25, 0.5)
     """
     table = tabulate(pred, target, num_slots=num_slots, valid=valid)
-    return overlap_of_table(
-        table, convention=convention, visible=visible, use_empty_slots=num_slots is not None
-    )
+    return overlap_of_table(table, convention=convention, visible=visible)
 
 
 def overlap_of_table(
@@ -116,16 +118,13 @@ def overlap_of_table(
     *,
     convention: Convention = "iou",
     visible: Integer[Tensor, "B M"] | Bool[Tensor, "B M"] | None = None,
-    use_empty_slots: bool = False,
 ) -> Overlap:
     """Compute `overlap` from the pixels that objects and slots share.
 
     Args:
-        table: From `tabulate`.
+        table: From `tabulate`; a column with the slot id -1 is matched to no region.
         convention: As in `overlap`.
         visible: As in `overlap`.
-        use_empty_slots: Whether a column without pixels is a slot that can be matched; one with the
-            id -1 never is.
     """
     check_convention(convention)
     table = PixelTable(*(tensor.cpu() for tensor in table))
@@ -144,8 +143,7 @@ def overlap_of_table(
 
     # The cosine similarity of two binary masks is |A and B| / sqrt(|A| |B|).
     score = counts / (areas * slot_areas).sqrt().clamp(min=1) if convention == "lsd" else iou
-    usable = table.slot_ids >= 0 if use_empty_slots else slot_areas.squeeze(1) > 0
-    column = _match(score, regions, usable)
+    column = _match(score, regions, table.slot_ids >= 0)
 
     matched = column >= 0
     column = column.clamp(min=0)
@@ -162,61 +160,10 @@ def overlap_of_table(
     )
 
 
-class MeanOverlap(RunningMeans):
-    """mIoU and mBO, averaged over objects and over images.
-
-    Args:
-        convention: `iou`, `lsd` or `with-background`, see the head of this module.
-        kwargs: Passed on to `torchmetrics.Metric`.
-
-    Example:
-        >>> metric = MeanOverlap()
-        >>> metric.update(torch.tensor([[[3, 3, 0, 1]]]), torch.tensor([[[0, 0, 1, 1]]]))
-        >>> float(metric.compute()["miou_objects"])
-        0.5
-    """
-
-    def __init__(self, *, convention: Convention = "iou", **kwargs: Any) -> None:
-        super().__init__(OVERLAP_NAMES, **kwargs)
-        self.convention = check_convention(convention)
-
-    def update(
-        self,
-        pred: Integer[Tensor, "B H W"],
-        target: Integer[Tensor, "B H W"],
-        *,
-        visible: Integer[Tensor, "B M"] | Bool[Tensor, "B M"] | None = None,
-        num_slots: int | None = None,
-        valid: Bool[Tensor, "B H W"] | None = None,
-    ) -> None:
-        """Add a batch of images, described as in `overlap`."""
-        found = overlap(
-            pred,
-            target,
-            convention=self.convention,
-            visible=visible,
-            num_slots=num_slots,
-            valid=valid,
-        )
-        self._add(found.values())
-
-    def compute(self) -> dict[str, Tensor]:
-        """The four means; NaN where no region was seen."""
-        return self._means()
-
-
-def check_convention(name: str) -> Convention:
-    """Refuse a convention that does not exist."""
-    for convention in CONVENTIONS:
-        if convention == name:
-            return convention
-    raise ValueError(f"convention must be one of {CONVENTIONS}, got {name!r}")
-
-
 def _match(
     score: Float64[Tensor, "B N K"], regions: Bool[Tensor, "B N"], slots: Bool[Tensor, "B K"]
 ) -> Int[Tensor, "B N"]:
-    """Give each region a slot of its own, so that the summed score is largest; -1 is no slot."""
+    """Column of the slot of each region, no slot twice, with the largest total score; -1: none."""
     column = np.full(tuple(regions.shape), -1)
     scores = score.numpy()
     for image, (in_image, in_slots) in enumerate(zip(regions.numpy(), slots.numpy(), strict=True)):
@@ -239,11 +186,3 @@ def _is_visible(
         )
     shown = torch.nn.functional.pad(visible.bool(), (1, 0))  # [B, M + 1], column i is id i
     return shown.gather(1, object_ids.clamp(min=0, max=visible.shape[1]))
-
-
-def _image_means(
-    iou: Float64[Tensor, "B N"], counted: Bool[Tensor, "B N"]
-) -> Float64[Tensor, " M"]:
-    num_regions = counted.sum(1)
-    means = torch.where(counted, iou, 0.0).sum(1) / num_regions
-    return means[num_regions > 0]

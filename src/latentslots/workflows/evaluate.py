@@ -13,26 +13,24 @@ from datasets import Dataset
 from PIL.Image import Image
 from tqdm.auto import tqdm
 
+from latentslots.config.conventions import Convention, ScoringSize
 from latentslots.data.store.attributes import read_attributes
 from latentslots.data.store.reader import dataset_fingerprint
-from latentslots.evaluation.baselines import find_baselines
+from latentslots.evaluation.baselines import predict_baselines
 from latentslots.evaluation.mask_files import open_masks, paired_segmentations
 from latentslots.evaluation.predictions import (
-    Findings,
-    ScoringSize,
+    Predictions,
     SegmentationPair,
-    all_processes,
-    find,
-    findings_of,
-    own_process,
+    predict,
+    predictions_from_pairs,
 )
-from latentslots.evaluation.predictions_cache import load_findings, save_findings
+from latentslots.evaluation.predictions_cache import load_predictions, save_predictions
 from latentslots.evaluation.probing import ProbeReport, check_classes, object_classes, probe_slots
+from latentslots.evaluation.processes import all_processes, own_process
 from latentslots.evaluation.report.evaluation_report import EvaluationReport
 from latentslots.evaluation.report.examples import draw_examples, draw_masks, extremes
 from latentslots.evaluation.report.page import PAGE_FILE, report_page
 from latentslots.evaluation.segmentation import SegmentationReport, score
-from latentslots.metrics import Convention
 from latentslots.workflows.provenance import model_hash
 
 NUM_EXAMPLES = 8
@@ -89,8 +87,8 @@ def run_evaluation(
         dataset: Images with segmentations.
         options: What to measure.
         about: Conditions that only the caller knows: names of model and data, kind of masks.
-        tuning: See `find_baselines`.
-        cache: Folder where findings are kept, and taken from where nothing has changed.
+        tuning: See `predict_baselines`.
+        cache: Folder where predictions are kept, and taken from where nothing has changed.
         command: What was typed.
 
     Raises:
@@ -98,11 +96,11 @@ def run_evaluation(
     """
     _check(dataset, options, cache)
     conditions = {**about, **_conditions(pipe, dataset, options)}
-    findings = _find(pipe, dataset, options, conditions, cache)
-    segmentation = _scores(findings, dataset, options)
-    baselines: dict[str, Findings] = {}
+    predictions = _predict(pipe, dataset, options, conditions, cache)
+    segmentation = _scores(predictions, dataset, options)
+    baselines: dict[str, Predictions] = {}
     if options.baselines:
-        baselines = find_baselines(
+        baselines = predict_baselines(
             pipe,
             dataset,
             tuning=tuning,
@@ -116,12 +114,12 @@ def run_evaluation(
     probes: dict[str, ProbeReport] = {}
     for convention in options.conventions if options.probes else ():
         probes[convention] = probe_slots(
-            findings, dataset, convention=convention, attributes=options.attributes
+            predictions, dataset, convention=convention, attributes=options.attributes
         )
     return EvaluationReport(
         conditions={
             **conditions,
-            "num_images": len(findings),
+            "num_images": len(predictions),
             "class_attribute": options.class_attribute or None,
         },
         segmentation=segmentation,
@@ -133,12 +131,12 @@ def run_evaluation(
 
 
 def _scores(
-    findings: Findings, dataset: Dataset, options: EvaluationOptions
+    predictions: Predictions, dataset: Dataset, options: EvaluationOptions
 ) -> dict[str, SegmentationReport]:
     classes = None
     if options.class_attribute:
-        classes = object_classes(findings, dataset, options.class_attribute)
-    return {c: score(findings, convention=c, classes=classes) for c in options.conventions}
+        classes = object_classes(predictions, dataset, options.class_attribute)
+    return {c: score(predictions, convention=c, classes=classes) for c in options.conventions}
 
 
 def _config(pipe: Any) -> dict[str, Any]:
@@ -164,19 +162,19 @@ def _check(dataset: Dataset, options: EvaluationOptions, cache: Path | None) -> 
         check_classes(dataset, options.class_attribute)
 
 
-def _find(
+def _predict(
     pipe: Any,
     dataset: Dataset,
     options: EvaluationOptions,
     conditions: dict[str, Any],
     cache: Path | None,
-) -> Findings:
+) -> Predictions:
     """Look at the images, unless that was done under the same conditions."""
     key = {**conditions, "latentslots": version("latentslots")}
-    findings = None if cache is None else load_findings(cache, key=key)
-    if all_processes(findings is not None) and findings is not None:
-        return findings
-    findings = find(
+    predictions = None if cache is None else load_predictions(cache, key=key)
+    if all_processes(predictions is not None) and predictions is not None:
+        return predictions
+    predictions = predict(
         pipe,
         dataset,
         resolution=options.resolution,
@@ -186,23 +184,23 @@ def _find(
         num_images=options.num_images,
     )
     if cache is not None and own_process()[0] == 0:
-        save_findings(findings, cache, key=key)
-    return findings
+        save_predictions(predictions, cache, key=key)
+    return predictions
 
 
 def score_masks(
-    predictions: str | Path,
-    targets: str | Path,
+    masks: str | Path,
+    truth: str | Path,
     *,
     conventions: Sequence[Convention] = ("iou",),
     ignore_id: int | None = None,
     command: str = "",
 ) -> EvaluationReport:
-    """Score segmentations in files against true ones.
+    """Score segmentations in files against the truth.
 
     Args:
-        predictions: See `open_masks`.
-        targets: See `open_masks`; ids.
+        masks: Predicted segmentations, see `open_masks`.
+        truth: True ids, see `open_masks`.
         conventions: See `latentslots.metrics.overlap`.
         ignore_id: True id of pixels that do not count.
         command: What was typed.
@@ -210,27 +208,27 @@ def score_masks(
     Raises:
         ValueError: If a file is missing or is not what it must be.
     """
-    found, truth = open_masks(predictions), open_masks(targets)
+    mask_files, truth_files = open_masks(masks), open_masks(truth)
     digest = hashlib.sha256()
 
     def pairs() -> Iterator[SegmentationPair]:
-        for pair in paired_segmentations(found, truth, ignore_id=ignore_id):
+        for pair in paired_segmentations(mask_files, truth_files, ignore_id=ignore_id):
             target = pair.target
             digest.update(str(tuple(target.shape)).encode() + target.numpy().tobytes())
             yield pair
 
-    findings = findings_of(iter(tqdm(pairs(), total=len(truth), unit="image")))
+    predictions = predictions_from_pairs(iter(tqdm(pairs(), total=len(truth_files), unit="image")))
     return EvaluationReport(
         conditions={
-            "model": str(predictions),
-            "data": str(targets),
+            "model": str(masks),
+            "data": str(truth),
             "data_hash": digest.hexdigest()[:16],
-            "num_images": len(findings),
-            "scoring_resolution": findings.scoring_resolution or "native",
+            "num_images": len(predictions),
+            "scoring_resolution": predictions.scoring_resolution or "native",
             "ignore_id": ignore_id,
         },
         segmentation={
-            convention: score(findings, convention=convention) for convention in conventions
+            convention: score(predictions, convention=convention) for convention in conventions
         },
         command=command,
     )
@@ -255,19 +253,20 @@ def write_evaluation(
 
 
 def write_mask_scores(
-    report: EvaluationReport, predictions: str | Path, targets: str | Path, folder: Path
+    report: EvaluationReport, masks: str | Path, truth: str | Path, folder: Path
 ) -> None:
-    """The same for masks in files, which are drawn without their images.
+    """Write the report on masks in files, with the masks drawn without their images.
 
     Args:
         report: From `score_masks`.
-        predictions: What was scored.
-        targets: Against what.
+        masks: The segmentations that were scored.
+        truth: The true ids.
         folder: Where the files go.
     """
-    found, truth = open_masks(predictions), open_masks(targets)
-    ignore_id = report.conditions["ignore_id"]
-    _write(report, partial(draw_masks, found, truth, ignore_id=ignore_id), folder)
+    draw = partial(
+        draw_masks, open_masks(masks), open_masks(truth), ignore_id=report.conditions["ignore_id"]
+    )
+    _write(report, draw, folder)
 
 
 def _write(
@@ -294,7 +293,7 @@ def _write(
 
 
 def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict[str, Any]:
-    """What findings depend on."""
+    """What predictions depend on."""
     resolution = pipe.resolution if options.resolution is None else options.resolution
     scoring = options.scoring_resolution
     return {

@@ -5,40 +5,40 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentslots.metrics.bootstrap import percentile_interval, resamples
-from latentslots.metrics.probes.intervals import Answers, probe_intervals
+from latentslots.metrics.bootstrap import percentile_interval, resample_weights
+from latentslots.metrics.probes.intervals import HeadOutput, probe_intervals
 from latentslots.metrics.probes.probe import class_scores, number_scores
 
 NUM_VIDEOS = 12
 
 
-def answers(seed: int, *, num_classes: int, count: int = 60) -> Answers:
+def outputs(seed: int, *, num_classes: int, count: int = 60) -> HeadOutput:
     draws = torch.Generator().manual_seed(seed)
     videos = torch.randint(NUM_VIDEOS, (count,), generator=draws)
     videos[:NUM_VIDEOS] = torch.arange(NUM_VIDEOS)
     if num_classes:
-        asked = torch.randint(num_classes, (count,), generator=draws)
+        target = torch.randint(num_classes, (count,), generator=draws)
         wrong = torch.rand(count, generator=draws) < 0.3
-        said = torch.where(wrong, (asked + 1) % num_classes, asked)
+        pred = torch.where(wrong, (target + 1) % num_classes, target)
     else:
-        asked = torch.randn(count, 3, generator=draws) * 4 + 100
-        said = asked + torch.randn(count, 3, generator=draws)
-    return Answers(said=said, asked=asked, videos=videos, num_classes=num_classes)
+        target = torch.randn(count, 3, generator=draws) * 4 + 100
+        pred = target + torch.randn(count, 3, generator=draws)
+    return HeadOutput(pred=pred, target=target, videos=videos, num_classes=num_classes)
 
 
-def repeated(values: Tensor, videos: Tensor, often: np.ndarray) -> Tensor:
-    return torch.cat([values[videos == v] for v in range(NUM_VIDEOS) for _ in range(often[v])])
+def repeated(values: Tensor, videos: Tensor, weights: np.ndarray) -> Tensor:
+    return torch.cat([values[videos == v] for v in range(NUM_VIDEOS) for _ in range(weights[v])])
 
 
 @pytest.mark.parametrize("num_classes", [0, 4])
-def test_a_resample_is_as_if_its_videos_were_there_so_often(num_classes: int) -> None:
-    tests = [answers(seed, num_classes=num_classes) for seed in (0, 1)]
+def test_a_resample_is_as_if_its_videos_were_there_so_weights(num_classes: int) -> None:
+    tests = [outputs(seed, num_classes=num_classes) for seed in (0, 1)]
     scored = class_scores if num_classes else number_scores
     drawn: dict[str, list[float]] = {}
-    for batch in resamples(NUM_VIDEOS, random=np.random.default_rng(0)):
-        for often in batch:
+    for batch in resample_weights(NUM_VIDEOS, rng=np.random.default_rng(0)):
+        for weights in batch:
             each = [
-                scored(repeated(t.said, t.videos, often), repeated(t.asked, t.videos, often))
+                scored(repeated(t.pred, t.videos, weights), repeated(t.target, t.videos, weights))
                 for t in tests
             ]
             for name in each[0]:
@@ -53,11 +53,11 @@ def test_a_resample_is_as_if_its_videos_were_there_so_often(num_classes: int) ->
 def test_videos_of_like_objects_are_worth_fewer_than_their_objects() -> None:
     """All objects of a video right or wrong: its objects are one draw, not five."""
     right = torch.rand(200, generator=torch.Generator().manual_seed(0)) < 0.7
-    asked = torch.zeros(1_000, dtype=torch.int64)
-    said = (~right).long().repeat_interleave(5)
+    target = torch.zeros(1_000, dtype=torch.int64)
+    pred = (~right).long().repeat_interleave(5)
     widths = []
     for videos in (torch.arange(200).repeat_interleave(5), torch.arange(1_000)):
-        one = Answers(said=said, asked=asked, videos=videos, num_classes=2)
+        one = HeadOutput(pred=pred, target=target, videos=videos, num_classes=2)
         (found,) = probe_intervals([[one]], int(videos.max()) + 1)
         low, high = found["accuracy"]
         widths.append(high - low)
@@ -68,13 +68,13 @@ def test_videos_of_like_objects_are_worth_fewer_than_their_objects() -> None:
 
 
 def test_numbers_that_never_change_have_an_error_and_no_r2() -> None:
-    asked = torch.ones(30, 2)
-    one = Answers(said=asked + 0.5, asked=asked, videos=torch.arange(30))
+    target = torch.ones(30, 2)
+    one = HeadOutput(pred=target + 0.5, target=target, videos=torch.arange(30))
     assert probe_intervals([[one]], 30) == [{"mse": (0.25, 0.25)}]
 
 
 def test_heads_do_not_disturb_each_other() -> None:
-    heads = [[answers(seed, num_classes=n) for seed in (0, 1)] for n in (0, 4, 2)]
+    heads = [[outputs(seed, num_classes=n) for seed in (0, 1)] for n in (0, 4, 2)]
     together = probe_intervals(heads, NUM_VIDEOS)
     assert together == [one for head in heads for one in probe_intervals([head], NUM_VIDEOS)]
     assert together[1] != together[2]

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from latentslots.evaluation.image_scores import ImageScores, scores_from_columns
 from latentslots.evaluation.probing import ProbeReport
 from latentslots.evaluation.segmentation import SegmentationReport
+from latentslots.metrics.image_scores import ImageScores, scores_from_columns
 
 REPORT_FORMAT = 2
 """Of `report.json`; 1 had one convention, no intervals and no single images."""

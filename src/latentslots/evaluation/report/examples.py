@@ -9,8 +9,8 @@ from datasets import Dataset
 from PIL import Image
 
 from latentslots.data.transforms import ResizeCenterCrop, to_ids, to_pixel_values
-from latentslots.evaluation.image_scores import ImageScores
 from latentslots.evaluation.mask_files import MaskFiles, read_pair
+from latentslots.metrics.image_scores import ImageScores
 from latentslots.visualize import colorize, grid, overlay, slot_strip, to_pil
 
 _MASK_SIDES = 128, 512

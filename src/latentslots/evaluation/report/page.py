@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from latentslots.evaluation.image_scores import METRICS
 from latentslots.evaluation.report.evaluation_report import EvaluationReport
 from latentslots.evaluation.report.html_page import Page
+from latentslots.metrics.image_scores import METRICS
 from latentslots.visualize import curve
 
 PAGE_FILE = "index.html"

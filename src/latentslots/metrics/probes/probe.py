@@ -1,25 +1,30 @@
-"""Probes: how much a slot says about its object, read off by small heads.
+"""Probes: how much slots encode of the attributes of their objects, measured with small heads.
 
-`probe` is ours: objects are split by video, so that no two frames of one object land on both sides;
-heads stop where a validation part says so; scores come with the spread over seeds and with what a
-guess would score. `probe_lsd` is the protocol of the official code of Latent Slot Diffusion
-(https://arxiv.org/abs/2303.10834), whose faults `LSD_FAULTS` names.
+`probe` is our protocol: objects are split by video, so that no two frames of an object are on both
+sides; heads stop early on a validation part; scores come with their spread over seeds and with the
+scores of a constant guess. `probe_lsd` is the protocol of the official code of Latent Slot
+Diffusion (https://arxiv.org/abs/2303.10834), whose faults `LSD_FAULTS` lists.
 
 Dimensions: N objects, D slot channels, C numbers of an attribute, S seeds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from statistics import fmean, stdev
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from latentslots.metrics.probes.intervals import Answers, probe_intervals
+from latentslots.metrics.probes.intervals import HeadOutput, probe_intervals
 from latentslots.metrics.probes.probe_heads import HeadBank, HeadTraining, train_heads
+from latentslots.metrics.probes.scores import (
+    HeadKind,
+    ProbeScore,
+    Spread,
+    class_scores,
+    number_scores,
+)
 from latentslots.metrics.probes.targets import (
     Attribute,
     ProbeTarget,
@@ -27,92 +32,16 @@ from latentslots.metrics.probes.targets import (
     standardized,
 )
 
-HeadKind = Literal["linear", "mlp"]
-
 SHARES = (0.6, 0.2, 0.2)
 """Of the videos: training, validation, test."""
 
 LSD_FAULTS = (
-    "objects are split, not videos: frames of one object land on both sides",
-    "numbers are scaled to [0, 1] by the extremes of all objects, those of the test among them",
-    "the loss, already a mean, is divided by the number of objects once more: heads under-train",
-    "no validation part, one seed, and no word on what a guess would score (added here)",
-    "'linear' holds for classes only: numbers are read off by an MLP",
+    "objects are split, not videos: frames of one object are in both parts",
+    "numbers are scaled to [0, 1] by the extremes of all objects, including those of the test",
+    "the loss, already a mean, is divided by the number of objects again: heads under-train",
+    "no validation part, one seed, and no scores of a constant guess (added here)",
+    "'linear' holds for classes only: numbers are predicted by an MLP",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """A score, once per seed.
-
-    Attributes:
-        values: The scores; NaN where a seed had none.
-    """
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds that had a score."""
-        found = [value for value in self.values if value == value]
-        return fmean(found) if found else float("nan")
-
-    @property
-    def deviation(self) -> float:
-        """Standard deviation over seeds (n - 1); NaN for fewer than two."""
-        found = [value for value in self.values if value == value]
-        return stdev(found) if len(found) > 1 else float("nan")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeScore:
-    """What one kind of head reads of one attribute.
-
-    Attributes:
-        attribute: Its name.
-        head: `linear`, or `mlp` with one hidden layer as wide as a slot.
-        num_objects: Objects that have the attribute.
-        num_left_out: Objects that do not.
-        scores: `accuracy` and `balanced_accuracy` (mean over classes) for classes; `r2` and `mse`
-            for numbers, the mean over an attribute's numbers. `mse` is in units of the training
-            part's variance.
-        guess: The same scores of always the commonest class, or the mean, of the training part.
-        intervals: 95 % bootstrap interval over videos of the mean of each score, heads as they are.
-        notes: What is odd: constant numbers, classes that training never showed.
-    """
-
-    attribute: str
-    head: HeadKind
-    num_objects: int
-    num_left_out: int
-    scores: dict[str, Spread]
-    guess: dict[str, Spread]
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON; a score that no seed had is `None` there."""
-
-        def shown(scores: dict[str, Spread]) -> dict[str, Any]:
-            return {
-                name: {
-                    "mean": _or_none(spread.mean),
-                    "deviation": _or_none(spread.deviation),
-                    "values": [_or_none(value) for value in spread.values],
-                }
-                for name, spread in scores.items()
-            }
-
-        return {
-            "attribute": self.attribute,
-            "head": self.head,
-            "num_objects": self.num_objects,
-            "num_left_out": self.num_left_out,
-            "scores": shown(self.scores),
-            "guess": shown(self.guess),
-            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
-            "notes": list(self.notes),
-        }
 
 
 def split_by_video(
@@ -121,9 +50,9 @@ def split_by_video(
     """Part of every object, 0 for the first share: all objects of a video are in the same part.
 
     Args:
-        videos: Number of the video that each object comes from; of the image, for images alone.
+        videos: Number of the video that each object is from; of the image, for images alone.
         seed: Of the draw.
-        shares: How much of the videos each part gets; at least one.
+        shares: Share of the videos in each part, which has at least one.
 
     Raises:
         ValueError: If there are fewer videos than parts.
@@ -151,18 +80,18 @@ def probe(
     seeds: Sequence[int] = (0, 1, 2),
     training: HeadTraining = HeadTraining(),  # noqa: B008  (frozen)
 ) -> list[ProbeScore]:
-    """Read attributes off slots, with everything trained and scored on objects of other videos.
+    """Predict attributes from slots, with heads trained and scored on objects of different videos.
 
     Slots and numbers are standardized with the mean and deviation of the training part. A seed
-    decides the split and where heads start.
+    determines the split and the initial weights of the heads.
 
     Args:
         slots: Slot of every object.
-        attributes: What to read; one that too few objects have is left out.
+        attributes: Attributes to predict; one that too few objects have gets no score.
         videos: See `split_by_video`.
         heads: Kinds of heads.
         seeds: Repetitions.
-        training: How heads are trained.
+        training: Options of the training.
 
     Returns:
         A score for every attribute and kind of head, attribute by attribute.
@@ -181,9 +110,9 @@ def probe(
             hidden = slots.shape[1] if kind == "mlp" else 0
             sizes = [target.size for target in usable]
             bank = HeadBank(slots.shape[1], sizes, seeds=seeds, hidden_dim=hidden)
-            seen, losses = select_objects(inputs, usable, parts == 0)
-            watched = select_objects(inputs, usable, parts == 1)
-            train_heads(bank, seen, losses, training=training, validation=watched)
+            train_inputs, train_losses = select_objects(inputs, usable, parts == 0)
+            validation = select_objects(inputs, usable, parts == 1)
+            train_heads(bank, train_inputs, train_losses, training=training, validation=validation)
             scores += _scores(bank, inputs, usable, kind, videos, train=parts == 0, test=parts == 2)
         scores += [_without_score(target, kind) for target in targets if target.missing]
     return _sorted(scores, attributes)
@@ -197,20 +126,21 @@ def probe_lsd(
     seed: int = 666,
     num_steps: int = 4_000,
 ) -> list[ProbeScore]:
-    """Read attributes off slots as the official code does, to compare with its numbers.
+    """Predict attributes from slots under the official protocol, to compare with its numbers.
 
     83 % of the objects for training and the rest for the test; classes by a linear head, numbers
     (scaled to [0, 1]) by an MLP; full-batch AdamW at 1e-3 on a loss that is divided by the number
-    of objects. `mse` is that of the scaled numbers. Differs from the official code: an object
-    without an attribute is left out of it, and a number that never changes, which becomes 0 / 0
-    there, is left out, too.
+    of objects. `mse` is that of the scaled numbers.
+
+    Differs from the official code: objects without an attribute are left out of its head, and so
+    is a number that never changes, whose scale is 0 / 0 there.
 
     Args:
         slots: Slot of every object.
-        attributes: What to read.
-        videos: As for `probe`, for the intervals alone; without, objects count as unrelated.
-        seed: Of the split and of the heads' start.
-        num_steps: The official number, unless a test is in a hurry.
+        attributes: Attributes to predict.
+        videos: As in `probe`, for the intervals alone; without, objects count as unrelated.
+        seed: Of the split and of the initial weights of the heads.
+        num_steps: Training steps.
     """
     _check(slots, attributes)
     count = len(slots)
@@ -228,11 +158,11 @@ def probe_lsd(
             continue
         hidden = slots.shape[1] if kind == "mlp" else 0
         bank = HeadBank(slots.shape[1], [t.size for t in targets], seeds=[seed], hidden_dim=hidden)
-        seen, losses = select_objects(slots[None], targets, part == 0)
+        inputs, losses = select_objects(slots[None], targets, part == 0)
         training = HeadTraining(
-            learning_rate=1e-3, max_steps=num_steps, loss_scale=1 / seen.shape[1]
+            learning_rate=1e-3, max_steps=num_steps, loss_scale=1 / inputs.shape[1]
         )
-        train_heads(bank, seen, losses, training=training)
+        train_heads(bank, inputs, losses, training=training)
         scores += _scores(bank, slots[None], targets, kind, videos, train=part == 0, test=part == 1)
     return _sorted(scores, attributes)
 
@@ -248,63 +178,66 @@ def _scores(
     train: Bool[Tensor, "S N"],
     test: Bool[Tensor, "S N"],
 ) -> list[ProbeScore]:
-    """What trained heads, and a guess, score on the test part of every seed."""
-    outputs = bank(inputs).split([target.size for target in targets], dim=2)
+    """Scores of trained heads, and of a constant guess, on the test part of every seed."""
+    predictions = bank(inputs).split([target.size for target in targets], dim=2)
     names, numbers = torch.unique(videos, return_inverse=True)
-    answers = [
-        _answers(target, said, numbers, test) for target, said in zip(targets, outputs, strict=True)
+    outputs = [
+        _outputs(target, pred, numbers, test)
+        for target, pred in zip(targets, predictions, strict=True)
     ]
-    intervals = probe_intervals(answers, len(names))
+    intervals = probe_intervals(outputs, len(names))
     return [
-        _score(target, head, own, between, train & target.attribute.known)
-        for target, own, between in zip(targets, answers, intervals, strict=True)
+        _score(target, head, parts, ends, train & target.attribute.known)
+        for target, parts, ends in zip(targets, outputs, intervals, strict=True)
     ]
 
 
-def _answers(
+def _outputs(
     target: ProbeTarget,
-    said: Float[Tensor, "S N C"],
+    predictions: Float[Tensor, "S N C"],
     videos: Int[Tensor, " N"],
     test: Bool[Tensor, "S N"],
-) -> list[Answers]:
-    """What one attribute's heads said in the test of every seed; videos are numbered from 0."""
+) -> list[HeadOutput]:
+    """Output of an attribute's heads on the test part of every seed; videos count from 0."""
     num_classes = target.attribute.num_classes
-    answers = []
-    for values, answer, in_test in zip(target.values, said, test, strict=True):
-        looked = in_test & target.attribute.known
-        answer = answer[looked].argmax(dim=1) if num_classes else answer[looked]
-        answers.append(
-            Answers(
-                said=answer, asked=values[looked], videos=videos[looked], num_classes=num_classes
+    outputs = []
+    for values, pred, in_test in zip(target.values, predictions, test, strict=True):
+        scored = in_test & target.attribute.known
+        outputs.append(
+            HeadOutput(
+                pred=pred[scored].argmax(dim=1) if num_classes else pred[scored],
+                target=values[scored],
+                videos=videos[scored],
+                num_classes=num_classes,
             )
         )
-    return answers
+    return outputs
 
 
 def _score(
     target: ProbeTarget,
     head: HeadKind,
-    tests: list[Answers],
+    parts: list[HeadOutput],
     intervals: dict[str, tuple[float, float]],
     train: Bool[Tensor, "S N"],
 ) -> ProbeScore:
-    """One attribute's; `train` are the objects that its heads saw."""
+    """Score of an attribute; `train` are the objects that its heads were trained on."""
     attribute, notes = target.attribute, list(target.notes)
     guesses: list[dict[str, float]] = []
     num_unseen = 0
-    for values, test, in_train in zip(target.values, tests, train, strict=True):
-        shown = values[in_train]
+    for values, test, in_train in zip(target.values, parts, train, strict=True):
+        seen = values[in_train]
         if attribute.num_classes:
-            guesses.append(class_scores(shown.mode().values.expand_as(test.asked), test.asked))
-            num_unseen += int((~torch.isin(test.asked, shown)).sum())
+            guesses.append(class_scores(seen.mode().values.expand_as(test.target), test.target))
+            num_unseen += int((~torch.isin(test.target, seen)).sum())
         else:
-            guesses.append(number_scores(shown.mean(dim=0).expand_as(test.asked), test.asked))
-    scored = class_scores if attribute.num_classes else number_scores
-    scores = [scored(test.said, test.asked) for test in tests]
+            guesses.append(number_scores(seen.mean(dim=0).expand_as(test.target), test.target))
+    compute = class_scores if attribute.num_classes else number_scores
+    scores = [compute(test.pred, test.target) for test in parts]
     if num_unseen:
         notes.append(
-            f"{num_unseen} times in {len(scores)} tests, an object was of a class that training "
-            "never showed: counted as wrong"
+            f"{num_unseen} times in {len(scores)} tests, an object was of a class that is absent "
+            "from training: counted as wrong"
         )
     num_constant = sum(one.get("r2", 0) != one.get("r2", 0) for one in scores)
     if num_constant:
@@ -328,7 +261,7 @@ def _spreads(seeds: list[dict[str, float]]) -> dict[str, Spread]:
 
 
 def _without_score(target: ProbeTarget, head: HeadKind) -> ProbeScore:
-    """What is reported where there is nothing to train or score."""
+    """The entry of an attribute that cannot be probed."""
     return ProbeScore(
         attribute=target.attribute.name,
         head=head,
@@ -338,23 +271,6 @@ def _without_score(target: ProbeTarget, head: HeadKind) -> ProbeScore:
         guess={},
         notes=(*target.notes, target.missing),
     )
-
-
-def class_scores(pred: Int[Tensor, " N"], target: Int[Tensor, " N"]) -> dict[str, float]:
-    """`accuracy`, and `balanced_accuracy`: the mean over the classes of the target."""
-    right = (pred == target).double()
-    each = [right[target == label].mean().item() for label in torch.unique(target)]
-    return {"accuracy": right.mean().item(), "balanced_accuracy": fmean(each)}
-
-
-def number_scores(pred: Float[Tensor, "N C"], target: Float[Tensor, "N C"]) -> dict[str, float]:
-    """`r2` (the mean over the numbers that change; NaN where none does) and `mse`."""
-    pred, target = pred.double(), target.double()
-    error = (pred - target).square()
-    total = (target - target.mean(dim=0)).square().sum(dim=0)
-    changes = total > 1e-12
-    r2 = (1 - error.sum(dim=0)[changes] / total[changes]).mean().item()
-    return {"r2": r2, "mse": error.mean().item()}
 
 
 def _check(slots: Float[Tensor, "N D"], attributes: Sequence[Attribute]) -> None:
@@ -382,7 +298,3 @@ def _check(slots: Float[Tensor, "N D"], attributes: Sequence[Attribute]) -> None
 def _sorted(scores: list[ProbeScore], attributes: Sequence[Attribute]) -> list[ProbeScore]:
     order = {attribute.name: i for i, attribute in enumerate(attributes)}
     return sorted(scores, key=lambda score: order[score.attribute])
-
-
-def _or_none(value: float) -> float | None:
-    return value if value == value else None

@@ -1,36 +1,40 @@
+"""What is accumulated over batches is what one batch gives; see also `test_distributed.py`."""
+
 import pytest
 import torch
 
 from latentslots.metrics import (
     CONVENTIONS,
-    AdjustedRandIndex,
     Convention,
-    MeanOverlap,
     SegmentationMetrics,
+    adjusted_rand_index,
+    overlap,
 )
+from latentslots.metrics.accumulate import PaddedCat
 from tests.reference.segmentation import random_scenes
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_agrees_with_the_metrics_one_by_one(convention: Convention) -> None:
+def test_agrees_with_the_pure_functions(convention: Convention) -> None:
     pred, target = random_scenes(6)
     target[2] = 0
     valid = torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) < 0.9
-    together = SegmentationMetrics(convention=convention)
-    together.update(pred, target, num_slots=6, valid=valid)
+    metrics = SegmentationMetrics(convention=convention)
+    metrics.update(pred, target, num_slots=6, valid=valid)
 
-    ari = AdjustedRandIndex()
-    ari.update(pred, target, valid=valid)
-    fg_ari = AdjustedRandIndex(ignore_background=True, convention=convention)
-    fg_ari.update(pred, target, valid=valid)
-    overlap = MeanOverlap(convention=convention)
-    overlap.update(pred, target, num_slots=6, valid=valid)
-    expected = {"ari": ari.compute(), "fg_ari": fg_ari.compute(), **overlap.compute()}
-    counts = {
-        "num_images": torch.tensor(6),
-        "num_images_without_objects": torch.tensor(1),
-    }
-    torch.testing.assert_close(together.compute(), {**expected, **counts})
+    ari = adjusted_rand_index(pred, target, valid=valid)
+    fg_ari = adjusted_rand_index(pred, target, valid=valid, ignore_background=True)
+    in_fg_ari = slice(None) if convention == "lsd" else [0, 1, 3, 4, 5]
+    means = overlap(pred, target, convention=convention, num_slots=6, valid=valid).means()
+    assert {name: value.item() for name, value in metrics.compute().items()} == pytest.approx(
+        {
+            "ari": ari.mean().item(),
+            "fg_ari": fg_ari[in_fg_ari].mean().item(),
+            **means,
+            "num_images": 6,
+            "num_images_without_objects": 1,
+        }
+    )
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -73,3 +77,17 @@ def test_the_images_of_a_batch_do_not_share_ids() -> None:
     expected = SegmentationMetrics()
     expected.update(pred, target)
     torch.testing.assert_close(metrics.compute(), expected.compute())
+
+
+def test_widths_are_padded_at_their_end() -> None:
+    batches = [torch.rand(2, 3, 1), torch.rand(0, 9, 1), torch.rand(1, 2, 4), torch.rand(3, 3, 4)]
+    collected = PaddedCat({"values": 7})
+    for batch in batches:
+        collected.update(values=batch)
+    values = collected.concatenated()["values"]
+    assert values.shape == (6, 9, 4)
+    rows = [row for batch in batches for row in batch]
+    for row, expected in zip(values, rows, strict=True):
+        padded = torch.full((9, 4), 7.0)
+        padded[: expected.shape[0], : expected.shape[1]] = expected
+        assert torch.equal(row, padded)

@@ -1,6 +1,6 @@
-"""Scores of single images: what means, intervals and comparisons are made of.
+"""Scores of single images, which means, intervals and comparisons are made of.
 
-Dimensions: I images, V videos, M metrics, R resamples.
+Dimensions: I images, V videos, N rows of a table, M metrics.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,17 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from latentslots.metrics import Convention, PixelTable, overlap_of_table
+from latentslots.config.conventions import Convention
 from latentslots.metrics.ari import ari_of_table, has_foreground
 from latentslots.metrics.bootstrap import (
     LEVEL,
     NUM_RESAMPLES,
     percentile_interval,
     ratio,
-    resamples,
+    resample_weights,
 )
+from latentslots.metrics.contingency import PixelTable
+from latentslots.metrics.overlap import overlap_of_table
 
 METRICS = {
     "fg_ari": "FG-ARI",
@@ -34,7 +36,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class ImageScores:
-    """For every image and metric a sum, and how many values it is of: 0 where there is no score.
+    """For every image and metric, a sum of values and their number: 0 where there is no score.
 
     A mean over objects weighs an image by its objects; a mean over images weighs all alike.
 
@@ -42,7 +44,7 @@ class ImageScores:
         names: Keys of `METRICS`.
         sums: By image and metric.
         counts: By image and metric.
-        videos: Number of the video that every image is of; `None` where each stands alone.
+        videos: Number of the video that every image is from; `None` where each stands alone.
     """
 
     names: tuple[str, ...]
@@ -55,20 +57,20 @@ class ImageScores:
 
     def means(self) -> dict[str, float]:
         """The mean of every metric; NaN where no image has a score."""
-        found = ratio(self.sums.sum(axis=0), self.counts.sum(axis=0))
-        return dict(zip(self.names, found.tolist(), strict=True))
+        means = ratio(self.sums.sum(axis=0), self.counts.sum(axis=0))
+        return dict(zip(self.names, means.tolist(), strict=True))
 
     def values(self) -> Float64[np.ndarray, "I M"]:
-        """The score of every image: its mean; NaN where it has none."""
+        """The score of every image; NaN where it has none."""
         return ratio(self.sums, self.counts)
 
     @property
     def num_videos(self) -> int:
-        """How many videos, or images that stand alone, there are."""
+        """Videos, or images that stand alone."""
         return len(self) if self.videos is None else len(np.unique(self.videos))
 
     def by_video(self) -> tuple[Float64[np.ndarray, "V M"], Int64[np.ndarray, "V M"]]:
-        """Sums and counts of whole videos: what chance draws, as their frames are much alike."""
+        """Sums and counts of whole videos: the unit of resampling, as frames are much alike."""
         if self.videos is None:
             return self.sums, self.counts
         order = np.argsort(self.videos, kind="stable")
@@ -79,23 +81,20 @@ class ImageScores:
     def intervals(
         self, *, level: float = LEVEL, num_resamples: int = NUM_RESAMPLES, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """What the means might have been with other images of the same kind.
-
-        Percentiles of the bootstrap over images, or over videos where there are some (Efron, 1979,
-        https://doi.org/10.1214/aos/1176344552).
+        """Percentile intervals of the means under the bootstrap over images, or over videos.
 
         Args:
             level: Share of the resampled means that lie inside.
-            num_resamples: Times that as many are drawn, with replacement.
+            num_resamples: Number of resamples.
             seed: Of the draws.
         """
         sums, counts = self.by_video()
-        draws = resamples(
-            len(sums), num_resamples=num_resamples, random=np.random.default_rng(seed)
+        draws = resample_weights(
+            len(sums), num_resamples=num_resamples, rng=np.random.default_rng(seed)
         )
-        drawn = np.concatenate([ratio(often @ sums, often @ counts) for often in draws])
+        means = np.concatenate([ratio(weights @ sums, weights @ counts) for weights in draws])
         return {
-            name: percentile_interval(drawn[:, i], level)
+            name: percentile_interval(means[:, i], level)
             for i, name in enumerate(self.names)
             if self.counts[:, i].any()
         }
@@ -104,37 +103,33 @@ class ImageScores:
 def image_scores(
     table: PixelTable,
     *,
-    convention: Convention,
+    convention: Convention = "iou",
     classes: Int64[Tensor, "I N"] | None = None,
     videos: Int64[Tensor, " I"] | None = None,
 ) -> ImageScores:
-    """Score every image of a table.
+    """Score every image of a table. All segmentation scores of this package come from here.
+
+    Images without a foreground pixel have no FG-ARI, mIoU or mBO and are left out of those means,
+    with two exceptions: under the convention `lsd` they have an FG-ARI of 1, as in the official
+    code, and under `with-background` their background counts in mIoU.
 
     Args:
-        table: Pixels that objects and slots share, as `Findings` have them.
+        table: Pixels that objects and slots share.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
-        classes: Class of every row of the table, from 0; -1 where it has none. When given, objects
-            of one class are scored as one region, too (`mbo_classes`).
+        classes: Class of every row of the table, from 0; -1 for none. When given, objects of one
+            class are also scored as one region (`mbo_classes`).
         videos: Number of the video of every image.
     """
-    with_objects = has_foreground(table.counts)
-    found = overlap_of_table(table, convention=convention, use_empty_slots=True)
-    in_fg_ari = torch.ones_like(with_objects) if convention == "lsd" else with_objects
-    everywhere = torch.ones(len(with_objects), dtype=torch.bool)
+    table = PixelTable(*(tensor.cpu() for tensor in table))
+    has_fg_ari = has_foreground(table.counts)
+    if convention == "lsd":
+        has_fg_ari = torch.ones_like(has_fg_ari)
     fg_ari = ari_of_table(table.counts, ignore_background=True)
     columns: dict[str, tuple[Tensor, Tensor]] = {
-        "fg_ari": (torch.where(in_fg_ari, fg_ari, 0.0), in_fg_ari),
-        "ari": (ari_of_table(table.counts), everywhere),
+        "fg_ari": (torch.where(has_fg_ari, fg_ari, 0.0), has_fg_ari),
+        "ari": (ari_of_table(table.counts), torch.ones_like(has_fg_ari)),
+        **overlap_of_table(table, convention=convention).sums(),
     }
-    regions = {
-        "miou": (found.matched_iou, found.in_miou),
-        "mbo": (found.best_iou, found.in_mbo),
-    }
-    for name, (iou, counted) in regions.items():
-        number = counted.sum(dim=1)
-        total = torch.where(counted, iou, 0.0).sum(dim=1)
-        columns[f"{name}_objects"] = (total, number)
-        columns[f"{name}_images"] = (total / number.clamp(min=1), number > 0)
     if classes is not None:
         columns["mbo_classes"] = _class_overlap(table, classes)
     names = [name for name in METRICS if name in columns]
@@ -149,17 +144,18 @@ def image_scores(
 def _class_overlap(
     table: PixelTable, classes: Int64[Tensor, "I N"]
 ) -> tuple[Float64[Tensor, " I"], Int64[Tensor, " I"]]:
-    """The mean, over an image's classes, of the best IoU of any slot."""
-    number = int(classes.max()) + 1 if classes.numel() else 0
-    merged = torch.zeros(len(classes), number + 1, table.counts.shape[2], dtype=torch.int64)
-    rows = torch.where(classes >= 0, classes, number)  # the last row: the background, no class
-    merged.scatter_add_(1, rows[..., None].expand_as(table.counts), table.counts.long())
-    counts = merged.double()
+    """The mean, over the classes of an image, of the best IoU of any slot; 1 where it has some."""
+    num_classes = int(classes.max()) + 1 if classes.numel() else 0
+    counts = torch.zeros(len(classes), num_classes + 1, table.counts.shape[2], dtype=torch.float64)
+    # The last row holds the background and the objects without a class.
+    rows = torch.where(classes >= 0, classes, num_classes)
+    counts.scatter_add_(1, rows[..., None].expand_as(table.counts), table.counts.double())
     areas = counts.sum(dim=2, keepdim=True)
     iou = counts / (areas + counts.sum(dim=1, keepdim=True) - counts).clamp(min=1)
-    shown = areas[:, :-1, 0] > 0
-    best = torch.where(shown, iou[:, :-1].amax(dim=2), 0.0)
-    return best.sum(dim=1) / shown.sum(dim=1).clamp(min=1), (shown.sum(dim=1) > 0).long()
+    present = areas[:, :-1, 0] > 0
+    best = torch.where(present, iou[:, :-1].amax(dim=2), 0.0)
+    number = present.sum(dim=1)
+    return best.sum(dim=1) / number.clamp(min=1), (number > 0).long()
 
 
 def scores_from_columns(
@@ -167,11 +163,11 @@ def scores_from_columns(
     counts: Mapping[str, np.ndarray],
     videos: Int64[np.ndarray, " I"] | None = None,
 ) -> ImageScores:
-    """Scores as they were before they were written down.
+    """Restore scores from the values of images.
 
     Args:
         columns: Value of every image by metric; NaN where it has none.
-        counts: How many values each is the mean of, for the metrics where that is not one.
+        counts: Number of values behind each, for the metrics where that is not one.
         videos: Number of the video of every image.
     """
     names = [name for name in METRICS if name in columns]

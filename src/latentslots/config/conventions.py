@@ -1,0 +1,23 @@
+"""Choices of an evaluation that metrics, evaluation and cli share."""
+
+from typing import Literal, get_args
+
+Convention = Literal["iou", "lsd", "with-background"]
+"""How mIoU and mBO are computed, see `latentslots.metrics.overlap`."""
+
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+
+ScoringSize = int | Literal["native"]
+"""Shortest side of the compared masks, in pixels; `native` for the size of each ground truth."""
+
+
+def check_convention(name: str) -> Convention:
+    """Refuse an unknown convention.
+
+    Raises:
+        ValueError: Names it, and the conventions that exist.
+    """
+    for convention in CONVENTIONS:
+        if convention == name:
+            return convention
+    raise ValueError(f"convention must be one of {CONVENTIONS}, got {name!r}")
