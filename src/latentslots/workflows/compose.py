@@ -142,7 +142,7 @@ def encode_scenes(
     return _join(
         scenes,
         [path.stem for path in read],
-        {"num_slots": pipe.num_slots, "merge_overlap": pipe.config.merge_overlap},
+        {"num_slots": pipe.num_slots, "merge_overlap": pipe.inference.merge_overlap},
         origins=tuple(content_hash(path) for path in read),
         encoded=tuple(zip(read, masks, strict=True)),
         problems=tuple(problems),
