@@ -362,7 +362,7 @@ class TestCondition:
             tiny_slot_encoder(num_given_null=-1)
 
     def test_dropping_requires_an_unconditional_branch(self, slots: Tensor) -> None:
-        with pytest.raises(ValueError, match="requires registers or null_condition=True"):
+        with pytest.raises(ValueError, match="needs registers or null_condition=True"):
             tiny_slot_encoder().condition(slots, dropped=torch.tensor([True, False]))
 
 

@@ -1,5 +1,6 @@
-"""Import whole checkpoints. `test_config_keys.py` tests their configs, `models/test_golden.py` the
-numbers.
+"""Import whole checkpoints.
+
+`test_config_keys.py` tests their configs, and `tests/models/test_golden.py` the numbers.
 """
 
 import shutil
@@ -41,7 +42,7 @@ def same_weights(one: LatentSlotDiffusionPipeline, other: LatentSlotDiffusionPip
 
 
 class Touch:
-    """Unpickling it runs code: it leaves a file behind."""
+    """An object whose unpickling runs code, which writes a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -51,7 +52,7 @@ class Touch:
 
 
 @pytest.mark.parametrize("name", ["lsd_a", "lsd_b"])
-def test_goes_round_through_a_pipeline_folder(name: str, tmp_path: Path) -> None:
+def test_is_saved_as_a_pipeline_folder_and_loaded(name: str, tmp_path: Path) -> None:
     pipe = load_official(GOLDEN / name / "checkpoint-7")
     pipe.save_pretrained(tmp_path)
     loaded = LatentSlotDiffusionPipeline.from_pretrained(tmp_path)
@@ -70,7 +71,7 @@ def test_goes_round_through_a_pipeline_folder(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["lsd_a", "lsd_b"])
-def test_the_resolution_is_that_of_its_images(name: str) -> None:
+def test_the_resolution_is_that_of_the_encoder(name: str) -> None:
     assert load_official(GOLDEN / name / "checkpoint-7").resolution == 64
 
 
@@ -109,7 +110,7 @@ class TestBin:
         assert not evidence.exists()
 
     @pytest.mark.parametrize("content", [[torch.zeros(2)], {"slot_mu": 3}, "text"])
-    def test_of_something_else_is_refused(self, checkpoint: Path, content: Any) -> None:
+    def test_of_other_objects_is_refused(self, checkpoint: Path, content: Any) -> None:
         pickle_weights(checkpoint / SLOTS, content)
         with pytest.raises(OfficialCheckpointError, match=f"{PICKLED} .*objects other than named"):
             load_official(checkpoint)
@@ -178,7 +179,7 @@ class TestParts:
         with pytest.raises(OfficialCheckpointError, match=r"is a Stable-LSD checkpoint: .* DINOv2"):
             load_official(checkpoint)
 
-    def test_stable_lsd_is_read_between_its_parts(self, checkpoint: Path, tmp_path: Path) -> None:
+    def test_stable_lsd_is_imported_with_its_parts(self, checkpoint: Path, tmp_path: Path) -> None:
         expected = load_official(checkpoint).slot_encoder
         shutil.rmtree(checkpoint / ENCODER)
         shutil.rmtree(checkpoint / UNET)
@@ -261,7 +262,7 @@ class TestOtherPositions:
     def rebuild(
         checkpoint: Path, pos_type: str, add: Callable[[str, int], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Replace the denoiser's positions; `add(layer, channels)` makes the new tensors."""
+        """Replace the positions of the U-Net; `add(layer, channels)` returns the new tensors."""
 
         def change(tensors: dict[str, Tensor]) -> None:
             for name in [name for name in tensors if ".pos_emb." in name]:
@@ -274,7 +275,7 @@ class TestOtherPositions:
         edit_config(checkpoint / UNET, pos_type=pos_type)
         return load_file(checkpoint / UNET / WEIGHTS)
 
-    def test_learned_ones_are_tables_row_by_row(self, checkpoint: Path) -> None:
+    def test_learned_ones_are_tables_in_row_major_order(self, checkpoint: Path) -> None:
         def size(layer: str) -> int:
             level = {
                 "down_blocks.0": 8,
@@ -319,9 +320,7 @@ class TestOtherPositions:
         assert unet.config.position == "none"
         assert not any("position" in name for name in unet.state_dict())
 
-    def test_positions_that_the_config_does_not_speak_of_are_unexpected(
-        self, checkpoint: Path
-    ) -> None:
+    def test_positions_in_spite_of_the_config_are_unexpected(self, checkpoint: Path) -> None:
         edit_config(checkpoint / UNET, pos_type="none")
         with pytest.raises(
             OfficialCheckpointError, match=r"unexpected tensor down_blocks.*pos_emb.1.projection"
@@ -351,7 +350,7 @@ class TestCommand:
         assert LatentSlotDiffusionPipeline.from_pretrained(tmp_path / "out").vae is None
 
     @pytest.mark.parametrize("trouble", ["exists", "tensor", "vae", "pickle"])
-    def test_mistakes_are_one_sentence_and_leave_nothing(
+    def test_errors_are_one_sentence_and_leave_no_files(
         self,
         checkpoint: Path,
         tmp_path: Path,

@@ -1,6 +1,4 @@
-"""Every key of the official configs is honored, ignored as the official code ignores it, or refused
-by name.
-"""
+"""Keys of the official configs: honored, ignored as in the official code, or refused by name."""
 
 import inspect
 import re

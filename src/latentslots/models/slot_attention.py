@@ -402,7 +402,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
 
         states, mask = self.project(slots), slots_mask
         if dropped is not None and not self.can_drop_condition:
-            raise ValueError("dropping slots requires registers or null_condition=True")
+            raise ValueError("dropping slots needs registers or null_condition=True")
         if dropped is not None and self.null is not None:
             null = self.null[: states.shape[1]]
             if 1 < len(null) < states.shape[1]:

@@ -37,5 +37,5 @@ def predict_slot_layout(
     if not unet.map_channels:
         return None
     if patch_decoder is None:
-        raise ValueError("a denoiser with map_channels requires a patch decoder")
+        raise ValueError("a denoiser with map_channels needs a patch decoder")
     return patch_decoder.slot_layout(slots, height=size[0], width=size[1], slots_mask=slots_mask)
