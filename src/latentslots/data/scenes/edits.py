@@ -8,8 +8,8 @@ from latentslots.data.scenes.layout import (
     Scene,
     SceneObject,
     are_visible,
+    sample_appearance,
     sample_ground,
-    sample_look,
     sample_object,
     touch,
 )
@@ -61,7 +61,7 @@ def _changed(
     before: SceneObject, edit: str, scene: Scene, random: np.random.Generator
 ) -> SceneObject | None:
     if edit == "recolored":
-        color, color_label, texture = sample_look(random, scene.kind)
+        color, color_label, texture = sample_appearance(random, scene.kind)
         if (color_label, texture) == (before.color_label, before.texture):
             return None
         return replace(before, color=color, color_label=color_label, texture=texture)

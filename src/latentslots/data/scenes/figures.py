@@ -16,8 +16,8 @@ from latentslots.data.scenes.layout import (
     Camera,
     Scene,
     SceneObject,
+    sample_appearance,
     sample_lights,
-    sample_look,
 )
 
 PARTS = ("hat", "head", "body", "arms", "legs")
@@ -181,7 +181,7 @@ def edit_figure(figure: Figure) -> tuple[Figure, str, int]:
     else:
         other = part
         while (other.color, other.texture) == (part.color, part.texture):
-            color, label, texture = sample_look(random, "scenes")
+            color, label, texture = sample_appearance(random, "scenes")
             other = replace(part, color=color, color_label=label, texture=texture)
     parts = (*figure.parts[:index], other, *figure.parts[index + 1 :])
     return replace(figure, parts=parts), edit, index + 1
@@ -190,7 +190,9 @@ def edit_figure(figure: Figure) -> tuple[Figure, str, int]:
 def _sample_part(random: np.random.Generator, name: str) -> Part:
     shapes = PART_SHAPES[name]
     textured = name in _TEXTURED and random.uniform() < _TEXTURE_SHARE
-    color, color_label, texture = sample_look(random, "scenes-textured" if textured else "scenes")
+    color, color_label, texture = sample_appearance(
+        random, "scenes-textured" if textured else "scenes"
+    )
     return Part(
         shape=shapes[random.integers(len(shapes))],
         size=float(random.uniform()),

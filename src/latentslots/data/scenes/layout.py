@@ -320,7 +320,7 @@ def sample_object(random: np.random.Generator, kind: Kind, camera: Camera) -> Sc
     if ray[2] > -0.1:
         return None
     position = camera.position + ray * ((camera.position[2] - height) / -ray[2])
-    color, color_label, texture = sample_look(random, kind)
+    color, color_label, texture = sample_appearance(random, kind)
     thing = SceneObject(
         shape=shape,
         half_size=half_size,
@@ -335,7 +335,7 @@ def sample_object(random: np.random.Generator, kind: Kind, camera: Camera) -> Sc
     return thing if narrowest <= apparent_width(camera, thing) <= widest else None
 
 
-def sample_look(
+def sample_appearance(
     random: np.random.Generator, kind: Kind
 ) -> tuple[tuple[float, float, float], str, int]:
     """Sample color, color label and texture of an object."""
