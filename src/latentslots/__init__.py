@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentslots import editing, visualize
-    from latentslots.concepts import ConceptLibrary
+    from latentslots.concepts.library import ConceptLibrary
     from latentslots.data.store.reader import load_dataset
     from latentslots.evaluation.segmentation import SegmentationReport, evaluate
     from latentslots.official import load_official
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from latentslots.training.run import train
 
 _MODULES = {
-    "ConceptLibrary": "latentslots.concepts",
+    "ConceptLibrary": "latentslots.concepts.library",
     "LatentSlotDiffusionPipeline": "latentslots.pipelines.lsd",
     "SegmentationReport": "latentslots.evaluation.segmentation",
     "SlotEdit": "latentslots.pipelines.edit",
