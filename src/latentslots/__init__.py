@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentslots import editing, visualize
-    from latentslots.concepts import ConceptLibrary
+    from latentslots.concepts.library import ConceptLibrary
     from latentslots.config import DataConfig, MethodConfig, OptimConfig, SlotsConfig, TrainConfig
     from latentslots.config.io import load_config
     from latentslots.data.store.reader import load_dataset
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from latentslots.training.run import train
 
 _MODULES = {
-    "ConceptLibrary": "latentslots.concepts",
+    "ConceptLibrary": "latentslots.concepts.library",
     "DataConfig": "latentslots.config",
     "InferenceSettings": "latentslots.pipelines.base",
     "LatentSlotDiffusionPipeline": "latentslots.pipelines.lsd",

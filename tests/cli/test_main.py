@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from latentslots.cli.main import COMMANDS, main
 from latentslots.config import TrainConfig
 from latentslots.config.io import from_dict, load_config
 from latentslots.recipes import RECIPES, recipe
+from tests import tiny
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +143,26 @@ def test_module_runs_as_a_program() -> None:
         check=True,
     )
     assert all(f"{name}: " in done.stdout for name in RECIPES)
+
+
+def test_commands_print_no_noise_of_libraries_but_their_warnings(
+    tiny_pipeline_dir: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(tiny.squares(1)[0][0]).save(tmp_path / "image.png")
+    words = ["segment", str(tiny_pipeline_dir), str(tmp_path / "image.png"), "--output-dir"]
+    code = (
+        "import logging\n"
+        "from latentslots.cli.main import main\n"
+        f"assert main({[*words, str(tmp_path / 'out')]}) == 0\n"
+        "for name in ('transformers.utils.import_utils', 'diffusers.pipelines'):\n"
+        "    logging.getLogger(name).warning('a warning of %s', name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "torchvision" not in done.stderr
+    assert "Loading pipeline components" not in done.stderr
+    assert "1/1" in done.stderr, "our own progress bar"
+    assert "a warning of transformers.utils.import_utils" in done.stderr
+    assert "a warning of diffusers.pipelines" in done.stderr
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
