@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=2 python benchmarks/probes.py [--objects 2500] [--steps 4000]
 
-Random slots of 64 channels and the attributes of `data make scenes`; the same heads, from the same
-start, both ways; and plain ones in a loop. What scores and intervals take, which plain heads do not
-have, is said apart. Also: the linear heads of all attributes of MOVi on 5,000 slots of 192
-channels.
+Random slots of 64 channels and the attributes of `data make scenes`; the same heads with the same
+initial weights both ways, and plain modules in a loop. The time of scores and intervals, which
+plain modules do not have, is given separately. Also: the linear heads of all attributes of MOVi on
+5,000 slots of 192 channels.
 """
 
 import argparse
@@ -26,7 +26,7 @@ MOVI = {"classes": (17, 2), "numbers": (1, 1, 1, 1, 3, 4, 3, 3, 24, 2, 4, 1)}
 def attributes(
     slots: torch.Tensor, sizes: dict[str, tuple[int, ...]], generator: torch.Generator
 ) -> list[Attribute]:
-    """Attributes that slots know, but for noise."""
+    """Attributes that are linear in the slots, with noise."""
     known = torch.ones(len(slots), dtype=torch.bool)
     found = []
     for kind, numbers in sizes.items():
@@ -43,22 +43,22 @@ def attributes(
     return found
 
 
-def plain_heads(slots: torch.Tensor, asked: list[Attribute], num_steps: int) -> list[float]:
+def plain_heads(slots: torch.Tensor, targets: list[Attribute], num_steps: int) -> list[float]:
     """The last loss of each head, trained one after the other as PyTorch's examples do."""
     order = torch.randperm(len(slots), generator=torch.Generator().manual_seed(666))
     seen = order[: int(0.83 * len(slots))]
     losses = []
-    for one in asked:
-        values = one.values[seen]
-        if one.num_classes:
-            head: nn.Module = nn.Linear(slots.shape[1], one.num_classes)
+    for target in targets:
+        values = target.values[seen]
+        if target.num_classes:
+            head: nn.Module = nn.Linear(slots.shape[1], target.num_classes)
         else:
             low, high = one.values.amin(dim=0), one.values.amax(dim=0)
             values = (values - low) / (high - low)
             layers = nn.Linear(slots.shape[1], 64), nn.ReLU(), nn.Linear(64, values.shape[1])
             head = nn.Sequential(*layers)
         optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
-        measure = F.cross_entropy if one.num_classes else F.mse_loss
+        measure = F.cross_entropy if target.num_classes else F.mse_loss
         for _ in range(num_steps):
             optimizer.zero_grad()
             loss = measure(head(slots[seen]), values)
@@ -71,7 +71,7 @@ def plain_heads(slots: torch.Tensor, asked: list[Attribute], num_steps: int) -> 
 def timed(
     slots: torch.Tensor, groups: list[list[Attribute]], num_steps: int
 ) -> tuple[list[ProbeScore], float, float]:
-    """Scores, and seconds for training and for all else, of some attributes after the others."""
+    """Scores, and seconds for training and for the rest, one group of attributes after another."""
     start = time.perf_counter()
     for group in groups:
         probe_lsd(slots, group, num_steps=0)
@@ -90,12 +90,12 @@ def main() -> None:
     keep_freed_memory()  # as `latentslots evaluate` does
     generator = torch.Generator().manual_seed(0)
     slots = torch.randn(options.objects, 64, generator=generator)
-    asked = attributes(slots, SCENES, generator)
+    targets = attributes(slots, SCENES, generator)
 
-    together, *at_once = timed(slots, [asked], options.steps)
-    alone, *one_by_one = timed(slots, [[one] for one in asked], options.steps)
+    together, *at_once = timed(slots, [targets], options.steps)
+    alone, *one_by_one = timed(slots, [[one] for one in targets], options.steps)
     start = time.perf_counter()
-    plain_heads(slots, asked, options.steps)
+    plain_heads(slots, targets, options.steps)
     plain = time.perf_counter() - start
     worst = max(
         abs(one.scores[name].mean - other.scores[name].mean)
@@ -103,19 +103,20 @@ def main() -> None:
         for name in one.scores
     )
     print(
-        f"lsd, {options.objects} objects, {len(asked)} heads, {options.steps} steps, training and "
-        f"scores: together {at_once[0]:.1f} + {at_once[1]:.1f} s; one by one {one_by_one[0]:.1f} + "
-        f"{one_by_one[1]:.1f} s; ratio {sum(one_by_one) / sum(at_once):.2f}, of training "
-        f"{one_by_one[0] / at_once[0]:.2f}; largest difference of a score {worst:.1e}; "
+        f"lsd, {options.objects} objects, {len(targets)} heads, {options.steps} steps, training "
+        f"and scores: together {at_once[0]:.1f} + {at_once[1]:.1f} s; one by one "
+        f"{one_by_one[0]:.1f} + {one_by_one[1]:.1f} s; ratio "
+        f"{sum(one_by_one) / sum(at_once):.2f}, of training {one_by_one[0] / at_once[0]:.2f}; "
+        f"largest difference of a score {worst:.1e}; "
         f"training of plain heads {plain:.1f} s, ratio {plain / at_once[0]:.2f}"
     )
 
     slots = torch.randn(5_000, 192, generator=generator)
-    asked = attributes(slots, MOVI, generator)
+    targets = attributes(slots, MOVI, generator)
     start = time.perf_counter()
-    probe(slots, asked, torch.arange(5_000) // 24, heads=["linear"])
+    probe(slots, targets, torch.arange(5_000) // 24, heads=["linear"])
     print(
-        f"by video, 5000 slots of 192 channels, {len(asked)} attributes of MOVi, linear heads, "
+        f"by video, 5000 slots of 192 channels, {len(targets)} attributes of MOVi, linear heads, "
         f"three seeds: {time.perf_counter() - start:.1f} s"
     )
 

@@ -1,8 +1,9 @@
-"""Whether two methods differ by more than chance.
+"""Whether two methods differ on the same images by more than chance.
 
-Dimensions: V videos, M metrics.
+Dimensions: V units that are resampled (videos, or images that stand alone), M metrics, R resamples.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy import stats
 
 from latentslots.config.conventions import Convention
 from latentslots.evaluation.report.evaluation_report import (
@@ -18,11 +20,11 @@ from latentslots.evaluation.report.evaluation_report import (
     read_report,
 )
 from latentslots.metrics.bootstrap import (
+    BATCH_SIZE,
     LEVEL,
     NUM_RESAMPLES,
     percentile_interval,
     ratio,
-    resample_weights,
 )
 from latentslots.metrics.image_scores import METRICS, ImageScores
 
@@ -40,14 +42,14 @@ SAME = (
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How much two means differ.
+    """The difference of two means.
 
     Attributes:
         first: The mean of the first method.
         second: The mean of the second.
         low: Lower end of the interval of first - second.
         high: Its upper end.
-        p_value: How often exchanged methods differ as much.
+        p_value: Share of random exchanges of the methods with at least this difference.
     """
 
     first: float
@@ -65,11 +67,12 @@ class Difference:
 def compare_means(
     first: ImageScores, second: ImageScores, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> dict[str, Difference]:
-    """Whether two methods differ on the same images by more than chance.
+    """Compare the scores of two methods on the same images.
 
-    The interval is the paired bootstrap's: both are scored on the same resampled images. The
-    p-value is that of the permutation test which exchanges the two methods in images drawn by
-    chance: how often the means then differ as much. Frames of one video are drawn together.
+    The interval is that of the paired bootstrap: both methods are scored on the same resampled
+    images. The p-value is that of the paired permutation test, which exchanges the two methods in
+    random images; with few images it is exact. Frames of one video are resampled and exchanged
+    together.
 
     Args:
         first: Scores of one method.
@@ -78,7 +81,7 @@ def compare_means(
         seed: Of the draws.
 
     Raises:
-        ValueError: If the images are not as many, or not of the same videos.
+        ValueError: If images or videos are not the same, or there is only one.
     """
     if len(first) != len(second):
         raise ValueError(
@@ -87,37 +90,95 @@ def compare_means(
     videos, others = (() if one.videos is None else one.videos for one in (first, second))
     if not np.array_equal(videos, others):
         raise ValueError("only scores of the same images can be compared: their videos differ")
+    if first.num_videos < 2:
+        raise ValueError("a comparison needs at least two images, or two videos: there is one")
     names = [name for name in first.names if name in second.names]
-    sides = [_columns(scores, names) for scores in (first, second)]
-    (sums, counts), (other_sums, other_counts) = sides
-    random = np.random.default_rng(seed)
-    resampled, exchanged = [], []
-    for often in resample_weights(len(sums), num_resamples=num_resamples, rng=random):
-        resampled.append(
-            ratio(often @ sums, often @ counts) - ratio(often @ other_sums, often @ other_counts)
-        )
-        swap = random.random(often.shape) < 0.5
-        exchanged.append(
-            ratio(~swap @ sums + swap @ other_sums, ~swap @ counts + swap @ other_counts)
-            - ratio(swap @ sums + ~swap @ other_sums, swap @ counts + ~swap @ other_counts)
-        )
-    totals = [ratio(part.sum(axis=0), number.sum(axis=0)) for part, number in sides]
-    found = {}
+    (sums, counts), (other_sums, other_counts) = (_columns(one, names) for one in (first, second))
+    means = [
+        ratio(part.sum(axis=0), number.sum(axis=0))
+        for part, number in ((sums, counts), (other_sums, other_counts))
+    ]
+    rng = np.random.default_rng(seed)
+    resampled = _bootstrap((sums, counts, other_sums, other_counts), num_resamples, rng)
+    p_values = _p_values(
+        np.concatenate([sums, other_sums]),
+        np.concatenate([counts, other_counts]),
+        num_resamples,
+        rng,
+    )
+    differences = {}
     for i, name in enumerate(names):
-        difference = totals[0][i] - totals[1][i]
-        if difference != difference:
+        if np.isnan(means[0][i] - means[1][i]):
             continue
-        column = np.concatenate(resampled)[:, i]
-        as_much = np.abs(np.concatenate(exchanged)[:, i]) >= abs(difference) - 1e-12
-        low, high = percentile_interval(column)
-        found[name] = Difference(
-            first=float(totals[0][i]),
-            second=float(totals[1][i]),
+        low, high = percentile_interval(resampled[i])
+        differences[name] = Difference(
+            first=float(means[0][i]),
+            second=float(means[1][i]),
             low=low,
             high=high,
-            p_value=float((as_much.sum() + 1) / (num_resamples + 1)),
+            p_value=float(p_values[i]),
         )
-    return found
+    return differences
+
+
+def _bootstrap(
+    columns: tuple[np.ndarray, ...], num_resamples: int, rng: np.random.Generator
+) -> Float64[np.ndarray, "M R"]:
+    """Resampled differences of the means: sums and counts of both methods, unit by unit."""
+
+    def difference(
+        sums: np.ndarray, counts: np.ndarray, others: np.ndarray, numbers: np.ndarray, axis: int
+    ) -> np.ndarray:
+        first = ratio(sums.sum(axis=axis), counts.sum(axis=axis))
+        return first - ratio(others.sum(axis=axis), numbers.sum(axis=axis))
+
+    with warnings.catch_warnings():  # of resamples without a score, whose difference is NaN
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            [column.T for column in columns],
+            difference,
+            paired=True,
+            vectorized=True,
+            axis=-1,
+            method="percentile",
+            n_resamples=num_resamples,
+            batch=BATCH_SIZE,
+            rng=rng,
+        )
+    return result.bootstrap_distribution
+
+
+def _p_values(
+    sums: Float64[np.ndarray, "U M"],
+    counts: Int64[np.ndarray, "U M"],
+    num_resamples: int,
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, " M"]:
+    """P-values of the absolute differences of the means.
+
+    Sums and counts of a unit are exchanged together, so the samples are row numbers: the rows of
+    the first method come before those of the second.
+    """
+
+    def difference(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
+        assert axis == -1, "rows are last; sums[rows] has the metrics after them"
+        means = [ratio(sums[rows].sum(-2), counts[rows].sum(-2)) for rows in (first, second)]
+        return np.abs(means[0] - means[1])
+
+    num_units = len(sums) // 2
+    rows = np.arange(num_units)
+    result = stats.permutation_test(
+        (rows, num_units + rows),
+        difference,
+        permutation_type="samples",
+        vectorized=True,
+        axis=-1,
+        alternative="greater",
+        n_resamples=num_resamples,
+        batch=BATCH_SIZE,
+        rng=rng,
+    )
+    return result.pvalue
 
 
 def _columns(
@@ -135,8 +196,8 @@ def compare_reports(
 
     Args:
         first: `report.json`, or its folder; `images.parquet` lies beside it.
-        second: Another one.
-        convention: Which of their conventions.
+        second: The other one.
+        convention: The convention whose scores are compared.
         seed: Of the draws.
 
     Raises:
@@ -171,8 +232,8 @@ def to_markdown(differences: Mapping[str, Difference]) -> str:
         "|---" * 7 + "|",
     ]
     note = (
-        f"Interval: paired bootstrap over images; p: permutation test; {NUM_RESAMPLES} resamples "
-        "each, frames of a video drawn together. The images are the only source of chance here: "
-        "another training may differ more."
+        f"Interval: paired bootstrap over images; p: paired permutation test; {NUM_RESAMPLES} "
+        "resamples each, frames of a video drawn together. The images are the only source of "
+        "chance here: another training may differ more."
     )
     return "\n".join([*head, *rows, "", note, ""])

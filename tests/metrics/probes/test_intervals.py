@@ -1,4 +1,4 @@
-"""Intervals of probes, against objects repeated one by one, and against their own promise."""
+"""Intervals of probes, against objects repeated one by one, and their width."""
 
 import numpy as np
 import pytest
@@ -31,26 +31,26 @@ def repeated(values: Tensor, videos: Tensor, weights: np.ndarray) -> Tensor:
 
 
 @pytest.mark.parametrize("num_classes", [0, 4])
-def test_a_resample_is_as_if_its_videos_were_there_so_weights(num_classes: int) -> None:
+def test_a_resample_scores_its_videos_as_often_as_they_are_drawn(num_classes: int) -> None:
     tests = [outputs(seed, num_classes=num_classes) for seed in (0, 1)]
     scored = class_scores if num_classes else number_scores
-    drawn: dict[str, list[float]] = {}
-    for batch in resample_weights(NUM_VIDEOS, rng=np.random.default_rng(0)):
-        for weights in batch:
-            each = [
-                scored(repeated(t.pred, t.videos, weights), repeated(t.target, t.videos, weights))
-                for t in tests
-            ]
-            for name in each[0]:
-                drawn.setdefault(name, []).append(np.mean([one[name] for one in each]))
-    (found,) = probe_intervals([tests], NUM_VIDEOS)
-    assert found.keys() == drawn.keys()
-    for name, values in drawn.items():
+    expected: dict[str, list[float]] = {}
+    draws = resample_weights(NUM_VIDEOS, num_resamples=200, rng=np.random.default_rng(0))
+    for weights in np.concatenate(list(draws)):
+        scores = [
+            scored(repeated(t.pred, t.videos, weights), repeated(t.target, t.videos, weights))
+            for t in tests
+        ]
+        for name in scores[0]:
+            expected.setdefault(name, []).append(np.mean([one[name] for one in scores]))
+    (found,) = probe_intervals([tests], NUM_VIDEOS, num_resamples=200)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
         assert found[name] == pytest.approx(percentile_interval(np.array(values)), abs=1e-9)
         assert found[name][0] < found[name][1]
 
 
-def test_videos_of_like_objects_are_worth_fewer_than_their_objects() -> None:
+def test_videos_of_equal_objects_widen_the_interval() -> None:
     """All objects of a video right or wrong: its objects are one draw, not five."""
     right = torch.rand(200, generator=torch.Generator().manual_seed(0)) < 0.7
     target = torch.zeros(1_000, dtype=torch.int64)

@@ -14,7 +14,12 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentslots.metrics.bootstrap import percentile_interval, ratio, resample_weights
+from latentslots.metrics.bootstrap import (
+    NUM_RESAMPLES,
+    percentile_interval,
+    ratio,
+    resample_weights,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,11 @@ class HeadOutput:
 
 
 def probe_intervals(
-    heads: Sequence[Sequence[HeadOutput]], num_videos: int, *, seed: int = 0
+    heads: Sequence[Sequence[HeadOutput]],
+    num_videos: int,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> list[dict[str, tuple[float, float]]]:
     """95 % bootstrap interval over videos of each score of each head, a mean over its test parts.
 
@@ -44,6 +53,7 @@ def probe_intervals(
     Args:
         heads: Output of every head; one test part for each seed.
         num_videos: V; videos are numbered from 0.
+        num_resamples: Number of resamples.
         seed: Of the draws.
 
     Returns:
@@ -52,7 +62,7 @@ def probe_intervals(
     rng = np.random.default_rng(seed)
     sums = [[_sums(part, num_videos) for part in parts] for parts in heads]
     resampled: list[dict[str, list[Float64[np.ndarray, " _"]]]] = [{} for _ in heads]
-    for draws in resample_weights(num_videos, rng=rng):
+    for draws in resample_weights(num_videos, num_resamples=num_resamples, rng=rng):
         weights = draws.astype(np.float64)
         for parts, part_sums, columns in zip(heads, sums, resampled, strict=True):
             scores = [dict(_scores(weights @ one, parts[0].num_classes)) for one in part_sums]

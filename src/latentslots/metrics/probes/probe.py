@@ -109,7 +109,7 @@ def probe(
         if usable:
             hidden = slots.shape[1] if kind == "mlp" else 0
             sizes = [target.size for target in usable]
-            bank = HeadBank(slots.shape[1], sizes, seeds=seeds, hidden_dim=hidden)
+            bank = HeadBank.initialized(slots.shape[1], sizes, seeds=seeds, hidden_dim=hidden)
             train_inputs, train_losses = select_objects(inputs, usable, parts == 0)
             validation = select_objects(inputs, usable, parts == 1)
             train_heads(bank, train_inputs, train_losses, training=training, validation=validation)
@@ -157,7 +157,9 @@ def probe_lsd(
         if not targets:
             continue
         hidden = slots.shape[1] if kind == "mlp" else 0
-        bank = HeadBank(slots.shape[1], [t.size for t in targets], seeds=[seed], hidden_dim=hidden)
+        bank = HeadBank.initialized(
+            slots.shape[1], [t.size for t in targets], seeds=[seed], hidden_dim=hidden
+        )
         inputs, losses = select_objects(slots[None], targets, part == 0)
         training = HeadTraining(
             learning_rate=1e-3, max_steps=num_steps, loss_scale=1 / inputs.shape[1]

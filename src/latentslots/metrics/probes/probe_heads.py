@@ -1,14 +1,13 @@
 """Many small prediction heads on the same inputs, trained as one computation.
 
-Each head is as it would be if it were trained alone: heads share no weight, and AdamW treats every
-weight by itself.
+Each head is what it would be if it were trained alone: heads share no weight, and AdamW treats
+every weight by itself.
 
 Dimensions: A attributes, S seeds, N objects, D input channels, F hidden units, O outputs of all
-heads of one seed together.
+heads of one seed together, G heads of one group, H outputs (linear heads) or heads of a group.
 """
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,19 +15,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentslots.metrics.probes.two_layers import TwoLayers
-
-WORTH_FEWER = 0.8
-"""Share of the attributes still trained from which the others are left out of the computation."""
+PRUNE_BELOW = 0.8
+"""Share of attributes in training below which the others leave the computation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadTarget:
-    """What one head shall predict, and for which objects.
+    """The values that the heads of one attribute are trained to predict.
 
     Attributes:
         values: For each seed, the class of every object (int64), or its numbers.
-        weights: How much each object counts; 0 for one that is not seen.
+        weights: Weight of each object in the loss; 0 leaves it out.
         num_classes: 0 for numbers.
     """
 
@@ -38,137 +35,129 @@ class HeadTarget:
 
     @property
     def size(self) -> int:
-        """Outputs of the head."""
+        """Outputs of a head."""
         return self.num_classes or self.values.shape[2]
 
 
 class HeadBank(nn.Module):
     """One head per attribute and seed: linear, or with one hidden layer of ReLU.
 
-    The start of each head depends on its own seed and size alone. Linear heads are one matrix
-    product for all attributes. Of MLPs the hidden layers are one, too; the last layers are one for
-    each of a few sizes.
+    Linear heads are one matrix product for all attributes. MLPs are grouped by their outputs,
+    rounded up to a multiple of four: each group is one product for the hidden layers, and a batched
+    one for the last layers. (`torch.func.vmap` over stacked modules computes the same in more
+    passes over the hidden layers, which are most of the time.)
 
     Args:
-        dim: Channels of the inputs.
         sizes: Outputs for each attribute.
-        seeds: One head of each kind for every seed.
+        weights: Weights by name; for linear heads `[S, D, H]` and `[S, 1, H]`, where H runs over
+            outputs, for MLPs `[S, H, out, in]` and `[S, H, out, 1]`, where H runs over the heads of
+            a group.
         hidden_dim: Width of the hidden layer; 0 for linear heads.
     """
 
-    owner: Int[Tensor, " O"]
-    rows: Int[Tensor, " O"]
-
     def __init__(
-        self, dim: int, sizes: Sequence[int], *, seeds: Sequence[int], hidden_dim: int = 0
+        self, sizes: Sequence[int], weights: Mapping[str, Tensor], *, hidden_dim: int
     ) -> None:
         super().__init__()
-        self.hidden_dim = hidden_dim
-        self._order(sizes)
-        generators = [[torch.Generator().manual_seed(seed) for seed in seeds] for _ in sizes]
-        width = hidden_dim or dim
-        if hidden_dim:
-            first = [[_uniform(g, dim, dim, hidden_dim) for g in row] for row in generators]
-            bias = [[_uniform(g, dim, 1, hidden_dim) for g in row] for row in generators]
-            every = [a for group in self.groups.values() for a in group]
-            self.weight_in = nn.Parameter(_columns(first, every))  # [S, A, F, D]
-            self.bias_in = nn.Parameter(_columns(bias, every))  # [S, A, F, 1]
-        last, last_bias = [], []
-        for row, size in zip(generators, self.sizes, strict=True):
-            last.append([_uniform(g, width, width, size) for g in row])
-            last_bias.append([_uniform(g, width, 1, size) for g in row])
-        if not hidden_dim:  # [S, D, O]
-            self.weight_out = nn.Parameter(torch.cat([torch.stack(row) for row in last], dim=2))
-            self.bias_out = nn.Parameter(torch.cat([torch.stack(row) for row in last_bias], dim=2))
-        for size, group in self.groups.items() if hidden_dim else ():
-            for name, weights in (("weight", last), ("bias", last_bias)):  # [S, G, size, F or 1]
-                padded = nn.Parameter(_columns(weights, group, size))
-                self.register_parameter(f"{name}_out_{size}", padded)
-
-    def _order(self, sizes: Sequence[int]) -> None:
-        """Decide who is computed with whom: attributes whose sizes round up to the same one."""
         self.sizes = tuple(sizes)
-        self.register_buffer("owner", _owner(self.sizes))
-        rounded = [-(-size // 4) * 4 for size in sizes]
-        self.groups = {
-            size: [a for a, own in enumerate(rounded) if own == size]
-            for size in sorted(set(rounded))
-        }
-        rows: dict[int, range] = {}
-        start = 0
-        for size, group in self.groups.items():
-            for a in group:
-                rows[a] = range(start, start + self.sizes[a])
-                start += size
-        wanted = [row for a in range(len(self.sizes)) for row in rows[a]]
-        self.register_buffer("rows", torch.tensor(wanted, dtype=torch.int64))
+        self.hidden_dim = hidden_dim
+        self.groups = _groups(sizes) if hidden_dim else {0: list(range(len(sizes)))}
+        self.axis = 1 if hidden_dim else 2  # of the weights, over heads or outputs
+        self.rows = _rows(sizes, self.groups)
+        for name, values in weights.items():
+            self.register_parameter(name, nn.Parameter(values))
+
+    @classmethod
+    def initialized(
+        cls, dim: int, sizes: Sequence[int], *, seeds: Sequence[int], hidden_dim: int = 0
+    ) -> "HeadBank":
+        """Heads with the initial weights of `nn.Linear`.
+
+        Those of a head depend on its own seed and size alone.
+
+        Args:
+            dim: Channels of the inputs.
+            sizes: Outputs for each attribute.
+            seeds: One head of each attribute for every seed.
+            hidden_dim: Width of the hidden layer; 0 for linear heads.
+        """
+        heads = [
+            [_initial_weights(dim, size, hidden_dim, seed=seed) for seed in seeds] for size in sizes
+        ]
+        weights = {}
+        for name in heads[0][0]:
+            stacked = [torch.stack([head[name] for head in row]) for row in heads]
+            if not hidden_dim:
+                weights[f"{name}_0"] = torch.cat(stacked, dim=1).mT.contiguous()
+                continue
+            for size, group in _groups(sizes).items():
+                # Rows for outputs that do not exist are 0; nothing reads them.
+                rows = size if name.endswith("out") else hidden_dim
+                padded = [F.pad(stacked[a], (0, 0, 0, rows - stacked[a].shape[1])) for a in group]
+                weights[f"{name}_{size}"] = torch.stack(padded, dim=1).contiguous()
+        return cls(sizes, weights, hidden_dim=hidden_dim)
 
     def forward(self, inputs: Float[Tensor, "S N D"]) -> Float[Tensor, "S N O"]:
-        """What the heads say, one attribute after the other."""
+        """Predictions of the heads, one attribute after the other."""
         if not self.hidden_dim:
-            return torch.baddbmm(self.bias_out, inputs, self.weight_out)
-        said = [self._said(seed, own) for seed, own in enumerate(inputs)]
-        return torch.stack(said).transpose(1, 2)
-
-    def _said(self, seed: int, inputs: Float[Tensor, "N D"]) -> Float[Tensor, "O N"]:
-        """What the MLPs of one seed say."""
-        last = [
-            self.get_parameter(f"{name}_out_{size}")[seed]
+            weight, bias = self.get_parameter("weight_out_0"), self.get_parameter("bias_out_0")
+            return torch.baddbmm(bias, inputs, weight)
+        layers = {
+            size: [
+                self.get_parameter(f"{name}_{size}").unbind()
+                for name in ("weight_in", "bias_in", "weight_out", "bias_out")
+            ]
             for size in self.groups
-            for name in ("weight", "bias")
-        ]
-        first = self.weight_in[seed].flatten(0, 1), self.bias_in[seed].flatten(0, 1)
-        # torch gives `apply` no type.
-        said: Tensor = TwoLayers.apply(inputs, self.rows, *first, *last)  # type: ignore[no-untyped-call]
-        return said
+        }
+        outputs = []
+        for seed, own_inputs in enumerate(inputs):
+            groups = [
+                _mlps(own_inputs.T, *(weights[seed] for weights in layers[size]))
+                for size in self.groups
+            ]
+            outputs.append(torch.cat(groups).index_select(0, self.rows))
+        return torch.stack(outputs).mT
 
-    def keep(self, chosen: Bool[Tensor, "A S"], kept: dict[str, Tensor]) -> None:
-        """Copy the weights of the chosen heads into a set of weights of all heads."""
-        columns = chosen[self.owner].T[:, None]  # [S, 1, O]
-        for name, parameter in self.named_parameters():
-            own = chosen[self.attributes(name)].T[..., None, None]
-            where = own if self.hidden_dim else columns
-            kept[name] = torch.where(where, parameter.detach(), kept[name])
-
-    def attributes(self, name: str) -> Int[Tensor, " G"]:
-        """Whose weights a parameter holds, in their order; of an MLP's."""
-        last = name.rpartition("_out_")[2]
-        if last in map(str, self.groups):
-            return torch.tensor(self.groups[int(last)])
-        return torch.tensor([a for group in self.groups.values() for a in group])
-
-    def part(self, name: str, weights: Tensor, chosen: Bool[Tensor, " A"]) -> Tensor:
-        """Of what is shaped like a parameter of all heads, that of the chosen attributes."""
+    def owners(self, name: str) -> Int[Tensor, " H"]:
+        """The attribute of each head, or output, of a weight."""
         if not self.hidden_dim:
-            return weights[:, :, chosen[self.owner]]
-        return weights[:, chosen[self.attributes(name)]]
+            return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
+        return torch.tensor(self.groups[int(name.rpartition("_")[2])])
+
+    def take(self, chosen: Bool[Tensor, "A S"], kept: dict[str, Tensor]) -> None:
+        """Copy the weights of the chosen heads into weights of all heads."""
+        for name, parameter in self.named_parameters():
+            own = chosen[self.owners(name)].T  # [S, H]
+            own = own[..., None, None] if self.hidden_dim else own[:, None]
+            kept[name] = torch.where(own, parameter.detach(), kept[name])
 
     def select(self, chosen: Bool[Tensor, " A"]) -> "HeadBank":
-        """The heads of the chosen attributes alone, as they are."""
+        """The heads of the chosen attributes alone, with the same weights."""
         sizes = [size for size, wanted in zip(self.sizes, chosen.tolist(), strict=True) if wanted]
-        fewer = copy.copy(self)
-        fewer.__dict__.update(_parameters={}, _buffers={})
-        fewer._order(sizes)
-        for name, parameter in self.named_parameters():
-            part = self.part(name, parameter.detach(), chosen)
-            if part.numel():  # else no attribute of that size is left
-                fewer.register_parameter(name, nn.Parameter(part))
-        return fewer
+        weights = {name: value.detach() for name, value in self.named_parameters()}
+        return HeadBank(sizes, self.select_weights(weights, chosen), hidden_dim=self.hidden_dim)
+
+    def select_weights(
+        self, weights: Mapping[str, Tensor], chosen: Bool[Tensor, " A"]
+    ) -> dict[str, Tensor]:
+        """The part of the chosen attributes in tensors of the shapes of the weights."""
+        own = {}
+        for name, value in weights.items():
+            (index,) = chosen[self.owners(name)].nonzero(as_tuple=True)
+            if len(index):
+                own[name] = value.index_select(self.axis, index)
+        return own
 
     @torch.no_grad()
-    def put(self, weights: dict[str, Tensor], attributes: Int[Tensor, " B"]) -> None:
-        """Take the weights of some attributes, which are those of a smaller bank."""
-        for name, parameter in self.named_parameters():
-            if name not in weights:
-                continue
-            if self.hidden_dim:
-                parameter[:, torch.isin(self.attributes(name), attributes)] = weights[name]
-            else:
-                parameter[:, :, torch.isin(self.owner, attributes)] = weights[name]
+    def put(self, weights: Mapping[str, Tensor], attributes: Int[Tensor, " B"]) -> None:
+        """Overwrite the weights of some attributes with those of a bank of these alone."""
+        for name, values in weights.items():
+            (index,) = torch.isin(self.owners(name), attributes).nonzero(as_tuple=True)
+            self.get_parameter(name).index_copy_(self.axis, index, values)
 
 
 class HeadLosses:
-    """The mean loss of each head over the objects that it sees: cross-entropy or squared error.
+    """The mean loss of each head over its objects: cross-entropy or squared error.
 
     Args:
         targets: One for each attribute, in the order of the bank.
@@ -186,47 +175,47 @@ class HeadLosses:
         # All numbers together: one subtraction instead of one for each attribute.
         numbers = [self.targets[a] for a in self.numbers]
         self.number_values = torch.cat([target.values for target in numbers], dim=2)
-        each = [self.weights[a][..., None] / self.targets[a].size for a in self.numbers]
+        shares = [self.weights[a][..., None] / self.targets[a].size for a in self.numbers]
         sizes = torch.tensor([target.size for target in numbers])
-        self.number_weights = torch.cat(each, dim=2).repeat_interleave(sizes, dim=2)
+        self.number_weights = torch.cat(shares, dim=2).repeat_interleave(sizes, dim=2)
         self.number_owner = torch.repeat_interleave(torch.arange(len(numbers)), sizes)
 
     def select(self, chosen: Bool[Tensor, " A"]) -> "HeadLosses":
-        """Those of the chosen attributes alone."""
+        """The losses of the chosen attributes alone."""
         return HeadLosses(
             [target for target, wanted in zip(self.targets, chosen, strict=True) if wanted]
         )
 
     def __call__(self, outputs: Float[Tensor, "S N O"]) -> Float[Tensor, "A S"]:
-        """The loss of every head; 0 for a head that sees no object."""
+        """The loss of every head; 0 for a head without objects."""
         parts = torch.split(outputs, [target.size for target in self.targets], dim=2)
         losses: dict[int, Tensor] = {}
         if self.numbers:
-            alone = len(self.numbers) == len(self.targets)
-            said = outputs if alone else torch.cat([parts[a] for a in self.numbers], dim=2)
-            squares = (said - self.number_values).square() * self.number_weights
+            numbers_only = len(self.numbers) == len(self.targets)
+            pred = outputs if numbers_only else torch.cat([parts[a] for a in self.numbers], dim=2)
+            squares = (pred - self.number_values).square() * self.number_weights
             sums = squares.new_zeros(len(squares), len(self.numbers))
             sums = sums.index_add(1, self.number_owner, squares.sum(dim=1))
             losses.update(zip(self.numbers, sums.T, strict=True))
         for a, (target, weights) in enumerate(zip(self.targets, self.weights, strict=True)):
             if target.num_classes:
                 logits = parts[a].transpose(1, 2)
-                each = F.cross_entropy(logits, target.values, reduction="none")
-                losses[a] = (each * weights).sum(dim=1)
+                entropies = F.cross_entropy(logits, target.values, reduction="none")
+                losses[a] = (entropies * weights).sum(dim=1)
         return torch.stack([losses[a] for a in range(len(self.targets))])
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadTraining:
-    """How heads are trained: full-batch AdamW.
+    """Options of the training of heads: full-batch AdamW.
 
     Attributes:
         learning_rate: Constant.
-        max_steps: At most so many.
-        check_every: Steps between two looks at the validation loss.
-        patience: Looks without a better validation loss after which a head stops.
-        loss_scale: What the loss is multiplied with, which matters where gradients come near
-            AdamW's epsilon.
+        max_steps: Largest number of steps.
+        check_every: Steps between two validations.
+        patience: Validations without a lower loss after which a head stops.
+        loss_scale: Factor of the loss. It matters where gradients are as small as the epsilon of
+            AdamW.
     """
 
     learning_rate: float = 1e-2
@@ -244,51 +233,50 @@ def train_heads(
     training: HeadTraining,
     validation: tuple[Float[Tensor, "S M D"], HeadLosses] | None = None,
 ) -> Int[Tensor, "A S"]:
-    """Train all heads of a bank at once; each ends with the weights that validated best.
+    """Train all heads of a bank at once; each ends with the weights of its lowest validation loss.
 
-    Attributes whose heads have all stopped are computed no longer.
+    Attributes whose heads have all stopped leave the computation.
 
     Args:
         bank: The heads.
-        inputs: What they see, for each seed.
-        losses: What they shall say of it.
-        training: How.
-        validation: Inputs and losses that say when a head stops; by default none does.
+        inputs: Their inputs, for each seed.
+        losses: Their losses on these inputs.
+        training: Options.
+        validation: Inputs and losses by which a head stops; by default none does.
 
     Returns:
-        The step whose weights each head kept.
+        The step whose weights each head has kept.
     """
     optimizer = _optimizer(bank, training)
     shape = (len(bank.sizes), inputs.shape[0])
     best = torch.full(shape, torch.inf)
     best_step = torch.zeros(shape, dtype=torch.int64)
     running = torch.ones(shape, dtype=torch.bool)
-    active, some = torch.arange(len(bank.sizes)), bank
+    active, trained = torch.arange(len(bank.sizes)), bank
     kept = {name: parameter.detach().clone() for name, parameter in bank.named_parameters()}
     for step in range(1, training.max_steps + 1):
         optimizer.zero_grad()
-        torch.autograd.backward(losses(some(inputs)).sum() * training.loss_scale)
+        torch.autograd.backward(losses(trained(inputs)).sum() * training.loss_scale)
         optimizer.step()
         if validation is None or step % training.check_every:
             continue
         with torch.no_grad():
-            found = validation[1](some(validation[0]))
-        better = running[active] & (found < best[active])
-        best[active] = torch.where(better, found, best[active])
+            validated = validation[1](trained(validation[0]))
+        better = running[active] & (validated < best[active])
+        best[active] = torch.where(better, validated, best[active])
         best_step[active] = torch.where(better, step, best_step[active])
-        some.keep(better, kept)
+        trained.take(better, kept)
         running &= step - best_step < training.patience * training.check_every
         alive = running[active].any(dim=1)
         if not alive.any():
             break
-        if alive.sum() <= WORTH_FEWER * len(alive):
+        if alive.sum() <= PRUNE_BELOW * len(alive):
             bank.put(kept, active)
-            fewer = some.select(alive)
-            names = dict(fewer.named_parameters())
-            kept = {name: some.part(name, kept[name], alive) for name in names}
-            optimizer = _of_fewer(optimizer, some, fewer, alive, training)
+            kept = trained.select_weights(kept, alive)
+            fewer = trained.select(alive)
+            optimizer = _prune_optimizer(optimizer, trained, fewer, alive, training)
             losses, validation = losses.select(alive), (validation[0], validation[1].select(alive))
-            active, some = active[alive], fewer
+            active, trained = active[alive], fewer
     if validation is None:
         return torch.full(shape, training.max_steps)
     bank.put(kept, active)
@@ -299,40 +287,68 @@ def _optimizer(bank: HeadBank, training: HeadTraining) -> torch.optim.AdamW:
     return torch.optim.AdamW(bank.parameters(), lr=training.learning_rate, fused=True)
 
 
-def _of_fewer(
+def _prune_optimizer(
     optimizer: torch.optim.AdamW,
     bank: HeadBank,
     fewer: HeadBank,
     alive: Bool[Tensor, " A"],
     training: HeadTraining,
 ) -> torch.optim.AdamW:
-    """An optimizer of fewer heads that goes on with their moments."""
+    """An optimizer of fewer heads, with the moments that they had."""
     new = _optimizer(fewer, training)
-    before = dict(bank.named_parameters())
-    for name, after in fewer.named_parameters():
-        new.state[after] = {
-            moment: bank.part(name, value, alive) if value.ndim else value
-            for moment, value in optimizer.state[before[name]].items()
-        }
+    states = {name: optimizer.state[parameter] for name, parameter in bank.named_parameters()}
+    for moment in ("exp_avg", "exp_avg_sq"):
+        rows = bank.select_weights({name: state[moment] for name, state in states.items()}, alive)
+        for name, parameter in fewer.named_parameters():
+            new.state[parameter] |= {moment: rows[name], "step": states[name]["step"]}
     return new
 
 
-def _owner(sizes: Sequence[int]) -> Int[Tensor, " O"]:
-    """The attribute that each output belongs to."""
-    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+def _mlps(
+    inputs: Float[Tensor, "D N"],
+    weight_in: Float[Tensor, "G F D"],
+    bias_in: Float[Tensor, "G F 1"],
+    weight_out: Float[Tensor, "G C F"],
+    bias_out: Float[Tensor, "G C 1"],
+) -> Float[Tensor, "GC N"]:
+    """Outputs of MLPs of one size, one MLP after the other."""
+    hidden = torch.addmm(bias_in.flatten(0, 1), weight_in.flatten(0, 1), inputs).relu_()
+    hidden = hidden.view(len(weight_in), -1, hidden.shape[1])
+    return torch.baddbmm(bias_out, weight_out, hidden).flatten(0, 1)
 
 
-def _uniform(generator: torch.Generator, fan_in: int, *shape: int) -> Tensor:
-    """The start of `nn.Linear`."""
-    bound = fan_in**-0.5
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+def _groups(sizes: Sequence[int]) -> dict[int, list[int]]:
+    """The attributes whose sizes round up to the same multiple of four, by that multiple."""
+    rounded = [-(-size // 4) * 4 for size in sizes]
+    return {
+        size: [a for a, own in enumerate(rounded) if own == size] for size in sorted(set(rounded))
+    }
 
 
-def _columns(rows: list[list[Tensor]], chosen: Sequence[int], size: int = 0) -> Tensor:
-    """Weights `[in, out]` of some attributes, for each seed, as `[S, A, out, in]`.
+def _rows(sizes: Sequence[int], groups: Mapping[int, Sequence[int]]) -> Int[Tensor, " O"]:
+    """Where the outputs of the attributes are in the outputs of all groups, with their padding."""
+    rows: dict[int, range] = {}
+    start = 0
+    for size, group in groups.items():
+        for a in group:
+            rows[a] = range(start, start + sizes[a])
+            start += size
+    return torch.tensor([row for a in range(len(sizes)) for row in rows[a]], dtype=torch.int64)
 
-    Those for outputs that do not exist, up to `size`, are 0; nothing reads them.
-    """
-    attributes = [torch.stack([one.T for one in rows[a]]) for a in chosen]
-    padded = [F.pad(one, (0, 0, 0, max(size - one.shape[1], 0))) for one in attributes]
-    return torch.stack(padded, dim=1).contiguous()
+
+def _initial_weights(dim: int, size: int, hidden_dim: int, *, seed: int) -> dict[str, Tensor]:
+    """Weights `[out, in]` and biases `[out, 1]` of a head, drawn as `nn.Linear` draws them."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(fan_in: int, *shape: int) -> Tensor:
+        bound = fan_in**-0.5
+        return torch.empty(shape).uniform_(-bound, bound, generator=generator).T
+
+    layers = {"in": (dim, hidden_dim), "out": (hidden_dim, size)}
+    if not hidden_dim:
+        layers = {"out": (dim, size)}
+    weights = {}
+    for name, (inputs, outputs) in layers.items():
+        weights[f"weight_{name}"] = uniform(inputs, inputs, outputs)
+        weights[f"bias_{name}"] = uniform(inputs, 1, outputs)
+    return weights

@@ -1,6 +1,6 @@
-"""Attributes of objects, made ready for heads that shall predict them.
+"""Attributes of objects, prepared as targets of probe heads.
 
-Dimensions: S seeds, N objects, M chosen ones, D slot channels, C numbers of an attribute.
+Dimensions: S seeds, N objects, M selected objects, D slot channels, C numbers of an attribute.
 """
 
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from torch import Tensor
 
 from latentslots.metrics.probes.probe_heads import HeadLosses, HeadTarget
 
-_LEAST = 1e-9
-"""Deviation below which a number does not change."""
+_MIN_DEVIATION = 1e-9
+"""Deviation below which a number counts as constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribute:
-    """Something that is known about objects.
+    """An annotated property of objects, such as their shape or position.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         values: Class of every object, from 0, or numbers, one row for each object.
-        known: False for the objects that do not have it.
-        num_classes: How many classes there are; 0 for numbers.
+        known: False for the objects without it.
+        num_classes: Number of classes; 0 for numbers.
     """
 
     name: str
@@ -34,13 +34,13 @@ class Attribute:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeTarget:
-    """An attribute, ready to be predicted in every seed's units.
+    """An attribute as the target of heads, in the units of each seed's training part.
 
     Attributes:
-        attribute: It.
+        attribute: The attribute.
         values: For each seed, the class of every object, or its numbers without the constant ones.
-        notes: What is odd about it.
-        missing: Why it cannot be predicted; empty where it can.
+        notes: Peculiarities, for the report.
+        missing: The reason why it cannot be probed; empty where it can.
     """
 
     attribute: Attribute
@@ -50,7 +50,7 @@ class ProbeTarget:
 
     @property
     def size(self) -> int:
-        """Outputs of its heads."""
+        """Outputs of a head."""
         return self.attribute.num_classes or self.values.shape[2]
 
     @classmethod
@@ -65,7 +65,7 @@ class ProbeTarget:
             missing = "too few objects have it for every part of the split"
         if attribute.num_classes:
             if len(torch.unique(values[known])) == 1:
-                notes = ["all objects are of one class: there is nothing to tell apart"]
+                notes = ["all objects are of one class: there is nothing to distinguish"]
             values = torch.where(known, values, 0).expand(len(parts), -1)
             return cls(attribute=attribute, values=values, notes=tuple(notes), missing=missing)
         lowest, highest = _extremes(values, known)
@@ -93,7 +93,7 @@ class ProbeTarget:
 def select_objects(
     inputs: Float[Tensor, "S N D"], targets: list[ProbeTarget], chosen: Bool[Tensor, "S N"]
 ) -> tuple[Float[Tensor, "S M D"], HeadLosses]:
-    """The chosen objects of every seed; where a seed has fewer, objects that do not count."""
+    """Inputs and losses of the chosen objects; seeds with fewer are filled with weight 0."""
     size = int(chosen.sum(dim=1).max())
     rows = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :size]
     counts = chosen.gather(1, rows)
@@ -116,18 +116,18 @@ def select_objects(
 
 
 def standardized(values: Float[Tensor, "N C"], seen: Bool[Tensor, " N"]) -> Float[Tensor, "N C"]:
-    """In units of the deviation of what is seen, around its mean."""
+    """Values minus the mean, divided by the deviation, of the rows that are seen."""
     if not seen.any() or not values.shape[1]:
         return values
     deviation, mean = torch.std_mean(values[seen], dim=0, correction=0)
-    return (values - mean) / torch.where(deviation > _LEAST, deviation, 1.0)
+    return (values - mean) / torch.where(deviation > _MIN_DEVIATION, deviation, 1.0)
 
 
 def _is_constant(values: Float[Tensor, "N C"], seen: Bool[Tensor, " N"]) -> bool:
-    """Whether any number has nothing to be standardized by."""
+    """Whether any number is constant in the rows that are seen."""
     if not seen.any() or not values.shape[1]:
         return False
-    return bool((values[seen].std(dim=0, correction=0) <= _LEAST).any())
+    return bool((values[seen].std(dim=0, correction=0) <= _MIN_DEVIATION).any())
 
 
 def _extremes(
