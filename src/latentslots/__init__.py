@@ -88,12 +88,8 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def _is_about_torchvision(record: logging.LogRecord) -> bool:
-    return "requires torchvision (not installed); falling back" in record.getMessage()
-
-
-# diffusers imports image processors of transformers that latentslots never uses. Without
-# torchvision, transformers warns of each that it is replaced by one that needs Pillow only.
+# Pipelines of diffusers import image processors that latentslots does not use. Without torchvision,
+# transformers warns of each that it is replaced by one that needs only Pillow.
 logging.getLogger("transformers.utils.import_utils").addFilter(
-    lambda record: not _is_about_torchvision(record)
+    lambda record: "requires torchvision (not installed); falling back" not in record.getMessage()
 )

@@ -153,6 +153,7 @@ def test_commands_print_no_noise_of_libraries_but_their_warnings(
     code = (
         "import logging\n"
         "from latentslots.cli.main import main\n"
+        "import diffusers.loaders.ip_adapter\n"  # imports what transformers warns of
         f"assert main({[*words, str(tmp_path / 'out')]}) == 0\n"
         "for name in ('transformers.utils.import_utils', 'diffusers.pipelines'):\n"
         "    logging.getLogger(name).warning('a warning of %s', name)\n"

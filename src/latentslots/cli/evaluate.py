@@ -77,6 +77,7 @@ def run(arguments: list[str]) -> None:
     import torch
     from accelerate import PartialState
 
+    from latentslots.cli.model import hide_loading_bars
     from latentslots.data.store.reader import load_dataset
     from latentslots.device import to_device
     from latentslots.evaluation.labeled_images import with_objects
@@ -87,6 +88,7 @@ def run(arguments: list[str]) -> None:
     # Where `accelerate launch` started several processes, they share the images. On CPUs they would
     # not find each other without being told.
     state = PartialState(cpu=not torch.accelerator.is_available())
+    hide_loading_bars()
     pipe: Any = load_pipeline(options.run)
     if options.masks == "attention":
         pipe.use_attention_masks()
