@@ -44,7 +44,7 @@ class Scene:
 
 @dataclass
 class ColorPipeline:
-    """Gives each pixel to the slot of the nearest color, with slots in an order drawn per image.
+    """Assigns each pixel to the slot of the nearest color, in an order of slots drawn per image.
 
     Args:
         noise: Share of the pixels that go to a slot drawn at random.
@@ -60,7 +60,9 @@ class ColorPipeline:
     ) -> Scene:
         assert pixel_values.min() >= -1
         colors = torch.from_numpy(COLORS).float() / 127.5 - 1
-        distance = torch.cdist(pixel_values.flatten(2).transpose(1, 2), colors)
+        pixels = pixel_values.flatten(2).transpose(1, 2)
+        # By a product of matrices, equal distances would hang on the batch size.
+        distance = torch.cdist(pixels, colors, compute_mode="donot_use_mm_for_euclid_dist")
         ids = distance.argmin(dim=2)
         for image, source in enumerate(generator):
             order = torch.randperm(self.num_slots, generator=source)

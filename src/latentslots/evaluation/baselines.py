@@ -1,4 +1,4 @@
-"""What a slot model must beat on the same images: itself untrained, and color without learning.
+"""Baselines of a slot model on the same images: itself untrained, and color without learning.
 
 Dimensions: H W pixels.
 """
@@ -37,19 +37,19 @@ def predict_baselines(
     num_images: int | None = None,
     progress: bool = True,
 ) -> dict[str, Predictions]:
-    """Segment with the same model untrained, k-means on color, and connected pieces of one color.
+    """Predictions of the untrained model, k-means on color, and connected pieces of one color.
 
     Args:
-        pipe: The pipeline to be compared.
-        dataset: As in `evaluate`, like all that is not explained here.
-        tuning: Other images with masks. When given, k-means on color and place is scored too, with
-            as many clusters as slots (as in training and, where that is another number, as are
-            looked for) and the weight that `tune_position_weight` finds on them.
-        num_colors: Colors to tell apart, see `cluster_pixels`. By default as many as the pipeline
-            had slots in training.
+        pipe: The pipeline that the baselines are compared to.
+        dataset: As in `evaluate`.
+        tuning: Other images with masks. When given, k-means on color and position is a baseline as
+            well, with one cluster per slot (the number in training and, if it differs, the number
+            at inference) and the weight that `tune_position_weight` selects on these images.
+        num_colors: Number of colors, see `cluster_pixels`. By default the number of slots in
+            training.
         resolution: Side of the images, in pixels. By default the one the model was trained at.
         scoring_resolution: As in `evaluate`.
-        seed: Of the untrained weights and their slot noise, and of the first guess at the colors.
+        seed: Of the untrained weights and their slot noise, and of the initial clusters.
         batch_size: As in `evaluate`.
         num_images: As in `evaluate`.
         progress: Whether to show progress bars on stderr.
@@ -63,8 +63,8 @@ def predict_baselines(
         "progress": progress,
     }
     fresh = untrained(pipe, seed=seed)
-    found = {"untrained": predict(fresh, dataset, seed=seed, batch_size=batch_size, **common)}
-    # Of connected pieces nobody knows more than those that pixels have.
+    predictions = {"untrained": predict(fresh, dataset, seed=seed, batch_size=batch_size, **common)}
+    # The number of connected pieces is that of the image: all of them own pixels.
     groupings: dict[str, tuple[Any, int | None]] = {
         f"k-means, {num_colors} colors": (
             partial(cluster_pixels, num_clusters=num_colors),
@@ -83,25 +83,25 @@ def predict_baselines(
                 number,
             )
     for name, (group, num_slots) in groupings.items():
-        found[name] = predict_with(
+        predictions[name] = predict_with(
             partial(group, seed=seed), dataset, num_slots=num_slots, **common
         )
-    return found
+    return predictions
 
 
 def evaluate_baselines(
     pipe: Any, dataset: Dataset, *, convention: Convention = "iou", **options: Any
 ) -> dict[str, SegmentationReport]:
-    """Score what `predict_baselines` finds.
+    """Scores of the predictions of `predict_baselines`.
 
     Args:
-        pipe: The pipeline to be compared.
+        pipe: The pipeline that the baselines are compared to.
         dataset: As in `evaluate`.
         convention: How mIoU and mBO are computed.
         **options: Those of `predict_baselines`.
     """
-    found = predict_baselines(pipe, dataset, **options)
-    return {name: score(one, convention=convention) for name, one in found.items()}
+    predictions = predict_baselines(pipe, dataset, **options)
+    return {name: score(one, convention=convention) for name, one in predictions.items()}
 
 
 def tune_position_weight(
@@ -112,15 +112,16 @@ def tune_position_weight(
     num_images: int = 100,
     seed: int = 0,
 ) -> float:
-    """The weight of place with which `cluster_pixels` scores best, of `POSITION_WEIGHTS`.
+    """The best weight of position for `cluster_pixels`, of `POSITION_WEIGHTS`.
 
-    Best is the highest sum of FG-ARI and mIoU: a higher weight gains the one and loses the other.
+    Best is the highest sum of FG-ARI and mIoU, because a higher weight raises FG-ARI and lowers
+    mIoU.
 
     Args:
-        dataset: Images with masks, which are not those to be scored.
+        dataset: Images with masks, other than those that are scored.
         num_clusters: See `cluster_pixels`.
         resolution: Side of the images, in pixels.
-        num_images: So many of them, from the start.
+        num_images: At most so many of them, from the start.
         seed: See `cluster_pixels`.
     """
 
@@ -137,10 +138,10 @@ def tune_position_weight(
 
 
 def untrained(pipe: Any, *, seed: int = 0) -> Any:
-    """The same pipeline with all that learned to find slots and their masks fresh.
+    """The same pipeline with initial weights in every trained part behind its slots and masks.
 
-    A pretrained transformer stays as it is. Masks are of the same kind. Slots are not merged, and
-    as many as in training: untrained ones see the same, and all would become one.
+    A pretrained transformer keeps its weights, and masks keep their source. Slots are as many as in
+    training and are not merged: the masks of untrained slots are so alike that all would be merged.
     """
     learned = {"encoder", "slot_encoder", "patch_decoder", "decoder"}
     learned |= {"unet"} if pipe.mask_source == "cross-attention" else set()
@@ -153,16 +154,16 @@ def untrained(pipe: Any, *, seed: int = 0) -> Any:
             and part is not None
             and any(weights.requires_grad for weights in part.parameters())
         }
-    found = type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
+    initial = type(pipe)(**{**pipe.components, **fresh}, resolution=pipe.resolution)
     if pipe.mask_source == "attention":
-        found.use_attention_masks()
-    return found
+        initial.use_attention_masks()
+    return initial
 
 
 def _fresh(part: Any) -> Any:
-    # As it is saved: in memory the denoiser's config also has what it tells its parent class.
+    # As saved: in memory, the config of the denoiser also has the arguments of its parent class.
     fresh = type(part).from_config(json.loads(part.to_json_string())).to(part.device)
-    # diffusers warns of every change of type, also of one that changes nothing.
+    # diffusers warns of every cast, also of one to the same type.
     return fresh if fresh.dtype == part.dtype else fresh.to(part.dtype)
 
 
@@ -173,20 +174,20 @@ def cluster_pixels(
     position_weight: float = 0.0,
     seed: int = 0,
 ) -> Int64[Tensor, "H W"]:
-    """Group the pixels of one image by color, or by color and place, with k-means.
+    """Cluster the pixels of an image by color, or by color and position, with k-means.
 
     Colors are compared in CIE L*a*b*, where a difference of 1 is just visible and black and white
-    are 100 apart. Choose `num_clusters` as the number of colors to tell apart: NLVR shows three
-    colors on gray, and with 4 clusters and no position FG-ARI is 0.556 on its 935 development
-    images with two objects or more (README). Objects of one color stay one cluster then; a weight
-    on position tells them apart, and breaks the background up.
+    are 100 apart. Choose `num_clusters` as the number of colors: NLVR shows three colors on gray,
+    and with 4 clusters and no position FG-ARI is 0.556 on its 935 development images with two
+    objects or more (README). Objects of one color are then one cluster; a weight on position
+    separates them, and splits the background.
 
     Args:
-        image: A picture as `latentslots.visualize.to_pil` takes it.
-        num_clusters: At most so many clusters. An image with fewer different pixels has fewer.
-        position_weight: What the way across the image (its longer side) weighs, in the units of
-            L*a*b*. 0 ignores the place.
-        seed: Of the first guess at the clusters.
+        image: An image, as `latentslots.visualize.to_pil` accepts it.
+        num_clusters: At most so many clusters. An image with fewer distinct pixels has fewer.
+        position_weight: Distance between the ends of the longer side of the image, in the units of
+            L*a*b*. 0 ignores positions.
+        seed: Of the initial clusters.
 
     Returns:
         Cluster of every pixel, from 0.
@@ -195,12 +196,12 @@ def cluster_pixels(
         raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
     if position_weight < 0:
         raise ValueError(f"position_weight must be 0 or above, got {position_weight}")
-    # Imported here, because only the baselines need it, and it takes a second.
+    # Imported here: only the baselines need it, and it takes a second.
     from sklearn.cluster import KMeans
 
     pixels = to_uint8(image)
     features = _features(pixels, position_weight)
-    # Equal pixels are clustered as one with a weight: the same result, sooner on drawn images.
+    # Equal pixels are clustered as one with a weight: the same result, faster on drawn images.
     points, where, weights = np.unique(features, axis=0, return_inverse=True, return_counts=True)
     kmeans = KMeans(min(num_clusters, len(points)), n_init=4, random_state=seed)
     labels = kmeans.fit(points, sample_weight=weights).labels_[where.reshape(-1)]
@@ -210,16 +211,16 @@ def cluster_pixels(
 def cluster_features(
     image: Image.Image | np.ndarray | Tensor, encoder: Any, num_clusters: int, *, seed: int = 0
 ) -> Int64[Tensor, "H W"]:
-    """Group the patches of one image by what a frozen transformer says of them, with k-means.
+    """Cluster the patches of an image by their features from a frozen transformer, with k-means.
 
     Args:
-        image: A picture as `latentslots.visualize.to_pil` takes it.
+        image: An image, as `latentslots.visualize.to_pil` accepts it.
         encoder: A `DINOv2Encoder`.
         num_clusters: At most so many clusters.
-        seed: Of the first guess at the clusters.
+        seed: Of the initial clusters.
 
     Returns:
-        Cluster of every pixel, from 0; the nearest patch's.
+        Cluster of every pixel, from 0: that of the nearest patch.
     """
     if num_clusters < 1:
         raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
@@ -242,18 +243,18 @@ def connected_components(
     min_fraction: float = 0.001,
     seed: int = 0,
 ) -> Int64[Tensor, "H W"]:
-    """Group the pixels of one image by color, then split every color into its connected pieces.
+    """Cluster the pixels of an image by color, then split every color into connected pieces.
 
     Pixels are connected to their four neighbors. Pieces smaller than `min_fraction` of the image
-    are noise and edges: each of their pixels joins the nearest piece that is large enough. If none
-    is, all stay as they are. Where objects are flat and seldom touch, this is hard to beat: with 4
-    colors FG-ARI is 0.942 on the NLVR images of `cluster_pixels`.
+    are noise and edges: each of their pixels joins the nearest piece that is large enough, if there
+    is one. Where objects are flat and rarely touch, this baseline is strong: with 4 colors, FG-ARI
+    is 0.942 on the NLVR images of `cluster_pixels`.
 
     Args:
-        image: A picture as `latentslots.visualize.to_pil` takes it.
+        image: An image, as `latentslots.visualize.to_pil` accepts it.
         num_clusters: At most so many colors, see `cluster_pixels`.
-        min_fraction: Smallest piece, as a share of the image's pixels.
-        seed: Of the first guess at the colors.
+        min_fraction: Size of the smallest piece, as a share of the image's pixels.
+        seed: Of the initial colors.
 
     Returns:
         Piece of every pixel, from 0; there can be many more pieces than colors.
@@ -278,10 +279,10 @@ def connected_components(
 
 
 def _features(pixels: np.ndarray, position_weight: float) -> Float64[np.ndarray, "P F"]:
-    """Color of every pixel, and its place where that counts."""
+    """Color of every pixel, and its position if that has a weight."""
     height, width = pixels.shape[:2]
     features = rgb_to_lab(pixels).reshape(height * width, 3)
     if position_weight == 0:
         return features
-    place = np.indices((height, width)).reshape(2, -1).T * (position_weight / max(height, width))
-    return np.concatenate([features, place], axis=1)
+    position = np.indices((height, width)).reshape(2, -1).T
+    return np.concatenate([features, position * (position_weight / max(height, width))], axis=1)
