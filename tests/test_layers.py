@@ -1,4 +1,4 @@
-"""Who may import whom: DESIGN section 3, checked on every import, also inside functions."""
+"""Who may import whom (CONTRIBUTING.md), checked on every import, also inside functions."""
 
 import ast
 import sys

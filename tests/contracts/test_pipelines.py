@@ -1,4 +1,4 @@
-"""What every pipeline must keep (DESIGN sections 4, 6 and 10)."""
+"""The contract of every pipeline."""
 
 import json
 import logging
