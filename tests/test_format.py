@@ -1,6 +1,7 @@
 """The pipeline folder is a saved format: the modules of its classes must never move."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,17 @@ def test_a_folder_from_before_there_were_patch_decoders_loads(
     del known["patch_decoder"]
     file.write_text(json.dumps(known))
     assert LatentSlotDiffusionPipeline.from_pretrained(tmp_path / "old").patch_decoder is None
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_files_have_the_permissions_that_the_umask_asks_for(
+    tiny_pipeline: LatentSlotDiffusionPipeline, tmp_path: Path, umask: int, mode: int
+) -> None:
+    """safetensors alone would write files that nobody else can read."""
+    before = os.umask(umask)
+    try:
+        tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+    finally:
+        os.umask(before)
+    files = [file for file in (tmp_path / "pipeline").rglob("*") if file.is_file()]
+    assert {file.stat().st_mode & 0o777 for file in files} == {mode}

@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
+from latentslots.files import apply_umask
 from latentslots.fingerprint import model_fingerprint
 from latentslots.pipelines.folder import PIPELINE_FILE, pipeline_folder
 from latentslots.pipelines.merging import merge_slots
@@ -212,7 +213,7 @@ class SlotPipeline(DiffusionPipeline):
     def save_pretrained(
         self, save_directory: str | Path, *, include_pretrained: bool = False, **kwargs: Any
     ) -> None:
-        """Write a pipeline folder.
+        """Write a pipeline folder, with the permissions that the umask asks for.
 
         Args:
             save_directory: The folder.
@@ -221,9 +222,15 @@ class SlotPipeline(DiffusionPipeline):
                 weights were changed in place is copied only if this is set.
             **kwargs: diffusers' own.
         """
-        if "pretrained" not in self.config:
+        if "pretrained" in self.config:
+            self._save_named(Path(save_directory), include_pretrained=include_pretrained, **kwargs)
+        else:
             super().save_pretrained(save_directory, **kwargs)
-            return
+        for file in Path(save_directory).rglob("*.safetensors"):
+            apply_umask(file)
+
+    def _save_named(self, folder: Path, *, include_pretrained: bool, **kwargs: Any) -> None:
+        """Write a pipeline folder, of which some parts are named instead of copied."""
         named = {} if include_pretrained else self._named_parts()
         config, optional = dict(self.config), self._optional_components
         self.register_to_config(
@@ -233,8 +240,8 @@ class SlotPipeline(DiffusionPipeline):
         self._optional_components = [*optional, *named]
         try:
             for name, (source, part) in named.items():  # first: what follows may upload the folder
-                source.write(part, Path(save_directory) / name)
-            super().save_pretrained(save_directory, **kwargs)
+                source.write(part, folder / name)
+            super().save_pretrained(folder, **kwargs)
         finally:
             self._optional_components = optional
             self.register_to_config(**{name: config[name] for name in ("pretrained", *named)})
