@@ -218,7 +218,8 @@ def score_masks(
             digest.update(str(tuple(target.shape)).encode() + target.numpy().tobytes())
             yield pair
 
-    predictions = predictions_from_pairs(tqdm(pairs(), total=len(truth_files), unit="image"))
+    progress = tqdm(pairs(), total=len(truth_files), unit="image")
+    predictions = predictions_from_pairs(iter(progress))
     return EvaluationReport(
         conditions={
             "model": str(masks),
