@@ -1,4 +1,4 @@
-"""Segmentation metrics: ours against a plain scikit-learn and numpy loop over images and objects.
+"""Segmentation metrics: ours against a loop over images and objects in scikit-learn and numpy.
 
 Both compute ARI, FG-ARI, mIoU and mBO under the convention `lsd`, on one thread, and must agree.
 
@@ -25,8 +25,8 @@ def make_scenes(num_images: int, num_slots: int, size: int) -> tuple[Tensor, Ten
     """Blobs with smooth outlines, and segmentations that resemble them.
 
     Returns:
-        Predicted and true ids, `[B, H, W]` int64 both; there are as many objects, the background
-        among them, as slots.
+        Predicted and true ids, both `[B, H, W]` int64; there are as many objects, including the
+        background, as slots.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -41,7 +41,7 @@ def make_scenes(num_images: int, num_slots: int, size: int) -> tuple[Tensor, Ten
 
 
 def plain_loop(pred: Tensor, target: Tensor, num_slots: int) -> dict[str, float]:
-    """What one writes first: one image, one object, one pair of masks at a time."""
+    """The straightforward way: one image, one object, one pair of masks at a time."""
     scores: dict[str, list[float]] = {name: [] for name in ("ari", "fg_ari", "miou", "mbo")}
     for slots, objects in zip(pred.numpy(), target.numpy(), strict=True):
         foreground = objects > 0
@@ -63,17 +63,17 @@ def ours(pred: Tensor, target: Tensor, num_slots: int) -> dict[str, float]:
     """The same numbers from one table."""
     metrics = SegmentationMetrics(convention="lsd")
     metrics.update(pred, target, num_slots=num_slots)
-    found = {name: float(value) for name, value in metrics.compute().items()}
+    means = {name: float(value) for name, value in metrics.compute().items()}
     return {
-        "ari": found["ari"],
-        "fg_ari": found["fg_ari"],
-        "miou": found["miou_objects"],
-        "mbo": found["mbo_objects"],
+        "ari": means["ari"],
+        "fg_ari": means["fg_ari"],
+        "miou": means["miou_objects"],
+        "mbo": means["mbo_objects"],
     }
 
 
 def measure(function: Callable[[], object], repeats: int) -> float:
-    """Seconds of the least disturbed call, after one to warm up."""
+    """Seconds of the fastest call, after one to warm up."""
     function()
     seconds = []
     for _ in range(repeats):
@@ -84,7 +84,7 @@ def measure(function: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> None:
-    """Run both, compare their numbers, print their times."""
+    """Run both, compare their numbers, and print their times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-images", type=int, default=32)
     parser.add_argument("--num-slots", type=int, default=11)
@@ -97,7 +97,7 @@ def main() -> None:
     slow, fast = (function(pred, target, args.num_slots) for function in (plain_loop, ours))
     for name, value in slow.items():
         if abs(value - fast[name]) > 1e-9:
-            raise SystemExit(f"{name} differs: the loop says {value}, ours says {fast[name]}")
+            raise SystemExit(f"{name} differs: {value} by the loop, {fast[name]} by ours")
 
     per_image = 1000 / args.num_images
     loop_ms = measure(lambda: plain_loop(pred, target, args.num_slots), 3) * per_image

@@ -1,4 +1,4 @@
-"""Measure how well slots find objects, beside k-means on color and place.
+"""Score the slots of the bundled model beside k-means on color and position.
 
 python examples/compare_with_baseline.py
 """

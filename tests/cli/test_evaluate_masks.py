@@ -32,9 +32,9 @@ def folder_of(arrays: np.ndarray, folder: Path, suffix: str = ".png") -> Path:
 
 
 def soft(ids: np.ndarray, num_slots: int) -> np.ndarray:
-    """Masks that say the same, not quite sure."""
-    sure = np.moveaxis(np.eye(num_slots)[ids], -1, 1)
-    return 0.7 * sure + 0.3 / num_slots
+    """Soft masks with the same argmax."""
+    hard = np.moveaxis(np.eye(num_slots)[ids], -1, 1)
+    return 0.7 * hard + 0.3 / num_slots
 
 
 def scored(capsys: Text, *words: object) -> dict[str, dict[str, float]]:
@@ -62,8 +62,8 @@ def test_folders_and_arrays_score_alike(
             assert scored(capsys, found, truth) == expected
 
 
-def test_soft_masks_tell_of_slots_without_pixels(tmp_path: Path, capsys: Text) -> None:
-    """Under the official convention, objects can be matched to them, and score 0."""
+def test_soft_masks_include_slots_without_pixels(tmp_path: Path, capsys: Text) -> None:
+    """Under `lsd`, objects can be matched to them, and score 0."""
     target = np.zeros((1, 8, 8), np.uint8)
     target[0, :2], target[0, 2:4], target[0, 4:6] = 1, 2, 3
     pred = np.zeros_like(target)
@@ -100,7 +100,7 @@ def test_ignored_ids_do_not_count(tmp_path: Path, capsys: Text) -> None:
     assert scored(capsys, folders[0], other, "--ignore-id", 255)["iou"]["ari"] < 1
 
 
-def test_the_report_has_a_page_and_pictures(tmp_path: Path, capsys: Text) -> None:
+def test_the_report_has_a_page_and_figures(tmp_path: Path, capsys: Text) -> None:
     target = np.zeros((3, 32, 40), np.uint8)
     target[:, 2:20, 2:20] = 1
     target[:, 30] = 255
@@ -117,7 +117,7 @@ def test_the_report_has_a_page_and_pictures(tmp_path: Path, capsys: Text) -> Non
     worst, best = (np.asarray(Image.open(out / f"{name}.png")) for name in ("worst", "best"))
     scale, top = 3, worst.shape[0] - 96  # below the caption
     truth, found = worst[top:, : 40 * scale], worst[top:, 40 * scale + 2 :]
-    assert (truth[30 * scale] == 0).all(), "what does not count is black"
+    assert (truth[30 * scale] == 0).all(), "ignored pixels are black"
     assert (found[30 * scale] == 0).all()
     assert len(np.unique(found[: 30 * scale].reshape(-1, 3), axis=0)) == 1, "image 1, one segment"
     truth, found = best[top:, : 40 * scale], best[top:, 40 * scale + 2 :]
@@ -130,12 +130,12 @@ def test_large_masks_are_drawn_small(tmp_path: Path, capsys: Text) -> None:
     ids[:, 200:600, 300:900] = 1
     folders = [str(folder_of(ids, tmp_path / name)) for name in ("p", "t")]
     assert main(["evaluate-masks", *folders, "--output-dir", str(tmp_path / "r")]) == 0
-    with Image.open(tmp_path / "r" / "examples.png") as picture:
-        assert picture.width == 2 * 512 + 2
-        assert 256 < picture.height < 300
+    with Image.open(tmp_path / "r" / "examples.png") as drawn:
+        assert drawn.width == 2 * 512 + 2
+        assert 256 < drawn.height < 300
 
 
-def test_predictions_are_brought_to_the_size_of_the_truth(tmp_path: Path, capsys: Text) -> None:
+def test_predictions_are_resized_to_the_ground_truth(tmp_path: Path, capsys: Text) -> None:
     small = np.zeros((2, 8, 8), np.uint8)
     small[:, 2:6, 2:6] = 1
     large = small.repeat(3, axis=1).repeat(3, axis=2)
@@ -146,7 +146,7 @@ def test_predictions_are_brought_to_the_size_of_the_truth(tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize(
-    ("pred", "target", "said"),
+    ("pred", "target", "message"),
     [
         ("nowhere", "t", "nowhere is neither a folder of masks nor a file ending in .npy or .npz"),
         ("p", "t.txt", "t.txt is neither a folder of masks nor a file"),
@@ -163,8 +163,8 @@ def test_predictions_are_brought_to_the_size_of_the_truth(tmp_path: Path, capsys
         ("p", "below", "below must be from 0 to 65535, got -1"),
     ],
 )
-def test_what_cannot_be_scored_is_one_sentence(
-    pred: str, target: str, said: str, tmp_path: Path, capsys: Text
+def test_invalid_masks_are_one_sentence(
+    pred: str, target: str, message: str, tmp_path: Path, capsys: Text
 ) -> None:
     ids = np.zeros((3, 16, 16), np.uint8)
     ids[:, 4:9, 4:9] = 1
@@ -174,7 +174,7 @@ def test_what_cannot_be_scored_is_one_sentence(
     (tmp_path / "empty").mkdir()
     (tmp_path / "t.txt").write_text("x")
     folder_of(ids, tmp_path / "broken")
-    (tmp_path / "broken" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "broken" / "1.png").write_bytes(b"not an image")
     folder_of(soft(ids, 2), tmp_path / "soft", ".npy")
     folder_of(1.1 * soft(ids, 2), tmp_path / "leaky", ".npy")
     folder_of(np.zeros((3, 16, 16), np.float32), tmp_path / "color", ".npy")
@@ -183,7 +183,7 @@ def test_what_cannot_be_scored_is_one_sentence(
     np.savez(tmp_path / "two.npz", a=ids, b=ids)
     np.save(tmp_path / "flat.npy", np.zeros(5))
     assert main(["evaluate-masks", str(tmp_path / pred), str(tmp_path / target)]) == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_two_reports_are_compared(

@@ -37,13 +37,13 @@ def test_clusters_of_color_are_the_colors(two_reds: tuple[np.ndarray, torch.Tens
     assert adjusted_rand_index(clusters[None], colors[None]).item() == 1
 
 
-def test_place_tells_equal_colors_apart() -> None:
+def test_position_separates_equal_colors() -> None:
     ids = torch.tensor([1] * 20 + [0] * 20 + [2] * 20).repeat(30, 1)
     image = COLORS[(ids > 0).long().numpy()]
     by_color = cluster_pixels(image, 3)
     assert torch.equal(by_color[:, :20], by_color[:, 40:])
-    by_place = cluster_pixels(image, 3, position_weight=100.0)
-    assert adjusted_rand_index(by_place[None], ids[None]).item() == 1
+    by_position = cluster_pixels(image, 3, position_weight=100.0)
+    assert adjusted_rand_index(by_position[None], ids[None]).item() == 1
 
 
 def test_connected_components_are_the_objects(two_reds: tuple[np.ndarray, torch.Tensor]) -> None:
@@ -80,7 +80,7 @@ def test_clusters_of_features_are_made_of_whole_patches() -> None:
         cluster_features(pixels, encoder, 0)
 
 
-def test_what_was_given_is_not_made_fresh() -> None:
+def test_a_pretrained_encoder_keeps_its_weights() -> None:
     pipe = tiny_dinosaur().to_pipeline()
     fresh = untrained(pipe, seed=1)
     assert fresh.encoder is pipe.encoder
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_clusters() -> None:
         ),
     ],
 )
-def test_refuses_settings_that_cannot_be(
+def test_invalid_settings_are_refused(
     function: object, options: dict[str, float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -155,8 +155,8 @@ def test_an_untrained_pipeline_has_other_weights_and_leaves_the_trained_one_alon
     assert (unmerged.num_slots, unmerged.inference.merge_overlap) == (4, 0)
 
 
-def test_the_weight_of_place_is_the_one_that_scores_best() -> None:
-    """Beside trying every weight one by one."""
+def test_the_tuned_weight_of_position_scores_best() -> None:
+    """Against every weight, one by one."""
     dataset = squares(6)
     weight = tune_position_weight(dataset, 4, resolution=32)
     sums = {}
@@ -179,7 +179,7 @@ def test_a_tuned_baseline_is_scored_on_other_images_than_it_is_tuned_on() -> Non
     assert report.num_images == 3
 
 
-def test_baselines_tell_as_many_colors_as_there_are_slots() -> None:
+def test_baselines_have_as_many_colors_as_slots() -> None:
     pipe = tiny_lsd().to_pipeline()
     reports = evaluate_baselines(pipe, squares(3), progress=False)
     num_slots = pipe.slot_encoder.config.num_slots
@@ -198,8 +198,8 @@ def test_baselines_are_scored_at_the_size_that_the_model_is() -> None:
     assert reports[name].miou_objects != small[name].miou_objects
 
 
-def test_under_the_official_convention_slots_without_pixels_count_where_they_are_known() -> None:
-    """Three objects and all pixels in one of seven slots, held against three slots on no pixel."""
+def test_under_lsd_slots_without_pixels_count_where_their_number_is_known() -> None:
+    """Three objects, all pixels in one of seven slots: two objects get a slot without pixels."""
     dataset = squares(2).select([0])
 
     def nothing(image: Tensor) -> Tensor:
@@ -224,8 +224,8 @@ def test_an_untrained_pipeline_has_the_same_kind_of_masks() -> None:
         assert untrained(pipe).mask_source == pipe.mask_source
         pipe.use_attention_masks()
         assert untrained(pipe).mask_source == "attention"
-    asked = CrossAttentionPipeline.of(tiny_lsd().to_pipeline())
-    fresh = untrained(asked, seed=3)
+    pipe = CrossAttentionPipeline.of(tiny_lsd().to_pipeline())
+    fresh = untrained(pipe, seed=3)
     assert fresh.mask_source == "cross-attention"
-    pairs = zip(fresh.unet.parameters(), asked.unet.parameters(), strict=True)
+    pairs = zip(fresh.unet.parameters(), pipe.unet.parameters(), strict=True)
     assert any(not torch.equal(*pair) for pair in pairs)

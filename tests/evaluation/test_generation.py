@@ -162,7 +162,7 @@ class TestFeatures:
         assert features(torch.ones(1, 3, 8, 8)).tolist() == [[1.0, 1.0, 1.0]]
         with pytest.raises(ValueError, match="there is no 'Nobody' in 'tests'"):
             load_features("module:tests:Nobody")
-        with pytest.raises(ValueError, match="made a dict, not a torch module"):
+        with pytest.raises(ValueError, match="returned a dict, not a torch module"):
             load_features("module:builtins:dict")
 
     def test_those_of_the_autoencoder_are_what_it_sees(self, tiny_vae: Any) -> None:
@@ -227,7 +227,7 @@ class TestFeatures:
 
     def test_a_file_of_another_kind_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "x.pt").write_bytes(b"no network")
-        with pytest.raises(ValueError, match=r"x\.pt is no TorchScript file"):
+        with pytest.raises(ValueError, match=r"x\.pt is not a TorchScript file"):
             load_features(f"inception:{tmp_path / 'x.pt'}")
 
 

@@ -18,7 +18,7 @@ def dataset() -> Dataset:
     return squares(9)
 
 
-def test_a_pipeline_that_sees_every_object_scores_one(dataset: Dataset) -> None:
+def test_a_pipeline_that_segments_every_object_scores_one(dataset: Dataset) -> None:
     report = evaluate(ColorPipeline(), dataset, progress=False)
     assert report == SegmentationReport(
         convention="iou",
@@ -70,7 +70,7 @@ def test_image_i_draws_with_the_seed_plus_i(dataset: Dataset) -> None:
 
 
 def test_the_truth_is_cropped_like_the_image(dataset: Dataset) -> None:
-    # The images are 48 x 32: a segmentation that was squeezed instead would not fit.
+    # The images are 48 x 32: a segmentation resized without cropping would not fit.
     assert evaluate(ColorPipeline(resolution=16), dataset, progress=False).miou_objects > 0.75
 
 
@@ -95,8 +95,8 @@ def test_masks_can_be_scored_at_the_size_of_the_truth() -> None:
     assert parts[1].ari < 1  # the model saw 32 px: at 64 px its edges are soft
 
 
-class Spy(ColorPipeline):
-    """Keeps the sizes of what it is shown."""
+class RecordingPipeline(ColorPipeline):
+    """Records the sizes of the images that it encodes."""
 
     def __init__(self, sizes: list[tuple[int, ...]]) -> None:
         super().__init__()
@@ -109,21 +109,21 @@ class Spy(ColorPipeline):
         return super().encode_pixel_values(pixel_values, generator=generator)
 
 
-def test_images_can_be_shown_at_another_size(dataset: Dataset) -> None:
+def test_images_can_be_encoded_at_another_size(dataset: Dataset) -> None:
     sizes: list[tuple[int, ...]] = []
-    report = evaluate(Spy(sizes), dataset, resolution=24, progress=False)
+    report = evaluate(RecordingPipeline(sizes), dataset, resolution=24, progress=False)
     assert set(sizes) == {(24, 24)}
     assert (report.resolution, report.scoring_resolution) == (24, 24)
 
 
-def test_examples_are_drawn_at_the_size_at_which_images_were_seen(dataset: Dataset) -> None:
+def test_examples_are_drawn_at_the_size_at_which_images_were_encoded(dataset: Dataset) -> None:
     sizes: list[tuple[int, ...]] = []
-    draw_examples(Spy(sizes), dataset, images=[0], resolution=48)
-    draw_examples(Spy(sizes), dataset, images=[0])
+    draw_examples(RecordingPipeline(sizes), dataset, images=[0], resolution=48)
+    draw_examples(RecordingPipeline(sizes), dataset, images=[0])
     assert sizes == [(48, 48), (32, 32)]
 
 
-def test_frames_of_one_video_are_no_independent_images(dataset: Dataset) -> None:
+def test_frames_of_one_video_are_resampled_together(dataset: Dataset) -> None:
     pipe = ColorPipeline(noise=0.3)
     videos = dataset.add_column("video", ["a", "a", "b", "b", "c", "c", "c", "d", "d"])
     alone, together = (evaluate(pipe, one, progress=False) for one in (dataset, videos))
@@ -147,7 +147,7 @@ def test_ignored_pixels_do_not_count(dataset: Dataset) -> None:
     assert evaluate(pipe, ignoring, progress=False).num_images == 3
 
 
-def test_what_is_ignored_may_be_wrong(dataset: Dataset) -> None:
+def test_ignored_pixels_may_be_wrong(dataset: Dataset) -> None:
     truth = np.asarray(dataset[0]["segmentation"])
     wrong = truth.copy()
     wrong[:16] = 3
@@ -208,7 +208,7 @@ def test_predictions_may_differ_in_size() -> None:
         evaluate_predictions([], [])
 
 
-def test_the_report_says_how_the_numbers_were_made(dataset: Dataset) -> None:
+def test_the_report_has_the_conditions_of_its_numbers(dataset: Dataset) -> None:
     report = evaluate(ColorPipeline(), dataset, convention="lsd", seed=7, progress=False)
     assert json.loads(json.dumps(report.to_dict()))["convention"] == "lsd"
     assert report.to_markdown() == (

@@ -74,14 +74,14 @@ def test_padding_of_images_with_few_ids_is_marked() -> None:
         ([[0, 5]], [[0, 1]], {"num_slots": 5}, "pred has id 5, but num_slots is 5"),
     ],
 )
-def test_refuses_ids_that_cannot_be(
+def test_invalid_ids_are_refused(
     pred: list[list[int]], target: list[list[int]], options: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         tabulate(torch.tensor(pred), torch.tensor(target), **options)
 
 
-def test_refuses_shapes_that_differ() -> None:
+def test_shapes_that_differ_are_refused() -> None:
     labels = torch.zeros(2, 4, 4, dtype=torch.int64)
     with pytest.raises(
         ValueError, match=r"pred and target must have the same shape, got \(2, 2, 4\)"

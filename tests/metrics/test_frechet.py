@@ -57,7 +57,9 @@ def test_the_kernel_distance_of_one_distribution_is_zero_on_average() -> None:
     assert abs(mean) < 3 * torch.tensor(values).std().item() / len(values) ** 0.5
 
 
-def test_a_seed_gives_the_same_subsets_and_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_gives_the_same_subsets_and_leaves_the_global_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("latentslots.metrics.frechet.SUBSET_SIZE", 10)
     one, two = torch.randn(40, 3), torch.randn(50, 3)
     state = torch.get_rng_state()
@@ -67,6 +69,6 @@ def test_a_seed_gives_the_same_subsets_and_disturbs_nobody(monkeypatch: pytest.M
     assert first[1] > 0
 
 
-def test_one_image_is_no_set() -> None:
+def test_a_set_needs_two_images() -> None:
     with pytest.raises(ValueError, match="needs two images in each, got 1 and 5"):
         frechet_distance(torch.randn(1, 3), torch.randn(5, 3))

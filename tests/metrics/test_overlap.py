@@ -109,7 +109,7 @@ def test_the_best_slot_is_never_worse_than_the_matched_one(
     assert means["mbo_images"] >= means["miou_images"]
 
 
-def test_what_becomes_of_objects_without_a_slot() -> None:
+def test_objects_without_a_slot_count_as_the_convention_has_it() -> None:
     target = torch.tensor([[[0, 0, 1, 1], [0, 0, 2, 2]]])
     pred = torch.tensor([[[1, 1, 0, 0], [1, 1, 0, 0]]])
     assert overlap(pred, target, convention="iou").means() == {
@@ -163,7 +163,7 @@ def test_hidden_objects_are_left_out(convention: Convention) -> None:
     assert found.in_miou[:, 0].any() == (convention == "with-background")
 
 
-def test_an_object_without_a_pixel_is_no_object() -> None:
+def test_an_object_without_a_pixel_does_not_count() -> None:
     _, target = random_scenes(5)
     everything = torch.ones(5, 9, dtype=torch.int64)
     for convention in CONVENTIONS:
@@ -192,7 +192,7 @@ def test_images_without_objects_are_left_out(convention: Convention) -> None:
     assert np.isnan(nothing["mbo_objects"])
 
 
-def test_refuses_what_it_cannot_score() -> None:
+def test_unknown_conventions_and_short_visibilities_are_refused() -> None:
     pred, target = random_scenes(2)
     with pytest.raises(ValueError, match=r"convention must be one of \('iou', 'lsd', .*'dice'"):
         check_convention("dice")

@@ -1,4 +1,4 @@
-"""PSNR and SSIM against what their papers say, written out."""
+"""PSNR and SSIM against the formulas of their papers, written out."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from latentslots.metrics.reconstruction import psnr, ssim
 
 
 def slow_ssim(pred: np.ndarray, target: np.ndarray) -> float:
-    """Eq. 13 of Wang et al. (2004) at every pixel; the image goes on mirrored at its border."""
+    """Eq. 13 of Wang et al. (2004) at every pixel; the image is mirrored at its border."""
 
     def blur(values: np.ndarray) -> np.ndarray:
         return gaussian_filter(values, sigma=1.5, truncate=3.5, mode="mirror")
@@ -48,7 +48,7 @@ def test_psnr_is_that_of_the_mean_squared_error(pair: tuple[torch.Tensor, torch.
         assert value == pytest.approx(10 * np.log10(1 / error), abs=1e-3)
 
 
-def test_errors_inside_of_an_object_do_not_count(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_errors_inside_an_object_do_not_count(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     pred, target = pair
     outside = torch.ones(2, 1, 40, 40, dtype=torch.bool)
     outside[0, :, 4:20, 6:30] = False

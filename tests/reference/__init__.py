@@ -1,1 +1,1 @@
-"""Slow and obvious versions of what the package computes fast."""
+"""Slow and obvious versions of the computations of the package."""

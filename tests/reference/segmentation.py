@@ -16,10 +16,10 @@ from torch.nn import functional as F
 def random_scenes(
     num_images: int, *, size: int = 16, num_objects: int = 4, num_slots: int = 5, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Blobs, and segmentations that half agree with them.
+    """Segmentations of blobs, and others that partly agree with them.
 
     Returns:
-        Predicted ids below `num_slots`, and true ids up to `num_objects`; `[B, H, W]` int64 both.
+        Predicted ids below `num_slots`, and true ids up to `num_objects`; both `[B, H, W]` int64.
     """
     generator = torch.Generator().manual_seed(seed)
     num_regions = max(num_objects + 1, num_slots)
@@ -59,7 +59,7 @@ def overlap_by_hand(pred: Tensor, target: Tensor, with_background: bool) -> tupl
         for region in regions
         for slot in slots
     }
-    # An object can go without a slot.
+    # An object can be without a slot.
     choices = [*slots, *(-1 for _ in regions)]
     best = max(
         sum(iou.get(pair, 0.0) for pair in zip(regions, chosen, strict=True))

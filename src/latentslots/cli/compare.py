@@ -13,16 +13,16 @@ from latentslots.config.seeds import check_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Say whether two reports on the same images differ by more than noise."""
+    """Test whether two reports on the same images differ by more than noise."""
 
     first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REPORT")]
     """A report.json, or the folder that holds it; images.parquet lies beside it."""
     second: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OTHER-REPORT")]
-    """Another one."""
+    """The other one."""
     convention: Convention = "iou"
-    """Which of their conventions."""
+    """The convention whose scores are compared."""
     seed: int = 0
-    """Of the resampling."""
+    """Seed of the resampling."""
     json: bool = False
     """Print the differences as JSON instead of a table."""
 
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
 
     from latentslots.evaluation.comparison import compare_reports, to_markdown
 
-    found = compare_reports(
+    differences = compare_reports(
         Path(options.first),
         Path(options.second),
         convention=options.convention,
@@ -45,9 +45,9 @@ def run(arguments: list[str]) -> None:
             json.dumps(
                 {
                     name: {**asdict(one), "more_than_noise": one.is_more_than_noise}
-                    for name, one in found.items()
+                    for name, one in differences.items()
                 }
             )
         )
     else:
-        print(to_markdown(found))
+        print(to_markdown(differences))

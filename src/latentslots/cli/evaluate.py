@@ -14,56 +14,57 @@ from latentslots.config.seeds import check_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Score how well a model's slots find the objects of a data set with masks."""
+    """Score how well the slots of a model segment the objects of a data set with masks."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
     data: str
     """A data set with segmentations; `bundled` for the scenes that ship with the package."""
     split: str = "validation"
-    """Which part of it."""
+    """Split of the data set."""
     convention: tuple[Convention, ...] = ("iou",)
-    """How mIoU and mBO are computed, one or several: `iou` matches by overlap and scores a missed
-    object 0; `lsd` is that of the official code; `with-background` counts the background as an
-    object."""
+    """How mIoU and mBO are computed, one or several: `iou` matches by IoU and scores a missed
+    object 0; `lsd` is the convention of the official code; `with-background` counts the background
+    as an object."""
     resolution: int | None = None
-    """Pixels per side; the trained resolution when absent."""
+    """Pixels per side; the resolution of the training when absent."""
     scoring_resolution: ScoringSize | None = None
     """Pixels per side at which masks are compared: a number, or `native` for the size of each
-    truth; that of the images when absent. DINOSAUR and SPOT use 320, SlotDiffusion 128."""
+    ground truth; the size of the images when absent. DINOSAUR and SPOT use 320, SlotDiffusion
+    128."""
     num_images: int | None = None
-    """Only so many images, from the start."""
+    """At most so many images, from the start."""
     min_objects: int = 0
     """Only images with at least so many objects."""
     batch_size: int = 32
-    """Images at once; changes no number."""
+    """Images to encode at once; changes numbers by rounding only."""
     seed: int = 0
-    """Seed of the slots' start: image i draws from seed + i."""
+    """Seed of the slot noise: image i draws with seed + i."""
     num_slots: int | None = None
-    """Slots to look for; what the pipeline says when absent."""
+    """Slots per image; the setting of the pipeline when absent."""
     merge_overlap: float | None = None
-    """Slots of an image whose masks overlap more than this become one, 0 for never; what the
-    pipeline says when absent."""
+    """Merge slots whose masks overlap more than this; 0 for never; the setting of the pipeline when
+    absent."""
     masks: Literal["model", "attention", "cross-attention"] = "model"
-    """`model`: those of the patch decoder, where there is one, else `attention`: the slots' own, as
-    in the paper. `cross-attention`: where the denoiser looks for each slot."""
+    """`model`: the masks of the patch decoder if there is one, else `attention`: the attention of
+    the slots, as in the paper. `cross-attention`: the attention of the denoiser to the slots."""
     probes: bool = False
-    """Also read attributes of objects off their slots; under `lsd` as the official code does."""
+    """Also predict attributes of objects from slots; under `lsd` as the official code does."""
     attributes: tuple[str, ...] = ()
-    """With --probes: which attributes; all when absent."""
+    """With --probes: the attributes to predict; all when absent."""
     class_attribute: str = ""
-    """Also score objects of one class as one region: the attribute with the classes, such as
+    """Also score all objects of a class as one region: the attribute with the classes, such as
     `category`."""
     baselines: bool = False
-    """Also score the same model untrained, k-means on color, and connected pieces of one color."""
+    """Also score the untrained model, k-means on color, and connected pieces of one color."""
     num_colors: int | None = None
-    """Colors that the baselines tell apart; as many as slots when absent."""
+    """Number of colors of the baselines; that of the slots when absent."""
     tune_split: str = ""
-    """With --baselines: score k-means on color and place as well, the weight of place chosen on
-    this split of the data, such as `train`."""
+    """With --baselines: also score k-means on color and position, with the weight of position tuned
+    on this split of the data, such as `train`."""
     output_dir: str = ""
-    """Also write report.json, report.md, index.html, images.parquet and pictures here; what was
-    found is kept there, too, and used again when only what is asked about it changes."""
+    """Also write report.json, report.md, index.html, images.parquet and figures here. Predictions
+    are kept there too, so that other conventions or probes need no second inference pass."""
     json: bool = False
     """Print report.json instead of tables."""
 
@@ -85,8 +86,8 @@ def run(arguments: list[str]) -> None:
     from latentslots.pipelines.cross_attention import CrossAttentionPipeline
     from latentslots.workflows.evaluate import EvaluationOptions, run_evaluation, write_evaluation
 
-    # Where `accelerate launch` started several processes, they share the images. On CPUs they would
-    # not find each other without being told.
+    # Processes that `accelerate launch` started share the images. On CPUs, they connect to each
+    # other with `cpu=True` only.
     state = PartialState(cpu=not torch.accelerator.is_available())
     hide_loading_bars()
     pipe: Any = load_pipeline(options.run)
@@ -100,7 +101,7 @@ def run(arguments: list[str]) -> None:
     if options.min_objects:
         dataset = with_objects(dataset, options.min_objects)
     tuning = None
-    if options.tune_split:  # first of all, so that a name that is not there costs no minutes
+    if options.tune_split:  # before the inference, so that a wrong name fails at once
         tuning = load_dataset(options.data, split=options.tune_split)
     out = Path(options.output_dir) if options.output_dir else None
     report = run_evaluation(
@@ -138,7 +139,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _check(options: Evaluate) -> None:
-    """Refuse words that do not go together."""
+    """Refuse flags that contradict each other."""
     if options.num_colors is not None and not options.baselines:
         raise ValueError("--num-colors is for the baselines: add --baselines")
     if options.tune_split and not options.baselines:

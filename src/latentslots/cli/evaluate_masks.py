@@ -13,18 +13,19 @@ from latentslots.config.conventions import CONVENTIONS, Convention
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateMasks:
-    """Score segmentations that any method made: folders of pictures, or arrays."""
+    """Score segmentations of any method: folders of images, or arrays."""
 
     pred: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRED")]
     """A folder of PNG or .npy files, or one .npy or .npz file: ids of segments, or soft masks."""
     truth: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TRUTH")]
-    """The true ids, alike; 0 is the background. Files are paired by name, arrays by place."""
+    """The true ids, in one of these formats; 0 is the background. Files are paired by name, rows of
+    arrays by index."""
     convention: tuple[Convention, ...] = CONVENTIONS
     """How mIoU and mBO are computed, one or several; see `latentslots evaluate`."""
     ignore_id: int | None = None
     """True id of pixels that do not count, such as 255 in PASCAL VOC."""
     output_dir: str = ""
-    """Also write report.json, report.md, index.html, images.parquet and pictures of the first, the
+    """Also write report.json, report.md, index.html, images.parquet and figures of the first, the
     worst and the best images here."""
     json: bool = False
     """Print report.json instead of tables."""

@@ -1,4 +1,4 @@
-"""What images are compared by: features of a network, made by name.
+"""Networks whose features compare sets of images, loaded by name.
 
 Dimensions: B images, H W pixels, F features.
 """
@@ -23,49 +23,49 @@ INCEPTION = (
 
 
 def load_features(name: str) -> tuple[nn.Module, str]:
-    """Something that turns images `[B, 3, H, W]` in [0, 1] into features `[B, F]`, and its name.
+    """A module that maps images `[B, 3, H, W]` in [0, 1] to features `[B, F]`, and its name.
 
     Args:
-        name: `bundled`: the bundled autoencoder, for a number without downloads that is not FID.
+        name: `bundled`: the bundled autoencoder, which needs no download; its distance is not FID.
             `inception:FILE`: a TorchScript file with the Inception of FID, such as NVIDIA's
-            inception-2015-12-05.pt. `dinov2:FOLDER` or `dinov2:HUB-ID`: class token of a DINOv2.
-            `module:PACKAGE.MODULE:NAME`: what a class or function of yours returns, a module that
-            takes such images.
+            inception-2015-12-05.pt. `dinov2:FOLDER` or `dinov2:HUB-ID`: the class token of a
+            DINOv2. `module:PACKAGE.MODULE:NAME`: the module that a class or function of another
+            package returns.
 
     Raises:
-        ValueError: If there is nothing of that name.
+        ValueError: If there is no such network.
     """
-    kind, _, place = name.partition(":")
+    kind, _, source = name.partition(":")
     if name == "bundled":
         return AutoencoderFeatures(load_vae("bundled")), "bundled-autoencoder"
-    if kind == "inception" and place:
-        return InceptionFeatures(Path(place)), "inception"
-    if kind == "dinov2" and place:
-        return DINOv2Features(place), f"dinov2 {place}"
-    if kind == "module" and ":" in place.strip(":"):
-        return _imported(place), place
+    if kind == "inception" and source:
+        return InceptionFeatures(Path(source)), "inception"
+    if kind == "dinov2" and source:
+        return DINOv2Features(source), f"dinov2 {source}"
+    if kind == "module" and ":" in source.strip(":"):
+        return _imported(source), source
     raise ValueError(
         f"features must be bundled, inception:FILE (the standard weights: {INCEPTION}), or "
         f"dinov2:FOLDER-OR-HUB-ID, or module:PACKAGE.MODULE:NAME, got {name!r}"
     )
 
 
-def _imported(place: str) -> nn.Module:
-    """A module that somebody else's code makes."""
-    package, _, name = place.rpartition(":")
+def _imported(source: str) -> nn.Module:
+    """The module that a class or function of another package returns."""
+    package, _, name = source.rpartition(":")
     try:
-        made = getattr(importlib.import_module(package), name)()
+        module = getattr(importlib.import_module(package), name)()
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no {name!r} in {package!r}: {error}") from None
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"{place} made a {type(made).__name__}, not a torch module")
-    return made.eval()
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{source} returned a {type(module).__name__}, not a torch module")
+    return module.eval()
 
 
 class AutoencoderFeatures(nn.Module):
-    """What the encoder of an autoencoder sees, before it is squeezed into latents.
+    """Features of the encoder of an autoencoder, from the layer before the latents.
 
-    Mean and deviation over the image of each channel of its last hidden layer.
+    Mean and deviation over the image of each channel of this layer.
     """
 
     def __init__(self, vae: AutoencoderKL) -> None:
@@ -74,20 +74,20 @@ class AutoencoderFeatures(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
         """Features of images in [0, 1]."""
-        seen: list[Tensor] = []
-        keep = self.encoder.conv_out.register_forward_pre_hook(
-            lambda _module, inputs: seen.append(inputs[0])
+        recorded: list[Tensor] = []
+        hook = self.encoder.conv_out.register_forward_pre_hook(
+            lambda _module, inputs: recorded.append(inputs[0])
         )
         try:
             self.encoder(images * 2 - 1)
         finally:
-            keep.remove()
-        hidden = seen[0].flatten(2)
+            hook.remove()
+        hidden = recorded[0].flatten(2)
         return torch.cat([hidden.mean(dim=2), hidden.std(dim=2)], dim=1)
 
 
 class InceptionFeatures(nn.Module):
-    """A TorchScript network that takes bytes, as the files with FID's Inception do."""
+    """A TorchScript network on images of bytes, as the files with the Inception of FID hold it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -95,12 +95,12 @@ class InceptionFeatures(nn.Module):
             raise ValueError(f"there is no file {path}; the standard weights: {INCEPTION}")
         try:
             load: Any = torch.jit.load
-            with warnings.catch_warnings():  # deprecated, and the format of the standard file
+            with warnings.catch_warnings():  # deprecated, but the format of the standard file
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self.network = load(path, map_location="cpu").eval()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"{path} is no TorchScript file: {reason}") from error
+            raise ValueError(f"{path} is not a TorchScript file: {reason}") from error
         arguments = [argument.name for argument in self.network.forward.schema.arguments]
         self.options = {"return_features": True} if "return_features" in arguments else {}
 

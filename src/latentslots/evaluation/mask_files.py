@@ -1,4 +1,4 @@
-"""Segmentations that anybody made, from folders of pictures and from arrays.
+"""Segmentations of any origin, read from folders of images and from array files.
 
 Dimensions: I images, K slots, H W pixels.
 """
@@ -28,9 +28,9 @@ class MaskFiles:
     """Segmentations by name, read one at a time.
 
     Attributes:
-        source: Where they come from.
-        names: Of the images: file names without their ending, or numbers.
-        entries: For each, a file or an array.
+        source: The folder or file.
+        names: Names of the images: file names without their ending, or numbers.
+        entries: A file or an array for each.
     """
 
     source: str
@@ -48,33 +48,33 @@ class MaskFiles:
         """
         entry = self.entries[self.names.index(name)]
         if isinstance(entry, np.ndarray):
-            found = entry
+            array = entry
         elif entry.suffix == ".npy":
-            found = _load_array(entry)
+            array = _load_array(entry)
         else:
             try:
-                with Image.open(entry) as picture:
-                    found = to_ids(picture).numpy()
+                with Image.open(entry) as image:
+                    array = to_ids(image).numpy()
             except (OSError, ValueError) as error:
                 raise ValueError(f"{entry} cannot be read as a segmentation: {error}") from error
-        is_ids = found.ndim == 2 and found.dtype.kind in "iub"
-        if not is_ids and not (found.ndim == 3 and found.dtype.kind in "fiub"):
+        is_ids = array.ndim == 2 and array.dtype.kind in "iub"
+        if not is_ids and not (array.ndim == 3 and array.dtype.kind in "fiub"):
             raise ValueError(
                 f"image {name} of {self.source} must hold ids [H, W] or masks [K, H, W], got "
-                f"{found.dtype} {list(found.shape)}"
+                f"{array.dtype} {list(array.shape)}"
             )
-        return found
+        return array
 
 
 def open_masks(source: str | Path) -> MaskFiles:
-    """Find the segmentations of a folder, of an array file, or of an archive of one array.
+    """Open the segmentations in a folder, in an array file, or in an archive of one array.
 
     Args:
-        source: A folder of pictures of ids (PNG) or of `.npy` files, one for each image; or a
-            `.npy` or `.npz` file with ids `[I, H, W]` or soft masks `[I, K, H, W]`.
+        source: A folder of ids as images (PNG) or as `.npy` files, one for each image; or a `.npy`
+            or `.npz` file with ids `[I, H, W]` or soft masks `[I, K, H, W]`.
 
     Raises:
-        ValueError: If there is nothing of the kind.
+        ValueError: If the source is none of these.
     """
     path = Path(source)
     if path.is_dir():
@@ -82,9 +82,9 @@ def open_masks(source: str | Path) -> MaskFiles:
         if not files:
             raise ValueError(f"{path} holds no masks: files ending in {', '.join(SUFFIXES)}")
         names = [file.stem for file in files]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"{path} holds two files for image {twice[0]}")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"{path} holds two files for image {duplicates[0]}")
         return MaskFiles(str(path), tuple(names), tuple(files))
     if path.suffix not in ARRAYS or not path.is_file():
         raise ValueError(
@@ -99,56 +99,56 @@ def open_masks(source: str | Path) -> MaskFiles:
 
 
 def paired_segmentations(
-    predictions: MaskFiles, targets: MaskFiles, *, ignore_id: int | None = None
+    masks: MaskFiles, truth: MaskFiles, *, ignore_id: int | None = None
 ) -> Iterator[SegmentationPair]:
-    """Prediction, truth and pixels that count of every image, in the order of the truths.
+    """Predicted and true segmentation of every image, in the order of the ground truth.
 
-    A prediction of another size than its truth is brought to it: soft masks bilinearly, ids by the
-    nearest pixel. Soft masks tell how many slots there are; of ids, only those that pixels have.
+    Predictions are resized to their ground truth: soft masks bilinearly, ids by the nearest pixel.
+    Every soft mask is a slot, also one without pixels; of ids, only those with pixels are.
 
     Args:
-        predictions: Ids, or soft masks that sum to 1.
-        targets: Ids; 0 is the background.
-        ignore_id: Id of pixels that do not count.
+        masks: Predicted ids, or soft masks that sum to 1.
+        truth: True ids; 0 is the background.
+        ignore_id: True id of pixels that do not count.
 
     Raises:
-        ValueError: If the images are not the same, or one is not what it must be.
+        ValueError: If the two have different images, or an image is not valid.
     """
-    missing = sorted(set(targets.names) - set(predictions.names))
+    missing = sorted(set(truth.names) - set(masks.names))
     if missing:
         raise ValueError(
-            f"{predictions.source} lacks image {missing[0]}, which {targets.source} has "
-            f"({len(missing)} of {len(targets)} are missing)"
+            f"{masks.source} lacks image {missing[0]}, which {truth.source} has "
+            f"({len(missing)} of {len(truth)} are missing)"
         )
-    extra = sorted(set(predictions.names) - set(targets.names))
+    extra = sorted(set(masks.names) - set(truth.names))
     if extra:
         raise ValueError(
-            f"{targets.source} lacks image {extra[0]}, which {predictions.source} has "
-            f"({len(extra)} of {len(predictions)} have no truth)"
+            f"{truth.source} lacks image {extra[0]}, which {masks.source} has "
+            f"({len(extra)} of {len(masks)} have no truth)"
         )
-    for name in targets.names:
-        yield read_pair(predictions, targets, name, ignore_id=ignore_id)
+    for name in truth.names:
+        yield read_pair(masks, truth, name, ignore_id=ignore_id)
 
 
 def read_pair(
-    predictions: MaskFiles, targets: MaskFiles, name: str, *, ignore_id: int | None = None
+    masks: MaskFiles, truth: MaskFiles, name: str, *, ignore_id: int | None = None
 ) -> SegmentationPair:
-    """As `paired_segmentations`, of one image that both have.
+    """The pair of `paired_segmentations` for one image that both have.
 
     Raises:
-        ValueError: If one is not what it must be.
+        ValueError: If it is not valid.
     """
-    truth = targets.read(name)
-    if truth.ndim != 2:
+    ids = truth.read(name)
+    if ids.ndim != 2:
         raise ValueError(
-            f"image {name} of {targets.source} must hold ids [H, W], got {list(truth.shape)}"
+            f"image {name} of {truth.source} must hold ids [H, W], got {list(ids.shape)}"
         )
-    target = torch.from_numpy(truth.astype(np.int64))
+    target = torch.from_numpy(ids.astype(np.int64))
     valid = None if ignore_id is None else target != ignore_id
     target = target if valid is None else torch.where(valid, target, 0)
-    _check_ids(target, f"image {name} of {targets.source}")
-    where = f"image {name} of {predictions.source}"
-    pred, num_slots = _hard(predictions.read(name), (target.shape[0], target.shape[1]), where)
+    _check_ids(target, f"image {name} of {truth.source}")
+    where = f"image {name} of {masks.source}"
+    pred, num_slots = _hard(masks.read(name), (target.shape[0], target.shape[1]), where)
     _check_ids(pred, where)
     return SegmentationPair(pred, target, valid, num_slots)
 
@@ -162,12 +162,12 @@ def _check_ids(ids: Int64[Tensor, "H W"], where: str) -> None:
 
 
 def _hard(
-    found: np.ndarray, size: tuple[int, int], where: str
+    array: np.ndarray, size: tuple[int, int], where: str
 ) -> tuple[Int64[Tensor, "H W"], int | None]:
-    """The segment of every pixel, at a size, and how many slots there are where masks tell."""
-    if found.ndim == 2:
-        return resize_ids(torch.from_numpy(found.astype(np.int64)), size), None
-    masks = torch.from_numpy(found.astype(np.float32))
+    """The segment of every pixel, at a size, and the number of slots, `None` for ids."""
+    if array.ndim == 2:
+        return resize_ids(torch.from_numpy(array.astype(np.int64)), size), None
+    masks = torch.from_numpy(array.astype(np.float32))
     sums = masks.sum(dim=0)
     if masks.min() < 0 or not (sums - 1).abs().max() <= _SUM_TOLERANCE:
         worst = sums.flatten()[(sums - 1).abs().argmax()].item()

@@ -8,7 +8,7 @@ Dimensions: I images, N rows of a table (row 0 is the background), K slots, D sl
 H W pixels of an image, h w of its ground truth.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -189,7 +189,7 @@ def predict_with(
     return replace(predictions_from_pairs(pairs()), videos=images.videos, resolution=resolution)
 
 
-def predictions_from_pairs(pairs: Iterable[SegmentationPair]) -> Predictions:
+def predictions_from_pairs(pairs: Iterator[SegmentationPair]) -> Predictions:
     """Count the pixels that segments share with objects, in segmentations of any origin.
 
     Raises:

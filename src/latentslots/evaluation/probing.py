@@ -1,4 +1,4 @@
-"""Probes of a pipeline's slots: which object is whose, and what the slot says about it.
+"""Probes of a pipeline: slots are matched to objects, whose attributes are predicted from them.
 
 Dimensions: I images, N rows of a table (row 0 is the background), M matched objects.
 """
@@ -25,14 +25,14 @@ Protocol = Literal["by-video", "lsd"]
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeReport:
-    """Scores of probes, with everything one must know to compare them.
+    """Scores of probes, with the conditions under which they compare to others.
 
     Attributes:
-        convention: How slots were matched to objects, and with `lsd` how heads were trained: see
+        convention: How slots were matched to objects, and for `lsd` how heads were trained: see
             `latentslots.metrics.probes.probe`.
-        num_objects: Objects that can be seen.
-        num_matched: Those that a slot was matched to; only they are probed.
-        num_videos: Videos, or images, that the matched objects come from.
+        num_objects: Visible objects.
+        num_matched: Objects with a matched slot; only these are probed.
+        num_videos: Videos, or images, of the matched objects.
         scores: By attribute and head.
     """
 
@@ -48,7 +48,7 @@ class ProbeReport:
         return "lsd" if self.convention == "lsd" else "by-video"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, ready for JSON."""
         return {
             "convention": self.convention,
             "protocol": self.protocol,
@@ -60,7 +60,7 @@ class ProbeReport:
         }
 
     def to_markdown(self) -> str:
-        """One row for each attribute and head, and what is odd below."""
+        """One row for each attribute and head, and notes below the table."""
         rows = [
             f"| {s.attribute} | {s.head} | {_shown(s.scores, s.intervals)} | {_shown(s.guess)} |"
             for s in self.scores
@@ -77,7 +77,7 @@ class ProbeReport:
             f"protocol `{self.protocol}`, slots matched by `{self.convention}`; "
             f"{self.num_matched} of {self.num_objects} objects had a slot, "
             f"from {self.num_videos} videos or images. Mean ± deviation over seeds, and the 95 % "
-            "bootstrap interval of the mean over videos or images, heads as they are."
+            "bootstrap interval of the mean over videos or images, with the heads as trained."
         )
         head = ["| attribute | head | score | a guess |", "|---|---|---|---|"]
         return "\n".join([*head, *rows, "", about, *([""] if notes else []), *notes, ""])
@@ -92,30 +92,30 @@ def probe_slots(
     heads: Sequence[HeadKind] = ("linear", "mlp"),
     seeds: Sequence[int] = (0, 1, 2),
 ) -> ProbeReport:
-    """Match slots to objects and read the objects' attributes off them.
+    """Match slots to objects and predict the attributes of the objects from them.
 
     Args:
         predictions: Of a pipeline, on the first images of the data set; frames of one video stay
             together.
         dataset: Has the column `attributes`.
         convention: How slots are matched to objects. `lsd` also trains and scores heads as the
-            official code does, whatever `heads` and `seeds` say.
-        attributes: Names of those to read; all when absent.
+            official code does, which `heads` and `seeds` do not change.
+        attributes: Names of the attributes; all when absent.
         heads: Kinds of heads.
-        seeds: Repetitions, with other splits and other starts.
+        seeds: Repetitions, with other splits and other initial weights.
 
     Raises:
         ValueError: If there are no attributes, or fewer than three videos.
     """
     values = read_attributes(dataset, list(attributes or ()) or None, num_images=len(predictions))
     images, objects, slots, num_objects = match_objects(predictions, convention=convention)
-    found = [_attribute(one, images, objects) for one in values]
+    targets = [_attribute(one, images, objects) for one in values]
     videos = torch.arange(len(predictions)) if predictions.videos is None else predictions.videos
     videos = videos[images]
     if convention == "lsd":
-        scores = probe_lsd(slots, found, videos=videos)
+        scores = probe_lsd(slots, targets, videos=videos)
     else:
-        scores = probe(slots, found, videos, heads=heads, seeds=seeds)
+        scores = probe(slots, targets, videos, heads=heads, seeds=seeds)
     return ProbeReport(
         convention=convention,
         num_objects=num_objects,
@@ -128,17 +128,17 @@ def probe_slots(
 def match_objects(
     predictions: Predictions, *, convention: Convention = "iou"
 ) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, "M D"], int]:
-    """The objects that have a slot.
+    """The objects that a slot is matched to.
 
     Args:
         predictions: Of a pipeline with slots.
         convention: How slots are matched, see `latentslots.metrics.overlap`.
 
     Returns:
-        Image and id of every matched object, its slot, and how many objects can be seen.
+        Image and id of every matched object, its slot, and the number of visible objects.
 
     Raises:
-        ValueError: If the predictions hold no slots.
+        ValueError: If the method has no slots.
     """
     if predictions.slots is None:
         raise ValueError("probes need slots, and this method has none")
@@ -150,7 +150,7 @@ def match_objects(
 
 
 def check_classes(dataset: Dataset, name: str) -> None:
-    """Refuse an attribute that does not exist, or whose values are no classes, words or integers.
+    """Refuse an attribute that does not exist, or whose values are not classes, words or integers.
 
     Raises:
         ValueError: Names it.
@@ -166,7 +166,7 @@ def object_classes(predictions: Predictions, dataset: Dataset, name: str) -> Int
     Args:
         predictions: On the first images of the data set.
         dataset: Has the column `attributes`.
-        name: Of an attribute with classes.
+        name: Name of an attribute with classes.
 
     Raises:
         ValueError: If there is no such attribute, or its values are numbers other than integers.
@@ -178,8 +178,8 @@ def object_classes(predictions: Predictions, dataset: Dataset, name: str) -> Int
     if not values.classes:  # no object of these images has a value
         return classes
     images, rows = (ids > 0).nonzero(as_tuple=True)
-    found = _attribute(values, images, ids[images, rows])
-    classes[images, rows] = torch.where(found.known, found.values.long(), -1)
+    attribute = _attribute(values, images, ids[images, rows])
+    classes[images, rows] = torch.where(attribute.known, attribute.values.long(), -1)
     return classes
 
 
@@ -187,18 +187,18 @@ def _attribute(
     values: ObjectValues, images: Int64[Tensor, " M"], objects: Int64[Tensor, " M"]
 ) -> Attribute:
     """The values of the matched objects; an object beyond the end of a list has none."""
-    found = []
+    of_objects = []
     for image, number in zip(images.tolist(), objects.tolist(), strict=True):
         of_image = values.values[image]
-        found.append(of_image[number - 1] if number <= len(of_image) else None)
-    known = torch.tensor([value is not None for value in found], dtype=torch.bool)
+        of_objects.append(of_image[number - 1] if number <= len(of_image) else None)
+    known = torch.tensor([value is not None for value in of_objects], dtype=torch.bool)
     if values.classes:
-        labels = torch.tensor([0 if value is None else value for value in found])
+        labels = torch.tensor([0 if value is None else value for value in of_objects])
         return Attribute(
             name=values.name, values=labels, known=known, num_classes=len(values.classes)
         )
-    numbers = [[0.0] * values.size if value is None else value for value in found]
-    rows = torch.tensor(numbers, dtype=torch.float32).reshape(len(found), values.size)
+    numbers = [[0.0] * values.size if value is None else value for value in of_objects]
+    rows = torch.tensor(numbers, dtype=torch.float32).reshape(len(of_objects), values.size)
     return Attribute(name=values.name, values=rows, known=known)
 
 

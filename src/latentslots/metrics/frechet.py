@@ -1,9 +1,9 @@
-"""How far one set of images is from another, by what a network sees in them: Fréchet and kernel.
+"""Fréchet and kernel distance of two sets of images, in the feature space of a network.
 
 The numbers are only as good as the features. With those of the ImageNet Inception they are FID
 (Heusel et al., 2017, https://arxiv.org/abs/1706.08500) and KID (Binkowski et al., 2018,
-https://arxiv.org/abs/1801.01401); with others they must not be called so. torchmetrics does the
-arithmetic.
+https://arxiv.org/abs/1801.01401); with others they must not be called so. The arithmetic is that
+of torchmetrics.
 
 Dimensions: N M images of the two sets, F features.
 """
@@ -20,8 +20,8 @@ SUBSET_SIZE = 1000
 NUM_SUBSETS = 20
 
 
-class _Same(nn.Module):
-    """Features are features already."""
+class _Identity(nn.Module):
+    """The feature extractor of features, with the number of channels that torchmetrics reads."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class _Same(nn.Module):
 def frechet_distance(real: Float[Tensor, "N F"], other: Float[Tensor, "M F"]) -> float:
     """Fréchet distance of the two Gaussians with the features' means and covariances.
 
-    It falls with the number of images, so compare sets of one size only.
+    It decreases with the number of images, so compare sets of one size only.
 
     Example:
         >>> features = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
@@ -45,7 +45,7 @@ def frechet_distance(real: Float[Tensor, "N F"], other: Float[Tensor, "M F"]) ->
         ValueError: If a set has fewer than two images.
     """
     _check(real, other)
-    metric = FrechetInceptionDistance(feature=_Same(real.shape[1]))
+    metric = FrechetInceptionDistance(feature=_Identity(real.shape[1]))
     metric.update(real.double(), real=True)
     metric.update(other.double(), real=False)
     return float(metric.compute())
@@ -57,13 +57,13 @@ def kernel_distance(
     """Squared maximum mean discrepancy with a cubic kernel: unbiased, so it may be below 0.
 
     Args:
-        real: Features of the one set.
-        other: Features of the other.
+        real: Features of one set.
+        other: Features of the other set.
         seed: Of the subsets of at most 1,000 images over which it is averaged.
 
     Returns:
         Mean and standard deviation over 20 subsets; where a set is no larger than a subset, the
-        deviation says little.
+        deviation means little.
 
     Raises:
         ValueError: If a set has fewer than two images.
@@ -74,7 +74,7 @@ def kernel_distance(
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all")
         torch.manual_seed(seed)
         metric = KernelInceptionDistance(
-            feature=_Same(real.shape[1]), subsets=NUM_SUBSETS, subset_size=size
+            feature=_Identity(real.shape[1]), subsets=NUM_SUBSETS, subset_size=size
         )
         metric.update(real.double(), real=True)
         metric.update(other.double(), real=False)

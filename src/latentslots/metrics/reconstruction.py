@@ -1,4 +1,4 @@
-"""How close one image is to another: PSNR, SSIM, and LPIPS.
+"""Similarity of two images: PSNR, SSIM and LPIPS.
 
 Dimensions: B batch, H W pixels.
 """
@@ -23,8 +23,8 @@ def psnr(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Fl
 def ssim(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
     """Structural similarity of every image (Wang et al., 2004), at most 1; pixels in [0, 1].
 
-    Windows are Gaussian, 11 px wide, and the image goes on mirrored at its border, as torchmetrics
-    has it; code that leaves the border out gives other numbers.
+    Windows are Gaussian, 11 px wide, and the image is mirrored at its border, as in torchmetrics;
+    code that leaves out the border gives other numbers.
 
     Example:
         >>> import torch
@@ -40,13 +40,12 @@ def ssim(pred: Float[Tensor, "B 3 H W"], target: Float[Tensor, "B 3 H W"]) -> Fl
 
 
 def load_lpips(net: str = "vgg") -> nn.Module:
-    """The perceptual distance of Zhang et al. (2018), from the extra `perceptual`.
+    """Load the perceptual distance of Zhang et al. (2018), from the extra `perceptual`.
 
-    It compares images `[B, 3, H, W]` in [-1, 1]; 0 for equal ones, and more the less alike they
-    look.
+    It compares images `[B, 3, H, W]` in [-1, 1]; 0 for equal images, larger for less similar ones.
 
     Args:
-        net: `vgg`, with which networks are trained, or `alex`, with which images are scored.
+        net: `vgg`, usual as a loss, or `alex`, usual as a score.
 
     Raises:
         ValueError: If the package `lpips` is not installed, or cannot fetch its weights.

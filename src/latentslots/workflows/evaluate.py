@@ -1,4 +1,4 @@
-"""One look at a data set, and all that is asked about it."""
+"""Run a full evaluation from one inference pass, and write its report."""
 
 import hashlib
 import json
@@ -34,25 +34,25 @@ from latentslots.evaluation.segmentation import SegmentationReport, score
 from latentslots.workflows.provenance import model_hash
 
 NUM_EXAMPLES = 8
-"""Of the first images, as pictures."""
+"""Images at the start of the data set that are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What to measure.
+    """What an evaluation measures, and under which conditions.
 
     Attributes:
         conventions: See `latentslots.metrics.overlap`.
-        resolution: Side of the images; the trained one when absent.
+        resolution: Side of the images, in pixels; that of the training when absent.
         scoring_resolution: Side at which masks are compared, or `native`; `resolution` when absent.
-        num_images: At most so many, from the start.
-        seed: Image i draws its slots' start from seed + i.
-        batch_size: Images at once.
+        num_images: At most so many images, from the start.
+        seed: Image i draws its slot noise with seed + i.
+        batch_size: Images to encode at once.
         class_attribute: Attribute whose classes make one region of several objects; empty for none.
-        probes: Whether to read attributes off slots.
-        attributes: Which; all when empty.
+        probes: Whether to predict attributes from slots.
+        attributes: Attributes to predict; all when empty.
         baselines: Whether to score the baselines.
-        num_colors: Colors that they tell apart.
+        num_colors: Number of colors of the baselines.
     """
 
     conventions: Sequence[Convention] = ("iou",)
@@ -80,19 +80,20 @@ def run_evaluation(
 ) -> EvaluationReport:
     """Score a pipeline on a data set.
 
-    Where `torch.distributed` runs, every process must call this, and gets the whole report.
+    Where `torch.distributed` runs, every process must call this, and all return the same report.
 
     Args:
         pipe: The pipeline.
         dataset: Images with segmentations.
         options: What to measure.
-        about: Conditions that only the caller knows: names of model and data, kind of masks.
+        about: Conditions that only the caller has: names of model and data, source of the masks.
         tuning: See `predict_baselines`.
-        cache: Folder where predictions are kept, and taken from where nothing has changed.
-        command: What was typed.
+        cache: Folder in which predictions are kept. They are used again if no condition has
+            changed.
+        command: The command line, for the report.
 
     Raises:
-        ValueError: If the data set lacks what is asked for.
+        ValueError: If the data set lacks a required column, or the cache is a file.
     """
     _check(dataset, options, cache)
     conditions = {**about, **_conditions(pipe, dataset, options)}
@@ -123,7 +124,7 @@ def run_evaluation(
             "class_attribute": options.class_attribute or None,
         },
         segmentation=segmentation,
-        baselines={name: _scores(found, dataset, options) for name, found in baselines.items()},
+        baselines={name: _scores(one, dataset, options) for name, one in baselines.items()},
         probes=probes,
         command=command,
         config=_config(pipe),
@@ -140,20 +141,20 @@ def _scores(
 
 
 def _config(pipe: Any) -> dict[str, Any]:
-    """The configuration of every part, as JSON can hold it."""
+    """The configuration of every part of a pipeline, ready for JSON."""
     parts = {"pipeline": pipe, **pipe.components}
-    found = {
+    config = {
         name: {key: value for key, value in part.config.items() if not key.startswith("_")}
         for name, part in parts.items()
         if hasattr(part, "config")
     }
-    # JSON knows no infinity, which some schedulers have.
-    plain: dict[str, Any] = json.loads(json.dumps(found, default=str), parse_constant=str)
+    # JSON has no infinity, but some schedulers do.
+    plain: dict[str, Any] = json.loads(json.dumps(config, default=str), parse_constant=str)
     return plain
 
 
 def _check(dataset: Dataset, options: EvaluationOptions, cache: Path | None) -> None:
-    """Say what cannot be before the minutes that follow."""
+    """Refuse what would fail after minutes of inference."""
     if cache is not None and cache.exists() and not cache.is_dir():
         raise ValueError(f"{cache} is a file; the report needs a folder")
     if options.probes:
@@ -169,7 +170,7 @@ def _predict(
     conditions: dict[str, Any],
     cache: Path | None,
 ) -> Predictions:
-    """Look at the images, unless that was done under the same conditions."""
+    """Predict, or load the predictions of an earlier run under the same conditions."""
     key = {**conditions, "latentslots": version("latentslots")}
     predictions = None if cache is None else load_predictions(cache, key=key)
     if all_processes(predictions is not None) and predictions is not None:
@@ -196,17 +197,17 @@ def score_masks(
     ignore_id: int | None = None,
     command: str = "",
 ) -> EvaluationReport:
-    """Score segmentations in files against the truth.
+    """Score segmentations in files against the ground truth.
 
     Args:
         masks: Predicted segmentations, see `open_masks`.
         truth: True ids, see `open_masks`.
         conventions: See `latentslots.metrics.overlap`.
         ignore_id: True id of pixels that do not count.
-        command: What was typed.
+        command: The command line, for the report.
 
     Raises:
-        ValueError: If a file is missing or is not what it must be.
+        ValueError: If a file is missing or not valid.
     """
     mask_files, truth_files = open_masks(masks), open_masks(truth)
     digest = hashlib.sha256()
@@ -217,7 +218,8 @@ def score_masks(
             digest.update(str(tuple(target.shape)).encode() + target.numpy().tobytes())
             yield pair
 
-    predictions = predictions_from_pairs(iter(tqdm(pairs(), total=len(truth_files), unit="image")))
+    progress = tqdm(pairs(), total=len(truth_files), unit="image")
+    predictions = predictions_from_pairs(iter(progress))
     return EvaluationReport(
         conditions={
             "model": str(masks),
@@ -237,14 +239,14 @@ def score_masks(
 def write_evaluation(
     report: EvaluationReport, pipe: Any, dataset: Dataset, folder: Path, *, run_folder: Path
 ) -> None:
-    """Write the report as files, with pictures of the first, the worst and the best images.
+    """Write the report as files, with figures of the first, the worst and the best images.
 
     Args:
         report: From `run_evaluation`.
-        pipe: What was scored.
-        dataset: What it was scored on.
-        folder: Where the files go.
-        run_folder: Of the model; its log of training, where there is one, is drawn, too.
+        pipe: The scored pipeline.
+        dataset: The data set on which it was scored.
+        folder: Destination of the files.
+        run_folder: Run folder of the model; the curves of its training log, if any, are drawn too.
     """
     seed = next(iter(report.segmentation.values())).seed or 0
     resolution = report.conditions["resolution"]
@@ -255,13 +257,13 @@ def write_evaluation(
 def write_mask_scores(
     report: EvaluationReport, masks: str | Path, truth: str | Path, folder: Path
 ) -> None:
-    """Write the report on masks in files, with the masks drawn without their images.
+    """Write the report on masks in files, with figures of the masks without their images.
 
     Args:
         report: From `score_masks`.
-        masks: The segmentations that were scored.
+        masks: The scored segmentations.
         truth: The true ids.
-        folder: Where the files go.
+        folder: Destination of the files.
     """
     draw = partial(
         draw_masks, open_masks(masks), open_masks(truth), ignore_id=report.conditions["ignore_id"]
@@ -284,16 +286,16 @@ def _write(
         "worst": ("the images with the lowest mIoU, the worst first", worst),
         "best": ("the images with the highest mIoU, the best first", best),
     }
-    pictures = {}
+    figures = {}
     for name, (caption, images) in captions.items():
         if images:
-            pictures[caption] = draw(images=images)
-            pictures[caption].save(folder / f"{name}.png")
-    report_page(report, pictures, metrics_path=metrics_path).save(folder / PAGE_FILE)
+            figures[caption] = draw(images=images)
+            figures[caption].save(folder / f"{name}.png")
+    report_page(report, figures, metrics_path=metrics_path).save(folder / PAGE_FILE)
 
 
 def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict[str, Any]:
-    """What predictions depend on."""
+    """The conditions that predictions depend on."""
     resolution = pipe.resolution if options.resolution is None else options.resolution
     scoring = options.scoring_resolution
     return {

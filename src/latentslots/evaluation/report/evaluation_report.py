@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 
 from latentslots.evaluation.probing import ProbeReport
 from latentslots.evaluation.segmentation import SegmentationReport
+from latentslots.files import atomic_file, write_text
 from latentslots.metrics.image_scores import ImageScores, scores_from_columns
 
 REPORT_FORMAT = 2
-"""Of `report.json`; 1 had one convention, no intervals and no single images."""
+"""Of `report.json`; format 1 had one convention, no intervals and no single images."""
 
 REPORT_FILE, MARKDOWN_FILE, IMAGES_FILE = "report.json", "report.md", "images.parquet"
 PACKAGES = (
@@ -31,12 +32,12 @@ PACKAGES = (
     "scipy",
     "scikit-learn",
 )
-"""Whose versions a report tells: scipy matches slots to objects, the others compute or load."""
+"""Packages whose versions a report records: scipy matches slots, the others compute or load."""
 _COUNTED = {"miou_objects": "objects_in_miou", "mbo_objects": "objects_in_mbo"}
 
 
 def versions() -> dict[str, Any]:
-    """Of what computes the numbers of a report."""
+    """Versions of the packages that compute the numbers of a report."""
     return {
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -49,15 +50,16 @@ Reports = Mapping[str, SegmentationReport]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """All that was measured, and all that is needed to measure it again.
+    """The numbers of an evaluation, and everything that is needed to reproduce them.
 
     Attributes:
-        conditions: What the numbers depend on: model, data, their hashes, sizes, seeds.
+        conditions: Everything that the numbers depend on: model, data, their hashes, sizes, seeds.
         segmentation: Scores by convention.
         baselines: Scores of other methods on the same images: by name, then by convention.
         probes: By convention.
-        command: What was typed.
-        config: Of every part of the model, by its name; empty where only masks were scored.
+        command: The command line.
+        config: Configuration of every part of the model, by its name; empty where only masks were
+            scored.
     """
 
     conditions: Mapping[str, Any]
@@ -101,11 +103,11 @@ class EvaluationReport:
         """Write `report.json`, `report.md` and `images.parquet`."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+        write_text(folder / REPORT_FILE, text)
         about = [f"- {name}: {value}" for name, value in self.conditions.items()]
         about += [f"- command: `{self.command}`"] if self.command else []
         markdown = "\n".join(["# Evaluation", "", *about, "", self.to_markdown()])
-        (folder / MARKDOWN_FILE).write_text(markdown, encoding="utf-8")
+        write_text(folder / MARKDOWN_FILE, markdown)
         write_image_scores(
             {name: report.images for name, report in self.segmentation.items()},
             folder / IMAGES_FILE,
@@ -128,14 +130,15 @@ def write_image_scores(scores: Mapping[str, ImageScores], path: Path) -> None:
             if name in _COUNTED:
                 columns[_COUNTED[name]] = images.counts[:, i]
         tables.append(pa.table(columns))
-    pq.write_table(pa.concat_tables(tables), path)
+    with atomic_file(path) as beside:
+        pq.write_table(pa.concat_tables(tables), beside)
 
 
 def read_image_scores(path: Path, convention: str) -> ImageScores:
-    """Read what `write_image_scores` has written.
+    """Read the file of `write_image_scores`.
 
     Raises:
-        ValueError: If there is no such file, or nothing of this convention in it.
+        ValueError: If the file is missing, or has no scores of this convention.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: it holds the scores of the single images")
@@ -151,7 +154,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """Read `report.json`, or the folder that holds it.
 
     Raises:
-        ValueError: If it is missing, is no report, or is one of another format.
+        ValueError: If it is missing, is not a report, or has another format.
     """
     path = path / REPORT_FILE if path.is_dir() else path
     try:
@@ -159,13 +162,13 @@ def read_report(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"there is no report {path}") from error
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     for name in ("format", "conditions"):
         if not isinstance(content, dict) or name not in content:
-            raise ValueError(f"{path} is no report: the field {name!r} is missing")
+            raise ValueError(f"{path} is not a report: the field {name!r} is missing")
     if content["format"] != REPORT_FORMAT:
         raise ValueError(
             f"{path} has format {content['format']}, and only format {REPORT_FORMAT} can be read: "
-            "evaluate again"
+            "run `latentslots evaluate` again"
         )
     return content

@@ -1,4 +1,4 @@
-"""Examples of what a pipeline found, as pictures."""
+"""Examples of predicted segmentations, drawn as figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,66 +25,66 @@ def draw_examples(
     resolution: int | None = None,
     seed: int = 0,
 ) -> Image.Image:
-    """Rows of image, true segmentation, found segmentation, and what every slot sees.
+    """Draw rows of image, true segmentation, predicted segmentation, and the mask of every slot.
 
     Args:
-        pipe: Finds slots and their masks.
-        dataset: Has the columns `image` and, for the truth, `segmentation`.
+        pipe: Encodes images as slots and masks.
+        dataset: Has the columns `image` and, for the ground truth, `segmentation`.
         images: Rows of the data set.
         resolution: Side of the images, in pixels. By default the one the model was trained at.
-        seed: Image i draws its slots' start from seed + i.
+        seed: Image i draws its slot noise with seed + i.
     """
     crop = ResizeCenterCrop(pipe.resolution if resolution is None else resolution)
     rows = []
     for index in images:
         row = dataset[index]
-        picture, truth = crop(row["image"], row.get("segmentation"))
-        pixels = to_pixel_values(picture)
+        image, truth = crop(row["image"], row.get("segmentation"))
+        pixels = to_pixel_values(image)
         generator = [torch.Generator().manual_seed(seed + index)]
-        scene = pipe.encode_pixel_values(pixels[None], generator=generator)
-        found = scene.segmentation(tuple(pixels.shape[-2:]))[0].cpu()
-        strip = slot_strip(picture, scene.masks[0].float().cpu(), with_image=False)
-        pictures = [overlay(picture, found), strip]
+        output = pipe.encode_pixel_values(pixels[None], generator=generator)
+        pred = output.segmentation(tuple(pixels.shape[-2:]))[0].cpu()
+        strip = slot_strip(image, output.masks[0].float().cpu(), with_image=False)
+        panels = [overlay(image, pred), strip]
         if truth is not None:
-            pictures.insert(0, overlay(picture, to_ids(truth)))
-        rows.append([to_pil(picture), *pictures])
-    first = "image, truth, found, slots" if len(rows[0]) == 4 else "image, found, slots"
-    return grid(rows, captions=[first] + [""] * (len(rows) - 1))
+            panels.insert(0, overlay(image, to_ids(truth)))
+        rows.append([to_pil(image), *panels])
+    titles = "image, truth, prediction, slots" if len(rows[0]) == 4 else "image, prediction, slots"
+    return grid(rows, captions=[titles] + [""] * (len(rows) - 1))
 
 
 def draw_masks(
-    predictions: MaskFiles, targets: MaskFiles, images: Sequence[int], *, ignore_id: int | None
+    masks: MaskFiles, truth: MaskFiles, images: Sequence[int], *, ignore_id: int | None
 ) -> Image.Image:
-    """Rows of true and found segmentation, below the name of each image.
+    """Draw rows of true and predicted segmentation, below the name of each image.
 
     Args:
-        predictions: See `paired_segmentations`.
-        targets: Alike.
-        images: Which, by place.
-        ignore_id: Id of pixels that do not count; black in both.
+        masks: See `paired_segmentations`.
+        truth: See `paired_segmentations`.
+        images: Their indices in `truth`.
+        ignore_id: True id of pixels that do not count; black in both.
     """
-    rows, names = [], [targets.names[index] for index in images]
+    rows, names = [], [truth.names[index] for index in images]
     for name in names:
-        pred, target, valid, _ = read_pair(predictions, targets, name, ignore_id=ignore_id)
+        pred, target, valid, _ = read_pair(masks, truth, name, ignore_id=ignore_id)
         row = [colorize(ids).copy() for ids in (target, pred)]
         if valid is not None:
-            mask = Image.fromarray((~valid).numpy().astype(np.uint8) * 255)
-            for picture in row:
-                picture.paste((0, 0, 0), mask=mask)
+            ignored = Image.fromarray((~valid).numpy().astype(np.uint8) * 255)
+            for panel in row:
+                panel.paste((0, 0, 0), mask=ignored)
         side = max(row[0].size)
         scale = min(max(1, _MASK_SIDES[0] // side), _MASK_SIDES[1] / side)
         size = [max(1, round(scale * n)) for n in row[0].size]
-        rows.append([picture.resize(size, Image.Resampling.NEAREST) for picture in row])
-    captions = [f"{name}{': truth, found' * (i == 0)}" for i, name in enumerate(names)]
+        rows.append([panel.resize(size, Image.Resampling.NEAREST) for panel in row])
+    captions = [f"{name}{': truth, prediction' * (i == 0)}" for i, name in enumerate(names)]
     return grid(rows, captions=captions)
 
 
 def extremes(scores: ImageScores, *, number: int = 4) -> tuple[list[int], list[int]]:
-    """The images with the lowest and with the highest mIoU, the most extreme first.
+    """Indices of the images with the lowest and with the highest mIoU, the extreme ones first.
 
     Args:
-        scores: Of all images.
-        number: Of each; fewer where there are not as many with objects.
+        scores: Scores of all images.
+        number: At most so many of each; images without objects have no mIoU.
     """
     values = scores.values()[:, scores.names.index("miou_images")]
     order = [int(i) for i in np.argsort(values, kind="stable") if values[i] == values[i]]

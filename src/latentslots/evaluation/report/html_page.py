@@ -1,9 +1,10 @@
-"""One self-contained HTML page: text, tables and pictures, with nothing to fetch."""
+"""A self-contained HTML page of text, tables and figures."""
 
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from latentslots.files import write_text
 from latentslots.visualize import ImageLike, data_uri
 
 _STYLE = """
@@ -32,7 +33,7 @@ class Page:
 
     Args:
         title: Heading, and title of the window.
-        lead: A sentence or two below it.
+        lead: A sentence or two below the heading.
     """
 
     def __init__(self, title: str, lead: str) -> None:
@@ -40,26 +41,26 @@ class Page:
         self.parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="lead">{html.escape(lead)}</p>']
 
     def heading(self, text: str) -> None:
-        """A heading of a section."""
+        """Add the heading of a section."""
         self.parts.append(f"<h2>{html.escape(text)}</h2>")
 
     def paragraph(self, text: str) -> None:
-        """Running text; `words` between backticks are set as code."""
+        """Add running text; `words` between backticks are set as code."""
         pieces = html.escape(text).split("`")
         for index in range(1, len(pieces), 2):
             pieces[index] = f"<code>{pieces[index]}</code>"
         self.parts.append(f"<p>{''.join(pieces)}</p>")
 
     def preformatted(self, text: str) -> None:
-        """Text in lines as they are."""
+        """Add text with its line breaks."""
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
     def picture(self, image: ImageLike, caption: str, *, pixels: bool = False) -> None:
-        """A picture, stored inside the page.
+        """Add a figure, which is stored inside the page.
 
         Args:
-            image: What to show.
-            caption: What one sees.
+            image: The image.
+            caption: Its description.
             pixels: Enlarge to the page's width with sharp pixels.
         """
         text = html.escape(caption)
@@ -72,12 +73,12 @@ class Page:
     def table(
         self, columns: Sequence[str], rows: Mapping[str, Sequence[float | None]], *, best: str = ""
     ) -> None:
-        """Numbers with three decimals; a dash where there is none.
+        """Add a table of numbers with three decimals; a dash for a missing number.
 
         Args:
             columns: Headings; the first is that of the row names.
             rows: Numbers by row name.
-            best: Row to set in bold.
+            best: Name of the row that is set in bold.
         """
         head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
         lines = []
@@ -89,11 +90,11 @@ class Page:
         self.parts.append(f"<table><tr>{head}</tr>{''.join(lines)}</table>")
 
     def footer(self, text: str) -> None:
-        """Small print: credits, versions."""
+        """Add small print: credits, versions."""
         self.parts.append(f"<footer>{html.escape(text)}</footer>")
 
     def to_html(self) -> str:
-        """The whole page."""
+        """The page as HTML."""
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -104,4 +105,4 @@ class Page:
     def save(self, path: Path) -> None:
         """Write the page."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.to_html(), encoding="utf-8")
+        write_text(path, self.to_html())

@@ -1,4 +1,4 @@
-"""A report as one page that a browser opens, with nothing to fetch."""
+"""An evaluation report as a self-contained page for the browser."""
 
 import json
 from collections.abc import Mapping
@@ -17,43 +17,43 @@ CURVES = ("validation/fg_ari", "validation/ari", "validation/miou_objects")
 
 def report_page(
     report: EvaluationReport,
-    pictures: Mapping[str, Image.Image],
+    figures: Mapping[str, Image.Image],
     *,
     metrics_path: Path | None = None,
 ) -> Page:
-    """Tables, pictures, and what is needed to measure it again.
+    """A page with figures, tables, and everything that is needed to reproduce the numbers.
 
     Args:
         report: The numbers.
-        pictures: By caption.
-        metrics_path: `metrics.jsonl` of the run that trained the model, for its curves.
+        figures: Drawn examples, by caption.
+        metrics_path: `metrics.jsonl` of the training run, for its curves.
     """
     page = Page(
-        "How well slots find objects",
+        "Segmentation scores",
         f"{report.conditions.get('model', 'a method')} on {report.conditions.get('data', 'images')}"
         f", {report.conditions['num_images']} images.",
     )
-    for caption, picture in pictures.items():
-        page.picture(picture, caption)
+    for caption, figure in figures.items():
+        page.picture(figure, caption)
     for convention, own in report.segmentation.items():
         page.heading(f"Segmentation, convention {convention}")
         keys = [key for key in METRICS if getattr(own, key) is not None]
         rows = {"the model": [getattr(own, key) for key in keys]}
-        for place, name in ((0, "  95 %, from"), (1, "  95 %, to")):
-            rows[name] = [own.intervals.get(key, (float("nan"),) * 2)[place] for key in keys]
+        for end, name in ((0, "  95 %, from"), (1, "  95 %, to")):
+            rows[name] = [own.intervals.get(key, (float("nan"),) * 2)[end] for key in keys]
         for name, reports in report.baselines.items():
             rows[name] = [getattr(reports[convention], key) for key in keys]
         page.table(["", *(METRICS[key] for key in keys)], rows, best="the model")
     for convention, probes in report.probes.items():
-        page.heading(f"What slots say about their objects, convention {convention}")
+        page.heading(f"Attributes of objects, predicted from slots, convention {convention}")
         page.preformatted(probes.to_markdown())
     if metrics_path is not None and metrics_path.is_file():
         lines = [json.loads(line) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
         keys = [key for key in CURVES if any(key in line for line in lines)]
         if keys:
-            page.heading("How it was learned")
-            page.picture(curve(lines, keys), "scores on the validation images of the training")
-    page.heading("How to measure it again")
+            page.heading("Training curves")
+            page.picture(curve(lines, keys), "scores on the validation images during training")
+    page.heading("Reproduce these numbers")
     if report.command:
         page.paragraph(f"`{report.command}`")
     content = report.to_dict()
