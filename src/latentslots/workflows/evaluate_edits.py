@@ -16,7 +16,7 @@ from latentslots.evaluation.report.evaluation_report import versions
 from latentslots.files import write_json, write_text
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import use_sampling
-from latentslots.workflows.provenance import image_provenance
+from latentslots.workflows.provenance import model_hash
 
 EditKind = Literal["removal", "swaps"]
 
@@ -116,9 +116,13 @@ def run_edit_evaluation(
             )
     conditions = {
         **(about or {}),
+        "model_hash": model_hash(pipe),
         "data_hash": dataset_fingerprint(dataset),
         "num_pairs": num_pairs,
+        "slots": pipe.num_slots,
+        "merge_overlap": pipe.inference.merge_overlap,
+        "masks": pipe.mask_source,
         **asdict(sampling),
-        **image_provenance(pipe),
+        "sampler": type(pipe.scheduler).__name__,
     }
     return EditEvaluation(conditions=conditions, reports=reports, command=command)
