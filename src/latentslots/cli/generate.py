@@ -56,7 +56,7 @@ class Generate:
     """What is compared: bundled (an autoencoder; offline, not FID), inception:FILE (TorchScript),
     dinov2:FOLDER-OR-HUB-ID, or module:PACKAGE.MODULE:NAME (what it returns, a torch module)."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
-    """How slots are predicted."""
+    """How slots are inferred."""
     json: bool = False
     """Print the report as JSON."""
 
