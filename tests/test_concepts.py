@@ -25,7 +25,7 @@ def library(tiny_pipeline: LatentSlotDiffusionPipeline, dataset: Dataset) -> Con
 
 @pytest.fixture(scope="module")
 def made(library: ConceptLibrary) -> ConceptLibrary:
-    """40 images by hand: one of two backgrounds, and one of three objects at each of three places."""
+    """40 images by hand: one of two backgrounds, and at three places one of three objects."""
     size = clustering.MASK_SIZE
     objects = torch.zeros(3, size, size)
     objects[0, 2:6, 2:6] = objects[1, 2:6, 9:13] = objects[2, 9:13, 5:9] = 1

@@ -142,7 +142,7 @@ def swap(
 def background(
     masks: Float[Tensor, "B K H W"], *, rule: BackgroundRule = "area"
 ) -> Int[Tensor, " B"]:
-    """The slot of the background, by a rule of thumb: models do not know it.
+    """Select the slot of the background by a rule, as models do not predict it.
 
     Args:
         masks: Soft masks that sum to 1 over K. A pixel belongs to the slot with the largest mask.

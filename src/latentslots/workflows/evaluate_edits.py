@@ -75,7 +75,7 @@ def run_edit_evaluation(
     command: str = "",
     progress: bool = True,
 ) -> EditEvaluation:
-    """Apply edits to images whose result is known, and score them.
+    """Apply edits to images whose true result is in the data set, and score them.
 
     Args:
         pipe: The pipeline; it keeps the sampler.
@@ -85,7 +85,7 @@ def run_edit_evaluation(
             of.
         num_pairs: At most so many pairs of each kind, from the start.
         batch_size: Pairs at once; changes scores by rounding only.
-        about: Conditions that only the caller knows: names of model and data.
+        about: Further conditions for the report: names of model and data.
         command: The command line, for the report.
         progress: Whether to show progress bars on stderr.
 
