@@ -1,7 +1,8 @@
-"""What a run's slots are worth to its denoiser: the validation losses of the trained weights.
+"""How much the denoiser uses a run's slots: validation losses of the final weights.
 
-`loss` is that from the image's own slots, `loss_average_slot` that from the mean of them: as low
-where all slots are copies of one code of the whole image. `loss_no_slots` is that without any.
+`loss` is conditioned on the image's own slots, `loss_average_slot` on their mean in the place of
+each: as low as `loss` if all slots are copies of one code of the whole image. `loss_no_slots` is
+conditioned on none.
 
     python benchmarks/slot_use.py RUN
 """
@@ -29,7 +30,7 @@ def main() -> None:
     pipe = LatentSlotDiffusionPipeline.from_pretrained(run / "pipeline")
     objective.vae = pipe.vae
     for name, part in objective.trained().items():
-        if name in pipe.components:  # a patch decoder is none, and no part of these losses
+        if name in pipe.components:  # these losses do not need the others
             part.load_state_dict(getattr(pipe, name).state_dict())
     validator = Validator(
         build_split(config.data, config.data.validation_split),

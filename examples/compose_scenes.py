@@ -15,6 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-images", type=int, default=128, help="images to collect slots from")
     parser.add_argument("--num-concepts", type=int, default=12, help="clusters")
+    parser.add_argument("--num-scenes", type=int, default=8, help="new scenes, in rows of four")
     parser.add_argument("--output", default="composed.png", help="file of the result")
     options = parser.parse_args()
 
@@ -22,12 +23,15 @@ def main() -> None:
     pipe = ls.load_pipeline("bundled")
     library = ls.ConceptLibrary.fit(pipe, images, options.num_concepts)
 
-    slots = library.sample(8, layout="layout", generator=torch.Generator().manual_seed(0))
-    noise = [torch.Generator().manual_seed(i) for i in range(8)]
+    count = options.num_scenes
+    slots = library.sample(count, layout="layout", generator=torch.Generator().manual_seed(0))
+    noise = [torch.Generator().manual_seed(i) for i in range(count)]
     composed = pipe(slots, generator=noise).images
-    page = ls.visualize.grid([composed[:4], composed[4:]])
+    page = ls.visualize.grid([composed[i : i + 4] for i in range(0, count, 4)])
     ImageOps.scale(page, 2, Image.Resampling.NEAREST).save(options.output)
-    print(f"{library.num_concepts} concepts; {options.output} shows 8 scenes composed of them")
+    print(
+        f"{library.num_concepts} concepts; {options.output} shows {count} scenes composed of them"
+    )
 
 
 if __name__ == "__main__":

@@ -25,15 +25,15 @@ def library(tiny_pipeline: LatentSlotDiffusionPipeline, dataset: Dataset) -> Con
 
 @pytest.fixture(scope="module")
 def made(library: ConceptLibrary) -> ConceptLibrary:
-    """40 images by hand: one of two grounds, and in each of three places one of three things."""
+    """40 images by hand: one of two backgrounds, and at three places one of three objects."""
     size = clustering.MASK_SIZE
-    things = torch.zeros(3, size, size)
-    things[0, 2:6, 2:6] = things[1, 2:6, 9:13] = things[2, 9:13, 5:9] = 1
-    ground = 1 - things.sum(dim=0)
+    objects = torch.zeros(3, size, size)
+    objects[0, 2:6, 2:6] = objects[1, 2:6, 9:13] = objects[2, 9:13, 5:9] = 1
+    background = 1 - objects.sum(dim=0)
     slots, masks, concept, image = [], [], [], []
     for row in range(40):
         kinds = [row % 2, *(2 + (row + place) % 3 for place in range(3))]
-        for kind, mask in zip(kinds, [ground, *things], strict=True):
+        for kind, mask in zip(kinds, [background, *objects], strict=True):
             slots.append(torch.tensor([kind, row, float(len(masks) % 4)]))
             masks.append(mask)
             concept.append(kind)
@@ -108,21 +108,21 @@ class TestFit:
         torch.testing.assert_close(one.slots, other.slots, atol=1e-4, rtol=0)
         torch.testing.assert_close(one.masks, other.masks, atol=1e-4, rtol=0)
 
-    def test_another_seed_starts_from_other_noise(
+    def test_another_seed_gives_other_slots(
         self, tiny_pipeline: LatentSlotDiffusionPipeline, dataset: Dataset, library: ConceptLibrary
     ) -> None:
         other = ConceptLibrary.fit(tiny_pipeline, dataset, 6, seed=100, progress=False)
         assert not torch.equal(other.slots[:4], library.slots[:4])
 
-    def test_the_number_is_chosen_by_silhouette(
+    def test_the_number_of_concepts_is_chosen_by_silhouette(
         self, tiny_pipeline: LatentSlotDiffusionPipeline, dataset: Dataset
     ) -> None:
-        found = ConceptLibrary.fit(
+        fitted = ConceptLibrary.fit(
             tiny_pipeline, dataset.select(range(12)), metric="euclidean", progress=False
         )
-        scores = found.info.silhouettes
-        assert set(scores) == {str(n) for n in clustering.AUTO_RANGE if n < len(found.slots)}
-        assert str(found.num_concepts) == max(scores, key=scores.__getitem__)
+        scores = fitted.info.silhouettes
+        assert set(scores) == {str(n) for n in clustering.AUTO_RANGE if n < len(fitted.slots)}
+        assert str(fitted.num_concepts) == max(scores, key=scores.__getitem__)
 
     def test_crops_show_the_members_nearest_to_the_center(self, library: ConceptLibrary) -> None:
         counts = library.concept.bincount().tolist()
@@ -177,8 +177,8 @@ class TestSample:
         assert (steps == 1).all()
         assert torch.equal(scenes[..., 2], torch.arange(4.0).expand(50, 4))
 
-    def test_layout_fills_every_place_once(self, made: ConceptLibrary) -> None:
-        """A ground first, and then a thing in each of the three places, from other images."""
+    def test_layout_fills_every_mask_once(self, made: ConceptLibrary) -> None:
+        """A background first, then an object at each of the three places, from other images."""
         scenes = made.sample(50, layout="layout", generator=seed(0))
         assert torch.equal(scenes[..., 2].sort(dim=1).values, torch.arange(4.0).expand(50, 4))
         assert (scenes[:, 0, 0] < 2).all()
@@ -186,11 +186,11 @@ class TestSample:
         assert set(scenes[:, 1:, 0].flatten().tolist()) == {2, 3, 4}
         assert (scenes[..., 1].std(dim=1) > 0).float().mean() > 0.8
 
-    def test_a_place_that_nothing_else_fits_keeps_its_slot(self, made: ConceptLibrary) -> None:
+    def test_a_mask_that_nothing_else_fits_keeps_its_slot(self, made: ConceptLibrary) -> None:
         masks = made.masks.clone()
         own = (made.image == 7).nonzero()[:, 0]
         masks[own[3]] = 0
-        masks[own[3], 13:, 13:] = 1  # where no other image has anything
+        masks[own[3], 13:, 13:] = 1  # where no other image has an object
         odd = replace(made, masks=masks, image=torch.where(made.image == 7, 7, made.image))
         for number in range(200):
             scene = odd.sample(1, num_slots=4, generator=seed(number))[0]
@@ -218,7 +218,9 @@ class TestSample:
 
 
 class TestFolder:
-    def test_it_comes_back_as_it_was(self, library: ConceptLibrary, tmp_path: Path) -> None:
+    def test_a_saved_library_is_loaded_unchanged(
+        self, library: ConceptLibrary, tmp_path: Path
+    ) -> None:
         library.save(tmp_path / "concepts")
         loaded = ConceptLibrary.load(tmp_path / "concepts")
         for name in ("slots", "masks", "concept", "image"):
@@ -228,7 +230,7 @@ class TestFolder:
         assert all(a.tobytes() == b.tobytes() for x, y in pairs for a, b in zip(x, y, strict=True))
         assert loaded.show().tobytes() == library.show().tobytes()
 
-    def test_saving_again_leaves_no_crops_of_before(
+    def test_saving_again_leaves_no_earlier_crops(
         self, library: ConceptLibrary, made: ConceptLibrary, tmp_path: Path
     ) -> None:
         library.save(tmp_path)
@@ -244,7 +246,9 @@ class TestFolder:
         with pytest.raises(ValueError, match="made by another pipeline"):
             library.check(other)
 
-    def test_what_is_no_library_is_named(self, library: ConceptLibrary, tmp_path: Path) -> None:
+    def test_folders_that_are_no_library_are_named(
+        self, library: ConceptLibrary, tmp_path: Path
+    ) -> None:
         with pytest.raises(ValueError, match=r"holds no concept library: library\.json is missing"):
             ConceptLibrary.load(tmp_path)
         library.save(tmp_path)
@@ -256,10 +260,10 @@ class TestFolder:
         with pytest.raises(ValueError, match="is damaged"):
             ConceptLibrary.load(tmp_path)
 
-    def test_its_picture_has_a_row_for_each_concept(self, library: ConceptLibrary) -> None:
-        picture = library.show()
-        assert picture.width == 9 * 48 + 8 * 4
-        assert picture.height == 6 * (48 + 20) + 5 * 4
+    def test_the_figure_has_a_row_for_each_concept(self, library: ConceptLibrary) -> None:
+        figure = library.show()
+        assert figure.width == 9 * 48 + 8 * 4
+        assert figure.height == 6 * (48 + 20) + 5 * 4
 
 
 def test_slots_that_do_not_exist_are_no_members(tiny_pipeline_dir: Path, dataset: Dataset) -> None:

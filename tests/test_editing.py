@@ -23,18 +23,18 @@ def other() -> Tensor:
 
 
 @pytest.mark.parametrize("index", range(5))
-def test_removed_and_put_back_is_nothing_done(slots: Tensor, index: int) -> None:
+def test_removing_and_inserting_again_changes_nothing(slots: Tensor, index: int) -> None:
     without = editing.remove(slots, index)
     assert without.shape == (2, 4, 8)
     assert torch.equal(editing.insert(without, slots[:, index], index), slots)
 
 
-def test_several_can_go_in_any_order(slots: Tensor) -> None:
+def test_several_slots_are_removed_in_any_order(slots: Tensor) -> None:
     assert torch.equal(editing.remove(slots, [3, 0]), slots[:, [1, 2, 4]])
     assert torch.equal(editing.remove(slots, []), slots)
 
 
-def test_what_is_inserted_comes_last_unless_told(slots: Tensor, other: Tensor) -> None:
+def test_inserted_slots_come_last_by_default(slots: Tensor, other: Tensor) -> None:
     assert torch.equal(editing.insert(slots, other), torch.cat([slots, other], dim=1))
     assert torch.equal(editing.insert(slots, other[:, 1], 0)[:, 0], other[:, 1])
 
@@ -47,7 +47,7 @@ def test_a_replaced_slot_leaves_the_others_bit_equal(slots: Tensor, other: Tenso
     assert torch.equal(slots, before), "the input stays as it is"
 
 
-def test_swapped_twice_is_nothing_done(slots: Tensor, other: Tensor) -> None:
+def test_swapping_twice_changes_nothing(slots: Tensor, other: Tensor) -> None:
     mine, theirs = editing.swap(slots, [0, 3], other, [2, 1])
     assert torch.equal(mine[:, [0, 3]], other[:, [2, 1]])
     assert torch.equal(theirs[:, [2, 1]], slots[:, [0, 3]])
@@ -56,7 +56,7 @@ def test_swapped_twice_is_nothing_done(slots: Tensor, other: Tensor) -> None:
     assert torch.equal(theirs, other)
 
 
-def test_gradients_flow_to_what_is_kept_and_what_is_new(slots: Tensor, other: Tensor) -> None:
+def test_gradients_flow_to_kept_and_to_new_slots(slots: Tensor, other: Tensor) -> None:
     slots.requires_grad_()
     other.requires_grad_()
     editing.replace(slots, 2, other[:, 0]).sum().backward()
@@ -91,7 +91,7 @@ def test_interpolation_goes_from_one_to_the_other(slots: Tensor, weight: float) 
     assert torch.equal(each, torch.stack([between[0], slots[1]]))
 
 
-def test_matching_finds_a_scene_in_another_order(slots: Tensor) -> None:
+def test_matching_inverts_a_permutation(slots: Tensor) -> None:
     order = torch.stack([torch.randperm(5), torch.randperm(5)])
     other = editing.take(slots, order) * 3 + 0.01 * torch.randn(2, 5, 8)
     assert torch.equal(editing.match(other, slots), order)
@@ -105,14 +105,14 @@ def test_matching_finds_a_scene_in_another_order(slots: Tensor) -> None:
 
 
 def test_matching_is_one_to_one_and_best_as_a_whole() -> None:
-    """The first slot likes partner 0 best, but the second needs it more."""
+    """Partner 0 is the closest to the first slot, but the second has no other close one."""
     slots = torch.tensor([[[1.0, 0.1], [1.0, 0.0], [-1.0, 0.0]]])
     other = torch.tensor([[[1.0, 0.0], [1.0, 0.3]]])
     assert editing.match(slots, other).tolist() == [[1, 0, -1]]
     assert editing.match(other, slots).tolist() == [[1, 0]]
 
 
-def test_what_someone_points_at_is_found() -> None:
+def test_a_slot_is_selected_by_a_pixel_a_box_or_a_region() -> None:
     ids = torch.zeros(2, 8, 10, dtype=torch.long)
     ids[:, 1:4, 2:5] = 1
     ids[1, 5:7, 6:9] = 2
@@ -120,14 +120,24 @@ def test_what_someone_points_at_is_found() -> None:
     masks = 0.8 * masks + 0.05
     assert editing.select(masks, at=(4, 1)).tolist() == [1, 1]
     assert editing.select(masks, at=(6, 5)).tolist() == [0, 2]
-    assert editing.select(masks, box=(6, 4, 10, 8)).tolist() == [0, 2], "the box is mostly ground"
+    assert editing.select(masks, box=(6, 4, 10, 8)).tolist() == [0, 2], (
+        "the box is mostly background"
+    )
     assert editing.select(masks, region=ids[1] == 2).tolist() == [0, 2]
     assert editing.select(masks, region=torch.stack([ids[0] == 1, ids[1] == 0])).tolist() == [1, 0]
 
 
+def test_a_pixel_belongs_to_the_slot_with_the_largest_mask() -> None:
+    masks = torch.tensor([[[[0.6, 0.2, 0.2]], [[0.3, 0.5, 0.1]], [[0.1, 0.3, 0.7]]]])
+    assert editing.owned_pixels(masks, 1).tolist() == [[[False, True, False]]]
+    assert editing.owned_pixels(masks, [0, 2]).tolist() == [[[True, False, True]]]
+    assert editing.owned_pixels(masks, torch.tensor([2])).tolist() == [[[False, False, True]]]
+    assert not editing.owned_pixels(masks, []).any()
+
+
 @pytest.fixture
 def truth(scenes_store: Path) -> Tensor:
-    """True masks, the background's first, of scenes whose objects do not fill them."""
+    """True masks of scenes with a large background, which comes first."""
     dataset: Dataset = load_dataset(scenes_store, split="validation")
     ids = [torch.from_numpy(np.array(row["segmentation"])) for row in dataset]
     return F.one_hot(torch.stack(ids).long(), 8).movedim(-1, 1).float()
@@ -142,7 +152,7 @@ def test_the_background_of_scenes_is_found(truth: Tensor, rule: editing.Backgrou
 
 
 def test_the_rules_for_a_background_differ() -> None:
-    """A large thing in the middle, a frame around it, and the rest in two far corners."""
+    """A large object in the center, a frame around it, and an object in two opposite corners."""
     ids = torch.zeros(1, 16, 16, dtype=torch.long)
     ids[:, 1:15, 1:15] = 1
     ids[:, :4, :4] = ids[:, 12:, 12:] = 2
@@ -161,7 +171,7 @@ def test_backgrounds_are_exchanged(slots: Tensor, other: Tensor) -> None:
     assert torch.equal(theirs[:, [0, 2]], other[:, [0, 2]])
 
 
-def test_scenes_of_different_size_are_joined(slots: Tensor, other: Tensor) -> None:
+def test_scenes_with_different_numbers_of_slots_are_joined(slots: Tensor, other: Tensor) -> None:
     joined, mask = editing.pad([other, slots, slots[:1, :1]])
     assert joined.shape == (5, 5, 8)
     assert mask.sum(dim=1).tolist() == [3, 3, 5, 5, 1]
@@ -183,15 +193,15 @@ MASKS = torch.rand(2, 5, 4, 6)
         (lambda a, b: editing.insert(a, b, 6), "inserted at 0 to 5, got 6"),
         (lambda a, b: editing.insert(a, b[:1]), r"shape \[2, N, 8\], got \[1, 3, 8\]"),
         (lambda a, b: editing.insert(a, b[:, 0, :4]), r"shape \[2, N, 8\], got \[2, 1, 4\]"),
-        (lambda a, b: editing.replace(a, [0, 1], b), "2 slots are to be replaced, but 3 were"),
+        (lambda a, b: editing.replace(a, [0, 1], b), "2 slots cannot be replaced by 3"),
         (lambda a, b: editing.swap(a, 0, b, 3), "no slot 3: the scene has slots 0 to 2"),
-        (lambda a, b: editing.swap(a, 0, b, [0, 1]), "1 slots are to be replaced, but 2 were"),
+        (lambda a, b: editing.swap(a, 0, b, [0, 1]), "1 slots cannot be replaced by 2"),
         (lambda a, b: editing.take(a, torch.tensor([0, 5])), "no slot 5"),
         (lambda a, b: editing.remove(a, torch.tensor([[0, 1], [2, 2]])), r"twice in \[2, 2\]"),
         (lambda a, b: editing.take(a, torch.tensor([0])), r"shape \[2\] or \[2, N\], got \[1\]"),
         (lambda a, b: editing.interpolate(a, b, 0.5), r"same slots, got \[2, 5, 8\] and \[2, 3, 8"),
-        (lambda a, b: editing.match(a, b, masks=MASKS), "needs those of both scenes"),
-        (lambda a, b: editing.select(MASKS), "give one of at, box and region"),
+        (lambda a, b: editing.match(a, b, masks=MASKS), "needs the masks of both scenes"),
+        (lambda a, b: editing.select(MASKS), "pass one of at, box and region"),
         (lambda a, b: editing.select(MASKS, at=(6, 0)), "6,0 lies outside the image of 6 x 4"),
         (lambda a, b: editing.select(MASKS, box=(1, 1, 1, 3)), "is empty or lies outside"),
         (lambda a, b: editing.select(MASKS, region=MASKS[0, 0] > 2), "the region is empty"),

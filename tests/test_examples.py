@@ -1,4 +1,4 @@
-"""The examples run, on what ships with the package."""
+"""The examples run, on the bundled model and images."""
 
 import runpy
 import sys
@@ -12,25 +12,25 @@ FEW = {
     "find_objects": [],
     "remove_object": [],
     "exchange_backgrounds": ["--scenes", "5", "9"],
-    "compose_scenes": ["--num-images", "16", "--num-concepts", "6"],
+    "compose_scenes": ["--num-images", "8", "--num-concepts", "4", "--num-scenes", "2"],
     "compare_with_baseline": ["--num-images", "8"],
 }
 USED = {"tiny_pretrained"}
-"""What other tests, and the pages' commands, call."""
+"""Called by other tests, and by commands of the pages."""
 
 
 @pytest.mark.parametrize("name", FEW)
 def test_example(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = tmp_path / "picture.png"
-    words = [] if name == "compare_with_baseline" else ["--output", str(picture)]
+    output = tmp_path / "output.png"
+    words = [] if name == "compare_with_baseline" else ["--output", str(output)]
     monkeypatch.setattr(sys, "argv", [name, *FEW[name], *words])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out
     if words:
-        assert str(picture) in printed
-        with Image.open(picture) as image:
+        assert str(output) in printed
+        with Image.open(output) as image:
             assert min(image.size) >= 64
     else:
         slots, clusters = (float(line.split()[2]) for line in printed.splitlines())

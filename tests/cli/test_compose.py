@@ -1,4 +1,4 @@
-"""concepts and generate: from a data set to scenes that never were."""
+"""concepts and generate: from a data set to images of new scenes."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests import tiny
 STEPS = ["--num-inference-steps", "2"]
 
 
-def test_a_patch_decoder_tells_where_composed_slots_are() -> None:
+def test_a_patch_decoder_predicts_masks_of_composed_slots() -> None:
     pipe = tiny.tiny_lsd(patch_decoder_weight=1.0).to_pipeline()
     slots, image = torch.randn(1, 3, tiny.SLOT_DIM), torch.rand(1, 3, 32, 32)
     scene = locate_slots(pipe, slots, image, seed=0)
@@ -30,7 +30,7 @@ def test_a_patch_decoder_tells_where_composed_slots_are() -> None:
     torch.testing.assert_close(scene.masks, expected)
 
 
-def test_somebody_s_folder_is_no_place_for_a_library(
+def test_a_folder_with_other_files_does_not_become_a_library(
     tiny_pipeline_dir: Path,
     scenes_store: Path,
     tmp_path: Path,
@@ -45,8 +45,8 @@ def test_somebody_s_folder_is_no_place_for_a_library(
 
 
 def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture, dtype=int)
+    with Image.open(path) as image:
+        return np.asarray(image, dtype=int)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_library_is_shown(
     assert ConceptLibrary.load(library).info.num_images == 20
 
 
-def test_the_number_of_concepts_can_be_found(
+def test_the_number_of_concepts_can_be_chosen_automatically(
     tiny_pipeline_dir: Path,
     scenes_store: Path,
     tmp_path: Path,
@@ -84,7 +84,7 @@ def test_the_number_of_concepts_can_be_found(
     assert "silhouette by number of concepts: 4: " in capsys.readouterr().out
 
 
-def test_composed_scenes_are_painted_and_measured(
+def test_images_of_composed_scenes_are_generated_and_measured(
     tiny_pipeline_dir: Path,
     library: str,
     scenes_store: Path,
@@ -116,17 +116,17 @@ def test_composed_scenes_are_painted_and_measured(
     pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
     scene = load_scene(out / "scene_0000.safetensors", pipe.fingerprint())
     assert scene.masks.shape[1] == 3
-    assert scene.masks.sum(dim=1).max() > 0.9, "it can be edited further: its slots have places"
+    assert scene.masks.sum(dim=1).max() > 0.9, "its slots have masks, for further edits"
     again = tmp_path / "again"
     files = [str(out / f"{name}.safetensors") for name in names]
     assert main([*command[:2], "--slots", *files, *STEPS, "--output-dir", str(again)]) == 0
     for name in names:
         difference = pixels(out / f"{name}.png") - pixels(again / f"out_{name}.png")
-        assert abs(difference).max() <= 1, "the slots beside a picture paint it again"
+        assert abs(difference).max() <= 1, "the slots beside an image reproduce it"
 
 
 @pytest.mark.parametrize("layout", ["layout", "independent", "per-image"])
-def test_more_scenes_are_the_same_and_others(library: str, layout: Any) -> None:
+def test_a_scene_does_not_depend_on_the_number_of_scenes(library: str, layout: Any) -> None:
     made = ConceptLibrary.load(library)
     few, many = (compose(made, count, layout=layout, num_slots=None, seed=0) for count in (3, 30))
     assert many.names[:3] == few.names
@@ -139,7 +139,7 @@ def test_more_scenes_are_the_same_and_others(library: str, layout: Any) -> None:
         compose(made, 0, layout=layout, num_slots=None, seed=0)
 
 
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_is_resumed(
     tiny_pipeline_dir: Path, library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -152,28 +152,28 @@ def test_an_interrupted_run_goes_on(
     capsys.readouterr()
     assert main(command) == 0
     assert "2 scenes generated" in capsys.readouterr().out
-    for name, picture in before.items():
-        assert abs(pixels(out / name) - picture).max() <= 1
+    for name, image in before.items():
+        assert abs(pixels(out / name) - image).max() <= 1
     assert main([*command, "--seed", "4"]) == 2
     assert "made with another seed: name another" in capsys.readouterr().err
 
 
-def test_pictures_are_painted_over_scales_and_seeds(
+def test_images_are_generated_for_scales_and_seeds(
     tiny_pipeline_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, _ = tiny.squares(2, seed=5)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(2):
-        Image.fromarray(images[i]).save(tmp_path / "pictures" / f"p{i}.png")
-    (tmp_path / "pictures" / "x.png").write_bytes(b"no picture")
-    words = ["--from-images", str(tmp_path / "pictures"), "--guidance-scale", "1", "1.5", "2"]
+        Image.fromarray(images[i]).save(tmp_path / "images" / f"p{i}.png")
+    (tmp_path / "images" / "x.png").write_bytes(b"no image")
+    words = ["--from-images", str(tmp_path / "images"), "--guidance-scale", "1", "1.5", "2"]
     command = ["generate", str(tiny_pipeline_dir), *words, "--num-seeds", "2", *STEPS]
-    assert main([*command, "--output-dir", str(tmp_path / "out")]) == 2, "a file is not read"
+    assert main([*command, "--output-dir", str(tmp_path / "out")]) == 2, "a file cannot be read"
     assert "x.png cannot be decoded" in capsys.readouterr().err
     assert pixels(tmp_path / "out" / "p1.png").shape == (3 * 32 + 4, 2 * 32 + 2, 3)
     assert (tmp_path / "out" / "p1.safetensors").is_file()
     strip = pixels(tmp_path / "out" / "p1_slots.jpg")
-    assert strip.shape == (32, 6 * 32 + 5 * 2, 3), "the picture, its segmentation, four slots"
+    assert strip.shape == (32, 6 * 32 + 5 * 2, 3), "the image, its segmentation, four slots"
     assert abs(strip[:, :32] - images[1].astype(int)).mean() < 8
 
 
@@ -243,7 +243,7 @@ def test_names_with_dots_are_kept(
     assert "cannot be named as the contact sheet" in capsys.readouterr().err
 
 
-def test_pictures_of_an_older_library_are_not_taken_for_those_of_a_new_one(
+def test_images_of_an_earlier_library_are_not_mixed_with_others(
     tiny_pipeline_dir: Path,
     scenes_store: Path,
     tmp_path: Path,

@@ -319,7 +319,7 @@ def test_slot_attention_is_scored_and_its_masks_are_named(
     words = [str(tmp_path / "model"), str(tmp_path / "scene.png"), "--output-dir"]
     assert main(["segment", *words, str(tmp_path / "found")]) == 0
     assert main(["reconstruct", *words, str(tmp_path / "painted")]) == 2
-    assert "paints with a LatentSlotDiffusionPipeline" in capsys.readouterr().err
+    assert "needs a LatentSlotDiffusionPipeline" in capsys.readouterr().err
     assert not (tmp_path / "painted").exists()
 
 

@@ -181,7 +181,10 @@ def test_images_of_another_size_keep_it(
     assert images.shape == (1, 3, 32, 48)
 
 
-def test_an_edit_does_not_depend_on_its_batch(tiny_pipeline: LatentSlotDiffusionPipeline) -> None:
+def test_an_edit_does_not_depend_on_its_batch(
+    tiny_pipeline: LatentSlotDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentslots.pipelines.edit.NUM_INVERSION_STEPS", 2)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     masks = F.one_hot(torch.arange(32).expand(2, 32, 32) // 8, 4).movedim(-1, 1).float()
     slots = torch.randn(2, 4, tiny.SLOT_DIM)

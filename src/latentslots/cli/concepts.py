@@ -35,7 +35,7 @@ class Fit:
     min_area: float = 0.005
     """Slots that own a smaller share of their image are left out."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
-    """How slots are predicted."""
+    """How slots are inferred."""
     seed: int = 0
     """Seed of slot noise (image i draws it from seed + i) and of clustering."""
     json: bool = False

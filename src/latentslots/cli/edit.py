@@ -45,7 +45,7 @@ class Edit:
     blend: bool = True
     """Keep the image where the edit does not change it."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
-    """How slots are predicted."""
+    """How slots are inferred."""
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
     """How images are sampled."""
     json: bool = False

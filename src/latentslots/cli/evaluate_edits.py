@@ -30,7 +30,7 @@ class EvaluateEdits:
     batch_size: int = 32
     """Pairs at once; changes scores by rounding only."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
-    """How slots are predicted."""
+    """How slots are inferred."""
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
     """How images are sampled; pair i draws its noise from seed + i."""
     output_dir: str = ""

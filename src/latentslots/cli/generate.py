@@ -56,7 +56,7 @@ class Generate:
     """What is compared: bundled (an autoencoder; offline, not FID), inception:FILE (TorchScript),
     dinov2:FOLDER-OR-HUB-ID, or module:PACKAGE.MODULE:NAME (what it returns, a torch module)."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
-    """How slots are predicted."""
+    """How slots are inferred."""
     json: bool = False
     """Print the report as JSON."""
 
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
 
     pipe = load_pipeline(options.run, options.inference, sampling)
     scenes = _scenes(options, pipe)
-    reference, report = None, None
+    out, reference, report = Path(options.output_dir), None, None
     if options.reference:  # before the minutes that sampling takes
         reference = load_reference(
             options.reference,
@@ -93,7 +93,6 @@ def run(arguments: list[str]) -> int:
             num_scenes=len(scenes.names),
             resolution=pipe.resolution,
         )
-    out = Path(options.output_dir)
     result = generate(
         pipe,
         scenes,
@@ -106,16 +105,20 @@ def run(arguments: list[str]) -> int:
     if reference is not None:
         command = shlex.join(["latentslots", "generate", *arguments])
         report = measure(pipe, scenes, out, reference, sampling, command=command)
+    _print(options, result, report, out)
+    return 2 if result.problems else 0
+
+
+def _print(options: Generate, result: Any, report: Any, out: Any) -> None:
     for problem in result.problems:
         print(f"latentslots generate: {problem}", file=sys.stderr)
     if options.json:
-        content: dict[str, Any] = {"painted": result.done, "scenes": len(scenes.names)}
-        print(json.dumps(content | {"report": report.to_dict() if report else None}))
-    else:
-        print(f"{len(result.done)} scenes generated into {out}, {len(result.skipped)} skipped")
-        if report:
-            print(report.to_markdown())
-    return 2 if result.problems else 0
+        content = {"painted": result.done, "scenes": len(result.done) + len(result.skipped)}
+        print(json.dumps({**content, "report": report.to_dict() if report else None}))
+        return
+    print(f"{len(result.done)} scenes generated into {out}, {len(result.skipped)} skipped")
+    if report:
+        print(report.to_markdown())
 
 
 def _scenes(options: Generate, pipe: Any) -> Any:

@@ -16,7 +16,7 @@ class ImportOfficial:
     out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")]
     """The pipeline folder to write; must not exist yet."""
     vae: str = ""
-    """The VAE of its training: a folder, or a hub id. Without it, the pipeline predicts slots but
+    """The VAE of its training: a folder, or a hub id. Without it, the pipeline infers slots but
     cannot decode images."""
     stable_diffusion: str = ""
     """For a Stable-LSD checkpoint: the Stable Diffusion of its training, a folder or a hub id;

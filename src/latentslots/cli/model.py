@@ -7,11 +7,11 @@ from latentslots.config.sampling import Sampling
 
 
 def load_pipeline(name: str, inference: InferenceOptions, sampling: Sampling | None = None) -> Any:
-    """Load a pipeline onto the best device, and set how it predicts slots and samples images.
+    """Load a pipeline onto the best device, and set how it infers slots and samples images.
 
     Args:
         name: `bundled`, a run folder, a pipeline folder, or a hub id.
-        inference: How slots are predicted.
+        inference: How slots are inferred.
         sampling: How images are sampled, for commands that do so.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
-    """How slots are predicted."""
+    """How slots are inferred."""
 
     num_slots: int | None = None
     """Slots per image; the pipeline's own number when absent."""

@@ -27,7 +27,7 @@ class Reconstruct:
     batch_size: int = 32
     """Images at once; changes scores by rounding only."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
-    """How slots are predicted."""
+    """How slots are inferred."""
     sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
     """How images are sampled."""
     json: bool = False

@@ -23,7 +23,7 @@ class Segment:
     """Folder of the results, with a folder for each image; images whose results are there, made in
     the same way, are skipped."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
-    """How slots are predicted."""
+    """How slots are inferred."""
     seed: int = 0
     """Seed of every image's slot noise."""
     json: bool = False

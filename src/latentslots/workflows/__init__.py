@@ -1,1 +1,1 @@
-"""What commands and the editor do: find, edit, paint, evaluate; files in, files out."""
+"""What commands do, from files to files: segment, edit, reconstruct, generate, evaluate, demo."""

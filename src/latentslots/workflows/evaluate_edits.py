@@ -16,7 +16,7 @@ from latentslots.evaluation.report.evaluation_report import versions
 from latentslots.files import write_json, write_text
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import use_sampling
-from latentslots.workflows.provenance import image_provenance
+from latentslots.workflows.provenance import model_hash
 
 EditKind = Literal["removal", "swaps"]
 
@@ -75,7 +75,7 @@ def run_edit_evaluation(
     command: str = "",
     progress: bool = True,
 ) -> EditEvaluation:
-    """Apply edits to images whose result is known, and score them.
+    """Apply edits to images whose true result is in the data set, and score them.
 
     Args:
         pipe: The pipeline; it keeps the sampler.
@@ -85,7 +85,7 @@ def run_edit_evaluation(
             of.
         num_pairs: At most so many pairs of each kind, from the start.
         batch_size: Pairs at once; changes scores by rounding only.
-        about: Conditions that only the caller knows: names of model and data.
+        about: Further conditions for the report: names of model and data.
         command: The command line, for the report.
         progress: Whether to show progress bars on stderr.
 
@@ -116,9 +116,13 @@ def run_edit_evaluation(
             )
     conditions = {
         **(about or {}),
+        "model_hash": model_hash(pipe),
         "data_hash": dataset_fingerprint(dataset),
         "num_pairs": num_pairs,
+        "slots": pipe.num_slots,
+        "merge_overlap": pipe.inference.merge_overlap,
+        "masks": pipe.mask_source,
         **asdict(sampling),
-        **image_provenance(pipe),
+        "sampler": type(pipe.scheduler).__name__,
     }
     return EditEvaluation(conditions=conditions, reports=reports, command=command)

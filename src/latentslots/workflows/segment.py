@@ -23,7 +23,7 @@ BATCH_SIZE = 32
 def segment_files(
     pipe: SlotPipeline, paths: list[Path], output_dir: Path, *, seed: int = 0, progress: bool = True
 ) -> BatchResult:
-    """Predict the slots of image files, and write masks, cutouts and slots.
+    """Infer the slots of image files, and write masks, cutouts and slots.
 
     `output_dir/NAME` gets `overlay.png`, `ids.png` (the slot of every pixel, 255 outside of what
     the model sees), `slot_00.png` and so on (the pixels of each slot but the background's, the

@@ -26,11 +26,6 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_dataset(out, split="validation")
 
 
-@pytest.fixture(autouse=True)
-def _short_inversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentslots.pipelines.edit.NUM_INVERSION_STEPS", 2)
-
-
 @pytest.fixture
 def oracle(tiny_pipeline_dir: Path, pairs: Dataset) -> Oracle:
     pipe = Oracle.from_pretrained(tiny_pipeline_dir)

@@ -8,7 +8,7 @@ from diffusers import ImagePipelineOutput
 from torch import Tensor
 
 from latentslots.config.sampling import Sampling
-from latentslots.data import SceneOptions, load_dataset, make_scenes
+from latentslots.data import load_dataset
 from latentslots.evaluation.edits import swaps
 from latentslots.evaluation.edits.pairs import METHODS
 from latentslots.evaluation.edits.swaps import evaluate_swaps, swap_rows, swap_table
@@ -19,16 +19,8 @@ FAST = Sampling(num_inference_steps=1)
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    out = tmp_path_factory.mktemp("pairs") / "parts"
-    options = SceneOptions(kind="parts", size=32, edit_pairs=True)
-    make_scenes(out, options, num_train=0, num_validation=16, workers=1)
-    return load_dataset(out, split="validation")
-
-
-@pytest.fixture(autouse=True)
-def _short_inversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentslots.pipelines.edit.NUM_INVERSION_STEPS", 2)
+def pairs(part_pairs_dir: Path) -> Dataset:
+    return load_dataset(part_pairs_dir, split="validation")
 
 
 @pytest.fixture

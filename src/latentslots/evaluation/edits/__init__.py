@@ -1,1 +1,1 @@
-"""Scores of edits, held against the true picture of the edited scene."""
+"""Evaluation of edits, against true images of the edited scenes."""
