@@ -284,7 +284,7 @@ def test_a_folder_without_a_pipeline_is_named(
     scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(tmp_path), "--data", str(scenes_store)]) == 2
-    assert f"{tmp_path} holds no pipeline" in capsys.readouterr().err
+    assert f"{tmp_path} contains no pipeline" in capsys.readouterr().err
 
 
 def test_a_file_in_place_of_the_report_is_refused_before_any_image_is_encoded(
