@@ -1,6 +1,7 @@
 """segment, edit, reconstruct: from image files to files."""
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -111,6 +112,15 @@ class TestSegment:
         (tmp_path / "out" / "p0" / "segments.json").write_text("{half of")
         assert main([*command, "--num-slots", "3", "--seed", "1"]) == 0
         assert json.loads(capsys.readouterr().out)["done"] == ["p0"]
+
+    def test_results_of_release_0_1_are_skipped(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        written = Path(__file__).parents[1] / "assets" / "release-0.1"
+        shutil.copytree(written / "segmented", tmp_path / "scene")
+        command = ["segment", str(written / "run"), str(written / "scene.png"), "--json"]
+        assert main([*command, "--output-dir", str(tmp_path)]) == 0
+        assert json.loads(capsys.readouterr().out)["skipped"] == ["scene"]
 
     def test_an_unreadable_image_is_named_and_the_others_are_processed(
         self, model: str, images_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
