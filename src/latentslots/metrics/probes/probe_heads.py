@@ -18,6 +18,9 @@ from torch.nn import functional as F
 PRUNE_BELOW = 0.8
 """Share of attributes in training below which the others leave the computation."""
 
+BLOCK = 4
+"""MLPs in one product: their hidden layers stay in the cache of a processor."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadTarget:
@@ -43,9 +46,9 @@ class HeadBank(nn.Module):
     """One head per attribute and seed: linear, or with one hidden layer of ReLU.
 
     Linear heads are one matrix product for all attributes. MLPs are grouped by their outputs,
-    rounded up to a multiple of four: each group is one product for the hidden layers, and a batched
-    one for the last layers. (`torch.func.vmap` over stacked modules computes the same in more
-    passes over the hidden layers, which are most of the time.)
+    rounded up to a multiple of four: a few of a group are one product for their hidden layers, and
+    a batched one for their last layers. (`torch.func.vmap` over stacked modules computes the same,
+    but makes more passes over the hidden layers, which take most of the time.)
 
     Args:
         sizes: Outputs for each attribute.
@@ -102,20 +105,21 @@ class HeadBank(nn.Module):
         if not self.hidden_dim:
             weight, bias = self.get_parameter("weight_out_0"), self.get_parameter("bias_out_0")
             return torch.baddbmm(bias, inputs, weight)
-        layers = {
-            size: [
+        layers = [
+            [
                 self.get_parameter(f"{name}_{size}").unbind()
                 for name in ("weight_in", "bias_in", "weight_out", "bias_out")
             ]
             for size in self.groups
-        }
+        ]
         outputs = []
         for seed, own_inputs in enumerate(inputs):
-            groups = [
-                _mlps(own_inputs.T, *(weights[seed] for weights in layers[size]))
-                for size in self.groups
+            blocks = [
+                _mlps(own_inputs.T, *block)
+                for group in layers
+                for block in zip(*(torch.split(one[seed], BLOCK) for one in group), strict=True)
             ]
-            outputs.append(torch.cat(groups).index_select(0, self.rows))
+            outputs.append(torch.cat(blocks).index_select(0, self.rows))
         return torch.stack(outputs).mT
 
     def owners(self, name: str) -> Int[Tensor, " H"]:
