@@ -10,7 +10,7 @@ from torch import Tensor
 from latentslots.config.sampling import Sampling
 from latentslots.data import load_dataset
 from latentslots.evaluation.edits import swaps
-from latentslots.evaluation.edits.pairs import METHODS
+from latentslots.evaluation.edits.pairs import METHODS, rows_before
 from latentslots.evaluation.edits.swaps import evaluate_swaps, swap_rows, swap_table
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.evaluation.oracle import Oracle, key
@@ -50,6 +50,12 @@ def test_the_next_figure_gives_the_part(pairs: Dataset) -> None:
             others = [k for k in range(5) if k != number - 1]
             assert [after[name][k] for k in others] == [before[name][k] for k in others]
         assert loaded.given_part[i].any()
+
+
+def test_replaced_objects_of_scenes_are_no_swaps(pairs: Dataset) -> None:
+    others = pairs.remove_columns("attributes")
+    assert rows_before(others, "replaced", following=2)
+    assert swap_rows(others) == []
 
 
 def test_each_way_is_scored_on_the_parts_that_slots_cover(oracle: Oracle, pairs: Dataset) -> None:

@@ -75,7 +75,12 @@ class _Swaps:
 
 
 def swap_rows(dataset: Dataset) -> list[int]:
-    """Rows of the figures before a part is replaced; the result and the giver follow each."""
+    """Rows of the figures before a part is replaced; the result and the giver follow each.
+
+    Empty for data sets other than of figures, where no other image shows the replacement.
+    """
+    if "pose" not in dataset.features.get("attributes", ()):  # only parts of figures have one
+        return []
     return rows_before(dataset, "replaced", following=2)
 
 
