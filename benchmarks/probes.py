@@ -53,7 +53,7 @@ def plain_heads(slots: torch.Tensor, targets: list[Attribute], num_steps: int) -
         if target.num_classes:
             head: nn.Module = nn.Linear(slots.shape[1], target.num_classes)
         else:
-            low, high = one.values.amin(dim=0), one.values.amax(dim=0)
+            low, high = target.values.amin(dim=0), target.values.amax(dim=0)
             values = (values - low) / (high - low)
             layers = nn.Linear(slots.shape[1], 64), nn.ReLU(), nn.Linear(64, values.shape[1])
             head = nn.Sequential(*layers)
