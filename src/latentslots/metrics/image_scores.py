@@ -38,7 +38,7 @@ METRICS = {
 class ImageScores:
     """For every image and metric, a sum of values and their number: 0 where there is no score.
 
-    A mean over objects weighs an image by its objects; a mean over images weighs all alike.
+    A mean over objects weighs an image by its objects, a mean over images weighs images equally.
 
     Attributes:
         names: Keys of `METRICS`.
