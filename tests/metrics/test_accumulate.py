@@ -86,6 +86,7 @@ def test_widths_are_padded_at_their_end() -> None:
         collected.update(values=batch)
     values = collected.concatenated()["values"]
     assert values.shape == (6, 9, 4)
+    assert torch.equal(collected.compute()["values"], values)
     rows = [row for batch in batches for row in batch]
     for row, expected in zip(values, rows, strict=True):
         padded = torch.full((9, 4), 7.0)

@@ -141,7 +141,7 @@ def untrained(pipe: Any, *, seed: int = 0) -> Any:
     """The same pipeline with initial weights in every trained part behind its slots and masks.
 
     A pretrained transformer keeps its weights, and masks keep their source. Slots are as many as in
-    training and are not merged: the masks of untrained slots are so alike that all would be merged.
+    training and are not merged, because the masks of untrained slots are almost equal.
     """
     learned = {"encoder", "slot_encoder", "patch_decoder", "decoder"}
     learned |= {"unet"} if pipe.mask_source == "cross-attention" else set()

@@ -231,7 +231,7 @@ _NO_TABLE = PixelTable(
 
 
 def _columns(table: PixelTable, target: Tensor | None = None) -> dict[str, Tensor]:
-    """What is collected of an image, or of none: its table, and the shortest side of its truth."""
+    """The columns of an image, or of none: its table, and the shortest side of its ground truth."""
     sides = torch.tensor([] if target is None else [min(target.shape)], dtype=torch.int64)
     return {**table._asdict(), "sides": sides}
 

@@ -70,7 +70,7 @@ class ImageScores:
         return len(self) if self.videos is None else len(np.unique(self.videos))
 
     def by_video(self) -> tuple[Float64[np.ndarray, "V M"], Int64[np.ndarray, "V M"]]:
-        """Sums and counts of whole videos: the unit of resampling, as frames are much alike."""
+        """Sums and counts of whole videos: the unit of resampling, as frames are similar."""
         if self.videos is None:
             return self.sums, self.counts
         order = np.argsort(self.videos, kind="stable")

@@ -58,7 +58,7 @@ class Overlap:
         """For each of the four means, the sum and the number of the values of every image.
 
         A mean over objects weighs an image by its regions; a mean over images weighs all images
-        with regions alike.
+        with regions equally.
         """
         sums = {}
         for name, iou, counted in (

@@ -1,1 +1,1 @@
-"""Reports as files: numbers for programs, tables and pictures for people."""
+"""Reports as files: numbers for programs, tables and figures for people."""

@@ -1,4 +1,4 @@
-"""Reports as files: numbers for programs, tables and pictures for people."""
+"""Reports as files: numbers for programs, tables and figures for people."""
 
 import json
 import platform

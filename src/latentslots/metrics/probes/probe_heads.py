@@ -1,7 +1,7 @@
 """Many small prediction heads on the same inputs, trained as one computation.
 
-Each head is what it would be if it were trained alone: heads share no weight, and AdamW treats
-every weight by itself.
+Each head gets the weights that it would get alone: heads share no weight, and AdamW updates every
+weight by itself.
 
 Dimensions: A attributes, S seeds, N objects, D input channels, F hidden units, O outputs of all
 heads of one seed together, G heads of one group, H outputs (linear heads) or heads of a group.
