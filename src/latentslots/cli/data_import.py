@@ -1,5 +1,6 @@
 """`latentslots data import NAME SOURCE OUT`: one options class per data set or format."""
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
@@ -14,7 +15,7 @@ Options = TypeVar("Options", bound="type[ImportOptions]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportOptions:
+class ImportOptions(ABC):
     """Options of all imports; `kind` names the data set if several share a class."""
 
     kind: ClassVar[str] = ""
@@ -26,9 +27,9 @@ class ImportOptions:
     resolution: int | None = None
     """Resize the shortest side to this and crop the center; by default images are not changed."""
 
+    @abstractmethod
     def write(self) -> Path:
         """Import the data set; returns its folder."""
-        raise NotImplementedError
 
     def run(self) -> int:
         """Import the data set and print its folder."""

@@ -1,6 +1,6 @@
 """Ranges of numbers, written beside their fields with annotated-types, and their check."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -27,6 +27,14 @@ _REQUIREMENTS = {
     (Ge(0), Lt(1)): "at least 0 and below 1",
 }
 
+# Comparisons that nan never satisfies.
+_HOLDS: dict[type, Callable[[Any, Any], bool]] = {
+    Ge: lambda number, limit: number >= limit.ge,
+    Gt: lambda number, limit: number > limit.gt,
+    Le: lambda number, limit: number <= limit.le,
+    Lt: lambda number, limit: number < limit.lt,
+}
+
 
 def check_ranges(config: Any, path: str = "") -> None:
     """Refuse numbers out of their ranges.
@@ -45,7 +53,7 @@ def check_ranges(config: Any, path: str = "") -> None:
             check_ranges(value, f"{name}.")
             continue
         for number, limits in _limited(value, hints[field.name]):
-            if limits and not all(_holds(number, limit) for limit in limits):
+            if not all(_HOLDS[type(limit)](number, limit) for limit in limits):
                 raise ValueError(f"{name} must be {_REQUIREMENTS[limits]}, got {number}")
 
 
@@ -57,14 +65,3 @@ def _limited(value: Any, hint: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     elif get_origin(hint) is tuple:
         for each in value:
             yield from _limited(each, get_args(hint)[0])
-
-
-def _holds(number: int | float, limit: Any) -> bool:
-    """Whether a number keeps a limit, which nan never does."""
-    if isinstance(limit, Ge):
-        return bool(number >= limit.ge)  # type: ignore[operator]
-    if isinstance(limit, Gt):
-        return bool(number > limit.gt)  # type: ignore[operator]
-    if isinstance(limit, Le):
-        return bool(number <= limit.le)  # type: ignore[operator]
-    return bool(number < limit.lt)

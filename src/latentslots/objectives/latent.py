@@ -3,6 +3,7 @@
 Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent size.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives.auxiliary import AuxiliaryLoss, NoisyLatents
 from latentslots.objectives.base import Batch, FixedDraws, SlotObjective
 from latentslots.pipelines.base import InferenceSettings
+from latentslots.pipelines.conditioning import Condition
 from latentslots.pipelines.lsd import (
-    Condition,
     LatentSlotDiffusionPipeline,
     default_sampler,
 )
@@ -93,19 +94,19 @@ class LatentObjective(SlotObjective):
         self.include_pretrained = include_pretrained
         self.freeze(vae)
 
+    @abstractmethod
     def add_noise(self, batch: Batch) -> NoisyLatents:
         """Compute noisy latents and the regression target."""
-        raise NotImplementedError
 
+    @abstractmethod
     def condition(self, slots: Tensor, size: tuple[int, int], dropped: Any = None) -> Condition:
         """Compute what the denoiser is conditioned on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def error(
         self, noisy: NoisyLatents, condition: Condition, *, unet: Any = None
     ) -> Float[Tensor, " B"]:
         """Compute the error per image."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def latents(

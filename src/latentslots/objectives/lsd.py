@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from latentslots.objectives.auxiliary import DenoisingContext, NoisyLatents
 from latentslots.objectives.base import Batch, Logs, collapse_metrics
 from latentslots.objectives.latent import LatentObjective
-from latentslots.pipelines.lsd import Condition
+from latentslots.pipelines.conditioning import Condition
 from latentslots.pipelines.slot_layout import predict_slot_layout
 
 

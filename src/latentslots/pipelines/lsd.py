@@ -4,10 +4,9 @@ Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent siz
 """
 
 import inspect
-import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers import (
@@ -26,10 +25,9 @@ from latentslots.models.autoencoder import decode_latents, downscale_factor, enc
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.pipelines.base import ImageInput, InferenceSettings, SlotPipeline
+from latentslots.pipelines.conditioning import Condition, guided_states
 from latentslots.pipelines.edit import SlotEdit, edit_images
 from latentslots.pipelines.slot_layout import predict_slot_layout
-
-logger = logging.getLogger(__name__)
 
 
 def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
@@ -42,14 +40,6 @@ def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler.from_config(
         noise_schedule.config, timestep_spacing="trailing"
     )
-
-
-class Condition(NamedTuple):
-    """What the denoiser is conditioned on; with guidance, the unconditional branch follows."""
-
-    states: Float[Tensor, "G S X"]
-    mask: Bool[Tensor, "G S"] | None
-    slot_layout: Float[Tensor, "B K h w"] | None
 
 
 class LatentSlotDiffusionPipeline(SlotPipeline):
@@ -150,7 +140,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         batch_size = slots.shape[0]
         slots = slots.to(self.device, self.slot_encoder.dtype)
         slots_mask = None if slots_mask is None else slots_mask.to(self.device)
-        states, mask = self._guided_condition(slots, slots_mask, guidance_scale)
+        states, mask = guided_states(self.slot_encoder, slots, slots_mask, guidance_scale)
 
         if generator is not None and not isinstance(generator, list):
             generator = [generator] * batch_size
@@ -330,34 +320,6 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             conditional, unconditional = prediction.chunk(2)
             prediction = unconditional + guidance_scale * (conditional - unconditional)
         return prediction
-
-    def _guided_condition(
-        self,
-        slots: Float[Tensor, "B K D"],
-        slots_mask: Bool[Tensor, "B K"] | None,
-        guidance_scale: float,
-    ) -> tuple[Float[Tensor, "G S X"], Bool[Tensor, "G S"] | None]:
-        """Project slots to conditioning; with guidance, append the unconditional branch."""
-        states, mask = self.slot_encoder.condition(slots, slots_mask)
-        if guidance_scale == 1.0:
-            return states, mask
-        if self.slot_encoder.can_drop_condition:
-            dropped = torch.ones(slots.shape[0], dtype=torch.bool, device=slots.device)
-            other, other_mask = self.slot_encoder.condition(slots, slots_mask, dropped=dropped)
-        else:
-            logger.warning(
-                "guidance_scale=%g on a model that was trained without condition dropout: its "
-                "unconditional branch is conditioned on zeros",
-                guidance_scale,
-            )
-            other, other_mask = torch.zeros_like(states), mask
-        if (mask is None) != (other_mask is None):
-            everything = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-            mask = everything if mask is None else mask
-            other_mask = everything if other_mask is None else other_mask
-        if mask is None or other_mask is None:
-            return torch.cat([states, other]), None
-        return torch.cat([states, other]), torch.cat([mask, other_mask])
 
     def _latents_shape(
         self, batch_size: int, height: int | None, width: int | None

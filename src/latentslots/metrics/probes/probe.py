@@ -78,7 +78,7 @@ def probe(
     *,
     heads: Sequence[HeadKind] = ("linear", "mlp"),
     seeds: Sequence[int] = (0, 1, 2),
-    training: HeadTraining = HeadTraining(),  # noqa: B008  (frozen)
+    training: HeadTraining = HeadTraining(),
 ) -> list[ProbeScore]:
     """Predict attributes from slots, with heads trained and scored on objects of different videos.
 

@@ -1,0 +1,62 @@
+"""What the denoiser is conditioned on, with classifier-free guidance.
+
+Ho and Salimans, 2022 (https://arxiv.org/abs/2207.12598).
+
+Dimensions: B batch, G batch with the unconditional branch, K slots, D slot channels, S conditioning
+vectors, X their channels, h w latent rows and columns.
+"""
+
+import logging
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from latentslots.models import SlotEncoder
+
+logger = logging.getLogger(__name__)
+
+
+class Condition(NamedTuple):
+    """What the denoiser is conditioned on; with guidance, the unconditional branch follows."""
+
+    states: Float[Tensor, "G S X"]
+    mask: Bool[Tensor, "G S"] | None
+    slot_layout: Float[Tensor, "B K h w"] | None
+
+
+def guided_states(
+    slot_encoder: SlotEncoder,
+    slots: Float[Tensor, "B K D"],
+    slots_mask: Bool[Tensor, "B K"] | None,
+    guidance_scale: float,
+) -> tuple[Float[Tensor, "G S X"], Bool[Tensor, "G S"] | None]:
+    """Project slots to conditioning; with guidance, append the unconditional branch.
+
+    Args:
+        slot_encoder: Projects slots, and has the unconditional branch.
+        slots: The scenes.
+        slots_mask: True for the slots that exist; by default all.
+        guidance_scale: 1 for no guidance.
+    """
+    states, mask = slot_encoder.condition(slots, slots_mask)
+    if guidance_scale == 1.0:
+        return states, mask
+    if slot_encoder.can_drop_condition:
+        dropped = torch.ones(slots.shape[0], dtype=torch.bool, device=slots.device)
+        other, other_mask = slot_encoder.condition(slots, slots_mask, dropped=dropped)
+    else:
+        logger.warning(
+            "guidance_scale=%g on a model that was trained without condition dropout: its "
+            "unconditional branch is conditioned on zeros",
+            guidance_scale,
+        )
+        other, other_mask = torch.zeros_like(states), mask
+    if (mask is None) != (other_mask is None):
+        everything = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        mask = everything if mask is None else mask
+        other_mask = everything if other_mask is None else other_mask
+    if mask is None or other_mask is None:
+        return torch.cat([states, other]), None
+    return torch.cat([states, other]), torch.cat([mask, other_mask])
