@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,21 @@ from PIL import Image
 from latentslots.cli.main import COMMANDS, main
 from latentslots.data import load_dataset
 from tests import tiny
+from tests.official.tools import GOLDEN
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES_RUN = (
-    "datasets/scenes",
-    "datasets/nlvr",
-    "data",
-    "streaming",
-    "train",
-    "evaluate",
-    "edit",
-    "photographs",
+    "README.md",
+    "docs/datasets/scenes.md",
+    "docs/datasets/nlvr.md",
+    "docs/data.md",
+    "docs/streaming.md",
+    "docs/train.md",
+    "docs/evaluate.md",
+    "docs/edit.md",
+    "docs/photographs.md",
+    "docs/official.md",
 )
 FEW = "--num-train 2 --num-validation 1"
 PAIRS = "--num-train 0 --num-validation 16"
@@ -45,17 +49,23 @@ def blocks(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
+    """The commands in a page's indented blocks; in the README also those between backticks."""
     lines = [line for block in blocks(page) for line in block.splitlines()]
+    if page.name == "README.md":
+        inline = re.findall(r"`(latentslots [^`]* [^`]*)`", page.read_text())
+        lines += sorted(inline, key=lambda line: "data make" not in line)  # what others read
     return [line.split("  #")[0].strip() for line in lines if line.startswith("latentslots ")]
 
 
 def shrink(command: str) -> list[str] | None:
     """The same command at a size for tests; `None` for help and for what needs a network.
 
-    Public data sets are not here either; the tests of each importer make small true ones.
+    Public data sets are not here either; the tests of each importer make small true ones, those of
+    `import-official` a checkpoint of Stable-LSD. `make demo` runs the demo.
     """
-    if "--help" in command or "stabilityai/" in command:
+    if any(part in command for part in ("--help", "--stable-diffusion", "latentslots demo")):
         return None
+    command = command.replace("stabilityai/sd-vae-ft-mse", "runs/tiny/vae")
     words = shlex.split(command)[1:]
     if words[:2] == ["data", "import"] and words[2] not in ("arrays", "folder"):
         return None
@@ -70,7 +80,10 @@ def shrink(command: str) -> list[str] | None:
         return [re.sub(r"^data/nlvr", "made/nlvr", word) for word in words]
     if words[:2] == ["data", "make"]:
         words = [re.sub(r"^data/", "made/", word) for word in words]  # others are there already
-        return [*words, *(PAIRS if "--edit-pairs" in words else FEW).split()]
+        few = PAIRS if "--edit-pairs" in words else FEW
+        return [*words, *few.split(), *(["--num-test", "2"] if "--num-test" in words else [])]
+    if "test" in words:
+        return [re.sub(r"^data/", "made/", word) for word in words]
     if words[0] == "evaluate-edits":
         if "runs/parts" in words:
             return None  # a model that finds parts takes an hour to train
@@ -79,6 +92,7 @@ def shrink(command: str) -> list[str] | None:
     if words[:2] == ["data", "cache-latents"]:
         return [word if word != "64" else "32" for word in words]
     if words[0] in ("edit", "generate", "reconstruct"):
+        words = [re.sub("^256$", "4", word) for word in words]
         return [*words, "--num-inference-steps", "2"]
     if words[0] == "train" and "--resume" not in words:
         small = "--method.block-out-channels 8 8 --method.norm-num-groups 4 --data.resolution 32"
@@ -99,6 +113,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     known = json.dumps([[{"color": "red", "size": 20}]] * 8)
     write_stable_diffusion(folder / "runs" / "tiny" / "stable-diffusion")
     write_dinov2(folder / "runs" / "tiny" / "dinov2")
+    tiny.tiny_autoencoder_of_8().save_pretrained(folder / "runs" / "tiny" / "vae")
+    shutil.copytree(GOLDEN / "lsd_a" / "checkpoint-7", folder / "checkpoint-200000")
     (folder / "objects.json.gz").write_bytes(gzip.compress(known.encode()))
     for number in range(10):
         for where, mode in (("photos", "RGB"), ("ids", "L")):
@@ -134,7 +150,7 @@ def test_commands_and_python_run(workplace: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(workplace)
     ran = []
     for page in PAGES_RUN:
-        for number, command in enumerate(commands(ROOT / "docs" / f"{page}.md")):
+        for number, command in enumerate(commands(ROOT / page)):
             words = shrink(command)
             if words is None:
                 continue
@@ -142,14 +158,14 @@ def test_commands_and_python_run(workplace: Path, monkeypatch: pytest.MonkeyPatc
                 # Pages train the same run more than once.
                 target = Path(words[words.index("--output-dir") + 1])
                 if target.exists():
-                    words[words.index("--output-dir") + 1] += f"-{Path(page).name}-{number}"
+                    words[words.index("--output-dir") + 1] += f"-{Path(page).stem}-{number}"
             elif words[0] == "train" and "--resume" not in words:
-                words += ["--output-dir", f"runs/{Path(page).name}-{number}"]
+                words += ["--output-dir", f"runs/{Path(page).stem}-{number}"]
             assert main(words) == 0, command
             ran.append(words[0])
     assert ran.count("train") >= 4
-    for page in ("data", "evaluate", "python", "edit"):
+    for page in ("README.md", "docs/data.md", "docs/evaluate.md", "docs/python.md", "docs/edit.md"):
         names: dict[str, object] = {}
-        for block in blocks(ROOT / "docs" / f"{page}.md"):
+        for block in blocks(ROOT / page):
             if re.search(r"\bls\.", block):
-                exec(compile(block, f"{page}.md", "exec"), names)
+                exec(compile(block, page, "exec"), names)

@@ -211,6 +211,15 @@ def tiny_autoencoder(seed: int = 0, **changes: Any) -> AutoencoderKL:
     return seeded(seed, lambda: AutoencoderKL(**{**arguments, **changes})).eval()
 
 
+def tiny_autoencoder_of_8() -> AutoencoderKL:
+    """A tiny VAE of 8 pixels per latent, as the golden official checkpoints were trained with."""
+    return tiny_autoencoder(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+
+
 def tiny_lsd(
     seed: int = 0,
     *,

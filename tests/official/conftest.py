@@ -5,7 +5,7 @@ import pytest
 from diffusers import AutoencoderKL
 
 from tests.official.tools import GOLDEN
-from tests.tiny import tiny_autoencoder
+from tests.tiny import tiny_autoencoder_of_8
 
 
 @pytest.fixture
@@ -16,9 +16,4 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def vae_of_8() -> AutoencoderKL:
-    """A tiny VAE of 8 pixels per latent, as the golden checkpoints were trained with."""
-    return tiny_autoencoder(
-        block_out_channels=(4, 4, 4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-    )
+    return tiny_autoencoder_of_8()

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from latentslots.build.methods import build_objective
 from latentslots.objectives import LatentSlotDiffusionObjective
 from latentslots.pipelines import LatentSlotDiffusionPipeline, load_pipeline
+from latentslots.pipelines.conditioning import guided_states
 from latentslots.recipes import recipe
 from tests.test_recipes import shrink
 
@@ -249,7 +250,7 @@ class TestGuidance:
         objective = build(diffusion, tiny_vit_dir, "stable-lsd-coco")
         pipe = objective.to_pipeline()
         slots = torch.randn(2, 3, 8, generator=Generator().manual_seed(0))
-        states, mask = pipe._guided_condition(slots, None, 2.0)
+        states, mask = guided_states(pipe.slot_encoder, slots, None, 2.0)
         assert mask is None
         assert states.shape == (4, 3, 12)
         torch.testing.assert_close(states[:2], pipe.slot_encoder.project(slots))
@@ -261,7 +262,7 @@ class TestGuidance:
     ) -> None:
         pipe = objective.to_pipeline()
         slots = torch.randn(2, 3, 8, generator=Generator().manual_seed(0))
-        states, mask = pipe._guided_condition(slots, None, 2.0)
+        states, mask = guided_states(pipe.slot_encoder, slots, None, 2.0)
         assert states.shape == (4, 3 + 7, 12)
         assert mask is not None
         assert mask[2:].tolist() == [[False] * 3 + [True] * 7] * 2
