@@ -26,7 +26,7 @@ SMALLEST_BACKGROUND = 0.05
 
 
 def take(slots: Float[Tensor, "B K D"], index: Indices) -> Float[Tensor, "B N D"]:
-    """Some of the slots, in the order of the index: `take(other, match(slots, other))`.
+    """Select slots, in the order of the index, as in `take(other, match(slots, other))`.
 
     Args:
         slots: The scenes.
@@ -35,8 +35,8 @@ def take(slots: Float[Tensor, "B K D"], index: Indices) -> Float[Tensor, "B N D"
     Raises:
         ValueError: If a slot does not exist.
     """
-    indices = _indices(slots, index, unique=False)
-    return slots.gather(1, _wide(indices, slots))
+    indices = _check_indices(slots, index, unique=False)
+    return slots.gather(1, _expand_to_channels(indices, slots))
 
 
 def remove(slots: Float[Tensor, "B K D"], index: Indices) -> Float[Tensor, "B N D"]:
@@ -52,7 +52,7 @@ def remove(slots: Float[Tensor, "B K D"], index: Indices) -> Float[Tensor, "B N 
     Raises:
         ValueError: If a slot does not exist or is named twice, or none would be left.
     """
-    indices = _indices(slots, index)
+    indices = _check_indices(slots, index)
     batch_size, count = slots.shape[:2]
     if indices.shape[1] == count:
         raise ValueError(f"all {count} slots would be removed: at least one must be left")
@@ -79,7 +79,7 @@ def insert(
     Raises:
         ValueError: If the index is out of its range, or the new slots do not fit the scenes.
     """
-    new = _new(slots, new)
+    new = _check_new_slots(slots, new)
     batch_size, count, _ = slots.shape
     first = torch.as_tensor(count if index is None else index, device=slots.device)
     if first.min() < 0 or first.max() > count:
@@ -107,12 +107,12 @@ def replace(
     Raises:
         ValueError: If a slot does not exist or is named twice, or the new slots do not fit.
     """
-    indices, new = _indices(slots, index), _new(slots, new)
+    indices, new = _check_indices(slots, index), _check_new_slots(slots, new)
     if new.shape[1] != indices.shape[1]:
         raise ValueError(
             f"{indices.shape[1]} slots cannot be replaced by {new.shape[1]}: numbers must agree"
         )
-    return slots.scatter(1, _wide(indices, slots), new.to(slots))
+    return slots.scatter(1, _expand_to_channels(indices, slots), new.to(slots))
 
 
 def swap(
@@ -265,7 +265,7 @@ def match(
 
 
 def owned_pixels(masks: Float[Tensor, "B K H W"], index: Indices) -> Bool[Tensor, "B H W"]:
-    """The pixels of one or several slots: those in which no other slot has a larger mask.
+    """Return the pixels of one or several slots: those in which no other slot has a larger mask.
 
     Args:
         masks: Soft masks that sum to 1 over K.
@@ -274,7 +274,7 @@ def owned_pixels(masks: Float[Tensor, "B K H W"], index: Indices) -> Bool[Tensor
     Raises:
         ValueError: If a slot does not exist.
     """
-    indices = _indices(masks.flatten(2), index, unique=False)
+    indices = _check_indices(masks.flatten(2), index, unique=False)
     return (masks.argmax(dim=1)[:, None] == indices[:, :, None, None]).any(dim=1)
 
 
@@ -337,8 +337,8 @@ def pad(
         scenes: Batches of scenes, in their order in the result.
 
     Returns:
-        Slots, padded with zeros, and `slots_mask`, True for those that exist: what a pipeline
-        takes.
+        Slots, padded with zeros, and `slots_mask`, True for those that exist: both are arguments
+        of a pipeline.
 
     Raises:
         ValueError: If there is no scene, or the slots' widths differ.
@@ -354,7 +354,7 @@ def pad(
     return torch.cat(slots), torch.cat(exist).to(slots[0].device)
 
 
-def _indices(slots: Tensor, index: Indices, *, unique: bool = True) -> Tensor:
+def _check_indices(slots: Tensor, index: Indices, *, unique: bool = True) -> Tensor:
     """Check an index, and return it as `[B, N]`."""
     batch_size, count = slots.shape[:2]
     if isinstance(index, Tensor):
@@ -379,12 +379,14 @@ def _indices(slots: Tensor, index: Indices, *, unique: bool = True) -> Tensor:
     return indices
 
 
-def _wide(indices: Int[Tensor, "B N"], slots: Float[Tensor, "B K D"]) -> Int[Tensor, "B N D"]:
-    """An index of slots, repeated for all of their channels."""
+def _expand_to_channels(
+    indices: Int[Tensor, "B N"], slots: Float[Tensor, "B K D"]
+) -> Int[Tensor, "B N D"]:
+    """Repeat an index of slots for all of their channels."""
     return indices[..., None].expand(-1, -1, slots.shape[2])
 
 
-def _new(slots: Tensor, new: Tensor) -> Tensor:
+def _check_new_slots(slots: Tensor, new: Tensor) -> Tensor:
     """Check new slots, and return them as `[B, N, D]`."""
     new = new[:, None] if new.ndim == 2 else new
     batch_size, _, width = slots.shape

@@ -19,19 +19,19 @@ T = TypeVar("T")
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its name when the `with` block succeeds."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield beside
-        publish(beside, path)
+        yield temporary
+        publish(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def publish(partial: Path, path: Path) -> None:
     """Rename a complete file or folder to its final name.
 
-    Its files get the permissions that the umask asks for, whatever their writers set (safetensors
+    Its files get the permissions that the umask leaves, whatever their writers set (safetensors
     0.8 writes private files, https://github.com/safetensors/safetensors/issues/782).
 
     Args:
@@ -44,8 +44,8 @@ def publish(partial: Path, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8; an older one stays until this one is complete."""
-    with atomic_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -54,10 +54,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def check_output_dir(folder: Path, *, mark: str) -> None:
-    """Refuse a folder that `atomic_folder` would refuse, before the work is done.
+    """Refuse a folder that `atomic_folder` would refuse, before the results are computed.
 
     Args:
-        folder: Where results are to go.
+        folder: The destination of the results.
         mark: The file by which an earlier folder of the same kind is recognized.
 
     Raises:
@@ -134,10 +134,10 @@ def retry(
     progress: Callable[[], int] = lambda: 0,
     first_wait: float = 0.5,
 ) -> T:
-    """Call until it succeeds, waiting twice as long after each failure in a row.
+    """Call a function until it succeeds, waiting twice as long after each failure in a row.
 
     Args:
-        call: What to call.
+        call: The function.
         retries: Calls after the first that may fail in a row; the last error is raised.
         retriable: Whether another call could succeed after this error; others are raised at once.
         progress: How much has been done so far. A failure that got further than the one before

@@ -85,7 +85,7 @@ def test_no_server(tmp_path: Path) -> None:
 
 def test_a_file_with_a_wrong_checksum_is_deleted(server: Server, tmp_path: Path) -> None:
     server.checksum = crc32c(CONTENT) ^ 1
-    with pytest.raises(DataError, match="arrived damaged"):
+    with pytest.raises(DataError, match="damaged in transfer"):
         download(f"{server.url}/file", tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
 

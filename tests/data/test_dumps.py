@@ -132,7 +132,7 @@ def test_bad_input(tmp_path: Path) -> None:
     file.write_text("[1]")
     fails(tmp_path / "b", "does not list objects: AttributeError")
     file.write_text(json.dumps({"mass": [1.0, 2.0]}))
-    fails(tmp_path / "b", "first frame have other attributes: one lacks 'category'")
+    fails(tmp_path / "b", "first frame have different attributes: one lacks 'category'")
     file.write_text(json.dumps(instances(0, 0)))
     Image.new("RGB", (16, 16)).save(labels / "00000001_segment.png")
     fails(

@@ -153,7 +153,7 @@ class TestDinosaur:
     ) -> None:
         pipe = tiny_dinosaur().to_pipeline()
         assert not pipe.paints
-        with pytest.raises(ValueError, match=r"DINOSAUR cannot paint: .* not into pixels"):
+        with pytest.raises(ValueError, match=r"DINOSAUR cannot paint: .* not pixels"):
             pipe(torch.zeros(1, 4, 16))
         pipe.save_pretrained(tmp_path)
         (tmp_path / "x.png").write_bytes(b"")

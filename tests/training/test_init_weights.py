@@ -72,7 +72,7 @@ def test_an_autoencoder_starts_from_another_one(
     before, after = load_vae("bundled").state_dict(), load_vae(str(tmp_path / "out")).state_dict()
     for key, value in before.items():
         torch.testing.assert_close(after[key].float(), value.float())
-    with pytest.raises(ValueError, match=r"init_from: the vae of .* is another one"):
+    with pytest.raises(ValueError, match=r"init_from: the vae of .* is different"):
         train(with_changes(small, {"init_from": str(tiny_vae_dir)}), tmp_path / "r", progress=False)
 
 

@@ -1,4 +1,4 @@
-"""The images of a run, and caches of what frozen models compute of them."""
+"""The images of a run, and caches of the outputs of frozen models on them."""
 
 import os
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def build_split(config: DataConfig, split: str) -> Dataset:
 def latents_dir(
     config: DataConfig, split: str, vae: AutoencoderKL, fallback: Path | None = None
 ) -> Path:
-    """Name the folder of a split's latents: configured, beside a store's shards, or in `fallback`.
+    """Return the folder of a split's latents: as configured, beside the shards, or in `fallback`.
 
     The fallback serves plain folders of images, and stores that are not writable.
     """
@@ -77,30 +77,31 @@ def _cache_dir(
     configured = {LatentCache: config.latents, FeatureCache: config.features}[cls]
     if configured:
         return Path(configured)
-    beside = has_manifest(config.path) and os.access(config.path, os.W_OK)
-    root = Path(config.path) if beside or fallback is None else fallback
+    is_writable_store = has_manifest(config.path) and os.access(config.path, os.W_OK)
+    root = Path(config.path) if is_writable_store or fallback is None else fallback
     return root / cls.HOLDS / f"{split}-{config.resolution}-{model_fingerprint(model)[:8]}"
 
 
 def _caching_models(config: TrainConfig, objective: Objective) -> dict[str, nn.Module]:
-    """The models whose outputs the config asks to cache, by what they compute.
+    """The models whose outputs are to be cached, by kind of output.
 
     Raises:
-        ValueError: If the method has no such model, or a folder is named for no cache.
+        ValueError: If the method has no such model, or a folder is set for an output that is not
+            cached.
     """
-    data, able = config.data, objective.cacheable()
-    if data.latents and not (data.cache_latents and "latents" in able):
+    data, cacheable = config.data, objective.cacheable()
+    if data.latents and not (data.cache_latents and "latents" in cacheable):
         raise ValueError(
             "data.latents is the folder of data.cache_latents: set both, for a method with a VAE"
         )
     if data.features and not data.cache_features:
         raise ValueError("data.features is the folder of data.cache_features: set both")
-    if data.cache_features and "features" not in able:
+    if data.cache_features and "features" not in cacheable:
         raise ValueError(
             f"data.cache_features needs a frozen image backbone, and {config.method.kind} has none"
         )
     wanted = {"latents": data.cache_latents, "features": data.cache_features}
-    return {name: able[name] for name in able if wanted[name]}
+    return {name: model for name, model in cacheable.items() if wanted[name]}
 
 
 def _cache(
@@ -144,15 +145,15 @@ def build_training_set(
     wait: Callable[[], None] = lambda: None,
     progress: bool = True,
 ) -> ImageDataset | ImageStream:
-    """Open the training images, with cached latents and features where the config asks for them.
+    """Open the training images, with cached latents and features as configured.
 
     Args:
-        config: The run.
-        objective: Its objective, whose frozen models compute latents and features.
+        config: Config of the run.
+        objective: Objective of the run, whose frozen models compute latents and features.
         run_dir: Folder for the caches of a plain folder of images.
         is_main_process: Whether to write caches that do not exist.
-        wait: Called once they are written: a barrier between processes.
-        progress: Whether to show a bar on stderr.
+        wait: Barrier between processes, called once the caches are written.
+        progress: Whether to show a progress bar on stderr.
     """
     data = config.data
     if data.streaming:

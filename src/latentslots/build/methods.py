@@ -52,23 +52,23 @@ def build_objective(config: TrainConfig) -> Objective:
     """
     objective: Objective = config.method.build_objective(config)
     if config.gradient_checkpointing:
-        able = [
-            part  # a frozen denoiser keeps activations, too
+        supported = [
+            part  # a frozen denoiser stores activations, too
             for part in objective.children()
             if isinstance(part, ModelMixin) and part._supports_gradient_checkpointing
         ]
-        if not able:
+        if not supported:
             raise ValueError(
                 f"gradient_checkpointing: no part of {config.method.kind} can recompute its "
                 "activations"
             )
-        for part in able:
+        for part in supported:
             part.enable_gradient_checkpointing()
     return objective
 
 
 def inference_settings(method: SlotsConfig) -> InferenceSettings:
-    """Collect how a method's pipeline infers slots."""
+    """Return the inference settings of a method's pipeline."""
     return InferenceSettings(method.num_inference_slots, method.merge_overlap)
 
 
@@ -80,7 +80,7 @@ def build_lsd(method: LSDConfig, run: TrainConfig) -> LatentSlotDiffusionObjecti
 def build_lsd_around(
     method: LSDConfig, resolution: int, vae: AutoencoderKL
 ) -> LatentSlotDiffusionObjective:
-    """Build Latent Slot Diffusion around an autoencoder, whose latents decide the U-Net's size."""
+    """Build Latent Slot Diffusion around an autoencoder, which determines the U-Net's size."""
     factor = downscale_factor(vae)
     if resolution % factor:
         raise ValueError(

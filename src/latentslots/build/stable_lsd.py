@@ -49,7 +49,7 @@ def build_between(
         )
     if parts.vae.config.latent_channels != parts.unet.latent_channels:
         raise ValueError(
-            f"the denoiser paints latents of {parts.unet.latent_channels} channels, and the VAE "
+            f"the denoiser works on latents of {parts.unet.latent_channels} channels, and the VAE "
             f"{method.vae or method.unet.name!r} has {parts.vae.config.latent_channels}"
         )
     slot_encoder = _build_slots(method, parts)
@@ -89,8 +89,8 @@ def _build_slots(method: StableLSDConfig, parts: PretrainedParts) -> SlotEncoder
     learned, given = method.registers == "learned", method.registers == "empty-prompt"
     if learned != (method.num_registers > 0):
         raise ValueError(
-            "method.num_registers must be above 0 where method.registers is 'learned', and 0 "
-            f"elsewhere; got {method.num_registers} with {method.registers!r}"
+            "method.num_registers must be above 0 if method.registers is 'learned', and 0 "
+            f"otherwise; got {method.num_registers} with {method.registers!r}"
         )
     num_given = len(parts.empty_prompt)
     slot_encoder = SlotEncoder(

@@ -25,7 +25,7 @@ class Fit:
     output_dir: str
     """Folder of the library; an earlier library there is replaced."""
     split: str = "train"
-    """Which part of the data."""
+    """Split of the data set."""
     num_images: int | None = 2000
     """Use only the first images; `None` for all."""
     num_concepts: int | Literal["auto"] = 32
@@ -44,12 +44,12 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Print the size of a library, and draw it: one row of crops for each concept."""
+    """Print the size of a concept library, and draw it: one row of crops for each concept."""
 
     library: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LIBRARY")]
     """The folder of a library."""
     output: str = ""
-    """An image file to draw it in."""
+    """Image file for the drawing; without it, nothing is drawn."""
     json: bool = False
     """Print the numbers as JSON."""
 

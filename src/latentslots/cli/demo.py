@@ -15,7 +15,7 @@ class Demo:
     output_dir: str = "demo"
     """Folder of the page; an earlier demo there is replaced."""
     train: float | None = None
-    """Also train a new model, on other images, for so many minutes."""
+    """Also train a new model, on other images, for this many minutes."""
     seed: int = 0
     """Seed of everything random."""
 

@@ -25,7 +25,7 @@ class Edit:
     """Image files, and folders of them; the edit is applied to each."""
     output_dir: str
     """Folder of the results, with a folder for each image: edited.png, strip.png (before, slots,
-    after), slots.safetensors and edited.json; images whose results are there, made in the same way,
+    after), slots.safetensors and edited.json; images that already have results made in the same way
     are skipped."""
     remove: tuple[str, ...] = ()
     """SLOT: remove it."""
@@ -36,7 +36,8 @@ class Edit:
     swap_background: str = ""
     """OTHER: replace the background by that of another image."""
     at: tuple[str, ...] = ()
-    """X,Y in pixels of the image: call the slot there `at`; without an edit, print its number."""
+    """X,Y in pixels of the image: `at` stands for the slot at this pixel; without an edit, its
+    number is printed."""
     slots: str = ""
     """slots.safetensors with the image's slots, instead of encoding it."""
     invert: bool = False
@@ -60,7 +61,7 @@ def run(arguments: list[str]) -> int:
     from pathlib import Path
 
     from latentslots.cli.model import load_pipeline
-    from latentslots.workflows.edit import EditWords, edit_files
+    from latentslots.workflows.edit import EditArguments, edit_files
     from latentslots.workflows.image_files import find_image_files
 
     changes = options.remove or options.replace or options.insert or options.swap_background
@@ -74,7 +75,7 @@ def run(arguments: list[str]) -> int:
     pipe = load_pipeline(options.run, options.inference, options.sampling)
     if not changes:
         return _print_slots(options, pipe, paths)
-    words = EditWords(
+    edit = EditArguments(
         remove=options.remove,
         replace=options.replace,
         insert=options.insert,
@@ -86,7 +87,7 @@ def run(arguments: list[str]) -> int:
         pipe,
         paths,
         out,
-        words,
+        edit,
         options.sampling,
         inversion=options.invert,
         blending=options.blend,

@@ -33,9 +33,9 @@ class Evaluate:
     ground truth; the size of the images when absent. DINOSAUR and SPOT use 320, SlotDiffusion
     128."""
     num_images: int | None = None
-    """At most so many images, from the start."""
+    """At most this many images, from the start of the data set."""
     min_objects: int = 0
-    """Only images with at least so many objects."""
+    """Only images with at least this many objects."""
     batch_size: int = 32
     """Images to encode at once; changes numbers by rounding only."""
     seed: int = 0
@@ -49,7 +49,8 @@ class Evaluate:
     """`model`: the masks of the patch decoder if there is one, else `attention`: the attention of
     the slots, as in the paper. `cross-attention`: the attention of the denoiser to the slots."""
     probes: bool = False
-    """Also predict attributes of objects from slots; under `lsd` as the official code does."""
+    """Also predict attributes of objects from slots; with the convention `lsd`, in the way of the
+    official code."""
     attributes: tuple[str, ...] = ()
     """With --probes: the attributes to predict; all when absent."""
     class_attribute: str = ""

@@ -21,12 +21,12 @@ class EvaluateEdits:
     """Pairs of images before and after an edit, as `latentslots data make --edit-pairs` makes
     them."""
     split: str = "validation"
-    """Which part of it."""
+    """Split of the data set."""
     edits: tuple[Literal["removal", "swaps"], ...] = ()
     """`removal` of objects, `swaps` of parts of figures; when absent, all that the data set has
     pairs of."""
     num_pairs: int = 200
-    """At most so many pairs of each kind, from the start."""
+    """At most this many pairs of each kind, from the start of the data set."""
     batch_size: int = 32
     """Pairs at once; changes scores by rounding only."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)

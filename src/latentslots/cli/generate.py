@@ -30,8 +30,9 @@ class Generate:
     num: int = 16
     """Scenes to compose."""
     layout: Literal["layout", "independent", "per-image"] = "layout"
-    """How scenes are composed: in the layout of a real image; of different concepts, wherever they
-    are; or of slot i from image b + i."""
+    """How scenes are composed: `layout`, of slots whose masks fit those of a real image;
+    `independent`, of different concepts, regardless of their positions; or `per-image`, of slot i
+    from image b + i."""
     slots_per_scene: int | None = None
     """Slots of a composed scene; when absent, as many as an image of the library drawn at
     random."""
@@ -51,10 +52,12 @@ class Generate:
     reference: str = ""
     """A data set: also measure how far the images are from its images."""
     reference_split: str = "validation"
-    """Which part of it; its first images are the reference, as many after them the floor."""
+    """Split of that data set. Its first images are the reference; the distance of as many further
+    images to them is the floor."""
     features: str = "bundled"
-    """What is compared: bundled (an autoencoder; offline, not FID), inception:FILE (TorchScript),
-    dinov2:FOLDER-OR-HUB-ID, or module:PACKAGE.MODULE:NAME (what it returns, a torch module)."""
+    """Features that are compared: bundled (an autoencoder; offline, not FID), inception:FILE
+    (TorchScript), dinov2:FOLDER-OR-HUB-ID, or module:PACKAGE.MODULE:NAME (a class, or a function
+    that returns a torch module)."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
     """How slots are inferred."""
     json: bool = False
@@ -85,7 +88,7 @@ def run(arguments: list[str]) -> int:
     pipe = load_pipeline(options.run, options.inference, sampling)
     scenes = _scenes(options, pipe)
     out, reference, report = Path(options.output_dir), None, None
-    if options.reference:  # before the minutes that sampling takes
+    if options.reference:  # first, so that errors appear before minutes of sampling
         reference = load_reference(
             options.reference,
             options.reference_split,

@@ -26,7 +26,8 @@ class ImportOfficial:
     dinov2_size: int = 448
     """Pixels per side of DINOv2's input."""
     include_pretrained: bool = False
-    """Copy both into the pipeline folder, instead of recording their ids and hashes."""
+    """Copy Stable Diffusion and DINOv2 into the pipeline folder, instead of recording their ids and
+    hashes."""
 
 
 def run(arguments: list[str]) -> None:

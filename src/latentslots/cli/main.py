@@ -84,16 +84,16 @@ def _run(name: str, arguments: list[str], *, debug: bool) -> int:
         print("latentslots: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except (ValueError, OSError, FloatingPointError) as error:
-        return _refuse(name, str(error) or type(error).__name__, debug=debug)
+        return _report_error(name, str(error) or type(error).__name__, debug=debug)
     except RuntimeError as error:
         from accelerate.utils.memory import should_reduce_batch_size
 
         if not should_reduce_batch_size(error):
             raise  # a bug of ours, which its traceback explains
-        return _refuse(name, f"out of memory; use a smaller batch ({error})", debug=debug)
+        return _report_error(name, f"out of memory; use a smaller batch ({error})", debug=debug)
 
 
-def _refuse(name: str, message: str, *, debug: bool) -> int:
+def _report_error(name: str, message: str, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     print(f"latentslots {name}: {' '.join(message.split())}", file=sys.stderr)

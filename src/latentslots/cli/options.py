@@ -10,5 +10,5 @@ class InferenceOptions:
     num_slots: int | None = None
     """Slots per image; the pipeline's own number when absent."""
     merge_overlap: float | None = None
-    """Slots whose masks overlap more than this become one, 0 for never; the pipeline's own value
-    when absent."""
+    """Merge slots whose masks overlap more than this; 0 for never; the pipeline's own value when
+    absent."""

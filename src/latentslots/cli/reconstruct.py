@@ -22,8 +22,8 @@ class Reconstruct:
     """Image files, and folders of them."""
     output_dir: str
     """Folder of the results: for each image a strip (the image, its reconstruction by the
-    autoencoder, and the one from its slots) and its scores as JSON; images whose results are there,
-    made in the same way, are skipped."""
+    autoencoder, and the one from its slots) and its scores as JSON; images that already have
+    results made in the same way are skipped."""
     batch_size: int = 32
     """Images at once; changes scores by rounding only."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)

@@ -20,8 +20,8 @@ class Segment:
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
     """Image files, and folders of them."""
     output_dir: str
-    """Folder of the results, with a folder for each image; images whose results are there, made in
-    the same way, are skipped."""
+    """Folder of the results, with a folder for each image; images that already have results made in
+    the same way are skipped."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
     """How slots are inferred."""
     seed: int = 0

@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _starting_point(arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
-    """Return the config before flags, the default run folder, and the flags."""
+    """Return the config without flags applied, the default run folder, and the flags."""
     first, *rest = arguments
     if first.startswith("--config"):
         if "=" in first:

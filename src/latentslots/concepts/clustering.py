@@ -26,7 +26,7 @@ BATCH_SIZE = 64
 
 
 class Members(NamedTuple):
-    """Slots of a data set, with their masks, images, and numbers in their scenes."""
+    """Slots of a data set, with their masks, the rows of their images, and their indices there."""
 
     slots: Float[Tensor, "M D"]
     masks: Float[Tensor, "M G G"]
@@ -72,7 +72,7 @@ def collect_slots(
 def encode_rows(
     pipe: SlotPipeline, dataset: Dataset, rows: Sequence[int], seed: int
 ) -> tuple[Float[Tensor, "B 3 H W"], SlotOutput]:
-    """Pixel values and scenes of some images, each with slot noise of its own seed."""
+    """Encode images, each with slot noise of its own seed; returns pixel values and scenes."""
     images = dataset.select_columns(["image"])
     pixel_values = pipe.preprocess([images[row]["image"] for row in rows])
     generators = [Generator().manual_seed(seed + row) for row in rows]
@@ -80,7 +80,7 @@ def encode_rows(
 
 
 def cluster(points: Float[Tensor, "M D"], number: int, seed: int) -> Int[Tensor, " M"]:
-    """The cluster of every point, by k-means in small batches; cluster 0 is the largest."""
+    """Cluster points by k-means in small batches; cluster 0 is the largest."""
     # Imported here, because composing from a saved library does not need it.
     from sklearn.cluster import MiniBatchKMeans
 

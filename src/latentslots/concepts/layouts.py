@@ -1,4 +1,4 @@
-"""Ways to draw the members of a library that compose a new scene.
+"""Ways to draw members of a library for a new scene.
 
 Dimensions: M slots in the library, K slots of the scene, G side of the stored masks.
 """
@@ -14,7 +14,7 @@ Layout = Literal["layout", "independent", "per-image"]
 MAX_OVERLAP = 0.1
 """Largest overlap of two members of a scene, as a share of the smaller mask."""
 SMALLEST_FIT = 0.3
-"""IoU of a mask with the best other member, below which the image's own slot stays."""
+"""IoU of a mask with the best other member, below which the image's own slot is used."""
 GOOD_FIT = 0.8
 """A concept fits a mask if its best IoU with it is this share of the best IoU of any concept."""
 
@@ -22,7 +22,7 @@ GOOD_FIT = 0.8
 def independent(
     concept: Int[Tensor, " M"], num_slots: int, generator: Generator | None
 ) -> Int[Tensor, " K"]:
-    """One member each of different concepts, wherever they are.
+    """Draw one member each of different concepts, regardless of their positions.
 
     Args:
         concept: The concept of each member.
@@ -36,7 +36,7 @@ def independent(
 def per_image(
     image: Int[Tensor, " M"], num_slots: int, generator: Generator | None
 ) -> Int[Tensor, " K"]:
-    """Slot i from image b + i, for a random image b (Wu et al., 2023, arXiv:2305.11281).
+    """Select slot i from image b + i, for a random image b (Wu et al., 2023, arXiv:2305.11281).
 
     Args:
         image: The image of each member.
@@ -58,7 +58,7 @@ def in_layout(
     num_slots: int,
     generator: Generator | None,
 ) -> Int[Tensor, " K"]:
-    """Members whose masks fit those of one random image's slots; the background first.
+    """Draw members whose masks fit those of one random image's slots; the background comes first.
 
     Args:
         masks: The mask of each member.
@@ -94,7 +94,7 @@ def _best_fit(
     allowed: Bool[Tensor, " M"],
     generator: Generator | None,
 ) -> Int[Tensor, ""] | None:
-    """The member that fits a mask best, of a concept drawn among those that fit well."""
+    """Draw a concept among those that fit a mask well, and return its best-fitting member."""
     shared = torch.minimum(masks, mask).sum(dim=(1, 2))
     iou = shared / torch.maximum(masks, mask).sum(dim=(1, 2))
     iou = iou.masked_fill(~allowed, 0)
@@ -109,6 +109,6 @@ def _best_fit(
 
 
 def _draw(allowed: Bool[Tensor, " N"], generator: Generator | None) -> Int[Tensor, ""]:
-    """The number of a random True element."""
+    """Draw the index of a True element."""
     numbers = allowed.nonzero()[:, 0]
     return numbers[torch.randint(len(numbers), (), generator=generator)]

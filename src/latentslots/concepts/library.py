@@ -50,7 +50,7 @@ class LibraryInfo:
         metric: Distance between slots.
         min_area: Share of an image's pixels that a slot must own to be collected.
         seed: Image i drew its slot noise from seed + i.
-        silhouettes: Mean silhouette by number of concepts, where it decided that number.
+        silhouettes: Mean silhouette by number of concepts, if that number was chosen by it.
     """
 
     pipeline: str
@@ -103,7 +103,7 @@ class ConceptLibrary:
                 silhouettes in `info`.
             metric: `cosine` clusters slots by their direction only, `euclidean` by their vectors.
             min_area: Slots that own less than this share of their image's pixels are left out.
-            seed: Of slot noise (image i draws it from seed + i) and of clustering.
+            seed: Seed of slot noise (image i draws it from seed + i) and of clustering.
             progress: Whether to show a progress bar on stderr.
 
         Raises:
@@ -144,7 +144,7 @@ class ConceptLibrary:
 
     @property
     def num_concepts(self) -> int:
-        """How many concepts there are."""
+        """Number of concepts."""
         return int(self.concept.max()) + 1
 
     @property
@@ -165,10 +165,10 @@ class ConceptLibrary:
         return torch.stack(masks)
 
     def check(self, pipe: SlotPipeline) -> None:
-        """Check that a pipeline is the one whose slots these are.
+        """Check that the library was made by a pipeline.
 
         Raises:
-            ValueError: If it is another one.
+            ValueError: If another pipeline made it.
         """
         if pipe.fingerprint() != self.info.pipeline:
             raise ValueError(
@@ -187,12 +187,12 @@ class ConceptLibrary:
         """Compose new scenes.
 
         Args:
-            num_scenes: How many.
+            num_scenes: Number of scenes.
             layout: `layout`: for each mask of a random image, a concept is drawn, and its member
-                chosen whose mask fits best and collides with no other; the background last, to fit
-                the space around the objects. `independent`: members of different concepts, wherever
-                they are (as in the paper). `per-image`: slot i from image b + i (Wu et al., 2023,
-                https://arxiv.org/abs/2305.11281).
+                whose mask fits best without overlapping others is chosen; the background last, to
+                fit the space around the objects. `independent`: members of different concepts,
+                regardless of their positions (as in the paper). `per-image`: slot i from image
+                b + i (Wu et al., 2023, https://arxiv.org/abs/2305.11281).
             num_slots: Slots per scene. By default the most frequent number of an image's members.
             generator: The source of all draws.
 

@@ -15,7 +15,7 @@ def check_convention(name: str) -> Convention:
     """Refuse an unknown convention.
 
     Raises:
-        ValueError: Names it, and the conventions that exist.
+        ValueError: If there is no such convention; the message lists those that exist.
     """
     for convention in CONVENTIONS:
         if convention == name:

@@ -44,7 +44,7 @@ class MethodConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotsConfig(MethodConfig):
-    """What methods with slots share."""
+    """Settings that all methods with slots have."""
 
     num_slots: Count = 7
     """Slots per image: the most objects expected, plus one for the background."""
@@ -56,7 +56,7 @@ class SlotsConfig(MethodConfig):
     """Slots per image once trained; 0 for `num_slots`."""
     merge_overlap: ShareBelowOne = 0.0
     """Once trained, slots of an image whose masks overlap more than this (cosine of the two masks,
-    from 0 to 1) become one; 0 for never."""
+    from 0 to 1) are merged into one; 0 for never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class LSDConfig(SlotsConfig):
     temperature: Positive = 1.0
     """Divisor of the logits of slot attention: below 1, slots compete harder."""
     bi_level: bool = False
-    """Send gradients straight from the last iteration to the initial slots."""
+    """Pass gradients straight from the last iteration to the initial slots."""
     position: Position = "cartesian"
     """Position embedding of the features."""
     num_registers: CountOrNone = 0
@@ -93,19 +93,20 @@ class LSDConfig(SlotsConfig):
     snr_gamma: Weight = 0.0
     """Min-SNR weighting of the loss (Hang et al., 2023) with this gamma; 0 for none."""
     timestep_shift: Positive = 1.0
-    """Draw timesteps toward high noise, where slots decide: 3 puts half of them above 750; 1 draws
-    them uniformly, as the paper does."""
+    """Draw timesteps toward high noise, where the prediction depends most on the slots: 3 puts half
+    of them above 750; 1 draws them uniformly, as the paper does."""
     patch_decoder_weight: Weight = 0.0
     """Weight of the loss of a second, much simpler decoder: an MLP that reconstructs every patch of
     the image as a mixture of slots. It makes slots bind early; 0 for none, as in the paper."""
     patch_plain_steps: CountOrNone = 0
-    """Steps for which the patch decoder has one color for each slot; over as many again it becomes
-    free to have another one at each place. 0: it is free from the start."""
+    """Steps in which the patch decoder predicts one color per slot; over as many further steps, the
+    color gradually becomes free to vary with the position. 0: it is free from the start."""
     patch_size: Count = 2
     """Pixels per side of the patches that the patch decoder reconstructs."""
     mask_distillation_weight: Weight = 0.0
     """Weight of the cross-entropy from the patch decoder's responsibilities to the slots'
-    attention, which makes attention as tight; needs `patch_decoder_weight`. 0 for none."""
+    attention, so that attention follows the same boundaries; needs `patch_decoder_weight`. 0 for
+    none."""
     condition_dropout: ShareBelowOne = 0.0
     """Share of images that are denoised without their slots, for classifier-free guidance."""
 
@@ -126,7 +127,7 @@ class StableLSDConfig(SlotsConfig):
     slot_mlp_dim: Count = 768
     """Hidden width of the slots' MLP."""
     bi_level: bool = False
-    """Send gradients straight from the last iteration to the initial slots."""
+    """Pass gradients straight from the last iteration to the initial slots."""
     position: Position = "cartesian"
     """Position embedding of the features."""
     encoder: DINOv2Config = field(default_factory=lambda: DINOv2Config(image_size=448))
@@ -139,26 +140,27 @@ class StableLSDConfig(SlotsConfig):
     """What the decoder attends to beside the slots: nothing, as in the paper; the embedding of the
     empty prompt; or learned vectors."""
     num_registers: CountOrNone = 0
-    """How many of these, where they are learned; the empty prompt has its own number."""
+    """Number of learned registers; 0 unless `registers` is `learned`."""
     condition_dropout: ShareBelowOne = 0.0
-    """Share of images that are denoised with registers or the empty prompt alone."""
+    """Share of images that are denoised without their slots, from registers or the empty prompt
+    alone."""
     contrastive_weight: Weight = 0.0
     """Weight of the denoising error with slots of another image, which is subtracted; 0 for
     none."""
     contrastive_start: CountOrNone = 0
-    """Steps before that begins."""
+    """Steps before the contrastive loss is added."""
     guidance_weight: Weight = 0.0
     """Weight of the distance between slot attention and the denoiser's cross-attention; 0 for
     none."""
     guidance_blocks: tuple[str, ...] = ("up_blocks.2",)
-    """Blocks of the denoiser whose cross-attention it is."""
+    """Blocks of the denoiser whose cross-attention is compared with slot attention."""
     snr_gamma: Weight = 0.0
     """Min-SNR weighting of the loss (Hang et al., 2023) with this gamma; 0 for none."""
     timestep_shift: Positive = 1.0
-    """Draw timesteps toward high noise, where slots decide; 1 draws them uniformly, as the paper
-    does."""
+    """Draw timesteps toward high noise, where the prediction depends most on the slots; 1 draws
+    them uniformly, as the paper does."""
     include_pretrained: bool = False
-    """Copy the frozen parts into every saved pipeline, instead of naming them by id and hash."""
+    """Copy the frozen parts into every saved pipeline, instead of recording ids and hashes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,7 @@ class SlotAttentionConfig(SlotsConfig):
     slot_mlp_dim: Count = 128
     """Hidden width of the slots' MLP."""
     position: Position = "cartesian"
-    """Position embedding of the features, and of the cells that a slot is decoded at."""
+    """Position embedding of the features, and of the grid cells at which slots are decoded."""
     encoder: UNetEncoderConfig | ResidualEncoderConfig = field(
         default_factory=ResidualEncoderConfig
     )

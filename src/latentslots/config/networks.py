@@ -1,4 +1,4 @@
-"""Networks that several methods can be built of."""
+"""Networks that several methods use."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -60,7 +60,7 @@ class DINOv2Config:
     image_size: Count = 224
     """Pixels per side to which it resizes images, a multiple of its patch size."""
     num_layers: Count = 1
-    """How many of its last layers are used, their features side by side."""
+    """Number of its last layers whose features are used, concatenated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +80,14 @@ class SlotUNetConfig:
     position: Position = "cartesian"
     """Position embedding of the tokens in attention layers."""
     map_channels: CountOrNone = 0
-    """Channels of a layout of slots, predicted by the patch decoder, which is read beside the
-    latents; needs `patch_decoder_weight`. 0 for none, as in the paper."""
+    """Channels of the map of slots, an input of the denoiser beside the latents: the slots at the
+    places that the patch decoder predicts; needs `patch_decoder_weight`. 0 for none, as in the
+    paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedUNetConfig:
-    """The denoiser of a Stable Diffusion, and what of it learns."""
+    """The denoiser of a Stable Diffusion, and which of its parameters are trained."""
 
     kind: ClassVar[str] = "stable-diffusion"
 
@@ -94,15 +95,15 @@ class PretrainedUNetConfig:
     """A Stable Diffusion 1.x or 2.x: a folder, or a hub id. Its noise schedule, autoencoder and
     empty prompt are used, too."""
     tuned: Literal["nothing", "cross-attention", "lora"] = "nothing"
-    """What learns: nothing, as in the paper; the keys, values and outputs of all cross-attention;
-    or low-rank matrices beside all attention (needs peft)."""
+    """What is trained: nothing, as in the paper; the keys, values and outputs of all
+    cross-attention; or low-rank matrices beside all attention layers (needs peft)."""
     lora_rank: CountOrNone = 0
-    """Rank of these matrices; 0 unless they learn."""
+    """Rank of the low-rank matrices; 0 unless `tuned` is `lora`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BroadcastDecoderConfig:
-    """A decoder that reconstructs every slot by itself, trained from scratch."""
+    """A decoder that reconstructs an image from every slot separately, trained from scratch."""
 
     channels: Count = 64
     """Width of the convolutions."""
@@ -128,7 +129,7 @@ class TransformerDecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MLPDecoderConfig:
-    """A decoder that predicts every patch by itself, trained from scratch."""
+    """A decoder that predicts every patch independently, trained from scratch."""
 
     kind: ClassVar[str] = "mlp"
 

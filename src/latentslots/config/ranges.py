@@ -1,4 +1,4 @@
-"""Ranges of numbers, written beside their fields with annotated-types, and their check."""
+"""Ranges of numbers, annotated at their fields with annotated-types, and their check."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from annotated_types import Ge, Gt, Le, Lt
 
 Count = Annotated[int, Ge(1)]
-"""A number of things that must be there."""
+"""A number of things, at least one."""
 CountOrNone = Annotated[int, Ge(0)]
 """A number of things or steps; 0 means none or never."""
 Weight = Annotated[float, Ge(0)]
@@ -17,7 +17,7 @@ Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 """A share of a whole."""
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
-"""A share that leaves something, or a decay."""
+"""A share of less than the whole, or a decay."""
 
 _REQUIREMENTS = {
     (Ge(1),): "at least 1",
@@ -27,8 +27,8 @@ _REQUIREMENTS = {
     (Ge(0), Lt(1)): "at least 0 and below 1",
 }
 
-# Comparisons that nan never satisfies.
-_HOLDS: dict[type, Callable[[Any, Any], bool]] = {
+# These comparisons are False for nan.
+_COMPARISONS: dict[type, Callable[[Any, Any], bool]] = {
     Ge: lambda number, limit: number >= limit.ge,
     Gt: lambda number, limit: number > limit.gt,
     Le: lambda number, limit: number <= limit.le,
@@ -41,7 +41,7 @@ def check_ranges(config: Any, path: str = "") -> None:
 
     Args:
         config: A dataclass of numbers, strings and other such dataclasses.
-        path: The path of its fields, up to their own names.
+        path: Prefix of the fields' names in error messages, such as `method.`.
 
     Raises:
         ValueError: Names the first field that is out of its range.
@@ -53,7 +53,7 @@ def check_ranges(config: Any, path: str = "") -> None:
             check_ranges(value, f"{name}.")
             continue
         for number, limits in _limited(value, hints[field.name]):
-            if not all(_HOLDS[type(limit)](number, limit) for limit in limits):
+            if not all(_COMPARISONS[type(limit)](number, limit) for limit in limits):
                 raise ValueError(f"{name} must be {_REQUIREMENTS[limits]}, got {number}")
 
 

@@ -1,4 +1,4 @@
-"""A training run: its method, what it learns from, and how."""
+"""A training run: its method, data and optimizer."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -43,7 +43,7 @@ class DataConfig:
     latents: str = ""
     """Folder of the latents; empty for one beside the data set's shards, or in the run folder."""
     streaming: bool = False
-    """Read the training images of a store shard after shard, wherever it lies, instead of a
+    """Read the training images of a local or remote store shard after shard, instead of a
     memory-mapped copy on this machine; without cached latents."""
     shuffle_buffer: Count = 1000
     """Rows of a streamed data set that a worker shuffles together."""
@@ -101,8 +101,8 @@ class TrainConfig:
     gradient_accumulation_steps: Count = 1
     """Micro-batches per optimizer step."""
     mixed_precision: MixedPrecision = "no"
-    """Autocast type of the forward pass; `auto` takes bf16 where a trial at the start shows that it
-    is faster than fp32, as it is not on every CPU."""
+    """Autocast type of the forward pass; `auto` chooses bf16 if a trial at the start shows that it
+    is faster than fp32, which is not so on every CPU."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: slower, with less memory."""
     compile: bool = False
@@ -114,7 +114,7 @@ class TrainConfig:
     checkpointing_steps: CountOrNone = 5_000
     """Steps between checkpoints; 0 for one at the end alone."""
     checkpoints_total_limit: Count = 2
-    """Checkpoints kept; the oldest is removed once a newer one is complete."""
+    """Number of checkpoints to keep; the oldest is removed once a newer one is complete."""
     validation_steps: CountOrNone = 5_000
     """Steps between validations; 0 for one at the end alone."""
     num_validation_images: Count = 256

@@ -1,7 +1,7 @@
 """Transforms of an image together with its segmentation, and conversion to tensors.
 
 Images are resampled bilinearly with antialiasing, ids by nearest neighbor. Both undergo the same
-geometry, so that pixel (y, x) shows the same point of the scene in both.
+geometry, so that pixel (y, x) is the same point of the scene in both.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Baselines of a slot model on the same images: itself untrained, and color without learning.
+"""Baselines of a slot model: the same model untrained, and clusters of colors.
 
 Dimensions: H W pixels.
 """
@@ -37,21 +37,21 @@ def predict_baselines(
     num_images: int | None = None,
     progress: bool = True,
 ) -> dict[str, Predictions]:
-    """Predictions of the untrained model, k-means on color, and connected pieces of one color.
+    """Predict with the untrained model, k-means on color, and connected pieces of one color.
 
     Args:
         pipe: The pipeline that the baselines are compared to.
-        dataset: As in `evaluate`.
+        dataset: See `evaluate`.
         tuning: Other images with masks. When given, k-means on color and position is a baseline as
             well, with one cluster per slot (the number in training and, if it differs, the number
             at inference) and the weight that `tune_position_weight` selects on these images.
         num_colors: Number of colors, see `cluster_pixels`. By default the number of slots in
             training.
         resolution: Side of the images, in pixels. By default the one the model was trained at.
-        scoring_resolution: As in `evaluate`.
-        seed: Of the untrained weights and their slot noise, and of the initial clusters.
-        batch_size: As in `evaluate`.
-        num_images: As in `evaluate`.
+        scoring_resolution: See `evaluate`.
+        seed: Seed of the untrained weights and their slot noise, and of the initial clusters.
+        batch_size: See `evaluate`.
+        num_images: See `evaluate`.
         progress: Whether to show progress bars on stderr.
     """
     resolution = pipe.resolution if resolution is None else resolution
@@ -64,7 +64,7 @@ def predict_baselines(
     }
     fresh = untrained(pipe, seed=seed)
     predictions = {"untrained": predict(fresh, dataset, seed=seed, batch_size=batch_size, **common)}
-    # The number of connected pieces is that of the image: all of them own pixels.
+    # The number of connected pieces depends on the image; all of them own pixels.
     groupings: dict[str, tuple[Any, int | None]] = {
         f"k-means, {num_colors} colors": (
             partial(cluster_pixels, num_clusters=num_colors),
@@ -96,9 +96,9 @@ def evaluate_baselines(
 
     Args:
         pipe: The pipeline that the baselines are compared to.
-        dataset: As in `evaluate`.
+        dataset: See `evaluate`.
         convention: How mIoU and mBO are computed.
-        **options: Those of `predict_baselines`.
+        **options: Options of `predict_baselines`.
     """
     predictions = predict_baselines(pipe, dataset, **options)
     return {name: score(one, convention=convention) for name, one in predictions.items()}
@@ -112,7 +112,7 @@ def tune_position_weight(
     num_images: int = 100,
     seed: int = 0,
 ) -> float:
-    """The best weight of position for `cluster_pixels`, of `POSITION_WEIGHTS`.
+    """Select the best weight of position for `cluster_pixels` among `POSITION_WEIGHTS`.
 
     Best is the highest sum of FG-ARI and mIoU, because a higher weight raises FG-ARI and lowers
     mIoU.
@@ -121,7 +121,7 @@ def tune_position_weight(
         dataset: Images with masks, other than those that are scored.
         num_clusters: See `cluster_pixels`.
         resolution: Side of the images, in pixels.
-        num_images: At most so many of them, from the start.
+        num_images: At most this many of them, from the start of the data set.
         seed: See `cluster_pixels`.
     """
 
@@ -138,7 +138,7 @@ def tune_position_weight(
 
 
 def untrained(pipe: Any, *, seed: int = 0) -> Any:
-    """The same pipeline with initial weights in every trained part behind its slots and masks.
+    """Return a pipeline with initial weights in all trained parts that slots and masks depend on.
 
     A pretrained transformer keeps its weights, and masks keep their source. Slots are as many as in
     training and are not merged, because the masks of untrained slots are almost equal.
@@ -161,9 +161,10 @@ def untrained(pipe: Any, *, seed: int = 0) -> Any:
 
 
 def _fresh(part: Any) -> Any:
-    # As saved: in memory, the config of the denoiser also has the arguments of its parent class.
+    # The config as saved, because that of the denoiser in memory also has the arguments of its
+    # parent class.
     fresh = type(part).from_config(json.loads(part.to_json_string())).to(part.device)
-    # diffusers warns of every cast, also of one to the same type.
+    # diffusers warns at every cast, even to the same type.
     return fresh if fresh.dtype == part.dtype else fresh.to(part.dtype)
 
 
@@ -184,10 +185,10 @@ def cluster_pixels(
 
     Args:
         image: An image, as `latentslots.visualize.to_pil` accepts it.
-        num_clusters: At most so many clusters. An image with fewer distinct pixels has fewer.
+        num_clusters: At most this many clusters. An image with fewer distinct pixels has fewer.
         position_weight: Distance between the ends of the longer side of the image, in the units of
             L*a*b*. 0 ignores positions.
-        seed: Of the initial clusters.
+        seed: Seed of the initial clusters.
 
     Returns:
         Cluster of every pixel, from 0.
@@ -216,8 +217,8 @@ def cluster_features(
     Args:
         image: An image, as `latentslots.visualize.to_pil` accepts it.
         encoder: A `DINOv2Encoder`.
-        num_clusters: At most so many clusters.
-        seed: Of the initial clusters.
+        num_clusters: At most this many clusters.
+        seed: Seed of the initial clusters.
 
     Returns:
         Cluster of every pixel, from 0: that of the nearest patch.
@@ -252,9 +253,9 @@ def connected_components(
 
     Args:
         image: An image, as `latentslots.visualize.to_pil` accepts it.
-        num_clusters: At most so many colors, see `cluster_pixels`.
+        num_clusters: At most this many colors, see `cluster_pixels`.
         min_fraction: Size of the smallest piece, as a share of the image's pixels.
-        seed: Of the initial colors.
+        seed: Seed of the initial colors.
 
     Returns:
         Piece of every pixel, from 0; there can be many more pieces than colors.

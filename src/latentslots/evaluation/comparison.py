@@ -1,4 +1,4 @@
-"""Whether two methods differ on the same images by more than chance.
+"""Test whether two methods differ on the same images by more than chance.
 
 Dimensions: V units that are resampled (videos, or images that stand alone), M metrics, R resamples.
 """
@@ -28,7 +28,7 @@ from latentslots.metrics.bootstrap import (
 )
 from latentslots.metrics.image_scores import METRICS, ImageScores
 
-SAME = (
+SHARED_CONDITIONS = (
     "data_hash",
     "split",
     "min_objects",
@@ -48,7 +48,7 @@ class Difference:
         first: The mean of the first method.
         second: The mean of the second.
         low: Lower end of the interval of first - second.
-        high: Its upper end.
+        high: Upper end of that interval.
         p_value: Share of random exchanges of the methods with at least this difference.
     """
 
@@ -77,8 +77,8 @@ def compare_means(
     Args:
         first: Scores of one method.
         second: Scores of another one, on the same images in the same order.
-        num_resamples: Of each of the two.
-        seed: Of the draws.
+        num_resamples: Resamples of the bootstrap, and of the permutation test.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If images or videos are not the same, or there is only one.
@@ -196,9 +196,9 @@ def compare_reports(
 
     Args:
         first: `report.json`, or its folder; `images.parquet` lies beside it.
-        second: The other one.
+        second: The other report.
         convention: The convention whose scores are compared.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If a report or its images cannot be read, is of another format, lacks the
@@ -207,7 +207,7 @@ def compare_reports(
     paths = (first, second)
     contents = [read_report(path) for path in paths]
     conditions: list[Mapping[str, Any]] = [content["conditions"] for content in contents]
-    for name in SAME:
+    for name in SHARED_CONDITIONS:
         values = [one.get(name) for one in conditions]
         if values[0] != values[1]:
             raise ValueError(

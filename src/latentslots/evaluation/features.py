@@ -23,14 +23,14 @@ INCEPTION = (
 
 
 def load_features(name: str) -> tuple[nn.Module, str]:
-    """A module that maps images `[B, 3, H, W]` in [0, 1] to features `[B, F]`, and its name.
+    """Load a module that maps images `[B, 3, H, W]` in [0, 1] to features `[B, F]`, and its name.
 
     Args:
         name: `bundled`: the bundled autoencoder, which needs no download; its distance is not FID.
             `inception:FILE`: a TorchScript file with the Inception of FID, such as NVIDIA's
             inception-2015-12-05.pt. `dinov2:FOLDER` or `dinov2:HUB-ID`: the class token of a
             DINOv2. `module:PACKAGE.MODULE:NAME`: the module that a class or function of another
-            package returns.
+            package creates.
 
     Raises:
         ValueError: If there is no such network.
@@ -51,7 +51,7 @@ def load_features(name: str) -> tuple[nn.Module, str]:
 
 
 def _imported(source: str) -> nn.Module:
-    """The module that a class or function of another package returns."""
+    """Return the module that a class or function of another package creates."""
     package, _, name = source.rpartition(":")
     try:
         module = getattr(importlib.import_module(package), name)()
@@ -73,7 +73,7 @@ class AutoencoderFeatures(nn.Module):
         self.encoder = vae.encoder.eval().requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
-        """Features of images in [0, 1]."""
+        """Compute the features of images in [0, 1]."""
         recorded: list[Tensor] = []
         hook = self.encoder.conv_out.register_forward_pre_hook(
             lambda _module, inputs: recorded.append(inputs[0])
@@ -87,7 +87,7 @@ class AutoencoderFeatures(nn.Module):
 
 
 class InceptionFeatures(nn.Module):
-    """A TorchScript network on images of bytes, as the files with the Inception of FID hold it."""
+    """A TorchScript network that takes uint8 images, such as the Inception of FID."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -105,6 +105,6 @@ class InceptionFeatures(nn.Module):
         self.options = {"return_features": True} if "return_features" in arguments else {}
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
-        """Features of images in [0, 1]."""
+        """Compute the features of images in [0, 1]."""
         features = self.network((images * 255).round().to(torch.uint8), **self.options)
         return features.flatten(1)

@@ -1,4 +1,4 @@
-"""How good generated images are: their distance to real ones, and whether their slots are found.
+"""Scores of generated images: their distance to real ones, and whether their slots are found.
 
 Dimensions: B scenes, K slots, D slot channels, N slots of a library, F features, H W pixels.
 """
@@ -17,7 +17,7 @@ from latentslots.metrics.frechet import frechet_distance, kernel_distance
 
 NUM_RANDOM_SLOTS = 100
 PATCH_SIZE = 8
-"""Of the patches that are shuffled, in pixels."""
+"""Side of the patches that are shuffled, in pixels."""
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def compositional_consistency(
         images: The images generated from them, in [0, 1].
         library: Slots to draw from.
         slots_mask: True for the slots that exist; by default all.
-        seed: Of the draws, and of slot noise: image i draws it from seed + i.
+        seed: Seed of the draws, and of slot noise: image i draws it from seed + i.
         batch_size: Images to encode at once.
     """
     exist = torch.ones(slots.shape[:2], dtype=torch.bool) if slots_mask is None else slots_mask
@@ -65,7 +65,7 @@ def compositional_consistency(
 
 
 def _count_found(scene: Tensor, predicted: Tensor, partner: Tensor, others: Tensor) -> int:
-    """How many slots of a scene are nearer to their predicted partners than all others are."""
+    """Count the slots of a scene that are nearer to their predicted partners than all others."""
     matched = F.normalize(predicted[partner.clamp(min=0)], dim=1)
     own = (matched * F.normalize(scene, dim=1)).sum(dim=1)
     similarity = matched @ F.normalize(others.float(), dim=1).T
@@ -83,15 +83,16 @@ class GenerationReport:
         num_images: Images in each of the two sets.
         resolution: Pixels per side.
         sampler: Class of the sampler.
-        num_inference_steps: Its steps.
-        guidance_scale: Of classifier-free guidance; 1 for none.
+        num_inference_steps: Denoising steps.
+        guidance_scale: Strength of classifier-free guidance; 1 for none.
         seed: Image i was sampled from the noise of seed + i.
         frechet: Fréchet distance to the real images.
-        kernel: Kernel distance to them, and its deviation over subsets.
-        floor: Fréchet distance of as many other real images to them.
-        ceiling: Fréchet distance of the real images with their 8 x 8 px patches shuffled to them.
-        reconstructions: Fréchet distance of the real images, reconstructed from their slots, to
-            them.
+        kernel: Kernel distance to the real images, and its deviation over subsets.
+        floor: Fréchet distance between the real images and as many other real images.
+        ceiling: Fréchet distance between the real images and the same images with their patches of
+            8 x 8 px shuffled.
+        reconstructions: Fréchet distance between the real images and their reconstructions from
+            slots.
         consistency: Share of slots found again in the images; `None` where it was not measured.
     """
 
@@ -119,8 +120,8 @@ class GenerationReport:
         kernel = "KID" if self.features == "inception" else f"kernel distance ({self.features})"
         rows = [
             (name, f"{self.frechet:.3f}"),
-            (f"{name}: other real images", _shown(self.floor)),
-            (f"{name}: real images from their slots", _shown(self.reconstructions)),
+            (f"{name}: other real images", _format_score(self.floor)),
+            (f"{name}: real images from their slots", _format_score(self.reconstructions)),
             (f"{name}: real images, patches shuffled", f"{self.ceiling:.3f}"),
             (kernel, f"{self.kernel[0]:.4f} ± {self.kernel[1]:.4f}"),
         ]
@@ -135,7 +136,7 @@ class GenerationReport:
         return "\n".join([*lines, "", note, ""])
 
 
-def _shown(value: float | None) -> str:
+def _format_score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -151,15 +152,15 @@ def compare_with_real(
     sampling: Sampling,
     consistency: float | None = None,
 ) -> GenerationReport:
-    """Measure generated images against real ones, with the distances of references beside them.
+    """Measure the distance of generated images to real ones, and distances to compare it with.
 
     Args:
-        features: From images `[B, 3, H, W]` in [0, 1] to `[B, F]`, a batch at a time.
+        features: Maps a batch of images `[B, 3, H, W]` in [0, 1] to features `[B, F]`.
         images: The generated images.
         real: As many real images.
         other_real: As many others, for the floor.
         reconstructions: The real images, reconstructed from their slots.
-        name: What the features are called.
+        name: Name of the features.
         sampler: Class of the sampler, for the report.
         sampling: How the images were sampled, for the report.
         consistency: Share of slots found again, for the report.
@@ -196,7 +197,7 @@ def compare_with_real(
 def extract(
     features: Any, images: Float[Tensor, "B 3 H W"], *, batch_size: int = 64
 ) -> Float[Tensor, "B F"]:
-    """Features of images, a batch at a time, on the CPU."""
+    """Compute the features of images, a batch at a time; returns them on the CPU."""
     parts = torch.split(images, batch_size)
     return torch.cat([features(part).float().cpu() for part in parts])
 
@@ -204,7 +205,7 @@ def extract(
 def shuffle_patches(
     images: Float[Tensor, "B 3 H W"], *, size: int = PATCH_SIZE, generator: Generator | None = None
 ) -> Float[Tensor, "B 3 H W"]:
-    """Shuffle the patches of every image: the colors stay right, and nothing else.
+    """Shuffle the patches of every image, which preserves its colors but not its content.
 
     Raises:
         ValueError: If the patches do not fill the image.

@@ -40,7 +40,7 @@ class LabeledImages:
         resolution: Side of the images, in pixels.
         scoring_resolution: Side of the ground truth, in pixels, or `native` for the shortest side
             that each has. By default `resolution`.
-        num_images: At most so many images, from the start of the data set. By default all.
+        num_images: At most this many images, from the start of the data set. By default all.
 
     Attributes:
         videos: Number of the video of every image; `None` without videos, or with one image each.
@@ -70,7 +70,7 @@ class LabeledImages:
                 f"'segmentation' are needed, but there are only {sorted(columns)}"
             )
         self.videos = _videos(dataset, total)
-        # Only the columns that are scored, so that no other is decoded.
+        # Other columns are dropped, so that they are not decoded.
         self.dataset = dataset.select_columns(
             sorted(columns & {"image", "segmentation", "ignore"})
         ).select(range(total))
@@ -105,10 +105,10 @@ class LabeledImages:
 
 
 def with_objects(dataset: Dataset, min_objects: int) -> Dataset:
-    """The images that show at least so many objects: ids other than 0.
+    """Select the images with at least this many objects, which are ids other than 0.
 
     Raises:
-        ValueError: If the data set has no segmentations, or no image shows as many.
+        ValueError: If the data set has no segmentations, or no image has as many objects.
     """
     if "segmentation" not in dataset.column_names:
         raise ValueError(

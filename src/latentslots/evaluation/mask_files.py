@@ -41,7 +41,7 @@ class MaskFiles:
         return len(self.names)
 
     def read(self, name: str) -> np.ndarray:
-        """One segmentation: ids `[H, W]`, or soft masks `[K, H, W]`.
+        """Read one segmentation: ids `[H, W]`, or soft masks `[K, H, W]`.
 
         Raises:
             ValueError: If it is neither.
@@ -101,10 +101,10 @@ def open_masks(source: str | Path) -> MaskFiles:
 def paired_segmentations(
     masks: MaskFiles, truth: MaskFiles, *, ignore_id: int | None = None
 ) -> Iterator[SegmentationPair]:
-    """Predicted and true segmentation of every image, in the order of the ground truth.
+    """Yield the predicted and true segmentation of every image, in the order of the ground truth.
 
     Predictions are resized to their ground truth: soft masks bilinearly, ids by the nearest pixel.
-    Every soft mask is a slot, also one without pixels; of ids, only those with pixels are.
+    Every soft mask counts as a slot, even without pixels; of ids, only those that own pixels do.
 
     Args:
         masks: Predicted ids, or soft masks that sum to 1.
@@ -133,7 +133,7 @@ def paired_segmentations(
 def read_pair(
     masks: MaskFiles, truth: MaskFiles, name: str, *, ignore_id: int | None = None
 ) -> SegmentationPair:
-    """The pair of `paired_segmentations` for one image that both have.
+    """Read the pair of `paired_segmentations` for one image that both have.
 
     Raises:
         ValueError: If it is not valid.
@@ -148,7 +148,9 @@ def read_pair(
     target = target if valid is None else torch.where(valid, target, 0)
     _check_ids(target, f"image {name} of {truth.source}")
     where = f"image {name} of {masks.source}"
-    pred, num_slots = _hard(masks.read(name), (target.shape[0], target.shape[1]), where)
+    pred, num_slots = _hard_segmentation(
+        masks.read(name), (target.shape[0], target.shape[1]), where
+    )
     _check_ids(pred, where)
     return SegmentationPair(pred, target, valid, num_slots)
 
@@ -161,10 +163,10 @@ def _check_ids(ids: Int64[Tensor, "H W"], where: str) -> None:
         )
 
 
-def _hard(
+def _hard_segmentation(
     array: np.ndarray, size: tuple[int, int], where: str
 ) -> tuple[Int64[Tensor, "H W"], int | None]:
-    """The segment of every pixel, at a size, and the number of slots, `None` for ids."""
+    """Return the segment of every pixel at a size, and the number of slots; `None` for ids."""
     if array.ndim == 2:
         return resize_ids(torch.from_numpy(array.astype(np.int64)), size), None
     masks = torch.from_numpy(array.astype(np.float32))

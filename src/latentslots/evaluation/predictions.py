@@ -1,6 +1,6 @@
 """Predictions of a method on a data set: its segmentations beside the ground truth, and its slots.
 
-A segmentation is kept as a small table of the pixels that objects and slots share. Every score is
+A segmentation is stored as a small table of the pixels that objects and slots share. Every score is
 a function of these tables and slots, so one inference pass serves all conventions, probes and
 intervals.
 
@@ -52,7 +52,7 @@ class SegmentationPipeline(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """The device on which the model runs."""
 
     def encode_pixel_values(
         self, pixel_values: Tensor, *, generator: list[torch.Generator]
@@ -132,7 +132,7 @@ def predict(
         collected = collected.to(pipe.device)  # NCCL gathers from GPUs only
     share = own_share(len(images))
     if not share:
-        collected.update(**_columns(_NO_TABLE), slots=torch.zeros(0, 0, 0))
+        collected.update(**_columns(_EMPTY_TABLE), slots=torch.zeros(0, 0, 0))
     with tqdm(total=len(share), disable=not progress or rank > 0, unit="image") as bar:
         for start in range(share.start, share.stop, batch_size):
             indices = range(start, min(start + batch_size, share.stop))
@@ -165,11 +165,11 @@ def predict_with(
     Args:
         segment: Maps an image, `[3, H, W]` in [-1, 1], to the id of every pixel's segment,
             `[H, W]` from 0.
-        dataset: As in `predict`.
+        dataset: See `predict`.
         resolution: Side of the images, in pixels.
-        scoring_resolution: As in `predict`; each pixel gets the segment of the nearest one.
+        scoring_resolution: See `predict`; each pixel gets the segment of the nearest one.
         num_slots: See `SegmentationPair`.
-        num_images: At most so many images, from the start of the data set. By default all.
+        num_images: At most this many images, from the start of the data set. By default all.
         progress: Whether to show a progress bar on stderr.
     """
     images = LabeledImages(
@@ -223,7 +223,7 @@ def _tables(output: SegmentedSlots, images: list[LabeledImage]) -> Iterator[Pixe
         yield table
 
 
-_NO_TABLE = PixelTable(
+_EMPTY_TABLE = PixelTable(
     torch.zeros(0, 0, 0, dtype=torch.int64),
     torch.zeros(0, 0, dtype=torch.int64),
     torch.zeros(0, 0, dtype=torch.int64),
@@ -231,7 +231,7 @@ _NO_TABLE = PixelTable(
 
 
 def _columns(table: PixelTable, target: Tensor | None = None) -> dict[str, Tensor]:
-    """The columns of an image, or of none: its table, and the shortest side of its ground truth."""
+    """Return the table of an image and the shortest side of its ground truth, as columns."""
     sides = torch.tensor([] if target is None else [min(target.shape)], dtype=torch.int64)
     return {**table._asdict(), "sides": sides}
 

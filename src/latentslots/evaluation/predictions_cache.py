@@ -12,9 +12,9 @@ from latentslots.files import atomic_file
 from latentslots.metrics import PixelTable
 
 CACHE_FILE = "findings.safetensors"
-"""The name that release 0.1 gave it, so that its files are still read."""
+"""Name of the file, unchanged since release 0.1."""
 _FORMAT = 2
-"""Of the file; format 1 had no videos."""
+"""Format of the file; format 1 had no videos."""
 _OPTIONAL = ("slots", "videos")
 
 
@@ -23,8 +23,8 @@ def save_predictions(predictions: Predictions, folder: Path, *, key: dict[str, A
 
     Args:
         predictions: From `predict`.
-        folder: Where the file goes.
-        key: Everything that they depend on, ready for JSON.
+        folder: Destination of the file.
+        key: Everything that the predictions depend on, ready for JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = dict(predictions.table._asdict())
@@ -38,12 +38,12 @@ def save_predictions(predictions: Predictions, folder: Path, *, key: dict[str, A
     }
     metadata = {"key": _text(key), "facts": json.dumps(facts)}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with atomic_file(folder / CACHE_FILE) as beside:
-        save_file(tensors, beside, metadata=metadata)
+    with atomic_file(folder / CACHE_FILE) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def load_predictions(folder: Path, *, key: dict[str, Any]) -> Predictions | None:
-    """Read predictions; `None` where there are none, or those of another key."""
+    """Read predictions; `None` if there are none, or only those of another key."""
     path = folder / CACHE_FILE
     if not path.is_file():
         return None

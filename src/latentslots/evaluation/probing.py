@@ -25,7 +25,7 @@ Protocol = Literal["by-video", "lsd"]
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeReport:
-    """Scores of probes, with the conditions under which they compare to others.
+    """Scores of probes, with the conditions under which they are comparable to others.
 
     Attributes:
         convention: How slots were matched to objects, and for `lsd` how heads were trained: see
@@ -33,7 +33,7 @@ class ProbeReport:
         num_objects: Visible objects.
         num_matched: Objects with a matched slot; only these are probed.
         num_videos: Videos, or images, of the matched objects.
-        scores: By attribute and head.
+        scores: Scores by attribute and head.
     """
 
     convention: Convention
@@ -62,7 +62,8 @@ class ProbeReport:
     def to_markdown(self) -> str:
         """One row for each attribute and head, and notes below the table."""
         rows = [
-            f"| {s.attribute} | {s.head} | {_shown(s.scores, s.intervals)} | {_shown(s.guess)} |"
+            f"| {s.attribute} | {s.head} | {_format_scores(s.scores, s.intervals)} | "
+            f"{_format_scores(s.guess)} |"
             for s in self.scores
         ]
         notes = [f"- {s.attribute}, {s.head}: {n}." for s in self.scores for n in s.notes]
@@ -95,8 +96,8 @@ def probe_slots(
     """Match slots to objects and predict the attributes of the objects from them.
 
     Args:
-        predictions: Of a pipeline, on the first images of the data set; frames of one video stay
-            together.
+        predictions: Predictions of a pipeline on the first images of the data set; frames of one
+            video stay together.
         dataset: Has the column `attributes`.
         convention: How slots are matched to objects. `lsd` also trains and scores heads as the
             official code does, which `heads` and `seeds` do not change.
@@ -128,10 +129,10 @@ def probe_slots(
 def match_objects(
     predictions: Predictions, *, convention: Convention = "iou"
 ) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"], Float[Tensor, "M D"], int]:
-    """The objects that a slot is matched to.
+    """Find the objects that a slot is matched to.
 
     Args:
-        predictions: Of a pipeline with slots.
+        predictions: Predictions of a pipeline with slots.
         convention: How slots are matched, see `latentslots.metrics.overlap`.
 
     Returns:
@@ -153,7 +154,7 @@ def check_classes(dataset: Dataset, name: str) -> None:
     """Refuse an attribute that does not exist, or whose values are not classes, words or integers.
 
     Raises:
-        ValueError: Names it.
+        ValueError: If so; the message names the attribute.
     """
     read_attributes(dataset, [name], num_images=1)
     if not can_be_classes(dataset, name):
@@ -161,10 +162,10 @@ def check_classes(dataset: Dataset, name: str) -> None:
 
 
 def object_classes(predictions: Predictions, dataset: Dataset, name: str) -> Int64[Tensor, "I N"]:
-    """Class of the object in every row of the table; -1 for the background and for no class.
+    """Return the class of the object in every row of the table; -1 for none or the background.
 
     Args:
-        predictions: On the first images of the data set.
+        predictions: Predictions on the first images of the data set.
         dataset: Has the column `attributes`.
         name: Name of an attribute with classes.
 
@@ -202,7 +203,7 @@ def _attribute(
     return Attribute(name=values.name, values=rows, known=known)
 
 
-def _shown(
+def _format_scores(
     scores: Mapping[str, Spread], intervals: Mapping[str, tuple[float, float]] | None = None
 ) -> str:
     if not scores:

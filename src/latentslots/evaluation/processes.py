@@ -6,19 +6,19 @@ from torch import distributed
 
 
 def own_process() -> tuple[int, int]:
-    """Rank of this process, and the number of processes."""
+    """Return the rank of this process, and the number of processes."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 def own_share(total: int) -> range:
-    """The images of this process: one run of indices, which follows that of the rank below."""
+    """Return the indices of this process's images, consecutive and in the order of ranks."""
     rank, num_processes = own_process()
     return range(rank * total // num_processes, (rank + 1) * total // num_processes)
 
 
-def all_processes(value: bool) -> bool:
+def true_on_all_processes(value: bool) -> bool:
     """Whether a value is true in every process; all of them must call this."""
     if own_process()[1] == 1:
         return value

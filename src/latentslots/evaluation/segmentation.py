@@ -26,7 +26,7 @@ from latentslots.metrics.image_scores import METRICS, ImageScores, image_scores
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationReport:
-    """Segmentation scores, with the conditions under which they compare to others.
+    """Segmentation scores, with the conditions under which they are comparable to others.
 
     Attributes:
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
@@ -36,7 +36,7 @@ class SegmentationReport:
         seed: Image i drew its slot noise with seed + i; `None` without a model.
         num_images: Images that were scored.
         num_images_without_objects: Images among them without a foreground pixel. The means that
-            they enter are listed in `latentslots.metrics.image_scores.image_scores`.
+            include them are listed in `latentslots.metrics.image_scores.image_scores`.
         num_videos: Videos of these images; as many as images where each stands alone.
         fg_ari: Adjusted Rand index of the foreground pixels.
         ari: Adjusted Rand index of all pixels.
@@ -137,9 +137,9 @@ def evaluate(
         resolution: Side of the images, in pixels. By default the one the model was trained at.
         scoring_resolution: Side at which masks are compared, in pixels, or `native` for that of
             each ground truth. By default `resolution`.
-        seed: Of the slot noise.
+        seed: Seed of the slot noise.
         batch_size: Images to encode at once.
-        num_images: At most so many images, from the start of the data set. By default all.
+        num_images: At most this many images, from the start of the data set. By default all.
         progress: Whether to show a progress bar on stderr.
     """
     check_convention(convention)
@@ -206,13 +206,13 @@ def evaluate_baseline(
     Args:
         segment: Maps an image, `[3, H, W]` in [-1, 1], to the id of every pixel's segment,
             `[H, W]` from 0.
-        dataset: As in `evaluate`.
+        dataset: See `evaluate`.
         resolution: Side of the images, in pixels.
         convention: How mIoU and mBO are computed, see `latentslots.metrics.overlap`.
-        scoring_resolution: As in `evaluate`.
+        scoring_resolution: See `evaluate`.
         num_slots: Number of segments, including those without pixels; by default those that own a
             pixel. It matters for `lsd` alone.
-        num_images: At most so many images, from the start of the data set. By default all.
+        num_images: At most this many images, from the start of the data set. By default all.
         progress: Whether to show a progress bar on stderr.
     """
     predictions = predict_with(

@@ -62,7 +62,7 @@ class PaddedCat(Metric):
             getattr(self, f"{name}_values").append(batch[name].flatten().to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """As `concatenated`, but torchmetrics makes a tensor with one element a scalar."""
+        """Return `concatenated`; torchmetrics converts tensors with one element to scalars."""
         return self.concatenated()
 
     def concatenated(self) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ def resample_weights(
 def percentile_interval(
     scores: Float64[np.ndarray, " R"], level: float = LEVEL
 ) -> tuple[float, float]:
-    """Interval that holds a share `level` of the scores, in their middle; NaN does not count."""
+    """Interval that contains the middle share `level` of the scores; NaN does not count."""
     tail = 100 * (1 - level) / 2
     low, high = np.nanpercentile(scores, [tail, 100 - tail])
     return float(low), float(high)

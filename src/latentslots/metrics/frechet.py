@@ -2,8 +2,8 @@
 
 The numbers are only as good as the features. With those of the ImageNet Inception they are FID
 (Heusel et al., 2017, https://arxiv.org/abs/1706.08500) and KID (Binkowski et al., 2018,
-https://arxiv.org/abs/1801.01401); with others they must not be called so. The arithmetic is that
-of torchmetrics.
+https://arxiv.org/abs/1801.01401); with other features they must not be called so. The distances are
+computed by torchmetrics.
 
 Dimensions: N M images of the two sets, F features.
 """
@@ -21,7 +21,7 @@ NUM_SUBSETS = 20
 
 
 class _Identity(nn.Module):
-    """The feature extractor of features, with the number of channels that torchmetrics reads."""
+    """Return features unchanged; torchmetrics requires a module, and reads its `num_features`."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def kernel_distance(
     Args:
         real: Features of one set.
         other: Features of the other set.
-        seed: Of the subsets of at most 1,000 images over which it is averaged.
+        seed: Seed of the subsets of at most 1,000 images over which it is averaged.
 
     Returns:
         Mean and standard deviation over 20 subsets; where a set is no larger than a subset, the

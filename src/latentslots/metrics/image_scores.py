@@ -1,4 +1,4 @@
-"""Scores of single images, which means, intervals and comparisons are made of.
+"""Scores of single images, from which means, intervals and comparisons are computed.
 
 Dimensions: I images, V videos, N rows of a table, M metrics.
 """
@@ -42,8 +42,8 @@ class ImageScores:
 
     Attributes:
         names: Keys of `METRICS`.
-        sums: By image and metric.
-        counts: By image and metric.
+        sums: Sum of values, by image and metric.
+        counts: Number of values, by image and metric.
         videos: Number of the video that every image is from; `None` where each stands alone.
     """
 
@@ -86,7 +86,7 @@ class ImageScores:
         Args:
             level: Share of the resampled means that lie inside.
             num_resamples: Number of resamples.
-            seed: Of the draws.
+            seed: Seed of the draws.
         """
         sums, counts = self.by_video()
         draws = resample_weights(
@@ -107,7 +107,7 @@ def image_scores(
     classes: Int64[Tensor, "I N"] | None = None,
     videos: Int64[Tensor, " I"] | None = None,
 ) -> ImageScores:
-    """Score every image of a table. All segmentation scores of this package come from here.
+    """Score every image of a table. All segmentation scores of this package are computed here.
 
     Images without a foreground pixel have no FG-ARI, mIoU or mBO and are left out of those means,
     with two exceptions: under the convention `lsd` they have an FG-ARI of 1, as in the official
@@ -144,7 +144,7 @@ def image_scores(
 def _class_overlap(
     table: PixelTable, classes: Int64[Tensor, "I N"]
 ) -> tuple[Float64[Tensor, " I"], Int64[Tensor, " I"]]:
-    """The mean, over the classes of an image, of the best IoU of any slot; 1 where it has some."""
+    """Average the best IoU of any slot over the classes of an image; the count is 0 without any."""
     num_classes = int(classes.max()) + 1 if classes.numel() else 0
     counts = torch.zeros(len(classes), num_classes + 1, table.counts.shape[2], dtype=torch.float64)
     # The last row holds the background and the objects without a class.

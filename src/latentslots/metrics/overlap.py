@@ -1,7 +1,7 @@
 """Overlap of slots and objects: mIoU (one matched slot per object) and mBO (the best slot).
 
-Papers of this field compute these numbers in different ways, so every number here carries the
-name of its convention.
+Papers of this field compute these numbers in different ways, so every number here is reported with
+its convention.
 
 | convention | slots are matched by | mIoU runs over | an object without a slot | mBO runs over |
 |---|---|---|---|---|
@@ -123,8 +123,8 @@ def overlap_of_table(
 
     Args:
         table: From `tabulate`; a column with the slot id -1 is matched to no region.
-        convention: As in `overlap`.
-        visible: As in `overlap`.
+        convention: See `overlap`.
+        visible: See `overlap`.
     """
     check_convention(convention)
     table = PixelTable(*(tensor.cpu() for tensor in table))

@@ -22,12 +22,12 @@ from latentslots.models.strict_config import StrictConfigMixin
 
 @dataclass
 class DecoderCache:
-    """Keys and values of the tokens so far, so that each further token costs one step."""
+    """Keys and values of the tokens so far, so that only one step is computed per token."""
 
     slots: Float[Tensor, "B K M"]
     slots_mask: Bool[Tensor, "B K"] | None
     keys_values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """Of every block."""
+    """Keys and values of every block."""
     num_tokens: int = 0
 
 
@@ -120,7 +120,7 @@ class AutoregressiveDecoder(ModelMixin, StrictConfigMixin):
         """Predict the next token.
 
         Args:
-            previous: The token before; `None` for the first one.
+            previous: The previous token; `None` before the first one.
             cache: The state, from `begin`; every step updates it.
 
         Raises:
@@ -161,7 +161,7 @@ class _Attention(nn.Module):
         return self._heads(self.to_key(states)), self._heads(self.to_value(states))
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        # Plain, because torch's fused attention to few slots is slower on a CPU
+        # Not fused: torch's fused attention to few slots is slower on a CPU
         # (benchmarks/attention.py).
         query = self._heads(self.to_query(hidden)) * key.shape[-1] ** -0.5
         logits = query @ key.transpose(2, 3)

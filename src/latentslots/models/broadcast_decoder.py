@@ -33,7 +33,7 @@ class BroadcastDecoderOutput(BaseOutput):
 
 
 class BroadcastDecoder(ModelMixin, StrictConfigMixin):
-    """Decode every slot by itself, and mix the results.
+    """Decode every slot separately, and mix the results.
 
     The paper's decoder for images of 128 px: 64 channels on a grid of 8 x 8, four doublings by
     transposed convolutions of 5 x 5 with ReLU, one more convolution of 5 x 5, one of 3 x 3.

@@ -36,7 +36,7 @@ class RecordingAttnProcessor(AttnProcessor2_0):
         self.recorded: list[Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the recording: a copy has its own."""
+        """Exclude the recording, so that a copy does not share it."""
         return {**self.__dict__, "recorded": None}
 
     def __call__(
@@ -60,7 +60,7 @@ def token_grids(height: int, width: int, num_levels: int) -> dict[int, tuple[int
 
     Args:
         height: Rows of the latents.
-        width: Columns.
+        width: Columns of the latents.
         num_levels: Levels of the denoiser.
     """
     grids = {}
@@ -88,7 +88,8 @@ def start_recording(
     Args:
         unet: A denoiser whose attention can be recorded.
         blocks: Blocks to record, such as `up_blocks.2`; all when empty.
-        keep: Whether to keep the attention, or only to compute it, as that backward pass requires.
+        keep: Whether to store the attention; otherwise it is only computed, as that backward pass
+            requires.
 
     Returns:
         A list to which every call of the denoiser appends the attention of its layers, in their

@@ -51,9 +51,9 @@ def normalize(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
 class DINOv2Encoder(ModelMixin, StrictConfigMixin):
     """Patch features of a frozen DINOv2 or DINOv3, including resizing and normalization.
 
-    It takes the same batch as all other encoders. Differs from the official code, where the
-    transformer's image is resized from the original: here the image of `data.resolution` pixels is
-    enlarged.
+    It takes the same images as all other encoders. Differs from the official code, which resizes
+    the original image for the transformer: here the image of `data.resolution` pixels is resized
+    again.
 
     Args:
         architecture: The transformer's architecture, transformers' config as a dictionary.
@@ -101,8 +101,8 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
         """
         vit = load_vit(name)
         architecture = vit.config.to_diff_dict()
-        for word in ("transformers_version", "dtype", "torch_dtype"):
-            architecture.pop(word, None)
+        for key in ("transformers_version", "dtype", "torch_dtype"):
+            architecture.pop(key, None)
         encoder = cls(architecture=architecture, image_size=image_size, num_layers=num_layers)
         encoder.model.load_state_dict(vit.state_dict())
         return encoder.eval()

@@ -21,7 +21,7 @@ from latentslots.models.strict_config import StrictConfigMixin
 class DiscreteVAE(ModelMixin, StrictConfigMixin):
     """Encode each patch of an image as a token of a vocabulary, and decode images from tokens.
 
-    A token depends on its patch alone; the decoder's convolutions also see its neighbors.
+    A token depends on its patch alone; the decoder's convolutions also depend on its neighbors.
 
     Args:
         vocab_size: Size of the vocabulary.

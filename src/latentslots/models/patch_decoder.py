@@ -73,10 +73,10 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
     Attributes:
         color_mean: The mean color of the training images, which is measured, not learned: slots
             that have to learn it stay copies of one another for long (docs/lab-notes.md).
-        freedom: How much the color of a slot may vary with the position, from 0 to 1; training sets
-            it. At 0 each slot has one color, so an image of several colors requires several slots
-            from the first step on. At 1 a slot can reproduce shading; but slots that start with it
-            each learn a little of the whole image (docs/lab-notes.md).
+        freedom: How much the color of a slot may vary with the position, from 0 to 1; set during
+            training. At 0 each slot has one color, so an image of several colors requires several
+            slots from the first step on. At 1 a slot can reproduce shading; but slots that start
+            at 1 each represent a little of the whole image (docs/lab-notes.md).
     """
 
     color_mean: Float[Tensor, " 3"]
@@ -125,7 +125,7 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         Args:
             slots: The scenes.
             height: Rows of the grid, which may be as fine as the pixels.
-            width: Its columns.
+            width: Columns of the grid.
             cells: Indices of the cells to decode, row by row; all when absent.
 
         Returns:
@@ -164,7 +164,7 @@ class PatchDecoder(ModelMixin, StrictConfigMixin):
         Args:
             slots: The scenes.
             height: Rows of the grid.
-            width: Its columns.
+            width: Columns of the grid.
             slots_mask: True for the slots that exist; the masks of others are 0.
 
         Returns:

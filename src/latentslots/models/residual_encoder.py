@@ -16,7 +16,7 @@ from latentslots.models.strict_config import StrictConfigMixin
 
 
 class ResidualBlock(nn.Module):
-    """Two dilated convolutions beside an identity, each after a normalization (He et al., 2016)."""
+    """Two normalized and dilated convolutions with a skip connection (He et al., 2016)."""
 
     def __init__(self, channels: int, *, dilation: int, norm_num_groups: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualEncoder(ModelMixin, StrictConfigMixin):
-    """Turn an image into a feature map, each feature from its neighborhood alone.
+    """Encode an image to a feature map whose features have a small receptive field.
 
     A strided convolution with overlapping patches, the stem, brings the image to the working size,
     at which the residual blocks work. Slots bind in fewer steps than with a U-Net on the same grid
@@ -89,7 +89,7 @@ class ResidualEncoder(ModelMixin, StrictConfigMixin):
         return self.config.downscale_factor
 
     def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Features of images in [-1, 1].
+        """Compute the features of images in [-1, 1].
 
         Raises:
             ValueError: If the image's size is not a multiple of `size_multiple`.

@@ -174,7 +174,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             https://arxiv.org/abs/2601.01224). 0 for the plain method.
         null_condition: Whether to learn one vector as the unconditional branch of classifier-free
             guidance, for a model without registers.
-        given_registers: Whether registers are constants (`set_constants`), not learned.
+        given_registers: Whether registers are constants (`set_constants`) rather than learned.
         num_given_null: Vectors of an unconditional branch that is constant (`set_constants`), not
             learned; the decoder attends to as many of them as there are slots. 0 for none.
         eps: See `SlotAttention`.

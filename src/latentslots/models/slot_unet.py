@@ -21,8 +21,8 @@ from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.strict_config import StrictConfigMixin
 
 FEW_SOURCES = 64
-"""Up to this many keys, torch's fused attention is slower than the plain one under bf16 autocast on
-a CPU (`benchmarks/attention.py`)."""
+"""Up to this number of keys, torch's fused attention is slower than the plain one under bf16
+autocast on a CPU (`benchmarks/attention.py`)."""
 
 
 class PositionedAttnProcessor(nn.Module):
@@ -40,7 +40,7 @@ class PositionedAttnProcessor(nn.Module):
         self.recorded: list[Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the recording: a copy has its own."""
+        """Exclude the recording, so that a copy does not share it."""
         return {**super().__getstate__(), "recorded": None}
 
     def __call__(
@@ -83,8 +83,8 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             `attention_head_dim` in this class).
         norm_num_groups: Groups of the group normalizations.
         position: `cartesian`, `sinusoidal`, `learned` or `none`.
-        map_channels: Channels of a spatial map of the conditioning vectors, each where its slot
-            lies, that is concatenated to the latents. 0 for none, as in the paper: then
+        map_channels: Channels of the map of slots, which is concatenated to the latents: at every
+            place, the vectors of the slots there. 0 for none, as in the paper: then
             cross-attention alone has to relate vectors to places.
     """
 
@@ -187,7 +187,7 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         super().set_attn_processor(processor)
 
     def to_json_string(self) -> str:
-        """The config as saved: only the keys that this class honors, not all that diffusers has."""
+        """Return the config as saved: only the keys that this class honors."""
         config = json.loads(super().to_json_string())
         honored = self._get_init_keys(type(self))
         config = {k: v for k, v in config.items() if k in honored or k.startswith("_")}
@@ -209,8 +209,8 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             timestep: One for all, or one per sample; at 0 latents are almost clean.
             encoder_hidden_states: Conditioning vectors, from `SlotEncoder.condition`.
             encoder_attention_mask: True for the vectors to attend to.
-            slot_layout: Where the first P vectors, the slots, lie (`PatchDecoder.slot_layout`); the
-                registers behind them have no place. With `map_channels` only.
+            slot_layout: Layout of the first P vectors, the slots (`PatchDecoder.slot_layout`); the
+                registers after them have no position. With `map_channels` only.
             return_dict: Whether to wrap the prediction as diffusers does.
 
         Raises:

@@ -37,7 +37,7 @@ LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
-    """The denoiser of a Stable Diffusion, conditioned on slots instead of words.
+    """The denoiser of a Stable Diffusion, conditioned on slots instead of a text embedding.
 
     Args:
         architecture: diffusers' config of the U-Net as a dictionary.
@@ -103,7 +103,7 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
         """Load the weights of a U-Net without LoRA; LoRA's matrices stay as they are.
 
         Args:
-            state: Its tensors, by its own names.
+            state: The tensors of that U-Net, by its parameter names.
         """
         own = self.model.state_dict()
         names = {name.replace(".base_layer.", "."): name for name in own if not _is_lora(name)}
@@ -160,7 +160,7 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
             timestep: One for all, or one per sample; at 0 latents are almost clean.
             encoder_hidden_states: Conditioning vectors, from `SlotEncoder.condition`.
             encoder_attention_mask: True for the vectors to attend to.
-            slot_layout: Always `None`; for the signature of `SlotUNet`.
+            slot_layout: Always `None`; an argument for compatibility with `SlotUNet`.
         """
         return self.model(
             sample,

@@ -10,7 +10,7 @@ class StrictConfigMixin(ConfigMixin):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs: Any) -> tuple[dict, dict, dict]:
-        """Split a config as diffusers does, after refusing keys that `__init__` lacks."""
+        """Split a config as diffusers does, but refuse keys that `__init__` does not accept."""
         known = cls._get_init_keys(cls)
         unknown = sorted(key for key in config_dict if key not in known and not key.startswith("_"))
         if unknown:

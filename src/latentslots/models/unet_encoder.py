@@ -16,7 +16,7 @@ from latentslots.models.strict_config import StrictConfigMixin
 
 
 class UNetEncoder(ModelMixin, StrictConfigMixin):
-    """Turn an image into a feature map, with a U-Net so that every feature sees the whole image.
+    """Encode an image to a feature map with a U-Net, so that features depend on the whole image.
 
     A strided convolution, the stem, brings the image to the working size; diffusers' U-Net, at
     timestep 0, does the rest. Works at any size that its strides divide.
@@ -86,7 +86,7 @@ class UNetEncoder(ModelMixin, StrictConfigMixin):
         return self.config.downscale_factor * 2 ** (len(self.config.block_out_channels) - 1)
 
     def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Features of images in [-1, 1].
+        """Compute the features of images in [-1, 1].
 
         Raises:
             ValueError: If the image's size is not a multiple of `size_multiple`.

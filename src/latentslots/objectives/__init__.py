@@ -1,4 +1,4 @@
-"""Methods as the trainer sees them: batch in, loss and logs out."""
+"""Objectives: how methods are trained, from a batch to a loss and logs."""
 
 from latentslots.objectives.autoencoder import AutoencoderObjective
 from latentslots.objectives.base import Objective, SlotObjective

@@ -28,8 +28,8 @@ def cosine_filters(num_filters: int, patch_size: int) -> Float[Tensor, "C 3 p p"
     filters are orthonormal.
 
     Args:
-        num_filters: How many, at most `3 * patch_size ** 2`.
-        patch_size: Pixels per side.
+        num_filters: Number of frequencies, at most `3 * patch_size ** 2`.
+        patch_size: Pixels per side of the patch.
 
     Raises:
         ValueError: If a patch does not have that many frequencies.
@@ -37,7 +37,7 @@ def cosine_filters(num_filters: int, patch_size: int) -> Float[Tensor, "C 3 p p"
     if num_filters > 3 * patch_size**2:
         raise ValueError(
             f"a color patch of {patch_size} pixels has {3 * patch_size**2} frequencies, "
-            f"fewer than the {num_filters} asked for: use fewer latent_channels"
+            f"fewer than the {num_filters} requested: use fewer latent_channels"
         )
     frequencies = [(u, v) for u in range(patch_size) for v in range(patch_size)]
     chosen = sorted((u + v, axis, u, v) for u, v in frequencies for axis in range(3))
@@ -57,17 +57,17 @@ class AutoencoderObjective(Objective):
     need one.
 
     The local term is ours. It is the mean squared distance between the latents and the cosine
-    transform of the patch of pixels that each stands for, centered per channel and scaled to a
+    transform of the patch of pixels that each encodes, centered per channel and scaled to a
     deviation of 1 over the batch. Latents that an autoencoder is free to choose mix colors and
     neighborhoods; slots then fail to bind (docs/lab-notes.md).
 
     Args:
-        vae: The autoencoder; learns.
+        vae: The autoencoder; trained.
         mse_weight: Weight of the mean squared error, which counts the worst pixels most.
         kl_weight: Weight of the KL term, per latent.
         cosine_weight: Weight of the local term; 0 for none.
         perceptual: A module that compares two batches of images, such as `load_lpips()`.
-        perceptual_weight: Its weight.
+        perceptual_weight: Weight of that distance.
 
     Raises:
         ValueError: If a weight is negative, or there are more latent channels than frequencies.
@@ -156,7 +156,7 @@ class AutoencoderObjective(Objective):
         return {**values, "latent_std": self.measure_scale(batches)}
 
     def on_save(self, batches: ValidationBatches) -> None:
-        """Set the scaling factor, which belongs to the weights as they are."""
+        """Set the scaling factor, which depends on the current weights."""
         self.measure_scale(batches)
 
     @torch.no_grad()

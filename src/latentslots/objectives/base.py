@@ -1,8 +1,8 @@
-"""Objectives: methods as the trainer sees them.
+"""The interface between methods and the trainer.
 
 A method is an objective (how it trains), a pipeline (how it is used) and a config with its recipe.
-Whatever training, validation, previews and caches need to know of a method, its objective answers;
-nothing asks for its class.
+Training, validation, previews and caches use a method through the interface of its objective alone,
+and never depend on its class.
 """
 
 from abc import ABC, abstractmethod
@@ -33,8 +33,8 @@ class FixedDraws:
 
     Attributes:
         generator: The source of noise, shared by all batches in their order.
-        order: The place of each image in a random order of all images, from 0 on.
-        num_images: How many images are validated on.
+        order: Position of each image in a random order of all images, from 0 on.
+        num_images: Number of validation images.
     """
 
     generator: Generator
@@ -46,15 +46,16 @@ ValidationBatches = Iterable[tuple[Batch, FixedDraws]]
 
 
 class Objective(nn.Module, ABC):
-    """A method as the trainer sees it: batch in, loss and logs out.
+    """How a method is trained: from a batch to a loss and logs.
 
     Subclasses implement `forward(batch) -> (loss, logs)`, `validation_losses`, `preview` and
-    `save_pipeline`, and name their parts, which are attributes.
+    `save_pipeline`, and list the names of their parts, which are attributes.
 
     Attributes:
-        learned: Names of the parts that learn, wholly or partly.
+        learned: Names of the parts that are trained, wholly or partly.
         frozen: Names of the parts that a checkpoint requires but does not contain.
-        needs_images_to_save: Whether `on_save` needs images, if need be training images.
+        needs_images_to_save: Whether `on_save` needs images; without a validation split, they are
+            training images.
     """
 
     learned: ClassVar[tuple[str, ...]]
@@ -63,15 +64,15 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def validation_losses(self, batch: Batch, draws: FixedDraws) -> dict[str, Tensor]:
-        """Compute what is averaged over the validation images, per image `[B]` or as a mean."""
+        """Compute the losses to average over validation images, per image `[B]` or as a mean."""
 
     @abstractmethod
     def preview(self, pixel_values: Tensor) -> Image.Image:
-        """Draw what the model does with a few images, `[B, 3, H, W]` in [-1, 1]."""
+        """Draw the model's output for a few images, `[B, 3, H, W]` in [-1, 1]."""
 
     @abstractmethod
     def save_pipeline(self, folder: Path) -> None:
-        """Write the model, as it is now, as a folder that loads without this objective."""
+        """Write the model with its current weights as a folder that loads without the objective."""
 
     def to_pipeline(self) -> SlotPipeline | None:
         """Return the model as a pipeline that shares these weights; `None` without slots."""
@@ -117,13 +118,13 @@ class Objective(nn.Module, ABC):
         """
 
     def begin_step(self, step: int) -> None:
-        """Set what changes in the course of training; `step` counts the steps taken so far."""
+        """Update what depends on the training step; `step` counts the steps taken so far."""
 
     def on_save(self, batches: ValidationBatches) -> None:
-        """Set what belongs to the weights as they are, before they are saved."""
+        """Update what depends on the current weights, such as a scaling factor, before saving."""
 
     def trained(self) -> dict[str, nn.Module]:
-        """Return the parts that have parameters to learn, by name, in a fixed order."""
+        """Return the parts that have trainable parameters, by name, in a fixed order."""
         parts = {name: getattr(self, name) for name in self.learned}
         return {
             name: part
@@ -132,7 +133,7 @@ class Objective(nn.Module, ABC):
         }
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Return all parameters that learn, in a fixed order."""
+        """Return all trainable parameters, in a fixed order."""
         parameters = [p for part in self.trained().values() for p in part.parameters()]
         return [p for p in parameters if p.requires_grad]
 
@@ -170,13 +171,13 @@ class Objective(nn.Module, ABC):
         return {name: model_fingerprint(part) for name, part in parts.items() if part is not None}
 
     def freeze(self, *modules: nn.Module | None) -> None:
-        """Exclude modules from learning."""
+        """Exclude modules from training."""
         for module in modules:
             if module is not None:
                 module.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Objective":
-        """Switch the mode of what learns; frozen parts stay in evaluation mode."""
+        """Switch the mode of trained parts; frozen parts stay in evaluation mode."""
         super().train(mode)
         for module in self.children():
             if not any(p.requires_grad for p in module.parameters()):
@@ -185,7 +186,7 @@ class Objective(nn.Module, ABC):
 
 
 def _frozen(part: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a part that do not learn."""
+    """The frozen parameters of a part."""
     return {name: p.detach() for name, p in part.named_parameters() if not p.requires_grad}
 
 
@@ -220,12 +221,12 @@ class SlotObjective(Objective):
         return draw_scenes(self.to_pipeline(), pixel_values)
 
     def cacheable(self) -> dict[str, nn.Module]:
-        """The features of the image backbone, where it is frozen."""
+        """Return the image backbone as `features`, if it is frozen."""
         frozen = not any(p.requires_grad for p in self.encoder.parameters())
         return {"features": self.encoder} if frozen else {}
 
     def pipeline_options(self) -> dict[str, Any]:
-        """Return the arguments of the pipeline beside the parts."""
+        """Return the arguments of the pipeline other than its parts."""
         return {"resolution": self.resolution, "inference": self.inference}
 
     def to_pipeline(self) -> SlotPipeline:
@@ -239,7 +240,7 @@ class SlotObjective(Objective):
 
 
 def collapse_metrics(slots: Tensor, attention: Tensor) -> Logs:
-    """Measure whether slots become copies of one another, which shows early.
+    """Measure whether slots become copies of one another, to detect collapse early.
 
     Args:
         slots: `[B, K, D]`.

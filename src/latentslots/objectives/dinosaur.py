@@ -20,8 +20,8 @@ class DinosaurObjective(SlotObjective):
 
     Args:
         encoder: Image to features; frozen.
-        slot_encoder: Features to slots; learns.
-        decoder: Slots to features, each patch by itself or one after the other; learns.
+        slot_encoder: Features to slots; trained.
+        decoder: Slots to features, of each patch independently or one after the other; trained.
         resolution: Pixels per side of the images.
         inference: How the pipeline infers slots.
 

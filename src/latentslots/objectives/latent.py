@@ -1,4 +1,4 @@
-"""What Latent Slot Diffusion needs around its loss: parts, latents, validation, the pipeline.
+"""All of Latent Slot Diffusion but its loss: parts, latents, validation, the pipeline.
 
 Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent size.
 """
@@ -35,19 +35,19 @@ class LatentObjective(SlotObjective):
     Subclasses implement the loss: `add_noise`, `condition` and `error`.
 
     Args:
-        encoder: Image to feature map; learns, unless it is pretrained.
-        slot_encoder: Feature map to slots to conditioning; learns.
-        unet: The denoiser; learns, as far as it is not pretrained.
-        noise_schedule: A diffusers scheduler; its `prediction_type` decides the target.
+        encoder: Image to feature map; trained, unless it is pretrained.
+        slot_encoder: Feature map to slots to conditioning; trained.
+        unet: The denoiser; trained, as far as it is not pretrained.
+        noise_schedule: A diffusers scheduler; its `prediction_type` determines the target.
         vae: The frozen autoencoder; may be absent if batches contain latents and no pixels are
             decoded.
         resolution: Pixels per side of the images.
         patch_decoder: Predicts the layout of slots for a denoiser with `map_channels`, and masks
-            for the pipeline; learns by `PatchLoss`.
+            for the pipeline; trained by `PatchLoss`.
         auxiliary: Losses that are added to denoising.
         inference: How the pipeline infers slots.
-        pretrained: Sources of parts that saved pipelines need not contain.
-        include_pretrained: Whether saved pipelines contain them nevertheless.
+        pretrained: Sources of pretrained parts, which saved pipelines reference.
+        include_pretrained: Whether saved pipelines contain these parts instead.
 
     Raises:
         ValueError: If the denoiser needs a layout of slots and there is no patch decoder, or
@@ -100,7 +100,7 @@ class LatentObjective(SlotObjective):
 
     @abstractmethod
     def condition(self, slots: Tensor, size: tuple[int, int], dropped: Any = None) -> Condition:
-        """Compute what the denoiser is conditioned on."""
+        """Compute the conditioning of the denoiser."""
 
     @abstractmethod
     def error(
@@ -128,7 +128,7 @@ class LatentObjective(SlotObjective):
         return scale_latents(self.vae, mean + std * noise)
 
     def slot_noise(self, batch: Batch) -> Float[Tensor, "B K D"] | None:
-        """Return the noise of the initial slots, if the batch or a loss determines it."""
+        """Return the noise of initial slots, if the batch or an auxiliary loss determines it."""
         if "slot_noise" in batch:
             return batch["slot_noise"]
         draws = (added.slot_noise(batch) for added in self.auxiliary)
@@ -138,9 +138,9 @@ class LatentObjective(SlotObjective):
         """Compute the denoiser's error at timesteps that are spread evenly over the images.
 
         Returns:
-            `loss`; `loss_average_slot`, given the mean of each image's slots, which is as low where
-            slots are copies of one code of the whole image; and `loss_no_slots`, where that was
-            learned.
+            `loss`; `loss_average_slot`, conditioned on the mean of each image's slots, which is
+            equally low if slots are copies of one code of the whole image; and, with condition
+            dropout, `loss_no_slots`, of the unconditional branch.
         """
         latents = self.latents(batch, generator=draws.generator)
         noise = torch.randn(latents.shape, generator=draws.generator).to(latents)
@@ -156,13 +156,13 @@ class LatentObjective(SlotObjective):
             "loss_average_slot": self.error(noisy, self.condition(average, size)),
         }
         if self.condition_dropout > 0:
-            everyone = torch.ones(len(slots), dtype=torch.bool, device=slots.device)
-            condition = self.condition(slots, size, everyone)
+            all_dropped = torch.ones(len(slots), dtype=torch.bool, device=slots.device)
+            condition = self.condition(slots, size, all_dropped)
             losses["loss_no_slots"] = self.error(noisy, condition)
         return losses
 
     def cacheable(self) -> dict[str, nn.Module]:
-        """The VAE's latents, and the features of a frozen image backbone."""
+        """Return the VAE as `latents`, and the image backbone as `features` if it is frozen."""
         latents: dict[str, nn.Module] = {} if self.vae is None else {"latents": self.vae}
         return latents | super().cacheable()
 
@@ -174,7 +174,7 @@ class LatentObjective(SlotObjective):
 
     @property
     def has_statistics(self) -> bool:
-        """Whether there is a patch decoder, which needs the mean color."""
+        """Whether there is a patch decoder, which requires the mean color."""
         return self.patch_decoder is not None
 
     def measure(self, pixel_values: Float[Tensor, "B 3 H W"]) -> None:
@@ -188,14 +188,14 @@ class LatentObjective(SlotObjective):
             added.begin_step(step)
 
     def train(self, mode: bool = True) -> "LatentObjective":
-        """Switch the mode, and discard what auxiliary losses kept for a backward pass."""
+        """Switch the mode, and discard what auxiliary losses stored for a backward pass."""
         for added in self.auxiliary:
             added.reset()
         super().train(mode)
         return self
 
     def pipeline_options(self) -> dict[str, Any]:
-        """Return the sampler and the sources of pretrained parts, too."""
+        """Return the other arguments of the pipeline, among them sampler and pretrained sources."""
         scheduler = default_sampler(self.noise_schedule)
         return super().pipeline_options() | {"scheduler": scheduler, "pretrained": self.pretrained}
 
@@ -206,6 +206,6 @@ class LatentObjective(SlotObjective):
         return pipe
 
     def save_pipeline(self, folder: Path) -> None:
-        """Write a pipeline folder; pretrained parts are named there, or copied."""
+        """Write a pipeline folder, in which pretrained parts are referenced or copied."""
         pipe = self.to_pipeline()
         pipe.save_pretrained(folder, include_pretrained=self.include_pretrained)

@@ -60,7 +60,7 @@ class LatentSlotDiffusionObjective(LatentObjective):
 
         Returns:
             The loss, and logs: the collapse metrics and, with auxiliary losses, `denoising_loss`
-            and what their terms are made of.
+            and the unweighted parts of these losses.
         """
         noisy = self.add_noise(batch)
         size = (noisy.latents.shape[2], noisy.latents.shape[3])
@@ -124,7 +124,7 @@ class LatentSlotDiffusionObjective(LatentObjective):
         size: tuple[int, int],
         dropped: Bool[Tensor, " B"] | None = None,
     ) -> Condition:
-        """Project slots to what the denoiser attends to, with their layout where it needs one."""
+        """Project slots to conditioning, with their layout if the denoiser requires one."""
         states, mask = self.slot_encoder.condition(slots, dropped=dropped)
         layout = predict_slot_layout(self.unet, self.patch_decoder, slots, None, size)
         return Condition(states, mask, layout)

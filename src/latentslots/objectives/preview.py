@@ -1,4 +1,4 @@
-"""Figures of what a model does while it trains."""
+"""Figures of a model's output during training."""
 
 from typing import Any
 

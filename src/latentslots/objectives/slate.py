@@ -27,21 +27,21 @@ FIRST_TEMPERATURE, LAST_TEMPERATURE = 1.0, 0.1
 class SlateObjective(SlotObjective):
     """The squared error of the discrete autoencoder, and the cross-entropy of its tokens.
 
-    The autoencoder learns by a relaxation (Gumbel-softmax, Jang et al., 2017,
+    The autoencoder is trained with a relaxation (Gumbel-softmax, Jang et al., 2017,
     https://arxiv.org/abs/1611.01144) whose temperature decreases along a cosine; backbone, slots
-    and transformer learn to predict its tokens. No gradient flows from these to the autoencoder.
+    and transformer are trained to predict its tokens, without gradients to the autoencoder.
 
     Differs from the paper: slots come from the features of an image backbone, as in its successor
     for videos (Singh et al., 2022, https://arxiv.org/abs/2205.14065), instead of from the tokens'
     embeddings, so that methods are compared on the same backbone; the transformer's tokens are the
-    strongest of the relaxed ones, instead of a draw of their own; and both losses are means instead
+    most probable of the relaxed ones, instead of a separate draw; and both losses are means instead
     of sums, which makes no difference to the optimizer.
 
     Args:
-        encoder: Image to feature map; learns.
-        slot_encoder: Feature map to slots; learns.
-        dvae: Image to tokens, and back; learns.
-        decoder: Slots to tokens; learns.
+        encoder: Image to feature map; trained.
+        slot_encoder: Feature map to slots; trained.
+        dvae: Image to tokens, and back; trained.
+        decoder: Slots to tokens; trained.
         resolution: Pixels per side of the images.
         temperature_steps: Steps in which the relaxation's temperature decreases from 1 to 0.1.
         inference: How the pipeline infers slots.

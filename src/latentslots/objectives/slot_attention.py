@@ -18,9 +18,9 @@ class SlotAttentionObjective(SlotObjective):
     """The mean squared error of an image that is mixed from the reconstructions of every slot.
 
     Args:
-        encoder: Image to feature map; learns.
-        slot_encoder: Feature map to slots; learns.
-        decoder: Slots to images; learns.
+        encoder: Image to feature map; trained.
+        slot_encoder: Feature map to slots; trained.
+        decoder: Slots to images; trained.
         resolution: Pixels per side of the images.
         inference: How the pipeline infers slots.
 

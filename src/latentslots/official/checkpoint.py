@@ -1,4 +1,4 @@
-"""Load official checkpoints (JindongJiang/latent-slot-diffusion) into our modules.
+"""Load official checkpoints (JindongJiang/latent-slot-diffusion) into this package's models.
 
 A checkpoint holds up to three folders, `unetencoder`, `multiheadstevesa` (slot attention) and
 `unet2dconditionmodelwithpos`, each a `config.json` with weights in `.safetensors` or `.bin`. It
@@ -148,7 +148,7 @@ def _check_vae(vae: AutoencoderKL, unet: OfficialConfig, resolution: int) -> Non
 
 
 def _load_stable(folder: Path, parts: PretrainedParts | None) -> LatentSlotDiffusionPipeline:
-    """Slot attention between pretrained parts; the empty prompt is the unconditional branch."""
+    """Load slot attention for pretrained parts; the empty prompt is the unconditional branch."""
     if parts is None:
         raise OfficialCheckpointError(
             f"{folder.parent} is a Stable-LSD checkpoint: it holds slot attention ({SLOTS}) alone, "
@@ -260,7 +260,7 @@ def _attention_levels(config: OfficialConfig) -> tuple[bool, ...]:
 
 
 def _build(config: OfficialConfig, build: Callable[[], Model]) -> Model:
-    """Build a model; what is wrong with it is wrong with its config."""
+    """Build a model; errors are reported as errors of its config."""
     try:
         return build()
     except OfficialCheckpointError:
@@ -319,7 +319,7 @@ def _fill(model: Model, folder: Path, names: list[tuple[str, str]]) -> Model:
 
 
 def _official_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a tensor of ours in the official code.
+    """Return the shape that one of our tensors has in the official code.
 
     Positions are a 1x1 convolution there and a linear layer here; a learned table is one row of
     tokens there and a grid here.

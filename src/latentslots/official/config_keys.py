@@ -3,7 +3,7 @@
 The official U-Nets honor the keys that their own `__init__` lists. Keys that only diffusers' class
 lists are saved in `config.json` with diffusers' defaults or whatever the user wrote, but
 `from_config` drops them with a warning before the model is built, in training as well as in
-evaluation. To follow a dropped key would build a model that was never trained.
+evaluation. Applying a dropped key would build a model that was never trained.
 """
 
 import json
@@ -18,7 +18,7 @@ class OfficialCheckpointError(ValueError):
 
 
 class Use(Enum):
-    """What the official code does with a key of a config, and the importer likewise."""
+    """How the official code, and therefore the importer, uses a key of a config."""
 
     HONORED = "the model is built with it"
     SAME_AT_EVERY_LEVEL = "honored; a list must hold one number for all levels"
@@ -68,7 +68,7 @@ ENCODER_KEYS: dict[str, Use | Assumed] = {
         Use.IGNORED,
     ),
 }
-"""Of `UNetEncoder`, a diffusers `UNet2DModel` behind a strided convolution."""
+"""Keys of `UNetEncoder`, a diffusers `UNet2DModel` behind a strided convolution."""
 
 SLOT_KEYS: dict[str, Use | Assumed] = dict.fromkeys(
     (
@@ -86,7 +86,7 @@ SLOT_KEYS: dict[str, Use | Assumed] = dict.fromkeys(
     ),
     Use.HONORED,
 )
-"""Of `MultiHeadSTEVESA`, slot attention."""
+"""Keys of `MultiHeadSTEVESA`, slot attention."""
 
 UNET_KEYS: dict[str, Use | Assumed] = {
     "sample_size": Use.HONORED,
@@ -144,7 +144,7 @@ UNET_KEYS: dict[str, Use | Assumed] = {
         Use.IGNORED,
     ),
 }
-"""Of `UNet2DConditionModelWithPos`, a diffusers `UNet2DConditionModel` with positions."""
+"""Keys of `UNet2DConditionModelWithPos`, a diffusers `UNet2DConditionModel` with positions."""
 
 
 class OfficialConfig:
@@ -152,7 +152,7 @@ class OfficialConfig:
 
     Args:
         file: The `config.json`.
-        keys: What each of its keys means.
+        keys: How each of its keys is used.
 
     Raises:
         OfficialCheckpointError: If the file is missing or is not a JSON object, if it lacks a key

@@ -1,4 +1,4 @@
-"""The base of slot pipelines: images in, slots and masks out, folders that load anywhere.
+"""Base class of slot pipelines: models in folders, which infer slots and masks from images.
 
 Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 """
@@ -45,7 +45,7 @@ class SlotOutput(BaseOutput):
         masks: Share of every token in each slot's attention or, with a patch decoder, its
             responsibility for every pixel; they sum to 1 over K.
         slots_mask: True for the slots that exist, where scenes differ in their number; `None` where
-            all exist. Pass it on when painting the slots.
+            all exist. Pass it to the pipeline together with the slots.
     """
 
     slots: Float[Tensor, "B K D"]
@@ -68,8 +68,8 @@ class InferenceSettings:
 
     Attributes:
         num_slots: How many slots to infer; 0 for as many as in training.
-        merge_overlap: Slots of an image whose masks overlap more than this become one (see
-            `merge_slots`), from 0 (never) to below 1.
+        merge_overlap: Slots of an image whose masks overlap more than this are merged into one
+            (see `merge_slots`), from 0 (never) to below 1.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -90,10 +90,10 @@ class InferenceSettings:
             )
 
     def check(self, slot_encoder: Any) -> None:
-        """Refuse another number of slots for a model that learned each slot's start.
+        """Refuse a changed number of slots if each slot starts from a learned vector of its own.
 
         Raises:
-            ValueError: If so.
+            ValueError: If the number is neither 0 nor that of training.
         """
         trained = slot_encoder.config.num_slots
         if slot_encoder.config.slot_init == "learned" and self.num_slots not in (0, trained):
@@ -111,7 +111,8 @@ class SlotPipeline(DiffusionPipeline):
 
     Attributes:
         paints: Whether the pipeline paints images from slots when it is called.
-        samples: Whether it samples them (`generator`, `num_inference_steps`) or computes them.
+        samples: Whether it samples images from noise (`generator`, `num_inference_steps`), or
+            computes them deterministically.
     """
 
     paints: ClassVar[bool] = True
@@ -139,7 +140,7 @@ class SlotPipeline(DiffusionPipeline):
     def register_inference(
         self, resolution: int, inference: InferenceSettings | dict[str, Any] | None
     ) -> None:
-        """Record in the config how slots are inferred; subclasses call it when built.
+        """Record in the config how slots are inferred; subclasses call it in their `__init__`.
 
         Args:
             resolution: Pixels per side of the training images.
@@ -152,7 +153,7 @@ class SlotPipeline(DiffusionPipeline):
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Read `model_index.json`, also as release 0.1 wrote it."""
+        """Read `model_index.json`; files of release 0.1 are converted."""
         config = super().load_config(*args, **kwargs)
         index = config[0] if isinstance(config, tuple) else config
         if "num_inference_slots" in index:
@@ -169,11 +170,11 @@ class SlotPipeline(DiffusionPipeline):
         """Load a pipeline folder, a run folder, the bundled model, or a pipeline's hub repository.
 
         Args:
-            pretrained_model_name_or_path: The folder, `bundled` (ours: `lsd-scenes-64`), or the hub
-                id.
-            **kwargs: diffusers' own: `dtype`, `variant`, `local_files_only`, `revision`, ... Those
-                for the hub apply to the pipeline's repository; pretrained parts that it names are
-                fetched according to the environment (`HF_HUB_OFFLINE`, `HF_TOKEN`).
+            pretrained_model_name_or_path: The folder, `bundled` (the model `lsd-scenes-64`), or the
+                hub id.
+            **kwargs: Arguments of diffusers, such as `dtype`, `variant` and `local_files_only`.
+                Those for the hub apply to the pipeline's repository; pretrained parts that it
+                references are fetched according to the environment (`HF_HUB_OFFLINE`, `HF_TOKEN`).
 
         Raises:
             ValueError: If there is no such folder or repository, a folder contains neither a
@@ -186,21 +187,21 @@ class SlotPipeline(DiffusionPipeline):
         named = {
             name: Pretrained.read(source, folder / PIPELINE_FILE)
             for name, source in (index.get("pretrained") or {}).items()
-            if name not in kwargs  # a part that is passed replaces the named one
+            if name not in kwargs  # a part that is passed replaces the referenced one
         }
         for name, source in named.items():
             part, dtype = source.load(folder / name), dtypes.get(name, dtypes.get("default"))
-            # Not the part's own `to`, which emits a needless warning.
+            # `nn.Module.to`, because the `to` of diffusers emits a needless warning.
             kwargs[name] = nn.Module.to(part, dtype) if dtype is not None else part
         if index.get("pretrained"):
             kwargs["pretrained"] = named
         return super().from_pretrained(folder, **kwargs)
 
-    def name_pretrained(self, pretrained: dict[str, Any] | None) -> None:
-        """Name the parts that saved pipelines need not contain; subclasses call it when built.
+    def register_pretrained(self, pretrained: dict[str, Any] | None) -> None:
+        """Record the sources of pretrained parts, which saved pipelines reference; for subclasses.
 
         Args:
-            pretrained: Their sources, by the parts' names.
+            pretrained: The sources, by the parts' names.
         """
         sources = {
             name: source if isinstance(source, Pretrained) else Pretrained(**source)
@@ -213,25 +214,29 @@ class SlotPipeline(DiffusionPipeline):
     def save_pretrained(
         self, save_directory: str | Path, *, include_pretrained: bool = False, **kwargs: Any
     ) -> None:
-        """Write a pipeline folder, with the permissions that the umask asks for.
+        """Write a pipeline folder, with the permissions that the umask leaves.
 
         Args:
             save_directory: The folder.
-            include_pretrained: Copy the frozen pretrained parts, too; else the folder names them by
-                id and hash. A part that was replaced since is always copied; one whose frozen
-                weights were changed in place is copied only if this is set.
-            **kwargs: diffusers' own.
+            include_pretrained: Copy the frozen pretrained parts, too; otherwise the folder
+                references them by id and hash. A part that was replaced since is always copied; one
+                whose frozen weights were changed in place is copied only if this is set.
+            **kwargs: Arguments of diffusers.
         """
         if "pretrained" in self.config:
-            self._save_named(Path(save_directory), include_pretrained=include_pretrained, **kwargs)
+            self._save_with_references(
+                Path(save_directory), include_pretrained=include_pretrained, **kwargs
+            )
         else:
             super().save_pretrained(save_directory, **kwargs)
         for file in Path(save_directory).rglob("*.safetensors"):
             apply_umask(file)
 
-    def _save_named(self, folder: Path, *, include_pretrained: bool, **kwargs: Any) -> None:
-        """Write a pipeline folder, of which some parts are named instead of copied."""
-        named = {} if include_pretrained else self._named_parts()
+    def _save_with_references(
+        self, folder: Path, *, include_pretrained: bool, **kwargs: Any
+    ) -> None:
+        """Write a pipeline folder in which some parts are referenced instead of copied."""
+        named = {} if include_pretrained else self._referenced_parts()
         config, optional = dict(self.config), self._optional_components
         self.register_to_config(
             pretrained={name: source.to_dict() for name, (source, _) in named.items()},
@@ -246,16 +251,16 @@ class SlotPipeline(DiffusionPipeline):
             self._optional_components = optional
             self.register_to_config(**{name: config[name] for name in ("pretrained", *named)})
 
-    def _named_parts(self) -> dict[str, tuple[Pretrained, Any]]:
-        """Return the named parts with their sources, except those that were replaced."""
+    def _referenced_parts(self) -> dict[str, tuple[Pretrained, Any]]:
+        """Return the referenced parts with their sources, except those that were replaced."""
         known = getattr(self, "_pretrained", {})
         return {k: (s, part) for k, (s, part) in known.items() if getattr(self, k) is part}
 
     def check_painting(self, slots: Tensor, output_type: str) -> None:
-        """Refuse slots of another shape, and unknown output types.
+        """Check slots and output type before an image is painted.
 
         Raises:
-            ValueError: If so.
+            ValueError: If the slots have another shape, or the output type is unknown.
         """
         slot_dim = self.slot_encoder.config.slot_dim
         if slots.ndim != 3 or slots.shape[2] != slot_dim:
@@ -266,7 +271,7 @@ class SlotPipeline(DiffusionPipeline):
     def set_inference(
         self, *, num_slots: int | None = None, merge_overlap: float | None = None
     ) -> None:
-        """Change how slots are inferred from now on, also once saved; what is `None` stays.
+        """Change how slots are inferred, also by the pipeline once saved; `None` keeps a value.
 
         Args:
             num_slots: See `InferenceSettings`.
@@ -274,7 +279,7 @@ class SlotPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: If a value is out of its range, or slots start from learned vectors and
-                another number is asked for.
+                another number is requested.
         """
         changes: dict[str, Any] = {"num_slots": num_slots, "merge_overlap": merge_overlap}
         changes = {name: value for name, value in changes.items() if value is not None}
@@ -378,7 +383,7 @@ class SlotPipeline(DiffusionPipeline):
         return "attention"
 
     def use_attention_masks(self) -> None:
-        """Use the slots' attention as masks from now on, whatever else the model has."""
+        """Use the slots' attention as masks from now on, even if the model predicts other masks."""
 
     def masks_of(
         self,

@@ -1,4 +1,4 @@
-"""What the denoiser is conditioned on, with classifier-free guidance.
+"""The conditioning of the denoiser, with classifier-free guidance.
 
 Ho and Salimans, 2022 (https://arxiv.org/abs/2207.12598).
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Condition(NamedTuple):
-    """What the denoiser is conditioned on; with guidance, the unconditional branch follows."""
+    """The inputs that condition the denoiser; with guidance, the unconditional branch follows."""
 
     states: Float[Tensor, "G S X"]
     mask: Bool[Tensor, "G S"] | None
@@ -35,7 +35,7 @@ def guided_states(
     """Project slots to conditioning; with guidance, append the unconditional branch.
 
     Args:
-        slot_encoder: Projects slots, and has the unconditional branch.
+        slot_encoder: Projects slots, and holds the unconditional branch.
         slots: The scenes.
         slots_mask: True for the slots that exist; by default all.
         guidance_scale: 1 for no guidance.
@@ -54,9 +54,9 @@ def guided_states(
         )
         other, other_mask = torch.zeros_like(states), mask
     if (mask is None) != (other_mask is None):
-        everything = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        mask = everything if mask is None else mask
-        other_mask = everything if other_mask is None else other_mask
+        all_exist = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        mask = all_exist if mask is None else mask
+        other_mask = all_exist if other_mask is None else other_mask
     if mask is None or other_mask is None:
         return torch.cat([states, other]), None
     return torch.cat([states, other]), torch.cat([mask, other_mask])

@@ -30,10 +30,10 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
 
     @classmethod
     def of(cls, pipe: SlotPipeline) -> "CrossAttentionPipeline":
-        """Build the pipeline from the parts of another one.
+        """Build the pipeline from the parts of another pipeline.
 
         Raises:
-            ValueError: If it has no denoiser, or no VAE to encode images to latents with.
+            ValueError: If that pipeline has no denoiser, or no VAE to encode images with.
         """
         if not isinstance(pipe, LatentSlotDiffusionPipeline):
             raise ValueError(f"{type(pipe).__name__} has no denoiser, and so no cross-attention")
@@ -60,7 +60,7 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         generator: Generator | list[Generator] | None = None,
         **options: Any,
     ) -> SlotOutput:
-        """As in other pipelines; the generators also draw the noise that is added to the images."""
+        """Infer slots; the generators draw slot noise and the noise that is added to the images."""
         scene = super().encode_pixel_values(pixel_values, generator=generator, **options)
         masks = self._average_attention(pixel_values, scene.slots, scene.slots_mask, generator)
         return SlotOutput(slots=scene.slots, masks=masks, slots_mask=scene.slots_mask)

@@ -1,4 +1,4 @@
-"""DINOSAUR (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860) as a loadable folder.
+"""The pipeline of DINOSAUR (Seitzer et al., 2023, https://arxiv.org/abs/2209.14860).
 
 Dimensions: B batch, K slots, D slot channels, h w rows and columns of patches, H W pixels.
 """
@@ -43,19 +43,19 @@ class DinosaurPipeline(SlotPipeline):
         self.register_to_config(decoder_masks=decoder_masks)
 
     def __call__(self, slots: Float[Tensor, "B K D"], **options: Any) -> NoReturn:
-        """Refuse: slots become features, not pixels.
+        """Refuse to paint: the decoder predicts features, not pixels.
 
         Raises:
             ValueError: Always.
         """
         raise ValueError(
-            "DINOSAUR cannot paint: its decoder turns slots into a vision transformer's features, "
-            "not into pixels"
+            "DINOSAUR cannot paint: its decoder predicts a vision transformer's features, not "
+            "pixels"
         )
 
     @property
     def mask_source(self) -> str:
-        """`decoder` where it has masks and `decoder_masks` is on, or `attention`."""
+        """`decoder` if it predicts masks and `decoder_masks` is on, else `attention`."""
         return "decoder" if self._has_decoder_masks() else "attention"
 
     def use_attention_masks(self) -> None:

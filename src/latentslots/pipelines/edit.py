@@ -21,7 +21,7 @@ NUM_INVERSION_STEPS = 50
 
 @dataclass(frozen=True)
 class SlotEdit:
-    """A change of slots, and the pixels that it concerns.
+    """A change of slots, and the pixels that it changes.
 
     Attributes:
         before: The scenes, as `encode` returned them.
@@ -51,10 +51,11 @@ class SlotEdit:
         pipeline, and have the same batch size.
 
         Args:
-            scene: What is edited, one scene or a batch.
-            remove: Slots to leave out.
-            replace: Slots to replace, the other scene, and its slots that take their place.
-            insert: Another scene, and its slots to add.
+            scene: The scene to edit, or a batch of scenes.
+            remove: Slots to remove.
+            replace: For each replacement, the slots to replace, another scene, and its slots that
+                take their place.
+            insert: For each insertion, another scene, and its slots to add.
             background: Another scene whose background replaces this one's (`editing.background`).
                 Its objects' pixels do not change.
             size: Pixels per side of the image, or (height, width); the masks' own size when absent.
@@ -93,7 +94,7 @@ class SlotEdit:
 
 
 def _join(scene: SlotOutput) -> Float[Tensor, "B K E"]:
-    """Slots, masks and existence as channels of one tensor, so that an edit moves all of them."""
+    """Concatenate slots, masks and existence as channels, so that an edit moves all of them."""
     exists = scene.slots_mask
     if exists is None:
         exists = torch.ones_like(scene.slots[..., 0], dtype=torch.bool)
@@ -126,19 +127,19 @@ def edit_images(
     output_type: str,
     **options: Any,
 ) -> Any:
-    """The images after an edit: what `LatentSlotDiffusionPipeline.edit` does; see there.
+    """Edit images by their slots; the implementation of `LatentSlotDiffusionPipeline.edit`.
 
     Args:
         pipe: The pipeline.
         pixel_values: The images, in [-1, 1].
         edit: The edit of their slots.
-        inversion: Start from the images' own noise.
+        inversion: Start from the noise of the images themselves (DDIM inversion).
         blending: Keep the images' latents outside of the edit.
-        paste: Keep their pixels there as well.
+        paste: Keep their pixels outside of the edit as well.
         margin: Pixels around the edit that may change with it.
-        generator: Of the starting noise.
+        generator: Source of the starting noise.
         output_type: `pil`, `np`, `pt` or `latent`.
-        **options: Of the pipeline's call, such as `guidance_scale`.
+        **options: Arguments of the pipeline's call, such as `guidance_scale`.
     """
     if output_type not in ("pil", "np", "pt", "latent"):
         raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
@@ -186,7 +187,7 @@ def edit_mask(
     Args:
         changed: The pixels.
         size: Height and width of the latents.
-        margin: Pixels around those that count as well.
+        margin: Width in pixels of the border around them that may change as well.
     """
     return F.adaptive_max_pool2d(_grow(changed, margin), (size[0], size[1]))
 

@@ -15,8 +15,8 @@ def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
     """Locate the folder of a pipeline, and fetch it from the hub if necessary.
 
     Args:
-        name: As in `SlotPipeline.from_pretrained`.
-        kwargs: Its further arguments; those for the hub are removed.
+        name: See `SlotPipeline.from_pretrained`.
+        kwargs: The further arguments of that method; those for the hub are removed.
 
     Raises:
         ValueError: If there is no such folder or repository, or it contains no pipeline.
@@ -30,7 +30,7 @@ def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
         # diffusers refuses hub repositories with components from other packages, so the
         # repository becomes a folder first.
         hub_options = ("revision", "token", "local_files_only", "cache_dir", "force_download")
-        hub = {word: kwargs.pop(word) for word in hub_options if word in kwargs}
+        hub = {key: kwargs.pop(key) for key in hub_options if key in kwargs}
         try:
             folder = Path(snapshot_download(str(name), **hub))
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Loading a pipeline of whichever class its folder names."""
+"""Loading a pipeline of the class that is recorded in its folder."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def load_pipeline(name: str | Path, **kwargs: Any) -> SlotPipeline:
 
     Args:
         name: A pipeline folder, a run folder, `bundled`, or a hub id.
-        **kwargs: As for `SlotPipeline.from_pretrained`.
+        **kwargs: See `SlotPipeline.from_pretrained`.
 
     Raises:
         ValueError: If there is no such pipeline, or its class is not known.

@@ -49,18 +49,18 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         encoder: Image to feature map.
         slot_encoder: Feature map to slots, slots to conditioning.
         unet: The denoiser.
-        scheduler: Any diffusers sampler for it; replace it with `pipe.scheduler =
+        scheduler: A diffusers sampler for the denoiser; replace it with `pipe.scheduler =
             DDIMScheduler.from_config(pipe.scheduler.config)`.
-        vae: Between pixels and latents. Without it the pipeline infers slots but cannot paint.
-        patch_decoder: Predicts masks, where a model learned one; without it, masks are the slots'
-            attention.
+        vae: Converts between pixels and latents. Without it the pipeline infers slots but cannot
+            paint.
+        patch_decoder: Predicts masks; without it, masks are the slots' attention.
         resolution: Pixels per side of the training images; by default from `unet` and `vae`.
         inference: How slots are inferred.
-        pretrained: Sources of parts that saved pipelines need not contain, by their names.
+        pretrained: Sources of pretrained parts, by name, which saved pipelines reference.
     """
 
     samples = True
-    _optional_components: list[str] = ["vae", "patch_decoder"]  # noqa: RUF012  (as above)
+    _optional_components: list[str] = ["vae", "patch_decoder"]  # noqa: RUF012  (as in `SlotPipeline`)
 
     def __init__(
         self,
@@ -77,8 +77,8 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         super().__init__()
         if vae is not None and vae.config.latent_channels != unet.latent_channels:
             raise ValueError(
-                f"the denoiser paints latents of {unet.latent_channels} channels, and the VAE has "
-                f"{vae.config.latent_channels}"
+                f"the denoiser works on latents of {unet.latent_channels} channels, and the VAE "
+                f"has {vae.config.latent_channels}"
             )
         self.register_modules(
             encoder=encoder,
@@ -92,7 +92,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             # Without a VAE we assume the usual 8 pixels per latent.
             resolution = unet.latent_size * (8 if vae is None else downscale_factor(vae))
         self.register_inference(resolution, inference)
-        self.name_pretrained(pretrained)
+        self.register_pretrained(pretrained)
         self.image_processor = VaeImageProcessor()
 
     @torch.no_grad()
@@ -124,11 +124,12 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
                 an image independent of the others in its batch.
             latents: The initial noise itself, standard normal, such as `invert` returns.
             image_latents: An image to keep outside `edit_mask`, as `encode_latents` returns it.
-                After every step the latents there are the image's, as noisy as the step's (blended
-                latent diffusion: Avrahami et al., 2023, https://arxiv.org/abs/2206.02779).
-            edit_mask: Where the image may change: 1 in there, 0 outside.
-            height: Pixels; the trained resolution when absent.
-            width: Pixels; the trained resolution when absent.
+                After every step, the latents there are replaced by those of the image with the
+                noise of that step (blended latent diffusion: Avrahami et al., 2023,
+                https://arxiv.org/abs/2206.02779).
+            edit_mask: Where the image may change: 1 inside, 0 outside.
+            height: Height of the images in pixels; the trained resolution when absent.
+            width: Width of the images in pixels; the trained resolution when absent.
             output_type: `pil`, `np` or `pt` (both in [0, 1]), or `latent`.
             return_dict: Whether to wrap the images as diffusers does.
 
@@ -136,7 +137,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             ValueError: If shapes do not fit, or pixels are requested from a pipeline without a VAE.
         """
         self._check_inputs(slots, slots_mask, output_type, generator, latents)
-        kept = self._kept(image_latents, edit_mask, len(slots), height, width)
+        kept = self._check_kept_image(image_latents, edit_mask, len(slots), height, width)
         batch_size = slots.shape[0]
         slots = slots.to(self.device, self.slot_encoder.dtype)
         slots_mask = None if slots_mask is None else slots_mask.to(self.device)
@@ -180,19 +181,19 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         """Edit images by their slots, and keep what the edit does not change.
 
         Args:
-            images: What `encode` takes: PIL images, or arrays and tensors in [0, 1].
+            images: PIL images, or arrays and tensors in [0, 1], as for `encode`.
             edit: The edit of their slots, for pixels of the size that `preprocess` returns.
             inversion: Start from the noise that the images themselves come from (`invert`), instead
                 of noise drawn from `generator`.
             blending: Outside of the changed pixels, keep the images' latents (`image_latents` and
                 `edit_mask` of the call).
-            paste: With blending, keep their pixels there as well, which no autoencoder reproduces
-                exactly; the seam is soft. Without effect on `output_type="latent"`.
+            paste: With blending, also keep the pixels there, which no autoencoder reproduces
+                exactly; the seam is softened. Has no effect on `output_type="latent"`.
             margin: Pixels around the changed ones that may change with them, such as the edge of a
                 shadow.
-            guidance_scale: As in the call, as all that follows.
+            guidance_scale: Strength of classifier-free guidance; 1 for none.
             num_inference_steps: Denoising steps.
-            generator: Of the starting noise: one, or a list with one per image.
+            generator: Source of the starting noise: one, or a list with one per image.
             output_type: `pil`, `np` or `pt` (both in [0, 1]), or `latent`.
 
         Raises:
@@ -261,7 +262,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         Args:
             image_latents: The image, as `encode_latents` returns it.
             slots: Its slots, before they are edited.
-            slots_mask: As for painting.
+            slots_mask: True for the slots that exist; by default all.
             num_inference_steps: Steps from the image to the noise.
         """
         inverse = DDIMInverseScheduler.from_config(
@@ -289,7 +290,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         *,
         kept: tuple[Tensor, Tensor] | None,
     ) -> Float[Tensor, "B C h w"]:
-        """Sample latents from noise; outside its edit mask, a kept image stays."""
+        """Sample latents from noise; outside of the edit mask, keep those of a given image."""
         latents, extra = noise * self.scheduler.init_noise_sigma, self._step_kwargs(generator)
         timesteps = self.scheduler.timesteps
         following = [*timesteps[1:, None], None]
@@ -334,7 +335,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         rows, columns = ((pixels or self.resolution) // factor for pixels in (height, width))
         return (batch_size, self.unet.latent_channels, rows, columns)
 
-    def _kept(
+    def _check_kept_image(
         self,
         image_latents: Tensor | None,
         edit_mask: Tensor | None,
@@ -342,7 +343,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         height: int | None,
         width: int | None,
     ) -> tuple[Tensor, Tensor] | None:
-        """Check what an edit keeps: an image, and the mask of where it may change."""
+        """Check the image that an edit keeps, and the mask of where it may change."""
         if image_latents is None and edit_mask is None:
             return None
         if image_latents is None or edit_mask is None:
@@ -392,5 +393,5 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         if output_type != "latent" and self.vae is None:
             raise ValueError(
                 "this pipeline has no VAE, so it cannot turn latents into pixels; load it with "
-                "vae=..., or ask for output_type='latent'"
+                "vae=..., or pass output_type='latent'"
             )

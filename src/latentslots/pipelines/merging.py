@@ -16,7 +16,7 @@ from torch.nn import functional as F
 def merge_slots(
     slots: Float[Tensor, "B K D"], masks: Float[Tensor, "B K H W"], *, max_overlap: float
 ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L H W"], Bool[Tensor, "B L"]]:
-    """Merge slots whose masks overlap into one.
+    """Merge the slots of each scene whose masks overlap.
 
     The overlap of two masks is their cosine similarity. Slots that are connected by larger overlaps
     than `max_overlap`, directly or through others, are merged: the mask is the sum of their masks,

@@ -1,4 +1,4 @@
-"""Frozen parts that a saved pipeline references by id and hash, instead of copying them.
+"""Frozen parts that a saved pipeline references by id and hash, instead of containing them.
 
 The folder of such a part holds its config, and `tuned.safetensors` if some of its parameters were
 trained; `model_index.json` names the source of all other weights.
@@ -35,7 +35,7 @@ class Pretrained:
     Attributes:
         kind: The class of the part.
         name: A local folder, or a hub id.
-        subfolder: Of an autoencoder: its folder inside `name`; empty if that is `name` itself.
+        subfolder: Folder of an autoencoder inside `name`; empty if that is `name` itself.
         sha256: Hash of the pretrained weights.
     """
 
@@ -52,7 +52,7 @@ class Pretrained:
         return cls(kind=type(part).__name__, name=name, subfolder=subfolder, sha256=digest)
 
     def write(self, part: ModelMixin, folder: Path) -> None:
-        """Write what the source does not hold: the config, and parameters that were trained."""
+        """Write what the source does not contain: the config, and parameters that were trained."""
         folder.mkdir(parents=True, exist_ok=True)
         part.save_config(folder)
         (folder / TUNED_FILE).unlink(missing_ok=True)
@@ -127,7 +127,7 @@ class PretrainedParts:
         encoder: The image backbone.
         unet: The denoiser.
         vae: The autoencoder.
-        noise_schedule: The one that the denoiser was trained with.
+        noise_schedule: The noise schedule that the denoiser was trained with.
         empty_prompt: Embedding of the empty prompt, `[S, X]`.
         sources: Sources of the parts, by component name.
     """

@@ -1,4 +1,4 @@
-"""Sampling images from slots, many at once, and with any of diffusers' samplers.
+"""Sampling many images from slots, with any of diffusers' samplers.
 
 Dimensions: B scenes, K slots, D slot channels, H W pixels.
 """
@@ -70,7 +70,7 @@ def set_sampler(pipe: Any, name: str) -> None:
 
 
 def _denoises(scheduler: Any) -> bool:
-    """Whether a step needs nothing but the model's output, and sampling can start anywhere."""
+    """Whether a scheduler samples step by step from the model's output alone."""
     if not all(hasattr(scheduler, name) for name in ("init_noise_sigma", "add_noise", "step")):
         return False
     parameters = inspect.signature(scheduler.step).parameters.values()
@@ -97,7 +97,8 @@ def sample_images(
         pipe: The pipeline; it keeps the sampler.
         slots: The scenes.
         slots_mask: True for the slots that exist; by default all.
-        sampling: How; with its defaults when absent. Scene i starts from the noise of `seed` + i.
+        sampling: How images are sampled; by default as `Sampling()`. Scene i starts from the noise
+            of `seed` + i.
         seeds: The seed of each scene's noise instead.
         batch_size: Scenes at once.
         progress: Whether to show a progress bar on stderr.

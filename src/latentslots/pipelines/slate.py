@@ -1,4 +1,4 @@
-"""SLATE (Singh et al., 2022, https://arxiv.org/abs/2110.11405), as a folder that loads anywhere.
+"""The pipeline of SLATE (Singh et al., 2022, https://arxiv.org/abs/2110.11405).
 
 Dimensions: B batch, K slots, D slot channels, h w rows and columns of tokens.
 """

@@ -1,4 +1,4 @@
-"""Slot Attention with a decoder that paints every slot by itself, as a loadable folder.
+"""The pipeline of Slot Attention, with a decoder that decodes every slot separately.
 
 Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 """
@@ -58,8 +58,8 @@ class SlotAutoencoderPipeline(SlotPipeline):
         Args:
             slots: Scenes, as `encode` returns them or as editing made them.
             slots_mask: True for the slots that exist, where scenes differ in their number.
-            height: Pixels; the trained resolution when absent.
-            width: Pixels; the trained resolution when absent.
+            height: Height of the images in pixels; the trained resolution when absent.
+            width: Width of the images in pixels; the trained resolution when absent.
             output_type: `pil`, `np` or `pt` (both in [0, 1]).
             return_dict: Whether to wrap the images as diffusers does.
 
@@ -67,19 +67,19 @@ class SlotAutoencoderPipeline(SlotPipeline):
             ValueError: If shapes do not fit.
         """
         self.check_painting(slots, output_type)
-        painted = self.decoder(
+        decoded = self.decoder(
             slots.to(self.device, self.decoder.dtype),
             height=height or self.resolution,
             width=width or self.resolution,
             slots_mask=None if slots_mask is None else slots_mask.to(self.device),
         )
-        pixels = painted.mixture().clamp(-1, 1)
+        pixels = decoded.mixture().clamp(-1, 1)
         images = self.image_processor.postprocess(pixels, output_type=output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @property
     def mask_source(self) -> str:
-        """`decoder`, or `attention` where `decoder_masks` is off."""
+        """`decoder`, or `attention` if `decoder_masks` is off."""
         return "decoder" if self.config.decoder_masks else "attention"
 
     def use_attention_masks(self) -> None:

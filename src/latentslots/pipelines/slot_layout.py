@@ -29,7 +29,8 @@ def predict_slot_layout(
         size: Rows and columns of the latents.
 
     Returns:
-        Soft masks that sum to 1 over the slots that exist; `None` for other denoisers.
+        Soft masks that sum to 1 over the slots that exist; `None` if the denoiser is not
+        conditioned on a layout.
 
     Raises:
         ValueError: If the denoiser requires a layout and there is no patch decoder.

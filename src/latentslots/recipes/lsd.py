@@ -119,7 +119,7 @@ def lsd_scenes_textured_64() -> TrainConfig:
 
 
 def _small(path: str, *, num_slots: int, num_inference_slots: int) -> TrainConfig:
-    """What the recipes for CPUs share.
+    """Return the settings that the recipes for CPUs have in common.
 
     Their encoder has a limited receptive field, a few residual blocks on a grid of 16 x 16
     features, with which slots bind soonest. A patch decoder makes slots bind, and supervises their

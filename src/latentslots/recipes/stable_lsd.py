@@ -62,7 +62,7 @@ def stable_lsd_coco_plus() -> TrainConfig:
 def stable_lsd_movi_e() -> TrainConfig:
     """Stable-LSD on MOVi-E with the improvements of later methods, and 24 slots.
 
-    As `stable-lsd-coco-plus`, with CODA's contrastive weight and steps for MOVi-E. CODA alone
+    Like `stable-lsd-coco-plus`, with CODA's contrastive weight and steps for MOVi-E. CODA alone
     reports FG-ARI 59.0 and mBO 43.5, at 512 px. Cost: unknown. Not trained by us.
     """
     config = stable_lsd_coco_plus()
@@ -111,8 +111,8 @@ def stable_lsd_tiny() -> TrainConfig:
 def stable_lsd_voc() -> TrainConfig:
     """Stable-LSD on PASCAL VOC with the improvements of later methods, and six slots.
 
-    As `stable-lsd-coco-plus`, with CODA's contrastive weight and steps for VOC. CODA alone reports
-    FG-ARI 32.2 and mBO 55.4 over instances, at 512 px. Cost: unknown. Not trained by us.
+    Like `stable-lsd-coco-plus`, with CODA's contrastive weight and steps for VOC. CODA alone
+    reports FG-ARI 32.2 and mBO 55.4 over instances, at 512 px. Cost: unknown. Not trained by us.
     """
     config = stable_lsd_coco_plus()
     assert isinstance(config.method, StableLSDConfig)

@@ -2,8 +2,8 @@
 
 Tensors are safetensors files, everything else is one JSON file: nothing in it is code. Unlike
 Accelerate's `save_state`, which pickles, a checkpoint is written beside the older ones, synced and
-renamed, holds the position in the data and the random state of every process, and is resumed bit
-for bit on one CPU process.
+renamed. It contains the position in the data and the random state of every process, and one CPU
+process resumes it bit for bit.
 """
 
 import json
@@ -30,7 +30,7 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Snapshot:
-    """Everything that a run needs to be resumed as if it had not stopped."""
+    """Everything that is required to resume a run as if it had not stopped."""
 
     tensors: dict[str, dict[str, Tensor]]
     """By file: `model`, `optimizer`, `ema`, and `random_<process>`."""
@@ -126,7 +126,7 @@ def commit(partial: Path, values: dict[str, Any], *, keep: int) -> Path:
 
 
 def discard(partial: Path, error: Exception) -> CheckpointError:
-    """Remove a folder that could not be filled, and name what is left in the error."""
+    """Remove a folder that could not be filled; returns an error with the newest checkpoint."""
     shutil.rmtree(partial, ignore_errors=True)
     complete = list_checkpoints(partial.parent)
     left = f"the newest complete one is {complete[-1]}" if complete else "there is no older one"

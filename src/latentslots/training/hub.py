@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, get_token
 
 
 def check_repo(repo_id: str) -> None:
-    """Check before a long training that the upload can work.
+    """Check, before a long training, that its model can be uploaded.
 
     Raises:
         ValueError: If the name has another form than USER/NAME, or nobody is logged in.

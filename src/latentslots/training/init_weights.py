@@ -7,18 +7,18 @@ from latentslots.objectives import Objective
 
 
 def load_init_weights(objective: Objective, name: str) -> None:
-    """Copy the weights of a trained model into all that an objective trains.
+    """Copy the weights of a trained model into all trained parts of an objective.
 
-    The frozen weights of a part that is trained in part must be the same there. Statistics of the
+    Frozen weights inside of these parts must be the same in both. Statistics of the
     data, such as the mean color, are copied as well, because the weights depend on them.
 
     Args:
-        objective: With fresh weights.
+        objective: The objective, with fresh weights.
         name: A pipeline folder, a run folder, `bundled`, or a hub id.
 
     Raises:
-        ValueError: If there is no such model, or it lacks a part, or has one of another shape, or
-            one with other frozen weights.
+        ValueError: If there is no such model, or one of its parts is missing, or has another shape
+            or other frozen weights.
     """
     components = objective.components_of(name)
     for part, module in objective.trained().items():
@@ -37,7 +37,7 @@ def _copy(source: nn.Module, into: nn.Module, *, part: str, name: str) -> None:
         if _shape(theirs, key) != _shape(ours, key)
     ]
     if different:
-        raise ValueError(f"init_from: the {part} of {name} is another one: {different[0]}")
+        raise ValueError(f"init_from: the {part} of {name} is different: {different[0]}")
     frozen = [key for key, weight in into.named_parameters() if not weight.requires_grad]
     for key in frozen:
         if not theirs[key].to(ours[key]).equal(ours[key]):

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from latentslots.config import OptimConfig
 from latentslots.objectives import Objective
 
-# Parameters of initial slots are statistics, not weight matrices: decay would pull them to 0.
+# Initial slots, registers and position tables are not weight matrices: decay would pull them to 0.
 _NO_DECAY = ("slot_mean", "slot_log_std", "registers", "null", "table", "gain")
 
 
@@ -60,12 +60,12 @@ def lr_factor(config: OptimConfig, max_train_steps: int) -> Callable[[int], floa
 def build_lr_scheduler(
     optimizer: AdamW, config: OptimConfig, max_train_steps: int, *, step: int = 0
 ) -> LambdaLR:
-    """The schedule; not to be passed through Accelerate, which steps it once per process.
+    """Build the schedule, which must not be passed to Accelerate: it would step once per process.
 
     Args:
-        optimizer: Whose learning rates it sets.
-        config: Its shape.
-        max_train_steps: Its length.
+        optimizer: The optimizer whose learning rates are scheduled.
+        config: Shape of the schedule.
+        max_train_steps: Length of the schedule.
         step: Steps that were taken already.
     """
     for group in optimizer.param_groups:

@@ -21,8 +21,8 @@ def choose_precision(config: TrainConfig, saved: MixedPrecision = "auto") -> Tra
     """Replace `mixed_precision="auto"` by the choice of a trial, the same on all processes.
 
     Args:
-        config: The run.
-        saved: The choice of the run that is resumed, which is kept; `auto` for a new run.
+        config: Config of the run.
+        saved: Earlier choice of a run that is resumed, which is kept; `auto` for a new run.
     """
     if config.mixed_precision != "auto":
         return config
@@ -46,7 +46,7 @@ def choose_precision(config: TrainConfig, saved: MixedPrecision = "auto") -> Tra
 
 
 def _seconds(device: torch.device, autocast: bool) -> float:
-    """The shortest time of a matrix product."""
+    """Measure the shortest time of a matrix product."""
     one = torch.ones(SIZE, SIZE, device=device)
     best = float("inf")
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):

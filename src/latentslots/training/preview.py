@@ -1,4 +1,4 @@
-"""Figures of what the model does, drawn every so often."""
+"""Figures of the model's output, drawn at intervals."""
 
 from pathlib import Path
 

@@ -37,8 +37,8 @@ CONFIG_FILE = "train_config.json"
 ENVIRONMENT_FILE = "environment.json"
 PACKAGES = ("latentslots", "diffusers", "accelerate", "datasets", "numpy")
 
-# Knobs that may differ when a run is resumed: how long and how often, not what is learned from
-# what; and what may have stopped the run: memory, overflow, an unreadable file.
+# Settings that may differ when a run is resumed: durations and intervals, and those that may have
+# stopped the run (memory, overflow, an unreadable file), but neither model nor data.
 RESUMABLE = (
     "max_train_steps",
     "max_train_minutes",
@@ -57,7 +57,7 @@ RESUMABLE = (
     "data.path",
     "data.latents",
     "data.features",
-    # The same weights, and above the same data, in another place: checked by their hashes.
+    # The same weights, and above the same data, at another location: checked by their hashes.
     "method.unet.name",
     "method.encoder.name",
     "method.vae",
@@ -80,7 +80,7 @@ def train(
     """Train a model.
 
     Args:
-        config: What to train, on what, and how: a recipe, perhaps changed.
+        config: Method, data and optimizer: a recipe, perhaps changed.
         output_dir: The run folder.
         resume: Resume from the newest checkpoint in it.
         progress: Whether to show a progress bar on stderr.
@@ -89,8 +89,8 @@ def train(
         The run folder, which contains the model in `pipeline/`.
 
     Raises:
-        RunError: If the folder already contains a run and `resume` is not set, or contains none and
-            it is, or contains a run of another model or other data.
+        RunError: If the folder already contains a run and `resume` is not set, if it contains none
+            and `resume` is set, or if it contains a run of another model or other data.
         TrainingInterrupted: After SIGINT or SIGTERM, once the state is saved.
     """
     check_seed(config.seed)
@@ -102,8 +102,8 @@ def train(
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     accelerator.wait_for_everyone()  # no process writes to the folder before all have checked it
-    # All processes draw the same weights, but not the same noise and timesteps: else they would
-    # learn no more than one process does.
+    # All processes draw the same weights here. Their noise and timesteps must differ, so each
+    # process gets a seed of its own below.
     set_seed(config.seed)
     objective = build_objective(config)
     if newest is None and config.init_from:
@@ -129,7 +129,7 @@ def train(
         accelerator=accelerator,
         progress=progress,
     )
-    if newest:  # before anything is written: if it does not fit, the run stays as it was
+    if newest:  # before anything is written, so that the run stays intact if it does not fit
         trainer.load(newest)
     if accelerator.is_main_process:
         _write_run_files(run_dir, config)
@@ -202,7 +202,7 @@ def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path 
             raise RunError(
                 f"{run_dir} already contains a run: add --resume, or name another folder"
             )
-        # Caches are written first; a folder with nothing else is as good as empty.
+        # Caches are written first; a folder with nothing else counts as empty.
         others = run_dir.is_dir() and any(
             file.name not in (LATENTS_DIR, FEATURES_DIR) for file in run_dir.iterdir()
         )
@@ -213,7 +213,7 @@ def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path 
         raise RunError(f"{run_dir} contains no run to resume: {CONFIG_FILE} is missing")
     checkpoints = list_checkpoints(run_dir / STATE_DIR)
     if not checkpoints:
-        return None  # it starts anew, perhaps with another configuration
+        return None  # the run starts from the beginning, perhaps with another configuration
     changed = [
         line
         for line in differences(load_config(config_file), config)
@@ -225,7 +225,7 @@ def _check_run_dir(run_dir: Path, config: TrainConfig, *, resume: bool) -> Path 
 
 
 def _resumable(config: TrainConfig) -> set[str]:
-    """Knobs that may differ; not the number of workers of a stream, each of which reads a share."""
+    """Return `RESUMABLE`, without `num_workers` for streams, whose workers read a share each."""
     return set(RESUMABLE) - ({"data.num_workers"} if config.data.streaming else set())
 
 

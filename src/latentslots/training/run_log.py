@@ -23,7 +23,7 @@ class RunLog:
         run_dir: The run folder.
         accelerator: Owns the trackers.
         max_train_steps: End of the progress bar.
-        max_seconds: Its end if the run is limited by time; 0 for no limit.
+        max_seconds: End of the progress bar if the run is limited by time; 0 for no limit.
         progress: Whether to show a progress bar on stderr.
     """
 
@@ -103,7 +103,7 @@ class RunLog:
                 tracker.log_images({"preview": [image]}, step)
 
     def print(self, line: str) -> None:
-        """Print a line on stderr without tearing the progress bar."""
+        """Print a line on stderr without breaking the progress bar."""
         if self.bar is not None and not self.bar.disable:
             self.bar.write(line, file=sys.stderr)
         elif self.accelerator.is_main_process:

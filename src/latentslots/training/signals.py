@@ -21,7 +21,7 @@ class TrainingInterrupted(Exception):  # noqa: N818  (nothing went wrong)
 
 
 class SignalWatch:
-    """A context that records the first signal; a second one acts at once.
+    """A context that records the first signal; a second one has its usual effect.
 
     Outside of the main thread, where signals cannot be handled, it records none.
 

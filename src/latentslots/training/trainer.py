@@ -38,7 +38,7 @@ STATE_DIR, PIPELINE_DIR = "state", "pipeline"
 
 
 class TrainingError(FloatingPointError):
-    """A run whose loss stays not finite."""
+    """A run whose loss is not finite in many consecutive steps."""
 
 
 class Trainer:
@@ -51,8 +51,8 @@ class Trainer:
         accelerator: Devices and processes.
         run_dir: The run folder.
         run_log: Destination of numbers.
-        validator: Measures the model every so often.
-        previewer: Draws what the model does every so often.
+        validator: Measures the model at intervals.
+        previewer: Draws the model's output at intervals.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Trainer:
             TrainingError: After ten steps in a row without a finite loss.
             CheckpointError: If a checkpoint cannot be written; the one before it stays.
         """
-        if self.step >= self.config.max_train_steps or self._time_is_over():
+        if self.step >= self.config.max_train_steps or self._is_out_of_time():
             return
         with self.signals:
             for batch in self.batches():  # endless, and resumes where the checkpoint left it
@@ -139,10 +139,10 @@ class Trainer:
                     return
 
     def _finish_step(self) -> bool:
-        """Save, validate and draw where it is due; return whether the run is over."""
+        """Save, validate and draw when due; return whether the run is over."""
         last = self.step == self.config.max_train_steps or self.out_of_time
         stop = self._stop_signal()
-        # First, so that a failure of the others costs no step.
+        # Saved first, so that a failure of validation or preview loses no step.
         if last or stop or self._due(self.config.checkpointing_steps):
             self.save()
         if last or self._due(self.config.validation_steps):
@@ -246,7 +246,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         return 1.0 if scaler is None else float(scaler.get_scale())
 
-    def _time_is_over(self) -> bool:
+    def _is_out_of_time(self) -> bool:
         """Whether the time limit of the run is reached, on any process."""
         limit = self.config.max_train_minutes * 60
         over = torch.tensor(float(0 < limit <= self.run_log.seconds))
@@ -280,7 +280,7 @@ class Trainer:
             self.run_log.log(self.step, {f"validation/{k}": v for k, v in values.items()})
 
     def preview(self) -> None:
-        """Draw what the averaged model does with a few validation images."""
+        """Draw the averaged model's output for a few validation images."""
         if self.accelerator.is_main_process:
             with self.averaged():
                 image = self.previewer(self.objective, self.step)
@@ -301,7 +301,7 @@ class Trainer:
             checkpoint.write_tensors(partial, name, checkpoint.random_tensors())
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
-                # First, so that a run with its last checkpoint has its model, too.
+                # Saved first, so that a run with its last checkpoint has its model, too.
                 self.save_pipeline()
                 limit = self.config.checkpoints_total_limit
                 checkpoint.commit(partial, self._values(), keep=limit)
@@ -333,7 +333,7 @@ class Trainer:
         }
 
     def save_pipeline(self) -> None:
-        """Write the averaged model as the folder that everything else uses."""
+        """Write the averaged model as a pipeline folder, which all other commands load."""
         final = self.run_dir / PIPELINE_DIR
         new = final.with_name(f".{PIPELINE_DIR}_new")
         checkpoint.remove(new, final.with_name(f".{PIPELINE_DIR}_old"))  # left by a killed run
@@ -394,7 +394,7 @@ class Trainer:
         self._random = tensors["random"]
 
     def _stop_signal(self) -> int | None:
-        """The signal to stop for: at once, or with several processes, when all have received it."""
+        """The signal to stop for, if any; several processes agree to stop in the same step."""
         return self.signals.signum if self.accelerator.num_processes == 1 else self._agreed_signum
 
     def _interrupt(self, signum: int) -> None:

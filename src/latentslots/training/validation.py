@@ -1,4 +1,4 @@
-"""Measuring the model on a fixed subset of images, every so often."""
+"""Measuring the model on a fixed subset of images, at intervals."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class Validator:
     Every process computes all of the losses and its share of the segmentation scores.
 
     Args:
-        dataset: The validation split; `None` where there is none, and nothing is measured.
+        dataset: The validation split; with `None`, nothing is measured.
         resolution: Pixels per side.
         num_images: Size of the subset.
         on_bad_sample: Whether an unreadable image is an `error`, or is left out (`skip`).
@@ -99,6 +99,6 @@ class Validator:
         return values
 
     def before_saving(self, objective: Objective, device: torch.device) -> None:
-        """Let the objective set what belongs to its weights as they are."""
+        """Call the objective's `on_save` with the validation images."""
         if self.dataset is not None:
             objective.on_save(ValidationImages(self.dataset, self.resolution, device))

@@ -1,1 +1,1 @@
-"""What commands do, from files to files: segment, edit, reconstruct, generate, evaluate, demo."""
+"""The work of the commands: segment, edit, reconstruct, generate, evaluate, demo."""

@@ -28,11 +28,11 @@ class SceneBatch:
     Attributes:
         slots: Their slots.
         slots_mask: True for the slots that exist.
-        names: What the images are called.
-        provenance: What the batch as a whole depends on.
-        origins: For each scene the hash of the file it comes from; empty where all are composed.
-        encoded: For each scene its image file and masks, where they were encoded from images.
-        library: The library that they are composed of, if they are.
+        names: Names of the images that are generated from them.
+        provenance: Everything that the batch as a whole depends on.
+        origins: For each scene the hash of the file it comes from; empty if all are composed.
+        encoded: For each scene its image file and masks, if the scenes were encoded from images.
+        library: The library that the scenes are composed of, if they are composed.
         problems: A sentence for each image file that could not be read.
     """
 
@@ -46,7 +46,7 @@ class SceneBatch:
     problems: tuple[str, ...] = ()
 
     def origin(self, row: int) -> str:
-        """The hash of the file that a scene comes from; empty where it is composed."""
+        """The hash of the file that a scene comes from; empty if it is composed."""
         return self.origins[row] if self.origins else ""
 
 
@@ -70,7 +70,8 @@ def compose(
     scenes = []
     for _ in range(num_scenes):
         count = num_slots
-        if num_slots is None and layout != "per-image":  # too few images have the same count
+        # The layout per-image requires many images with the same number of slots.
+        if num_slots is None and layout != "per-image":
             count = int(counts[torch.randint(len(counts), (), generator=generator)])
         scenes.append(library.sample(1, layout=layout, num_slots=count, generator=generator))
     digits = max(4, len(str(num_scenes - 1)))
@@ -109,7 +110,8 @@ def load_scenes(pipe: LatentSlotDiffusionPipeline, paths: Sequence[str]) -> Scen
     """Read scenes from files; each is named after its folder and its file.
 
     Raises:
-        ValueError: If a file does not exist, holds slots of another pipeline, or two names are one.
+        ValueError: If a file does not exist, holds slots of another pipeline, or two scenes would
+            have the same name.
     """
     fingerprint = pipe.fingerprint()
     scenes = [load_scene(path, fingerprint) for path in paths]
@@ -124,10 +126,10 @@ def load_scenes(pipe: LatentSlotDiffusionPipeline, paths: Sequence[str]) -> Scen
 def encode_scenes(
     pipe: LatentSlotDiffusionPipeline, paths: Sequence[Path], *, seed: int, batch_size: int
 ) -> SceneBatch:
-    """Encode the scenes of image files. Files that cannot be read are left out, see `problems`.
+    """Encode image files as scenes. Files that cannot be read are listed in `problems`.
 
     Raises:
-        ValueError: If none can be read.
+        ValueError: If none of the files can be read.
     """
     scenes: list[SlotOutput] = []
     read: list[Path] = []

@@ -29,7 +29,7 @@ AT = re.compile(r"at(\d*)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditWords:
+class EditArguments:
     """An edit of a scene, as the command line describes it.
 
     A slot is a number, or `at` (`at1`, `at2`, ...): the slot under a pixel of `at`. All numbers are
@@ -37,11 +37,11 @@ class EditWords:
     of one.
 
     Attributes:
-        remove: Slots.
+        remove: Slots to remove.
         replace: `SLOT=OTHER:SLOT`.
         insert: `OTHER:SLOT`.
         swap_background: Another scene, whose background replaces this one's.
-        at: Pixels `X,Y` of the image.
+        at: Pixels `X,Y` of the image, which `at1`, `at2`, ... stand for.
     """
 
     remove: Sequence[str] = ()
@@ -63,7 +63,7 @@ class Editor:
     Args:
         pipe: The pipeline.
         file: The image.
-        seed: Of the slot noise of this image and all others.
+        seed: Seed of the slot noise of this image and all others.
         slots: A file with the image's slots; the image is encoded when absent.
     """
 
@@ -96,16 +96,16 @@ class Editor:
             slots.append(int(editing.select(masks, at=(x, y))))
         return slots
 
-    def parse(self, words: EditWords) -> SlotEdit:
-        """Turn words into an edit of the slots.
+    def parse(self, arguments: EditArguments) -> SlotEdit:
+        """Convert arguments of the command line to an edit of the slots.
 
         Raises:
-            ValueError: If a word cannot be parsed, or a slot, pixel or scene does not exist.
+            ValueError: If an argument cannot be parsed, or a slot, pixel or scene does not exist.
         """
-        pointed = self.slots_at(words.at)
-        background = self._other(words.swap_background) if words.swap_background else None
+        pointed = self.slots_at(arguments.at)
+        background = self._other(arguments.swap_background) if arguments.swap_background else None
         replace = []
-        for text in words.replace:
+        for text in arguments.replace:
             slot, equals, source = text.partition("=")
             if not equals:
                 raise ValueError(
@@ -116,8 +116,8 @@ class Editor:
             self.scene,
             background=background,
             replace=replace,
-            insert=[self._other_slot(text) for text in words.insert],
-            remove=[self._number(text, self.scene, pointed) for text in words.remove],
+            insert=[self._other_slot(text) for text in arguments.insert],
+            remove=[self._number(text, self.scene, pointed) for text in arguments.remove],
             size=(self.pixel_values.shape[2], self.pixel_values.shape[3]),
         )
 
@@ -178,7 +178,7 @@ def edit_files(
     pipe: LatentSlotDiffusionPipeline,
     paths: list[Path],
     output_dir: Path,
-    words: EditWords,
+    arguments: EditArguments,
     sampling: Sampling,
     *,
     inversion: bool = False,
@@ -189,27 +189,27 @@ def edit_files(
     """Apply one edit to image files, with a folder of results for each.
 
     `output_dir/NAME` gets `edited.png`, `strip.png` (before, slots, after), `slots.safetensors`
-    (the slots after the edit), and `edited.json`, which records how it was made. Images whose
-    results are there, made in the same way of the same files, are skipped.
+    (the slots after the edit), and `edited.json`, which records how it was made. Images that
+    already have results made in the same way from the same files are skipped.
 
     Args:
         pipe: The pipeline; it keeps the sampler.
         paths: Image files with different names.
         output_dir: The folder of results.
-        words: The edit.
+        arguments: The edit.
         sampling: How images are sampled. All draw slot noise and starting noise from the same seed.
-        inversion: Start from the image's own noise.
-        blending: Keep what the edit does not change.
+        inversion: Start from the noise of the image itself (DDIM inversion).
+        blending: Keep the image where the edit does not change it.
         slots: A file with the slots of the one image; it is encoded when absent.
         progress: Whether to show a progress bar on stderr.
     """
     use_sampling(pipe, sampling)
     settings: dict[str, Any] = {
-        **_lists(asdict(words)),
+        **_lists(asdict(arguments)),
         "inversion": inversion,
         "blending": blending,
         "slots": slots,
-        "others": {name: content_hash(name) for name in (*words.others(), slots) if name},
+        "others": {name: content_hash(name) for name in (*arguments.others(), slots) if name},
         **asdict(sampling),
         **image_provenance(pipe),
     }
@@ -222,7 +222,7 @@ def edit_files(
     for path in tqdm(missing, disable=not progress, unit="image"):
         try:
             editor = Editor(pipe, open_image_file(path), seed=sampling.seed, slots=slots)
-            edit = editor.parse(words)
+            edit = editor.parse(arguments)
         except ValueError as error:
             message = str(error)
             result.problems.append(message if str(path) in message else f"{path}: {message}")
@@ -245,10 +245,11 @@ def slots_under(
     seed: int = 0,
     slots: str = "",
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The slots under pixels of image files, and a sentence for each file that cannot be read.
+    """Find the slots under pixels of image files, and list the files that cannot be read.
 
     Returns:
-        For each image's name the number of its `slots`, and the slots under the pixels (`at`).
+        For each image, by name, the number of its `slots` and the slots under the pixels (`at`);
+        and a sentence for each file that cannot be read.
     """
     pointed: dict[str, dict[str, Any]] = {}
     problems = []
@@ -264,5 +265,5 @@ def slots_under(
 
 
 def _lists(values: dict[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, which JSON reads back."""
+    """Convert tuples to lists, as JSON returns them."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

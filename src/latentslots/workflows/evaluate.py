@@ -26,7 +26,7 @@ from latentslots.evaluation.predictions import (
 )
 from latentslots.evaluation.predictions_cache import load_predictions, save_predictions
 from latentslots.evaluation.probing import ProbeReport, check_classes, object_classes, probe_slots
-from latentslots.evaluation.processes import all_processes, own_process
+from latentslots.evaluation.processes import own_process, true_on_all_processes
 from latentslots.evaluation.report.evaluation_report import EvaluationReport
 from latentslots.evaluation.report.examples import draw_examples, draw_masks, extremes
 from latentslots.evaluation.report.page import PAGE_FILE, report_page
@@ -45,7 +45,7 @@ class EvaluationOptions:
         conventions: See `latentslots.metrics.overlap`.
         resolution: Side of the images, in pixels; that of the training when absent.
         scoring_resolution: Side at which masks are compared, or `native`; `resolution` when absent.
-        num_images: At most so many images, from the start.
+        num_images: At most this many images, from the start of the data set.
         seed: Image i draws its slot noise with seed + i.
         batch_size: Images to encode at once.
         class_attribute: Attribute whose classes make one region of several objects; empty for none.
@@ -86,10 +86,9 @@ def run_evaluation(
         pipe: The pipeline.
         dataset: Images with segmentations.
         options: What to measure.
-        about: Conditions that only the caller has: names of model and data, source of the masks.
+        about: Further conditions, for the report: names of model and data, source of the masks.
         tuning: See `predict_baselines`.
-        cache: Folder in which predictions are kept. They are used again if no condition has
-            changed.
+        cache: Folder in which predictions are stored. They are reused if no condition has changed.
         command: The command line, for the report.
 
     Raises:
@@ -154,7 +153,7 @@ def _config(pipe: Any) -> dict[str, Any]:
 
 
 def _check(dataset: Dataset, options: EvaluationOptions, cache: Path | None) -> None:
-    """Refuse what would fail after minutes of inference."""
+    """Refuse, before minutes of inference, options that would fail after it."""
     if cache is not None and cache.exists() and not cache.is_dir():
         raise ValueError(f"{cache} is a file; the report needs a folder")
     if options.probes:
@@ -173,7 +172,7 @@ def _predict(
     """Predict, or load the predictions of an earlier run under the same conditions."""
     key = {**conditions, "latentslots": version("latentslots")}
     predictions = None if cache is None else load_predictions(cache, key=key)
-    if all_processes(predictions is not None) and predictions is not None:
+    if true_on_all_processes(predictions is not None) and predictions is not None:
         return predictions
     predictions = predict(
         pipe,

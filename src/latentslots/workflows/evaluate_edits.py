@@ -21,7 +21,7 @@ from latentslots.workflows.provenance import model_hash
 EditKind = Literal["removal", "swaps"]
 
 REPORT_FORMAT = 1
-"""Of `edits.json`."""
+"""Format of `edits.json`."""
 REPORT_FILE, MARKDOWN_FILE = "edits.json", "edits.md"
 
 _ROWS: dict[EditKind, Any] = {"removal": removal_rows, "swaps": swap_rows}
@@ -83,7 +83,7 @@ def run_edit_evaluation(
         sampling: How images are sampled.
         edits: `removal` of objects, `swaps` of parts; when empty, all that the data set has pairs
             of.
-        num_pairs: At most so many pairs of each kind, from the start.
+        num_pairs: At most this many pairs of each kind, from the start of the data set.
         batch_size: Pairs at once; changes scores by rounding only.
         about: Further conditions for the report: names of model and data.
         command: The command line, for the report.

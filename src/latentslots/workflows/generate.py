@@ -41,20 +41,20 @@ def generate(
     batch_size: int = 32,
     progress: bool = True,
 ) -> BatchResult:
-    """Generate images of scenes; those that are there already, of the same scenes, are skipped.
+    """Generate images of scenes; scenes whose images exist already are skipped.
 
     `output_dir` gets an image NAME.png for each scene (with several scales or seeds a grid of
     images, a row for each scale) and NAME.safetensors with its slots, a contact sheet, and
-    `generated.json`, which records how all were made. Where scenes were encoded from images, it
-    also gets NAME_slots.jpg: the image, its segmentation, and each slot's part of it.
+    `generated.json`, which records how all were made. If scenes were encoded from images, it also
+    gets NAME_slots.jpg: the image, its segmentation, and each slot's part of it.
 
     Args:
         pipe: The pipeline; it keeps the sampler.
         scenes: The scenes.
         output_dir: The folder of results.
-        sampling: How images are sampled, but for the guidance scale.
-        guidance_scales: Rows of each scene's grid.
-        num_seeds: Columns of the grid. Scene i starts in column j from the noise of
+        sampling: How images are sampled, apart from the guidance scale.
+        guidance_scales: Guidance scales, one for each row of a scene's grid.
+        num_seeds: Columns of the grid: in column j, scene i starts from the noise of
             seed + i + 1000 j.
         batch_size: Scenes at once; changes images by rounding only.
         progress: Whether to show a progress bar on stderr.
@@ -127,7 +127,7 @@ def _check_folder(output_dir: Path, provenance: dict[str, Any]) -> None:
 
 
 def _read_result(output_dir: Path, name: str) -> dict[str, Any]:
-    """What is recorded about an earlier result, if its image is there as well."""
+    """Read what is recorded about an earlier result; empty if its image is missing."""
     if not (output_dir / f"{name}.png").is_file():
         return {}
     return {"origin": "", **scene_facts(output_dir / f"{name}.safetensors")}
@@ -168,20 +168,20 @@ def _write(
     *,
     provenance: dict[str, Any],
 ) -> None:
-    """Write the results of a scene. Its slots come first: an image that is there has slots."""
+    """Write the results of a scene: the image last, so that an existing image has its slots."""
     name = scenes.names[row]
     if scenes.encoded:
         strip = _slots_strip(pipe, *scenes.encoded[row])
         strip.save(output_dir / f"{name}_slots.jpg", quality=92)
     path = output_dir / f"{name}.png"
-    path.unlink(missing_ok=True)  # an image of another file with this name
+    path.unlink(missing_ok=True)  # it may be of another file with this name
     slots = scenes.slots[row][scenes.slots_mask[row]][None]
     scene = locate_slots(pipe, slots, images[0, :1], seed=provenance["seed"])
     slots_path = output_dir / f"{name}.safetensors"
     save_scene(scene, slots_path, provenance["pipeline"], origin=scenes.origin(row))
     page = grid([[to_pil(image * 2 - 1) for image in line] for line in images])
-    with atomic_file(path) as beside:
-        page.save(beside, format="PNG")
+    with atomic_file(path) as temporary:
+        page.save(temporary, format="PNG")
 
 
 def _slots_strip(

@@ -98,7 +98,7 @@ def find_image_files(paths: Sequence[str | Path]) -> list[Path]:
     """List image files: those given, and those in the given folders in order of their names.
 
     Raises:
-        ValueError: If there is none, a path does not exist, a folder has none, or two files have
+        ValueError: If no path is given, a path does not exist, a folder has none, or two files have
             the same stem, so that the results of one would overwrite those of the other.
     """
     if not paths:

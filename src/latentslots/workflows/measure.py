@@ -29,19 +29,20 @@ from latentslots.workflows.compose import SceneBatch
 from latentslots.workflows.provenance import model_hash
 
 REPORT_FORMAT = 1
-"""Of the `report.json` of generated images."""
+"""Format of the `report.json` of generated images."""
 
 BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What generated images are measured against.
+    """Real images, and the features by which generated images are compared with them.
 
     Attributes:
-        dataset: Real images: the first ones are the reference, as many after them the floor.
-        features: From images in [0, 1] to features.
-        name: What the features are called.
+        dataset: Real images: the first ones are the reference; the distance of as many further
+            images to them is the floor.
+        features: Maps images in [0, 1] to features.
+        name: Name of the features.
     """
 
     dataset: Dataset
@@ -56,7 +57,7 @@ def load_reference(
 
     Args:
         path: The data set.
-        split: Which part of it.
+        split: Its split.
         features: See `load_features`.
         num_scenes: How many images are going to be generated.
         resolution: Their pixels per side.
@@ -96,10 +97,10 @@ def measure(
 
     Args:
         pipe: The pipeline that generated them.
-        scenes: What they were generated from.
-        folder: Where NAME.png of each lies, one image each.
-        reference: What they are measured against.
-        sampling: How they were sampled.
+        scenes: The scenes that they were generated from.
+        folder: Folder that contains NAME.png of each scene, a single image.
+        reference: Real images and features.
+        sampling: How the images were sampled.
         command: The command line, for the report.
     """
     use_sampling(pipe, sampling)
@@ -144,7 +145,7 @@ def measure(
 def _reconstruct(
     pipe: LatentSlotDiffusionPipeline, images: Float[Tensor, "B 3 H W"], sampling: Sampling
 ) -> Float[Tensor, "B 3 H W"]:
-    """Images sampled from the slots of images."""
+    """Encode images, and sample images from their slots."""
     scenes = []
     for start in range(0, len(images), BATCH_SIZE):
         pixel_values = images[start : start + BATCH_SIZE] * 2 - 1

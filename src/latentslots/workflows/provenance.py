@@ -1,4 +1,4 @@
-"""How results are made: recorded beside them, so that a later run skips what is there already."""
+"""Provenance of results, recorded beside them, so that a later run skips existing results."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ class BatchResult:
 
     Attributes:
         done: Names of the results that were written now.
-        skipped: Names of those that were there already, made in the same way.
+        skipped: Names of those that existed already, made in the same way.
         problems: A sentence for each input that could not be processed.
     """
 
@@ -33,7 +33,7 @@ class BatchResult:
 
 
 def slot_provenance(pipe: Any) -> dict[str, Any]:
-    """What slots and masks depend on: the weights, and the settings of inference."""
+    """Everything that slots and masks depend on: weights, and settings of inference."""
     parts = [pipe.components.get(name) for name in ("patch_decoder", "decoder")]
     hashes = [model_fingerprint(part)[:12] for part in parts if isinstance(part, nn.Module)]
     return {
@@ -45,7 +45,7 @@ def slot_provenance(pipe: Any) -> dict[str, Any]:
 
 
 def image_provenance(pipe: Any) -> dict[str, Any]:
-    """What images sampled from slots depend on: also all other weights, and the sampler."""
+    """Everything that images sampled from slots depend on: all weights, inference and sampler."""
     return {
         **slot_provenance(pipe),
         "model": model_hash(pipe),
@@ -60,7 +60,7 @@ def model_hash(pipe: Any) -> str:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What a JSON file records about a result; empty where there is none, or it is damaged."""
+    """Read what a JSON file records about a result; empty if it is missing or damaged."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
@@ -71,11 +71,11 @@ def read_facts(path: Path) -> dict[str, Any]:
 def finished(
     provenance: Mapping[Key, dict[str, Any]], read: Callable[[Key], dict[str, Any]]
 ) -> dict[Key, dict[str, Any]]:
-    """The inputs whose results are there and were made in the same way, with recorded facts.
+    """Select the inputs whose results exist and were made in the same way, with recorded facts.
 
     Args:
         provenance: For each input, what its result depends on, as JSON represents it.
-        read: What is recorded about the result of an input; empty where there is none.
+        read: Returns what is recorded about the result of an input; empty if there is none.
     """
     recorded = {key: read(key) for key in provenance}
     return {

@@ -37,7 +37,7 @@ def reconstruct_files(
 
     Writes NAME.png for each: the image as the model sees it, its reconstruction by the autoencoder,
     and the one from its slots; and NAME.json: PSNR, SSIM and, if it is available, LPIPS of both,
-    and how they were made. Images whose results are there, made in the same way of the same file,
+    and how they were made. Images that already have results made in the same way from the same file
     are skipped.
 
     Args:
@@ -73,7 +73,7 @@ def reconstruct_files(
             pairs = _reconstruct(pipe, files, sampling, perceptual) if files else []
             for file, (numbers, strip) in zip(files, pairs, strict=True):
                 scores[file.path] = {"picture": file.name, **numbers}
-                # The image last: one that is there has its numbers.
+                # The image is written last, so that an existing image has its numbers.
                 (output_dir / f"{file.name}.png").unlink(missing_ok=True)
                 facts = {**scores[file.path], **provenance[file.path]}
                 write_json(output_dir / f"{file.name}.json", facts)
@@ -121,7 +121,7 @@ def _reconstruct(
 
 
 def _read_result(output_dir: Path, name: str) -> dict[str, Any]:
-    """What is recorded about an earlier result, if its image is there as well."""
+    """Read what is recorded about an earlier result; empty if its image is missing."""
     if not (output_dir / f"{name}.png").is_file():
         return {}
     return read_facts(output_dir / f"{name}.json")

@@ -24,7 +24,7 @@ SLOTS_FILE = "slots.safetensors"
 
 
 def encode_files(pipe: SlotPipeline, files: list[ImageFile], *, seed: int) -> list[SlotOutput]:
-    """Encode image files. Each draws its slot noise from the seed itself, whatever its batch."""
+    """Encode image files; every image draws its slot noise from the same seed."""
     if not files:
         return []
     generators = [Generator().manual_seed(seed) for _ in files]
@@ -50,7 +50,7 @@ def locate_slots(
         pipe: The pipeline that sampled the image.
         slots: The slots that it was sampled from.
         image: The image, in [0, 1].
-        seed: Of the slot noise for encoding the image.
+        seed: Seed of the slot noise for encoding the image.
     """
     pixel_values = image.to(pipe.device) * 2 - 1
     if pipe.patch_decoder is not None:
@@ -69,13 +69,13 @@ def save_scene(scene: SlotOutput, path: Path, fingerprint: str, **facts: Any) ->
     Args:
         scene: The scene.
         path: The file.
-        fingerprint: Of the pipeline, whose slots other pipelines cannot use.
+        fingerprint: Fingerprint of the pipeline; other pipelines cannot use its slots.
         **facts: Further metadata.
     """
     tensors = {"slots": scene.slots.contiguous(), "masks": scene.masks[0].half().contiguous()}
     metadata = {"pipeline": fingerprint, **facts}
-    with atomic_file(path) as beside:
-        save_file(tensors, beside, metadata={"latentslots": json.dumps(metadata)})
+    with atomic_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"latentslots": json.dumps(metadata)})
 
 
 def load_scene(path: str | Path, fingerprint: str) -> SlotOutput:
@@ -101,7 +101,7 @@ def load_scene(path: str | Path, fingerprint: str) -> SlotOutput:
 
 
 def scene_facts(path: Path) -> dict[str, Any]:
-    """The metadata that `save_scene` wrote; empty where the file does not exist."""
+    """Read the metadata that `save_scene` wrote; empty if the file does not exist."""
     try:
         with safe_open(path, framework="pt") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {}).get("latentslots", "{}"))
@@ -111,7 +111,7 @@ def scene_facts(path: Path) -> dict[str, Any]:
 
 
 def bounding_box(owned: Tensor) -> list[int] | None:
-    """Left, top, right and bottom (the first pixels outside) of True pixels, if there are any."""
+    """Left, top, right and bottom (the first pixels outside) of True pixels; `None` without any."""
     pixels = owned.nonzero()
     if not len(pixels):
         return None

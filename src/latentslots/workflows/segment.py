@@ -27,14 +27,14 @@ def segment_files(
 
     `output_dir/NAME` gets `overlay.png`, `ids.png` (the slot of every pixel, 255 outside of what
     the model sees), `slot_00.png` and so on (the pixels of each slot but the background's, the
-    rest transparent), `slots.safetensors` for `latentslots edit`, and `segments.json`. Images whose
-    results are there, made in the same way of the same file, are skipped.
+    rest transparent), `slots.safetensors` for `latentslots edit`, and `segments.json`. Images that
+    already have results made in the same way from the same file are skipped.
 
     Args:
         pipe: The pipeline.
         paths: Image files with different names.
         output_dir: The folder of results.
-        seed: Of every image's slot noise.
+        seed: Seed of every image's slot noise.
         progress: Whether to show a progress bar on stderr.
     """
     settings = {**slot_provenance(pipe), "seed": seed}

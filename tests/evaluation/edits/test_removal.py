@@ -132,5 +132,5 @@ def test_data_without_pairs_is_one_sentence(
     tiny_pipeline: LatentSlotDiffusionPipeline, scenes_store: Path
 ) -> None:
     dataset = load_dataset(scenes_store, split="validation")
-    with pytest.raises(ValueError, match="no pairs with a removed object: make --edit-pairs"):
+    with pytest.raises(ValueError, match="no pairs with a removed object: make them by"):
         evaluate_removal(tiny_pipeline, dataset)

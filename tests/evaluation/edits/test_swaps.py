@@ -31,7 +31,7 @@ def oracle(tiny_pipeline_dir: Path, pairs: Dataset) -> Oracle:
     pipe.truth, pipe.edited = {}, []
     for images, parts in (
         (loaded.after, loaded.new_part),
-        (loaded.giver, loaded.given_part),
+        (loaded.source, loaded.source_part),
         (loaded.before, loaded.old_part),
     ):
         pipe.truth |= {key(image): part for image, part in zip(images, parts, strict=True)}
@@ -44,12 +44,12 @@ def test_the_next_figure_gives_the_part(pairs: Dataset) -> None:
     loaded = swaps._load(pairs, rows, 32)
     for i, row in enumerate(rows):
         number = pairs[row]["edited_object"]
-        before, after, giver = (pairs[row + k]["attributes"] for k in range(3))
+        before, after, source = (pairs[row + k]["attributes"] for k in range(3))
         for name in ("shape_label", "scale", "pose", "color"):
-            assert after[name][number - 1] == giver[name][number - 1]
+            assert after[name][number - 1] == source[name][number - 1]
             others = [k for k in range(5) if k != number - 1]
             assert [after[name][k] for k in others] == [before[name][k] for k in others]
-        assert loaded.given_part[i].any()
+        assert loaded.source_part[i].any()
 
 
 def test_replaced_objects_of_scenes_are_no_swaps(pairs: Dataset) -> None:
@@ -112,5 +112,5 @@ def test_data_without_swaps_is_one_sentence(
     tiny_pipeline: LatentSlotDiffusionPipeline, scenes_store: Path
 ) -> None:
     dataset = load_dataset(scenes_store, split="validation")
-    with pytest.raises(ValueError, match="no pairs with a replaced part: make parts --edit-pairs"):
+    with pytest.raises(ValueError, match="no pairs with a replaced part: make them by"):
         evaluate_swaps(tiny_pipeline, dataset)

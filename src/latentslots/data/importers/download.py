@@ -33,9 +33,9 @@ def download(url: str, path: Path, *, retries: int = 8) -> Path:
 
     Args:
         url: Address of the file.
-        path: Where to put it.
-        retries: Attempts in a row that may fail without receiving anything. The wait doubles from
-            half a second on.
+        path: Destination of the file.
+        retries: Attempts in a row that may fail without receiving anything. The wait between them
+            starts at half a second and doubles each time.
 
     Raises:
         DataError: If the server refuses, or the checksum differs.
@@ -57,7 +57,9 @@ def download(url: str, path: Path, *, retries: int = 8) -> Path:
         raise DataError(f"{url} cannot be fetched: {error}") from None
     if checksum is not None and checksum != _checksum(part):
         part.unlink()
-        raise DataError(f"{url} arrived damaged: its checksum is not the one that the server sent")
+        raise DataError(
+            f"{url} was damaged in transfer: its checksum is not the one that the server sent"
+        )
     publish(part, path)
     return path
 

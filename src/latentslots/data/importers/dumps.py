@@ -30,7 +30,7 @@ _CODES = frozenset(
     | {f"{name}_label" for name in ("color", "material", "shape", "size")}
 )
 """Attributes of MOVi and CLEVRTex whose integers are codes of classes, stored as bytes."""
-_WRONG = frozenset({"bboxes", "bbox_frames"})
+_WRONG_FRAME_ATTRIBUTES = frozenset({"bboxes", "bbox_frames"})
 """Attributes that LSD's script writes for the wrong frames."""
 _CLEVR_ATTRIBUTES = frozenset({"x", "y", "z", "pixel_coords", "rotation"})
 
@@ -192,7 +192,7 @@ def _read(labels: str) -> dict[str, list[Any]]:
         lists = {name: values for name, values in content.items() if isinstance(values, list)}
     except (ValueError, AttributeError) as error:
         raise DataError(f"{labels} does not list objects: {error!r}") from error
-    lists = {name: values for name, values in lists.items() if name not in _WRONG}
+    lists = {name: values for name, values in lists.items() if name not in _WRONG_FRAME_ATTRIBUTES}
     if len({len(values) for values in lists.values()}) != 1:
         raise DataError(f"{labels} does not list objects: its lists are of different lengths")
     first = 1 if lists.keys() >= _CLEVR_ATTRIBUTES else 0
@@ -247,7 +247,9 @@ def _objects(labels: str, names: Sequence[str], largest_id: int) -> dict[str, li
     lists = _read(labels)
     odd = sorted(set(names) ^ set(lists))
     if odd:
-        raise DataError(f"{labels} and the first frame have other attributes: one lacks {odd[0]!r}")
+        raise DataError(
+            f"{labels} and the first frame have different attributes: one lacks {odd[0]!r}"
+        )
     for name in _CODES & set(names):
         for value in lists[name]:
             if isinstance(value, int) and not 0 <= value < 256:

@@ -1,7 +1,7 @@
 """Importing FFHQ (Karras et al., 2019, https://arxiv.org/abs/1812.04948), in any resolution.
 
-Faces with the numbers 0 to 69,999, of which the first 60,000 are for training. Any folder will do
-whose images are named by their numbers.
+Faces with the numbers 0 to 69,999, of which the first 60,000 are for training. Any other folder
+whose images are named by numbers can be imported, too.
 """
 
 import os

@@ -168,11 +168,11 @@ def import_movi(
     object is not visible.
 
     Args:
-        source: As for `find_movi`. Every worker downloads one shard at a time, and deletes it once
+        source: See `find_movi`. Every worker downloads one shard at a time, and deletes it once
             it is read.
         out: Folder of the store, new or of an interrupted import.
-        options: Variant, and what to import of it.
-        size: As for `find_movi`.
+        options: Variant, frames and layers to import.
+        size: See `find_movi`.
         splits: Names of the splits.
         workers: Number of processes; by default one per core.
         progress: Whether to show a progress bar on stderr.

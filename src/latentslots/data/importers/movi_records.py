@@ -88,11 +88,11 @@ def columns(first: Mapping[str, Feature], options: MoviOptions) -> dict[str, Any
     """HF features of the columns beside image, segmentation and attributes.
 
     Args:
-        first: Features of a video.
-        options: How it is imported.
+        first: Features of the first video.
+        options: How videos are imported.
 
     Raises:
-        DataError: If it is not a video of MOVi, or lacks a layer.
+        DataError: If the video is not of MOVi, or lacks a layer.
     """
     missing = sorted({"video", "segmentations"} - set(first))
     if missing:

@@ -68,7 +68,7 @@ class _Layout:
 
 # Splits as in Slot Attention (Locatello et al., 2020): the first 60,000 records for training, then
 # 320 for validation; of CLEVR, 70,000 for training, and the rest in two halves, as is usual.
-_FEW = {"train": 60_000, "validation": 320}
+_DEFAULT_COUNTS = {"train": 60_000, "validation": 320}
 LAYOUTS: dict[str, _Layout] = {
     "clevr-with-masks": _Layout(
         size=(240, 320),
@@ -88,21 +88,21 @@ LAYOUTS: dict[str, _Layout] = {
     "multi-dsprites-binarized": _Layout(
         size=(64, 64),
         attributes={**_SPRITES, "color": _NUMBER},
-        counts=_FEW,
+        counts=_DEFAULT_COUNTS,
         channels=1,
         entities_last=True,
     ),
     "multi-dsprites-colored-on-grayscale": _Layout(
-        size=(64, 64), attributes=_SPRITES, counts=_FEW, entities_last=True
+        size=(64, 64), attributes=_SPRITES, counts=_DEFAULT_COUNTS, entities_last=True
     ),
     "multi-dsprites-colored-on-colored": _Layout(
-        size=(64, 64), attributes=_SPRITES, counts=_FEW, entities_last=True
+        size=(64, 64), attributes=_SPRITES, counts=_DEFAULT_COUNTS, entities_last=True
     ),
-    "objects-room": _Layout(size=(64, 64), attributes={}, counts=_FEW, num_background=4),
+    "objects-room": _Layout(size=(64, 64), attributes={}, counts=_DEFAULT_COUNTS, num_background=4),
     "tetrominoes": _Layout(
         size=(35, 35),
         attributes={"x": _NUMBER, "y": _NUMBER, "shape": _CODE, "color": _POINT},
-        counts=_FEW,
+        counts=_DEFAULT_COUNTS,
     ),
 }
 CLEVR_CROP = (64, 29, 256, 221)
@@ -152,7 +152,7 @@ def import_multi_object(
     Args:
         source: The GZIP file.
         out: Folder of the store, new or of an interrupted import.
-        options: Data set, and what to import of it.
+        options: Data set, crop, resolution and largest number of objects.
         counts: Records of each split, in the order of the stream; by default the usual numbers.
         progress: Whether to show a progress bar on stderr.
 

@@ -57,8 +57,8 @@ def read_records(
 
     Args:
         source: A file, plain or GZIP, or an open stream of bytes.
-        offset: Where to start: the `offset` of a record, or the end of the file. A plain file is
-            read from there, a GZIP stream is decompressed up to there.
+        offset: Start of reading: the `offset` of a record, or the end of the file. A GZIP stream is
+            decompressed up to there.
         name: Name of the file in error messages; by default its path.
 
     Raises:

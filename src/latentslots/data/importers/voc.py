@@ -61,7 +61,8 @@ def import_voc(
     """Write VOC as a store, or resume an interrupted import.
 
     The object of row `i` has the id `i + 1`; its class is the class of most of its pixels. An image
-    without masks of objects, as most of `trainaug`, is for training: no pixel of it is scored. The
+    without masks of objects, like most of `trainaug`, is for training only: none of its pixels are
+    scored. The
     column `classes` has the class of every pixel, `k` for `CLASSES[k - 1]`, 0 for the background
     and 255 for pixels without a label; images without VOC's classes have those of SBD
     (`SegmentationClassAug`).

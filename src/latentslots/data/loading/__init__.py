@@ -1,1 +1,1 @@
-"""Training batches from a data set, and caches of what frozen models compute from its images."""
+"""Training batches from a data set, and caches of the outputs of frozen models on its images."""

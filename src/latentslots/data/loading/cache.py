@@ -27,7 +27,7 @@ CacheT = TypeVar("CacheT", bound="ImageCache")
 
 @dataclass(frozen=True, kw_only=True)
 class CacheKey:
-    """All that the cached latents or features of a data set depend on."""
+    """Everything that the cached latents or features of a data set depend on."""
 
     model: str
     resolution: int
@@ -42,7 +42,7 @@ class CacheKey:
         """Raise an error that names the first difference between this key and a cache's.
 
         Args:
-            made: Key of the cache.
+            made: The key of the cache.
             path: Folder of the cache.
         """
         model = {"latents": "VAE", "features": "image backbone"}[self.holds]
@@ -118,7 +118,7 @@ class ImageCache:
         return self._num_rows
 
     def __getitem__(self, request: tuple[int, bool]) -> tuple[Float[Tensor, "C h w"], ...]:
-        """Outputs for row `index`, for the flipped image if `flip`."""
+        """Return the outputs for a request (index, flip): for the row, flipped if `flip`."""
         index, flip = request
         if flip and not self.has_flip:
             raise DataError(f"the cache of {self.HOLDS} at {self.path} has none of flipped images")

@@ -63,7 +63,7 @@ def cache_latents(
         dataset: Rows with an `image`; row i of the cache belongs to row i.
         vae: A diffusers `AutoencoderKL`, on the device and in the type to run in.
         out_dir: Folder of the cache.
-        **options: As for `cache_features`.
+        **options: See `cache_features`.
 
     Raises:
         DataError: If the folder holds the cache of another model, data set or resolution.
@@ -112,7 +112,7 @@ def _cache(
         batch_size: Images per batch.
         flip: Also encode the flipped images, for training with `random_flip`.
         num_workers: Processes that decode images.
-        on_bad_sample: As in `ImageDataset`. A skipped row gets the outputs of the row that replaces
+        on_bad_sample: See `ImageDataset`. A skipped row gets the outputs of the row that replaces
             it.
         progress: Whether to show a progress bar on stderr.
     """
@@ -148,7 +148,7 @@ def _cache(
 
 @contextmanager
 def _locked(path: Path, folder: str) -> Iterator[None]:
-    """Let one process at a time write a folder, while the others wait."""
+    """Lock a folder, so that one process at a time writes it while the others wait."""
     if read_key(path / folder) is not None:  # no lock is needed, as on a read-only disk
         yield
         return
@@ -211,7 +211,7 @@ class _Job:
             batch_size=batch_size,
             sampler=remaining,
             num_workers=num_workers,
-            generator=torch.Generator(),  # leaves the global one to a training that may follow
+            generator=torch.Generator(),  # the global one must not depend on writing a cache
         )
         return (batch["pixel_values"] for batch in loader)
 

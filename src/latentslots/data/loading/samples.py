@@ -17,7 +17,7 @@ IMAGE_COLUMNS = ("image", "segmentation", "ignore")
 
 
 def shared_flags(count: int) -> Tensor:
-    """Create flags that a process shares with its workers: each sees what another one sets."""
+    """Create flags in memory that a process shares with its workers."""
     flags = torch.zeros(count, dtype=torch.bool)
     flags.share_memory_()  # type: ignore[no-untyped-call]  # torch gives it no type
     return flags

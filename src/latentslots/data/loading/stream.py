@@ -373,7 +373,7 @@ class StreamedSamples(IterableDataset[Sample]):
             del buffered  # frees its memory before the next rows are read
 
     def _rows(self, epoch: int, stream_index: int, skip: int) -> Iterator[Row]:
-        """Yield the rows of the share of a stream, without the first `skip`."""
+        """Yield the rows of a stream's share, without the first `skip`."""
         for shard, start, stop in self.order.stretches(epoch, stream_index):
             passed = min(skip, stop - start)
             skip -= passed
@@ -383,7 +383,7 @@ class StreamedSamples(IterableDataset[Sample]):
                 yield from self.stream.rows(stretch, groups_seed=seed)
 
     def _good_sample(self, rows: list[Row], order: np.ndarray, position: int, flip: bool) -> Sample:
-        """The sample at a position in the buffer, or the next one that can be used."""
+        """Return the sample at a position in the buffer, or the next one that can be used."""
         for num_skipped in range(len(rows)):
             row = rows[order[(position + num_skipped) % len(rows)]]
             sample = self.stream.read_sample(row, flip=flip)

@@ -37,7 +37,7 @@ POSES = {
 }
 """Range of the angle: to the side for hat and head, away from the vertical for limbs."""
 _NEIGHBORS = {"body": "", "head": "body", "hat": "head", "arms": "body", "legs": "body"}
-"""The part that each is attached to; their plain colors differ, so that the border is visible."""
+"""The part that each part is attached to; plain colors of the two differ, to show the border."""
 _TEXTURED = ("hat", "body", "legs")
 _TEXTURE_SHARE = 0.4
 _PART_EDITS = ("removed", "replaced", "recolored", "ground")

@@ -116,7 +116,7 @@ def attributes(scene: Scene, ids: Int[np.ndarray, "H W"]) -> dict[str, list[Any]
 
 
 def part_attributes(figure: Figure, ids: Int[np.ndarray, "H W"]) -> dict[str, list[Any]]:
-    """Compute the attributes of the parts of a figure, a missing one among them.
+    """Compute the attributes of all parts of a figure, including a removed one.
 
     `scale` is from 0, the smallest of its kind, to 1; for a texture, `color_label` is the nearest
     color.

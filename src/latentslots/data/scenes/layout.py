@@ -154,7 +154,7 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Everything that an image shows.
+    """Everything that an image depends on: objects, camera, lights and ground.
 
     Attributes:
         seed: Seed that the scene was sampled from.

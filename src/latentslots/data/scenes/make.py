@@ -103,7 +103,7 @@ def make_scenes(
     missing = _missing_splits(out, options, counts)
     if not missing:
         return out
-    # Report what prevents writing or rendering now, not in a worker or after an hour.
+    # Errors of writing or rendering are raised here, rather than in a worker or after an hour.
     _writer(out, missing[0], options)
     if workers == 1:
         _start_worker(options)

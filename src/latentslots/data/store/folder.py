@@ -41,8 +41,8 @@ def split_files(
 ) -> dict[str, list[str]]:
     """Divide files into `train` and `validation` without dividing a group.
 
-    The order of the groups' hashes decides. So a group is in the same split on every machine, and
-    nearly always remains in it when files are added.
+    Groups are divided in the order of their hashes, so that a group is in the same split on every
+    machine, and nearly always remains in it when files are added.
 
     Args:
         files: Relative paths.

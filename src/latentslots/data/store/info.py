@@ -45,9 +45,9 @@ class SceneStatistics:
     """How difficult generated scenes are to segment, as fractions of images.
 
     Attributes:
-        hidden: Images with an object of which others hide 5 % or more.
-        truncated: Images with an object of which 5 % or more lie outside the image.
-        alike: Images with two objects of one color, or of one family of textures.
+        hidden: Share of images with an object that others hide by 5 % or more.
+        truncated: Share of images with an object that is outside the image by 5 % or more.
+        alike: Share of images with two objects of one color, or of one family of textures.
         widths: Smallest, median and largest width of an object as a fraction of the image's width.
     """
 

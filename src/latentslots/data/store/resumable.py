@@ -1,7 +1,7 @@
 """Writing a split in blocks, by several processes, so that an interrupted import can be resumed.
 
 A block is some rows of the split in a hidden Parquet file of its own, which appears once it is
-complete. A resumed import makes the missing blocks only; the split has the same bytes as without
+complete. A resumed import makes only the missing blocks; the split has the same bytes as without
 the interruption, whatever the number of processes.
 """
 
@@ -63,12 +63,12 @@ class Workers:
 
 
 def is_written(out: Path, split: str, spec: Mapping[str, Any], files: SourceFiles) -> bool:
-    """Whether a store that a program makes has a split already.
+    """Whether a store that an importer makes has a split already.
 
     Args:
         out: Folder of the store, which may not exist.
         split: Name of the split.
-        spec: Program and options, as for `write_blocks`: the store's `made_by`.
+        spec: Program and options, which the store records as `made_by`.
         files: The files that the split is made from.
 
     Raises:
@@ -128,11 +128,11 @@ def write_items(
         items: Descriptions of the images.
         make_rows: Makes the rows of some items.
         block_size: Items per block.
-        spec: As for `write_blocks`.
-        source: As for `write_blocks`.
+        spec: See `write_blocks`.
+        source: See `write_blocks`.
         workers: Number of processes; by default one per core.
         progress: Whether to show a progress bar on stderr.
-        expected_bytes: As for `write_blocks`.
+        expected_bytes: See `write_blocks`.
     """
     blocks = {
         f"{first:07d}": tuple(items[first : first + block_size])
@@ -170,10 +170,11 @@ def write_blocks(
     Args:
         writer: Writer of the split, not entered yet.
         blocks: Descriptions of the blocks by name; the split has them in this order.
-        make_rows: Makes the rows of a block; a module's function, which processes can import.
-        spec: All that the rows depend on. Blocks that were made for another spec are refused.
-        source: Where the rows come from. Existing blocks must have the same source; it is not kept
-            in the store.
+        make_rows: Makes the rows of a block; a function of a module, so that processes can import
+            it.
+        spec: Everything that the rows depend on. Blocks of another spec are refused.
+        source: Origin of the rows. Existing blocks must have the same source; the store does not
+            record it.
         workers: The processes.
         progress: Whether to show a progress bar on stderr.
         unit: Unit of the progress bar.
@@ -266,7 +267,7 @@ def _start_worker(workers: Workers) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent is killed; else a worker would make another block and wait forever."""
+    """Exit when the parent is killed; a worker would wait forever after its next block."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -167,7 +167,7 @@ def block_sizes(block: pq.ParquetFile) -> tuple[tuple[int, int], tuple[int, int]
 
 
 def _plain(feature: Any, value: Any) -> Any:
-    """Convert arrays to lists and class names to numbers; a number without a class is an error."""
+    """Convert arrays to lists and class names to numbers; refuse numbers without a class."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(feature, dict):

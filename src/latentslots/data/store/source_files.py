@@ -19,8 +19,8 @@ class SourceFiles:
         fingerprint: Hash of their names and sizes, and of the content of some; the folder that they
             are in does not count.
         num_bytes: Their total size.
-        names_fingerprint: Hash of their names alone. An interrupted import is resumed by it, also
-            after a broken file was replaced.
+        names_fingerprint: Hash of their names alone, by which an interrupted import can be resumed
+            even after a broken file was replaced.
     """
 
     fingerprint: str
@@ -39,7 +39,7 @@ def inspect_files(
     Args:
         files: Paths in any order, each once.
         root: Folder that names are relative to; a file outside of it counts by its own name.
-        hashed: Those of the files whose content is hashed too: few files with much information.
+        hashed: Files among them whose content is hashed, too, such as annotations.
     """
     hashed = set(map(Path, hashed))
     digest, names, num_bytes = hashlib.sha256(), hashlib.sha256(), 0
@@ -55,5 +55,5 @@ def inspect_files(
 
 
 def spec_fingerprint(spec: Mapping[str, Any]) -> str:
-    """Hash of everything that a split depends on, its files among it, ready for JSON."""
+    """Hash everything that a split depends on, including its files, given ready for JSON."""
     return text_sha256(json.dumps(spec))[:16]

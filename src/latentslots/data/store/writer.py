@@ -34,7 +34,7 @@ class StoreWriter:
     """Adds one split to a new or existing store.
 
     The shards are written into a hidden folder. They appear, with their entry in
-    `dataset_info.json`, when the `with` block ends; after an error, nothing is left of them.
+    `dataset_info.json`, when the `with` block ends; after an error, they are deleted.
 
     Args:
         path: Folder of the store; created if it does not exist.
@@ -98,7 +98,7 @@ class StoreWriter:
         self._manifest = self._describe(name, kind, license, credit, made_by)
 
     def __enter__(self) -> "StoreWriter":
-        """Create the hidden folder; what a killed process left in it is deleted."""
+        """Create the hidden folder; files that a killed process left in it are deleted."""
         self._created_path = not self.path.exists()
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)

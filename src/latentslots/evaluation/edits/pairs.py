@@ -1,4 +1,4 @@
-"""Pairs of images before and after a true edit: what the evaluations of edits share.
+"""Functions that all evaluations of edits use, on pairs of images before and after a true edit.
 
 Dimensions: B pairs, K slots, H W pixels.
 """
@@ -38,8 +38,8 @@ def rows_before(dataset: Dataset, edit: str, *, following: int) -> list[int]:
 
     Args:
         dataset: As `latentslots data make --edit-pairs` makes it.
-        edit: Such as `removed`.
-        following: Rows that must follow such a row.
+        edit: Kind of edit, such as `removed`.
+        following: Number of rows that must follow such a row.
     """
     columns = {"edit", "edited_object", "frame"}
     if not columns <= set(dataset.column_names):
@@ -54,9 +54,9 @@ def rows_before(dataset: Dataset, edit: str, *, following: int) -> list[int]:
 
 
 def through_autoencoder(pipe: Any, pixel_values: Float[Tensor, "B 3 H W"]) -> Tensor:
-    """Images encoded and decoded by the autoencoder alone, in [0, 1], on the CPU.
+    """Encode and decode images by the autoencoder alone; returns them in [0, 1], on the CPU.
 
-    No edit can come closer to them without pasting pixels.
+    No edit can reproduce images better without pasting pixels.
     """
     decoded = decode_latents(pipe.vae, pipe.encode_latents(pixel_values)).float()
     return ((decoded + 1) / 2).clamp(0, 1).cpu()
@@ -86,7 +86,7 @@ def away_from(mask: Bool[Tensor, "B H W"]) -> Bool[Tensor, "B 1 H W"]:
 def covering_slot(
     masks: Float[Tensor, "B K h w"], target: Bool[Tensor, "B H W"]
 ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
-    """The slot that overlaps most with a region, and its IoU."""
+    """Find the slot that overlaps most with a region, and its IoU."""
     size = (target.shape[1], target.shape[2])
     ids = upsample_masks(masks, size).argmax(dim=1)
     owned = F.one_hot(ids, masks.shape[1]).movedim(-1, 1).bool()
@@ -97,7 +97,7 @@ def covering_slot(
 
 
 def take_scenes(scenes: SlotOutput, keep: Bool[Tensor, " B"]) -> SlotOutput:
-    """Some of the scenes of a batch."""
+    """Select scenes of a batch."""
     exist = scenes.slots_mask
     return SlotOutput(
         slots=scenes.slots[keep],
@@ -107,5 +107,5 @@ def take_scenes(scenes: SlotOutput, keep: Bool[Tensor, " B"]) -> SlotOutput:
 
 
 def generators(seeds: Iterable[int]) -> list[Generator]:
-    """A generator for each pair, which makes it independent of its batch."""
+    """Create a generator for each pair, so that results do not depend on batches."""
     return [Generator().manual_seed(seed) for seed in seeds]

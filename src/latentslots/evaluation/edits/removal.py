@@ -29,7 +29,7 @@ from latentslots.pipelines.edit import SlotEdit
 from latentslots.pipelines.sampling import use_sampling
 
 STILL_THERE = 0.3
-"""IoU from which a slot covers an object that should be gone."""
+"""IoU from which a slot covers an object that should have been removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,10 @@ class RemovalReport:
         psnr: Against the true image without the object, outside of the object's mask and 3 px
             around it, in dB; mean over images.
         psnr_ceiling: The same for that true image, encoded and decoded by the autoencoder.
-        psnr_untouched: The same for the image with the object, encoded and decoded: about as close
-            as the autoencoder comes while the object's shadow is still there.
-        ssim: As `psnr`: mean of the local similarity there.
-        ssim_ceiling: As `psnr_ceiling`.
+        psnr_untouched: The same for the image with the object, encoded and decoded: about the best
+            value if the object's shadow remains.
+        ssim: SSIM against the true image over the same pixels; mean over images.
+        ssim_ceiling: The same for the true image, encoded and decoded by the autoencoder.
         success: Share of the edited objects that no slot covers with an IoU of 0.3 or more in the
             edited image.
     """
@@ -100,8 +100,8 @@ def evaluate_removal(
         pipe: The pipeline; it keeps the sampler.
         dataset: Pairs as `latentslots data make --edit-pairs` makes them; those with a removed
             object are used.
-        num_pairs: At most so many of them, from the start.
-        sampling: How images are sampled; with its defaults when absent. Pair i draws slot noise and
+        num_pairs: At most this many of them, from the start of the data set.
+        sampling: How images are sampled; by default as `Sampling()`. Pair i draws slot noise and
             starting noise from `seed` + i.
         batch_size: Pairs at once.
         progress: Called with the number of pairs done since the last call.
@@ -117,7 +117,10 @@ def evaluate_removal(
     use_sampling(pipe, sampling)
     rows = removal_rows(dataset)[:num_pairs]
     if not rows:
-        raise ValueError("the data set has no pairs with a removed object: make --edit-pairs")
+        raise ValueError(
+            "the data set has no pairs with a removed object: make them by `latentslots data make "
+            "--edit-pairs`"
+        )
     scores: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     for start in range(0, len(rows), batch_size):
         pairs = _load(

@@ -42,8 +42,9 @@ class SwapReport:
         psnr_ceiling: The same for that true image, encoded and decoded by the autoencoder.
         placed: Share of the edited pairs where a slot covers the new part's true place in the
             edited image, with an IoU of 0.5 or more.
-        colored: Share whose mean color there is closer to the new part's than to the old one's.
-        success: Share of which both are true.
+        colored: Share of the edited pairs whose mean color at that place is closer to that of the
+            new part than to that of the old one.
+        success: Share of the edited pairs for which both are true.
     """
 
     num_pairs: int
@@ -61,23 +62,23 @@ class SwapReport:
 
 @dataclass(frozen=True)
 class _Swaps:
-    """Figures before and after, the figures that give the new part, and masks of the parts."""
+    """Figures before and after, the figures that the new part is taken from, and masks of parts."""
 
     before: Float[Tensor, "B 3 H W"]
     after: Float[Tensor, "B 3 H W"]
-    giver: Float[Tensor, "B 3 H W"]
+    source: Float[Tensor, "B 3 H W"]
     old_part: Bool[Tensor, "B H W"]
     new_part: Bool[Tensor, "B H W"]
-    given_part: Bool[Tensor, "B H W"]
+    source_part: Bool[Tensor, "B H W"]
 
     def __getitem__(self, keep: Tensor) -> "_Swaps":
         return _Swaps(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
 def swap_rows(dataset: Dataset) -> list[int]:
-    """Rows of the figures before a part is replaced; the result and the giver follow each.
+    """Rows of the figures before a part is replaced; the result and the source follow each.
 
-    Empty for data sets other than of figures, where no other image shows the replacement.
+    Empty for data sets without figures, in which no other image contains the replacement.
     """
     if "pose" not in dataset.features.get("attributes", ()):  # only parts of figures have one
         return []
@@ -98,10 +99,10 @@ def evaluate_swaps(
 
     Args:
         pipe: The pipeline; it keeps the sampler.
-        dataset: Pairs as `latentslots data make parts --edit-pairs` makes them; those are used
-            where a part is replaced by that of the next figure.
-        num_pairs: At most so many of them, from the start.
-        sampling: How images are sampled; with its defaults when absent. Pair i draws slot noise and
+        dataset: Pairs as `latentslots data make parts --edit-pairs` makes them; those in
+            which a part is replaced by that of the next figure are used.
+        num_pairs: At most this many of them, from the start of the data set.
+        sampling: How images are sampled; by default as `Sampling()`. Pair i draws slot noise and
             starting noise from `seed` + i.
         batch_size: Pairs at once.
         progress: Called with the number of pairs done since the last call.
@@ -117,7 +118,10 @@ def evaluate_swaps(
     use_sampling(pipe, sampling)
     rows = swap_rows(dataset)[:num_pairs]
     if not rows:
-        raise ValueError("the data set has no pairs with a replaced part: make parts --edit-pairs")
+        raise ValueError(
+            "the data set has no pairs with a replaced part: make them by `latentslots data make "
+            "parts --edit-pairs`"
+        )
     scores: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
@@ -166,15 +170,15 @@ def swap_table(reports: Mapping[str, SwapReport]) -> str:
 def _swap(pipe: Any, swaps: _Swaps, seeds: list[int]) -> tuple[SlotEdit | None, Bool[Tensor, " B"]]:
     """The edit of the pairs whose parts are both covered by slots, and which pairs these are."""
     scenes = pipe.encode_pixel_values(swaps.before, generator=generators(seeds))
-    givers = pipe.encode_pixel_values(swaps.giver, generator=generators(seeds))
+    sources = pipe.encode_pixel_values(swaps.source, generator=generators(seeds))
     old, overlap = covering_slot(scenes.masks, swaps.old_part)
-    new, other_overlap = covering_slot(givers.masks, swaps.given_part)
+    new, other_overlap = covering_slot(sources.masks, swaps.source_part)
     keep = (overlap >= COVERED) & (other_overlap >= COVERED)
     if not keep.any():
         return None, keep.cpu()
-    scenes, givers = take_scenes(scenes, keep), take_scenes(givers, keep)
+    scenes, sources = take_scenes(scenes, keep), take_scenes(sources, keep)
     size = (swaps.before.shape[2], swaps.before.shape[3])
-    edit = SlotEdit.of(scenes, replace=[(old[keep], givers, new[keep])], size=size)
+    edit = SlotEdit.of(scenes, replace=[(old[keep], sources, new[keep])], size=size)
     return edit, keep.cpu()
 
 

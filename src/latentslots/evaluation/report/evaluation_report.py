@@ -18,7 +18,7 @@ from latentslots.files import atomic_file, write_text
 from latentslots.metrics.image_scores import ImageScores, scores_from_columns
 
 REPORT_FORMAT = 2
-"""Of `report.json`; format 1 had one convention, no intervals and no single images."""
+"""Format of `report.json`; format 1 had one convention, no intervals and no single images."""
 
 REPORT_FILE, MARKDOWN_FILE, IMAGES_FILE = "report.json", "report.md", "images.parquet"
 PACKAGES = (
@@ -56,9 +56,9 @@ class EvaluationReport:
         conditions: Everything that the numbers depend on: model, data, their hashes, sizes, seeds.
         segmentation: Scores by convention.
         baselines: Scores of other methods on the same images: by name, then by convention.
-        probes: By convention.
+        probes: Scores of probes by convention.
         command: The command line.
-        config: Configuration of every part of the model, by its name; empty where only masks were
+        config: Configuration of every part of the model, by its name; empty if only masks were
             scored.
     """
 
@@ -130,8 +130,8 @@ def write_image_scores(scores: Mapping[str, ImageScores], path: Path) -> None:
             if name in _COUNTED:
                 columns[_COUNTED[name]] = images.counts[:, i]
         tables.append(pa.table(columns))
-    with atomic_file(path) as beside:
-        pq.write_table(pa.concat_tables(tables), beside)
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary)
 
 
 def read_image_scores(path: Path, convention: str) -> ImageScores:

@@ -14,7 +14,7 @@ from latentslots.metrics.image_scores import ImageScores
 from latentslots.visualize import colorize, grid, overlay, slot_strip, to_pil
 
 _MASK_SIDES = 128, 512
-"""Smaller segmentations are enlarged to about the first, larger ones reduced to the second."""
+"""Smaller segmentations are enlarged to about the first size, larger ones reduced to the second."""
 
 
 def draw_examples(
@@ -84,7 +84,7 @@ def extremes(scores: ImageScores, *, number: int = 4) -> tuple[list[int], list[i
 
     Args:
         scores: Scores of all images.
-        number: At most so many of each; images without objects have no mIoU.
+        number: At most this many of each; images without objects have no mIoU.
     """
     values = scores.values()[:, scores.names.index("miou_images")]
     order = [int(i) for i in np.argsort(values, kind="stable") if values[i] == values[i]]

@@ -21,7 +21,7 @@ def report_page(
     *,
     metrics_path: Path | None = None,
 ) -> Page:
-    """A page with figures, tables, and everything that is needed to reproduce the numbers.
+    """Build a page with figures, tables, and everything that is needed to reproduce the numbers.
 
     Args:
         report: The numbers.

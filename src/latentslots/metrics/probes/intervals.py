@@ -54,7 +54,7 @@ def probe_intervals(
         heads: Output of every head; one test part for each seed.
         num_videos: V; videos are numbered from 0.
         num_resamples: Number of resamples.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         For each head, the interval of every score; a score that no resample has is left out.

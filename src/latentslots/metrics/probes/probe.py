@@ -33,7 +33,7 @@ from latentslots.metrics.probes.targets import (
 )
 
 SHARES = (0.6, 0.2, 0.2)
-"""Of the videos: training, validation, test."""
+"""Shares of the videos for training, validation and test."""
 
 LSD_FAULTS = (
     "objects are split, not videos: frames of one object are in both parts",
@@ -51,7 +51,7 @@ def split_by_video(
 
     Args:
         videos: Number of the video that each object is from; of the image, for images alone.
-        seed: Of the draw.
+        seed: Seed of the draw.
         shares: Share of the videos in each part, which has at least one.
 
     Raises:
@@ -138,8 +138,8 @@ def probe_lsd(
     Args:
         slots: Slot of every object.
         attributes: Attributes to predict.
-        videos: As in `probe`, for the intervals alone; without, objects count as unrelated.
-        seed: Of the split and of the initial weights of the heads.
+        videos: See `probe`; for the intervals alone. Without them, objects count as unrelated.
+        seed: Seed of the split and of the initial weights of the heads.
         num_steps: Training steps.
     """
     _check(slots, attributes)
@@ -263,7 +263,7 @@ def _spreads(seeds: list[dict[str, float]]) -> dict[str, Spread]:
 
 
 def _without_score(target: ProbeTarget, head: HeadKind) -> ProbeScore:
-    """The entry of an attribute that cannot be probed."""
+    """Return the entry of an attribute that cannot be probed."""
     return ProbeScore(
         attribute=target.attribute.name,
         head=head,

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PRUNE_BELOW = 0.8
-"""Share of attributes in training below which the others leave the computation."""
+"""Share of attributes that are still trained, below which the others leave the computation."""
 
 BLOCK = 4
-"""MLPs in one product: their hidden layers stay in the cache of a processor."""
+"""MLPs per matrix product, so that their hidden layers fit in the cache of a processor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,9 @@ class HeadBank(nn.Module):
     def initialized(
         cls, dim: int, sizes: Sequence[int], *, seeds: Sequence[int], hidden_dim: int = 0
     ) -> "HeadBank":
-        """Heads with the initial weights of `nn.Linear`.
+        """Create heads with the initial weights of `nn.Linear`.
 
-        Those of a head depend on its own seed and size alone.
+        The weights of a head depend on its own seed and size alone.
 
         Args:
             dim: Channels of the inputs.
@@ -214,7 +214,7 @@ class HeadTraining:
     """Options of the training of heads: full-batch AdamW.
 
     Attributes:
-        learning_rate: Constant.
+        learning_rate: The learning rate, which is constant.
         max_steps: Largest number of steps.
         check_every: Steps between two validations.
         patience: Validations without a lower loss after which a head stops.
@@ -330,7 +330,7 @@ def _groups(sizes: Sequence[int]) -> dict[int, list[int]]:
 
 
 def _rows(sizes: Sequence[int], groups: Mapping[int, Sequence[int]]) -> Int[Tensor, " O"]:
-    """Where the outputs of the attributes are in the outputs of all groups, with their padding."""
+    """Rows of the attributes' outputs among the outputs of all groups, which are padded."""
     rows: dict[int, range] = {}
     start = 0
     for size, group in groups.items():

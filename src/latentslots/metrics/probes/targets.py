@@ -40,7 +40,7 @@ class ProbeTarget:
         attribute: The attribute.
         values: For each seed, the class of every object, or its numbers without the constant ones.
         notes: Peculiarities, for the report.
-        missing: The reason why it cannot be probed; empty where it can.
+        missing: The reason why the attribute cannot be probed; empty if it can.
     """
 
     attribute: Attribute
@@ -57,7 +57,7 @@ class ProbeTarget:
     def of(
         cls, attribute: Attribute, parts: Int[Tensor, "S N"], *, to_unit_range: bool = False
     ) -> "ProbeTarget":
-        """Standardized over each seed's part 0, or scaled to [0, 1] over all objects."""
+        """Standardize values over each seed's part 0, or scale them to [0, 1] over all objects."""
         notes: list[str] = []
         known, values = attribute.known, attribute.values
         missing = ""
@@ -116,7 +116,7 @@ def select_objects(
 
 
 def standardized(values: Float[Tensor, "N C"], seen: Bool[Tensor, " N"]) -> Float[Tensor, "N C"]:
-    """Values minus the mean, divided by the deviation, of the rows that are seen."""
+    """Standardize values with the mean and deviation of the rows in `seen`."""
     if not seen.any() or not values.shape[1]:
         return values
     deviation, mean = torch.std_mean(values[seen], dim=0, correction=0)
@@ -124,7 +124,7 @@ def standardized(values: Float[Tensor, "N C"], seen: Bool[Tensor, " N"]) -> Floa
 
 
 def _is_constant(values: Float[Tensor, "N C"], seen: Bool[Tensor, " N"]) -> bool:
-    """Whether any number is constant in the rows that are seen."""
+    """Whether any number is constant in the rows in `seen`."""
     if not seen.any() or not values.shape[1]:
         return False
     return bool((values[seen].std(dim=0, correction=0) <= _MIN_DEVIATION).any())

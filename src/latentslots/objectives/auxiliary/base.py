@@ -1,4 +1,4 @@
-"""What losses that are added to denoising share.
+"""The interface of auxiliary losses, which are added to the denoising loss.
 
 Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent or token grid.
 """
@@ -23,16 +23,17 @@ class NoisyLatents(NamedTuple):
 
 @dataclass(frozen=True)
 class DenoisingContext:
-    """One denoising pass, as added losses see it.
+    """One denoising pass: the input of auxiliary losses.
 
     Attributes:
-        batch: The batch; entries override an added loss's own draws.
+        batch: The batch; entries override the random draws of a loss.
         slots: The slots of its images.
         attention: Slot attention of the last iteration, sums to 1 over K.
-        noisy: What the denoiser was trained on.
-        dropped: True for images that were denoised without their slots; `None` where none was.
-        condition: Slots to what the denoiser is conditioned on.
-        error: The denoiser's error per image (Eq. 5), for other latents, conditions or denoisers.
+        noisy: Noisy latents, timesteps and regression target of the pass.
+        dropped: True for images that were denoised without their slots; `None` without condition
+            dropout.
+        condition: Computes the conditioning of the denoiser from slots.
+        error: Computes the denoiser's error per image (Eq. 5), for example with other slots.
     """
 
     batch: dict[str, Any]
@@ -45,25 +46,25 @@ class DenoisingContext:
 
 
 class AuxiliaryLoss(ABC):
-    """A loss that is added to denoising.
+    """A loss that is added to the denoising loss.
 
-    It owns no weights: what learns belongs to the objective, which names it.
+    It owns no weights: trained parts belong to the objective, which lists them in `learned`.
     """
 
     @abstractmethod
     def loss(self, context: DenoisingContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the weighted term, and logs of what it is made of."""
+        """Compute the weighted loss, and logs of its unweighted parts."""
 
     def begin_step(self, step: int) -> None:  # noqa: B027  (few losses have a schedule)
-        """Set what changes in the course of training; `step` counts the steps taken so far."""
+        """Update what depends on the training step; `step` counts the steps taken so far."""
 
     def slot_noise(self, batch: dict[str, Any]) -> Float[Tensor, "B K D"] | None:
-        """Return the noise that the slots must start from, if it matters here."""
+        """Return the noise of the initial slots, if this loss requires a particular one."""
         return None
 
     def observe(self) -> AbstractContextManager[None]:
-        """Record what is needed of the denoiser while it runs."""
+        """Return a context in which the denoiser runs, to record what the loss needs of it."""
         return nullcontext()
 
     def reset(self) -> None:  # noqa: B027  (few losses keep anything)
-        """Discard what was kept for a backward pass."""
+        """Discard what was stored for a backward pass."""

@@ -1,7 +1,7 @@
-"""Contrast: slots of another image must denoise worse (CODA, Nguyen et al., 2026).
+"""Contrast: with slots of another image, denoising must be worse (CODA, Nguyen et al., 2026).
 
 https://arxiv.org/abs/2601.01224. The error with half of the slots from another image is
-subtracted; only slots learn from it.
+subtracted; only slots receive its gradients.
 
 Dimensions: B batch, P images of it that form pairs, K slots, D slot channels.
 """
@@ -24,7 +24,7 @@ class ContrastLoss(AuxiliaryLoss):
         unet: The denoiser.
         slot_encoder: Draws the initial slots.
         weight: Weight of the error.
-        start: Steps before it is added.
+        start: Steps before the loss is added.
 
     Raises:
         ValueError: If the weight is not above 0, or `start` is negative.
@@ -42,11 +42,11 @@ class ContrastLoss(AuxiliaryLoss):
         self.frozen_view = FrozenView()
 
     def begin_step(self, step: int) -> None:
-        """Start when it is time to."""
+        """Activate the loss from step `start` on."""
         self.active = step >= self.start
 
     def slot_noise(self, batch: dict[str, Any]) -> Float[Tensor, "B K D"] | None:
-        """Draw the same initial slots for both images of a pair, so that slot k means alike."""
+        """Draw the same initial slots for both images of a pair, so that their slots correspond."""
         if not self.active or self.slot_encoder.slot_log_std is None:
             return None
         return share_noise(self.slot_encoder.draw_noise(len(batch["pixel_values"])))
@@ -62,7 +62,7 @@ class ContrastLoss(AuxiliaryLoss):
         swapped = swap_slots(slots, chosen)
         condition = context.condition(swapped)
         own, registers = condition.states.tensor_split([slots.shape[1]], dim=1)
-        # Registers belong to the denoiser, which does not learn from this.
+        # Registers belong to the denoiser, which must not receive gradients of this loss.
         condition = condition._replace(states=torch.cat([own, registers.detach()], dim=1))
         pairs = NoisyLatents(*(part[: len(swapped)] for part in context.noisy))
         error = context.error(pairs, condition, unet=self.frozen_view.of(self.unet)).mean()
@@ -91,7 +91,7 @@ def swap_slots(
     Args:
         slots: Slots of a batch, whose image i forms a pair with image i + B // 2; the last image
             of an odd batch is left out.
-        chosen: Which are exchanged.
+        chosen: True for the slots that are exchanged.
     """
     half = len(slots) // 2
     pairs = slots[: 2 * half]

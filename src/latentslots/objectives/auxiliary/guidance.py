@@ -1,10 +1,9 @@
-"""Guidance: cross-attention of a pretrained denoiser is trained towards slot attention.
+"""Attention guidance: a denoiser's cross-attention is trained to agree with slot attention.
 
 After SlotAdapt (Akan and Yemez, 2025, https://arxiv.org/abs/2501.15878), whose authors describe
 such a loss in words; its exact form here is ours. Gradients reach slots through the queries and
-keys of cross-attention, not through slot attention, which is the target: were both to learn, the
-nearest they can come to each other is one slot for everything, and they go there
-(docs/lab-notes.md).
+keys of cross-attention, not through slot attention, which is the target. If both were trained, they
+would converge to their best agreement, in which one slot takes everything (docs/lab-notes.md).
 
 Dimensions: B batch, K slots, N tokens, S conditioning vectors, h w rows and columns.
 """
@@ -28,10 +27,10 @@ class GuidanceLoss(AuxiliaryLoss):
     Args:
         unet: The denoiser.
         weight: Weight of the distance.
-        blocks: Blocks of the denoiser whose cross-attention it is; all when empty.
+        blocks: Blocks of the denoiser whose cross-attention is compared; all when empty.
 
     Raises:
-        ValueError: If the weight is not above 0, or the denoiser has no block of a name.
+        ValueError: If the weight is not above 0, or the denoiser lacks one of the blocks.
     """
 
     def __init__(
@@ -48,8 +47,8 @@ class GuidanceLoss(AuxiliaryLoss):
     def observe(self) -> Iterator[None]:
         """Record cross-attention while the denoiser runs.
 
-        With gradient checkpointing, the backward pass computes the layers once more and must find
-        them recording, so that recording goes on, but keeps nothing.
+        With gradient checkpointing, the backward pass computes the layers once more and requires
+        the same operations, so recording continues, but stores nothing.
         """
         recorded = start_recording(self.unet, self.blocks)
         yield
@@ -60,7 +59,7 @@ class GuidanceLoss(AuxiliaryLoss):
             stop_recording(self.unet)
 
     def reset(self) -> None:
-        """Stop recording for a backward pass."""
+        """Stop the recording that a backward pass requires."""
         stop_recording(self.unet)
         self.layers = []
 
@@ -83,15 +82,15 @@ def attention_distance(
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy between cross-attention and slot attention, averaged over tokens.
 
-    It compares a slot's share of a token's cross-attention to all slots with its share of that
-    place in slot attention, which is held fixed.
+    For each token, a slot's share of the cross-attention to all slots is compared with its share of
+    slot attention at that place, which is held fixed.
 
     Args:
         layers: Cross-attention of the denoiser's layers, `[B, N, S]` each; of the S vectors the
             first K are slots.
         masks: Slot attention.
-        grids: Rows and columns of every number of tokens.
-        weights: How much each image counts.
+        grids: Rows and columns by number of tokens.
+        weights: Weight of each image.
     """
     weights = weights / weights.sum().clamp(min=1e-6)
     total = masks.new_zeros((), dtype=torch.float32)

@@ -1,9 +1,9 @@
 """The patch decoder's loss: slots must also reconstruct the image's colors, patch by patch.
 
-A denoiser hardly depends on which slot holds what; an MLP that mixes slots cell by cell does, so
-that slots become objects (docs/lab-notes.md). Which slot explains which patch can also train the
+A denoiser works almost equally well whichever slot represents what; an MLP that mixes slots cell by
+cell does not, so it makes slots bind to objects (docs/lab-notes.md). Its masks can also train the
 slots' attention, as in SPOT (Kakogeorgiou et al., 2024, https://arxiv.org/abs/2312.00648), but
-with soft masks, informed by the image, and from the first step on, without a trained teacher.
+with soft masks that depend on the image, and from the first step on, without a trained teacher.
 
 Dimensions: B batch, K slots, D slot channels, h w token grid, N cells.
 """
@@ -31,8 +31,8 @@ class PatchLoss(AuxiliaryLoss):
         distillation_weight: Weight of the cross-entropy from its responsibilities, which are held
             fixed, to the attention; 0 for none.
         patch_size: Pixels per side of a patch.
-        plain_steps: Steps for which each slot has one color; over as many again it becomes free to
-            have another one at each place. 0: it is free from the start.
+        plain_steps: Steps in which each slot has one color; over as many further steps, the color
+            gradually becomes free to vary with the position. 0: it is free from the start.
         resolution: Pixels per side of the images.
 
     Raises:
@@ -68,7 +68,7 @@ class PatchLoss(AuxiliaryLoss):
         self.plain_steps = plain_steps
 
     def begin_step(self, step: int) -> None:
-        """Free the colors, once slots have had time to separate."""
+        """Let colors vary with the position once slots have had time to separate."""
         plain = self.plain_steps
         freedom = 1.0 if plain == 0 else min(1.0, max(0.0, step / plain - 1))
         self.patch_decoder.freedom.fill_(freedom)
@@ -104,7 +104,7 @@ def mask_cross_entropy(
     """Cross-entropy of soft masks from target masks, in nats per cell.
 
     A cell is weighted by the certainty of its target, from 0 (all slots alike) to 1 (one slot):
-    uniform targets teach nothing.
+    uniform targets contain no information.
     """
     entropy = -(targets * targets.clamp(min=1e-9).log()).sum(dim=1)
     certainty = 1 - entropy / math.log(max(targets.shape[1], 2))

@@ -65,11 +65,11 @@ class Gallery:
         return list(images)
 
     def generators(self) -> list[Generator]:
-        """The generator of each image's starting noise, at its start."""
+        """Fresh generators of the images' starting noise, one per image."""
         return [Generator().manual_seed(self.seed + i) for i in range(len(self.scenes))]
 
     def images(self) -> list[Image.Image]:
-        """The images as the model sees them."""
+        """The images as the model receives them: resized and cropped."""
         return [to_pil(pixels) for pixels in self.pixel_values]
 
     def masks(self) -> list[Tensor]:
@@ -78,9 +78,9 @@ class Gallery:
         return [upsample_masks(scene.masks, (height, width)).cpu() for scene in self.scenes]
 
     def objects(self) -> list[int]:
-        """For each scene the largest slot after the background.
+        """For each scene the largest slot other than the background.
 
-        A pixel counts by the value of its mask.
+        The size of a slot is the sum of its mask over the pixels in which it is the largest.
         """
         largest = []
         for masks in self.masks():
@@ -92,7 +92,7 @@ class Gallery:
 
     def show(self, page: Page) -> None:
         """Add segmentations, reconstructions and edits to a page."""
-        page.heading("What it sees")
+        page.heading("What it finds in images")
         self.show_slots(page)
         self._show_edits(page)
 
@@ -127,7 +127,7 @@ class Gallery:
         )
 
     def without_object(self) -> list[Image.Image]:
-        """Each image without its object. A scene of one slot stays as it is."""
+        """Each image without its largest object. A scene of one slot stays as it is."""
         pairs = zip(self.scenes, self.objects(), strict=True)
         return self.edit(
             [
@@ -137,7 +137,7 @@ class Gallery:
         )
 
     def with_next_object(self) -> list[Image.Image]:
-        """Each image with the next one's object in the place of its own."""
+        """Each image with its largest object replaced by that of the next image."""
         pairs = list(zip(self.scenes, self.objects(), strict=True))
         return self.edit(
             [
@@ -147,7 +147,7 @@ class Gallery:
         )
 
     def on_next_background(self) -> list[Image.Image]:
-        """Each image on the next one's background."""
+        """Each image with its background replaced by that of the next image."""
         others = [*self.scenes[1:], self.scenes[0]]
         return self.edit(
             [
@@ -157,7 +157,7 @@ class Gallery:
         )
 
     def edit(self, edits: Sequence[SlotEdit]) -> list[Image.Image]:
-        """The images after an edit of each."""
+        """Apply one edit to each image."""
         out = self.pipe.edit(
             (self.pixel_values + 1) / 2,
             SlotEdit.batch(edits),
@@ -178,10 +178,10 @@ def show_concepts(
     """Add a concept library of a data set, and images of scenes composed of it, to a page.
 
     Args:
-        page: Gets two sections.
+        page: The page, to which two sections are added.
         pipe: The model.
         dataset: Images to collect slots from.
-        seed: Of everything random.
+        seed: Seed of slot noise, of clustering, and of all draws.
     """
     library = ConceptLibrary.fit(pipe, dataset, NUM_CONCEPTS, seed=seed, progress=False)
     page.heading("A library of concepts")

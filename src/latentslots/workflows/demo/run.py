@@ -18,7 +18,7 @@ CLUSTERINGS = {7: 25.0, 11: 100.0}
 inference, and for each the weight of position that `latentslots evaluate bundled --data data/scenes
 --baselines --tune-split train` chooses."""
 TITLE = "Objects, found without labels"
-"""Of the page, by which an earlier demo is recognized."""
+"""Title of the page, by which an earlier demo is recognized."""
 COLUMNS = ("", "FG-ARI", "ARI", "mIoU", "mBO")
 SCORES = ("fg_ari", "ari", "miou_objects", "mbo_objects")
 
@@ -30,8 +30,8 @@ def run_demo(
 
     Args:
         output_dir: The folder of the page; an earlier demo there is replaced.
-        train_minutes: Also train a new model for so long, on other images.
-        seed: Of slot noise, of the noise that sampling starts from, and of the new model.
+        train_minutes: Also train a new model for this many minutes, on other images.
+        seed: Seed of slot noise, of the noise that sampling starts from, and of the new model.
 
     Returns:
         Scores by row of the table.
@@ -47,7 +47,7 @@ def run_demo(
     pipe.set_progress_bar_config(disable=True)
     scenes = load_dataset("bundled", split="validation")
     _clear(output_dir)
-    # By which an interrupted demo is recognized.
+    # With this page, an interrupted demo is recognized as one, and replaced by the next.
     Page(TITLE, "This page is being made.").save(output_dir / "index.html")
 
     reports = {

@@ -24,7 +24,7 @@ from latentslots.workflows.demo.gallery import Gallery
 
 IMAGES = "nlvr"
 CREDIT = (
-    "The model trained here saw 1,500 images of NLVR (Suhr, Lewis, Yeh and Artzi, ACL 2017, "
+    "The model here was trained on 1,500 images of NLVR (Suhr, Lewis, Yeh and Artzi, ACL 2017, "
     "lil-lab/nlvr), CC-BY-4.0, resized to 64 px."
 )
 NUM_CLUSTERS = 9
@@ -34,7 +34,7 @@ POSITION_WEIGHT = 100.0
 def training_config(minutes: float, latents_dir: Path) -> TrainConfig:
     """The recipe `lsd-nlvr-64` for minutes instead of hours.
 
-    Slots are not merged: in the first minutes all have the same mask, and would become one.
+    Slots are not merged: in the first minutes all have the same mask, and all would be merged.
     """
     config = recipe("lsd-nlvr-64")
     assert isinstance(config.method, LSDConfig)
@@ -63,7 +63,7 @@ def train_fresh_model(
         output_dir: Folder of the run and its latents.
         page: The page.
         minutes: How long to train.
-        seed: Of the weights, of everything random in training, and of slot noise.
+        seed: Seed of the weights, of all draws in training, and of slot noise.
 
     Returns:
         Scores on the bundled validation images: of the trained model, of the same model untrained,
