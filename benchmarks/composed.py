@@ -1,4 +1,4 @@
-"""Why slots of composed scenes are not found again: backgrounds, their light, and the sampler.
+"""Why slots of composed scenes are not found again: backgrounds, their brightness, and the sampler.
 
 latentslots concepts fit bundled --data data/scenes --num-concepts 32 --output-dir runs/concepts
 python benchmarks/composed.py bundled runs/concepts data/scenes
@@ -18,7 +18,7 @@ from latentslots.pipelines.sampling import sample_images
 
 
 def brightness(images: Tensor) -> Tensor:
-    """The median over an image `[B, 3, H, W]` in [0, 1]: that of the background, the largest."""
+    """Median over an image `[B, 3, H, W]` in [0, 1]: that of the background, its largest part."""
     return images.flatten(2).median(dim=2).values.mean(dim=1)
 
 

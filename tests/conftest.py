@@ -1,4 +1,4 @@
-"""One thread, no network, nothing left in the home directory, and tiny models for everyone.
+"""One thread, no network, nothing written to the home directory, and tiny models for all tests.
 
 Session fixtures are shared: a test that changes weights takes `tiny_objective`, or builds its own
 with `tests.tiny`.

@@ -52,7 +52,7 @@ def put(values: dict[str, Any], path: str, value: Any) -> None:
     values[last] = value
 
 
-def test_goes_round_through_a_file(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_file_round_trip_keeps_everything(config: TrainConfig, tmp_path: Path) -> None:
     file = tmp_path / "train_config.json"
     file.write_text(dumps(config))
     assert load_config(file) == config
@@ -66,18 +66,18 @@ def test_is_plain_json_that_names_its_method(values: dict[str, Any]) -> None:
     assert to_dict(TrainConfig(method=AutoencoderConfig()))["method"]["kind"] == "autoencoder"
 
 
-def test_tuples_come_back_as_tuples(values: dict[str, Any]) -> None:
+def test_tuples_are_loaded_as_tuples(values: dict[str, Any]) -> None:
     loaded = from_dict(values)
     assert loaded.method.unet.attention_levels == (False, True)
     assert hash(loaded) == hash(from_dict(values))
 
 
-def test_what_is_left_out_has_its_default() -> None:
+def test_missing_keys_have_their_defaults() -> None:
     loaded = from_dict({"method": {"kind": "lsd", "num_slots": 3}})
     assert loaded == TrainConfig(method=LSDConfig(num_slots=3))
 
 
-def test_a_whole_number_is_a_fine_float() -> None:
+def test_an_integer_is_accepted_as_a_float() -> None:
     loaded = from_dict({"method": {"kind": "lsd", "snr_gamma": 5}})
     assert loaded.method.snr_gamma == 5.0
     assert isinstance(loaded.method.snr_gamma, float)
@@ -123,7 +123,7 @@ def test_a_whole_number_is_a_fine_float() -> None:
         ("method.unet.attention_levels", [0, 1], r"attention_levels\[0\] must be bool, got 0"),
     ],
 )
-def test_what_does_not_fit_is_named(
+def test_values_that_do_not_fit_are_named(
     values: dict[str, Any], path: str, value: Any, message: str
 ) -> None:
     put(values, path, value)
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_named(
         from_dict(values)
 
 
-def test_a_method_is_needed() -> None:
+def test_a_method_is_required() -> None:
     with pytest.raises(ConfigError, match=r"incomplete: .*'method'"):
         from_dict({})
 
@@ -174,7 +174,7 @@ def test_differences_are_named_with_both_values(config: TrainConfig) -> None:
         (b"[]", r"a config must be an object with keys, got \[\]"),
     ],
 )
-def test_a_file_that_is_no_config_is_named(
+def test_a_file_that_is_not_a_config_is_named(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     file = tmp_path / "c.json"
@@ -184,7 +184,7 @@ def test_a_file_that_is_no_config_is_named(
         load_config(file)
 
 
-def test_it_knows_nothing_of_these_configs_in_particular() -> None:
+def test_any_dataclass_can_be_read() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Inner:
         ratio: float = 0.5

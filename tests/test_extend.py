@@ -1,4 +1,4 @@
-"""A method from outside of the package: the one of docs/extend.md, trained, saved, scored."""
+"""A method from outside the package: that of docs/extend.md, trained, saved and scored."""
 
 import importlib
 import json

@@ -116,7 +116,7 @@ def test_the_denoisers_positions_keep_their_names(
     assert set(tiny_pipeline.encoder.state_dict()) >= {"stem.weight", "unet.conv_in.weight"}
 
 
-def test_a_folder_from_before_there_were_patch_decoders_loads(
+def test_a_folder_without_an_entry_for_the_patch_decoder_loads(
     tiny_pipeline_dir: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_pipeline_dir, tmp_path / "old")
@@ -128,7 +128,7 @@ def test_a_folder_from_before_there_were_patch_decoders_loads(
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
-def test_files_have_the_permissions_that_the_umask_asks_for(
+def test_files_have_the_permissions_of_the_umask(
     tiny_pipeline: LatentSlotDiffusionPipeline, tmp_path: Path, umask: int, mode: int
 ) -> None:
     """safetensors alone would write files that nobody else can read."""

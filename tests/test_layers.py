@@ -1,4 +1,4 @@
-"""Who may import whom (CONTRIBUTING.md), checked on every import, also inside functions."""
+"""Which modules may import which (CONTRIBUTING.md), for all imports, also inside functions."""
 
 import ast
 import sys
@@ -139,7 +139,7 @@ def graph(depth: int | None) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("depth", [None, 1, 2])
-def test_there_is_no_circle(depth: int | None) -> None:
+def test_there_are_no_circular_imports(depth: int | None) -> None:
     """Neither among files, nor among folders, nor among the rooms of `data` and the like."""
     tuple(TopologicalSorter(graph(depth)).static_order())
 
@@ -174,7 +174,7 @@ def test_there_is_no_circle(depth: int | None) -> None:
     ],
 )
 @pytest.mark.parametrize("indent", ["", "def f():\n    ", "if TYPE_CHECKING:\n    "])
-def test_the_checker_finds(file: str, line: str, expected: str, indent: str) -> None:
+def test_the_checker_reports_violations(file: str, line: str, expected: str, indent: str) -> None:
     (found,) = violations(file, f"import os\n{indent}{line}\n")
     assert found.startswith(file)
     assert expected in found
@@ -198,5 +198,5 @@ def test_the_checker_finds(file: str, line: str, expected: str, indent: str) -> 
         ("__init__.py", "from latentslots.training.run import train"),
     ],
 )
-def test_the_checker_lets_pass(file: str, line: str) -> None:
+def test_the_checker_accepts_allowed_imports(file: str, line: str) -> None:
     assert violations(file, line) == []

@@ -60,7 +60,7 @@ def test_the_names_are_the_expected_ones() -> None:
         "latentslots.training",
     ],
 )
-def test_every_name_of_all_is_there(package: str) -> None:
+def test_every_name_of_all_exists(package: str) -> None:
     module = importlib.import_module(package)
     assert len(set(module.__all__)) == len(module.__all__)
     for name in module.__all__:

@@ -156,11 +156,11 @@ def leaves(cls: type, where: str = "") -> Iterator[str]:
             yield path
 
 
-def test_goes_round_through_json(config: TrainConfig) -> None:
+def test_a_json_round_trip_keeps_everything(config: TrainConfig) -> None:
     assert from_dict(json.loads(dumps(config))) == config
 
 
-def test_says_what_it_is(config: TrainConfig) -> None:
+def test_its_docstring_states_cost_and_result(config: TrainConfig) -> None:
     name = next(name for name, function in RECIPES.items() if function() == config)
     summary, _, rest = inspect.getdoc(RECIPES[name]).partition("\n")
     assert summary.endswith(".")
@@ -170,7 +170,7 @@ def test_says_what_it_is(config: TrainConfig) -> None:
 @pytest.mark.parametrize(
     "name", ["lsd-clevr", "lsd-clevr-mix", "lsd-clevrtex", "lsd-ffhq", "lsd-movi-c"]
 )
-def test_says_what_the_paper_did_not(name: str) -> None:
+def test_its_docstring_states_which_hyper_parameters_are_unknown(name: str) -> None:
     said = inspect.getdoc(RECIPES[name])
     assert "nknown" in said
     ours = said.partition("ours")[2]
@@ -197,7 +197,7 @@ def test_an_unknown_recipe_is_named_with_the_nearest_and_with_all() -> None:
         recipe("zzz")
 
 
-def test_every_knob_was_decided_on() -> None:
+def test_every_knob_is_in_the_reviewed_list() -> None:
     """Adding one is a change of tests/config_leaves.txt, which someone reviews."""
     assert list(leaves(TrainConfig)) == LEAVES.read_text().splitlines()
 
@@ -216,7 +216,7 @@ def test_every_knob_is_documented() -> None:
             assert lines[place + 1].startswith('    """'), name
 
 
-def test_builds_what_it_says(small: TrainConfig) -> None:
+def test_builds_the_parts_of_its_config(small: TrainConfig) -> None:
     objective = build_objective(small)
     method = small.method
     if isinstance(method, AutoencoderConfig):
@@ -375,7 +375,7 @@ def test_a_resolution_that_the_dvae_does_not_divide_is_named(
         build_objective(config)
 
 
-def test_dinosaur_takes_the_other_decoder(
+def test_dinosaur_accepts_the_transformer_decoder(
     scenes_store: Path, tiny_vae_dir: Path, tiny_vit_dir: Path
 ) -> None:
     config = recipe("dinosaur-coco")
@@ -399,7 +399,7 @@ def stable(scenes_store: Path, tiny_vit_dir: Path, tiny_diffusion_dir: Path) -> 
     )
 
 
-def test_slots_cannot_be_contrasted_with_those_of_no_other_image(stable: TrainConfig) -> None:
+def test_the_contrastive_loss_requires_two_images_per_batch(stable: TrainConfig) -> None:
     with pytest.raises(ValueError, match="train_batch_size must be at least 2, got 1"):
         build_objective(replace(stable, train_batch_size=1))
 
@@ -416,7 +416,7 @@ def test_slots_cannot_be_contrasted_with_those_of_no_other_image(stable: TrainCo
         ),
     ],
 )
-def test_what_does_not_fit_stable_lsd_is_named(
+def test_options_that_do_not_fit_stable_lsd_are_named(
     stable: TrainConfig, changes: dict[str, Any], message: str
 ) -> None:
     changed = {name: value for name, value in changes.items() if name != "resolution"}

@@ -1,4 +1,4 @@
-"""What release 0.1 wrote loads, and its run is resumed as if nothing had changed."""
+"""Files of release 0.1 load, and its run is resumed as by release 0.1."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_store_loads_and_is_whole() -> None:
+def test_a_store_loads_and_is_complete() -> None:
     assert len(load_dataset(WRITTEN / "store", split="train")) == 12
     assert verify(WRITTEN / "store") == []
 
@@ -63,7 +63,7 @@ def test_a_concept_library_loads_and_composes(here: Path) -> None:
     assert (here / "out" / "scene_0001.png").is_file()
 
 
-def test_slots_of_a_segmented_picture_are_edited(here: Path) -> None:
+def test_slots_of_a_segmented_image_are_edited(here: Path) -> None:
     slots = "segmented/slots.safetensors"
     words = ["edit", "run", "scene.png", "--slots", slots, "--remove", "1", "--output-dir", "out"]
     assert main([*words, "--num-inference-steps", "2"]) == 0

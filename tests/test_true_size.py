@@ -23,7 +23,7 @@ SIMILAR = ("stable-lsd-movi-e", "stable-lsd-voc")
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in SIMILAR else ()) for name in FULL_SIZE],
 )
-def test_builds_and_gradients_reach_all_trained_parameters(name: str) -> None:
+def test_it_builds_and_gradients_reach_all_trained_parameters(name: str) -> None:
     config = recipe(name)
     objective = memory.full_size(config)
     sizes = {k: sum(p.numel() for p in part.parameters()) for k, part in objective.named_children()}

@@ -142,7 +142,7 @@ def test_number_and_merging_of_slots_may_be_changed(
     assert "merge_overlap must be at least 0 and below 1, got 1.5" in capsys.readouterr().err
 
 
-def test_baselines_stand_beside_the_model(
+def test_baselines_are_reported_beside_the_model(
     tiny_pipeline_dir: Path, scenes_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["evaluate", str(tiny_pipeline_dir), "--data", str(scenes_store), "--baselines"]

@@ -192,7 +192,7 @@ class TestEdit:
         found = self.edit(model, images_dir / "p0.png", tmp_path / "out", "--remove", "2")
         torch.testing.assert_close(found["after"], found["before"][:, [0, 1, 3]])
 
-    def test_several_edits_go_by_the_numbers_before(
+    def test_several_edits_use_the_slot_numbers_before_the_edit(
         self, model: str, images_dir: Path, tmp_path: Path
     ) -> None:
         other = images_dir / "p1.png"
@@ -203,7 +203,7 @@ class TestEdit:
         expected = torch.cat([found["before"][:, 1:3], theirs[:, [1, 2]]], dim=1)
         torch.testing.assert_close(found["after"], expected)
 
-    def test_a_pixel_names_a_slot(
+    def test_a_pixel_selects_a_slot(
         self, model: str, images_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         out = tmp_path / "out"

@@ -128,7 +128,7 @@ def test_out_of_memory_is_one_sentence(
     assert error.count("\n") == 1
 
 
-def test_a_bug_of_ours_is_not_blamed_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_not_reported_as_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     name = command_that_raises(RuntimeError("a and b must have the same size"), monkeypatch)
     with pytest.raises(RuntimeError, match="must have the same size"):
         main([name])

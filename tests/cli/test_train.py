@@ -1,4 +1,4 @@
-"""`latentslots train`, as it is typed."""
+"""`latentslots train` on the command line."""
 
 import re
 import signal
@@ -34,7 +34,7 @@ def knobs(tmp_path_factory: pytest.TempPathFactory, tiny_vae_dir: Path) -> list[
     return [*words, "--method.unet.attention-levels", "True"]
 
 
-def test_a_run_from_its_name_to_its_end(
+def test_a_whole_run_of_a_recipe(
     knobs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Progress goes to stderr; stdout is the run folder, for a script to use."""
@@ -76,7 +76,7 @@ def test_a_folder_of_photos(
     capsys.readouterr()
 
 
-def test_flags_go_over_the_recipe() -> None:
+def test_flags_override_the_recipe() -> None:
     flags = ["--method.num-slots", "7", "--optim.learning_rate", "0.5", "--method.unet.position"]
     options, config = parse(recipe("lsd-smoke"), "out", [*flags, "none", "--data.random-flip"])
     assert isinstance(config.method, LSDConfig)
@@ -153,7 +153,7 @@ def test_an_unknown_key_is_named_with_the_nearest(
     assert "unknown config key 'method.num_slot'; the nearest known one is 'num_slots'" in said
 
 
-def test_a_config_of_ones_own_needs_a_folder(
+def test_a_config_file_requires_an_output_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "config.json"
@@ -161,7 +161,7 @@ def test_a_config_of_ones_own_needs_a_folder(
     assert "--output-dir is required" in refused(["--config", str(file)], capsys)
 
 
-def test_an_existing_run_is_left_alone(
+def test_an_existing_run_is_not_changed(
     knobs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "train_config.json").write_text("{}")
@@ -169,7 +169,7 @@ def test_an_existing_run_is_left_alone(
     assert "already contains a run: add --resume" in refused(arguments, capsys)
 
 
-def test_an_unknown_flag_comes_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_flag_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["train", "lsd-smoke", "--method.num-slot", "4"])
     assert left.value.code == 2

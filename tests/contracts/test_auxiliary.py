@@ -1,4 +1,4 @@
-"""Guidance and contrast: their values against their definitions, and where gradients flow."""
+"""Attention guidance and the contrastive loss: values against definitions, and gradients."""
 
 from typing import Any
 
@@ -49,11 +49,11 @@ class TestContrastive:
         assert torch.equal(flags[:4], flags[4:])
         assert len({tuple(row) for row in flags[:4].tolist()}) > 1  # each pair has its own
 
-    def test_pairs_start_alike(self) -> None:
+    def test_noise_is_shared_within_pairs(self) -> None:
         noise = share_noise(torch.arange(5.0).view(5, 1, 1))
         assert noise.flatten().tolist() == [0, 1, 0, 1, 4]
 
-    def test_it_is_the_error_with_the_other_images_slots(self, batch: dict[str, Tensor]) -> None:
+    def test_it_is_the_error_with_slots_of_the_other_image(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_stable_lsd(contrastive_weight=0.25)
         plain, _ = objective(batch)
         objective.begin_step(0)
@@ -100,19 +100,19 @@ class TestContrastive:
             gradients.append(objective.slot_encoder.registers.grad)
         torch.testing.assert_close(gradients[1], gradients[0])
 
-    def test_it_begins_when_it_shall(self, batch: dict[str, Tensor]) -> None:
+    def test_it_begins_at_its_first_step(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_stable_lsd(contrastive_weight=0.1, contrastive_start=7)
         for step, begun in ((0, False), (6, False), (7, True), (100, True)):
             objective.begin_step(step)
             assert ("contrastive_loss" in objective(batch)[1]) == begun
 
-    def test_an_image_alone_has_none_to_exchange_with(self, batch: dict[str, Tensor]) -> None:
+    def test_a_batch_of_one_image_has_no_contrastive_loss(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_stable_lsd(contrastive_weight=0.1)
         objective.begin_step(0)
         alone = {name: values[:1] for name, values in batch.items()}
         assert "contrastive_loss" not in objective(alone)[1]
 
-    def test_images_of_a_pair_start_alike_while_it_lasts(self, batch: dict[str, Tensor]) -> None:
+    def test_pairs_share_slot_noise_once_it_has_begun(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_stable_lsd(contrastive_weight=0.1)
         del batch["slot_noise"]
         assert objective.slot_noise(batch) is None
@@ -123,7 +123,7 @@ class TestContrastive:
 
 
 class TestGuidance:
-    def test_it_is_least_where_both_say_the_same(self) -> None:
+    def test_it_is_lowest_where_both_attentions_agree(self) -> None:
         masks = torch.tensor([[[0.9, 0.2], [0.5, 0.7]], [[0.1, 0.8], [0.5, 0.3]]])[None]
         same = masks.flatten(2).transpose(1, 2)
         registers = torch.full((1, 4, 3), 2.0)  # what is looked at beside the slots
@@ -134,7 +134,7 @@ class TestGuidance:
         other = attention_distance([same.flip(2)], masks, {4: (2, 2)}, torch.ones(1))
         assert other > entropy
 
-    def test_slot_attention_teaches_and_does_not_learn(self) -> None:
+    def test_slot_attention_is_a_fixed_target(self) -> None:
         """One slot for everything would else be the nearest that both can come to each other."""
         logits = torch.randn(1, 3, 4, requires_grad=True)
         layer = torch.randn(1, 4, 3, requires_grad=True)
@@ -172,7 +172,7 @@ class TestGuidance:
         assert gradient.abs().max() == 0
 
     @pytest.mark.parametrize("registers", ["none", "empty-prompt"])
-    def test_it_is_of_the_blocks_that_are_named(
+    def test_it_uses_the_blocks_of_the_option(
         self, batch: dict[str, Tensor], registers: str
     ) -> None:
         objective = tiny_stable_lsd(guidance_weight=0.5, registers=registers)
@@ -208,7 +208,7 @@ class TestGuidance:
 
         torch.testing.assert_close(gradients(checkpoint=checkpointing), gradients(checkpoint=False))
 
-    def test_nothing_is_recorded_outside_of_training(self, batch: dict[str, Tensor]) -> None:
+    def test_nothing_is_recorded_outside_training(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_stable_lsd(guidance_weight=0.5).train()
         objective.unet.enable_gradient_checkpointing()
         objective(batch)[0].backward()
@@ -217,7 +217,7 @@ class TestGuidance:
         objective.eval()
         assert not recorders(objective)
 
-    def test_a_block_that_is_not_there_is_named(self) -> None:
+    def test_a_missing_block_is_named(self) -> None:
         with pytest.raises(ValueError, match=r"no block up_blocks\.7 .*up_blocks\.1"):
             tiny_stable_lsd(guidance_weight=0.5, guidance_blocks=("up_blocks.7",))
 

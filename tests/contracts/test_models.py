@@ -226,7 +226,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
-def test_saved_and_loaded_it_computes_the_same(
+def test_a_saved_and_loaded_model_computes_the_same(
     case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model, inputs = case.model(), case.inputs(2, 16, 16)
@@ -391,7 +391,7 @@ def test_an_encoder_saved_before_the_stem_had_a_width_is_still_the_same_model(
     assert model_fingerprint(tiny_encoder(stem_channels=6)) != model_fingerprint(encoder)
 
 
-def test_the_encoder_sees_the_whole_image() -> None:
+def test_features_of_the_encoder_depend_on_the_whole_image() -> None:
     pixels = torch.zeros(1, 3, 32, 32, requires_grad=True)
     tiny_encoder()(pixels)[0, :, 0, 0].sum().backward()
     assert pixels.grad[0, :, -1, -1].any()
@@ -403,7 +403,7 @@ def test_the_residual_encoder_divides_the_image_evenly(factor: int) -> None:
     assert encoder(torch.zeros(1, 3, 48, 24)).shape == (1, 16, 48 // factor, 24 // factor)
 
 
-def test_the_residual_encoder_sees_the_neighborhood_alone() -> None:
+def test_features_of_the_residual_encoder_depend_on_their_neighborhood_alone() -> None:
     """Without its normalizations, through which every pixel has a small effect everywhere."""
     encoder = tiny_residual_encoder(downscale_factor=1, dilations=(1, 3))
     for part in (*encoder.blocks, encoder):

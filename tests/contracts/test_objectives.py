@@ -107,7 +107,7 @@ def batch(pixel_values: Tensor) -> dict[str, Tensor]:
 
 
 class TestEveryObjective:
-    def test_the_loss_is_finite_and_reaches_all_that_learns(
+    def test_the_loss_is_finite_and_gradients_reach_every_trained_parameter(
         self, objective: Objective, pixel_values: Tensor
     ) -> None:
         loss, logs = objective({"pixel_values": pixel_values.repeat(4, 1, 1, 1)})
@@ -123,7 +123,7 @@ class TestEveryObjective:
         ]
         assert untouched == []
 
-    def test_what_is_frozen_stays_as_it_is(
+    def test_frozen_parameters_do_not_change(
         self, objective: Objective, pixel_values: Tensor
     ) -> None:
         trained = set(objective.trained_parameters())
@@ -172,7 +172,7 @@ class TestEveryObjective:
         enough = 0.95 if isinstance(getattr(objective, "unet", None), StableDiffusionUNet) else 0.8
         assert losses[-1] < enough * losses[0]
 
-    def test_what_was_learned_can_be_put_back(
+    def test_the_trained_state_can_be_loaded(
         self, objective: Objective, batch: dict[str, Tensor]
     ) -> None:
         state = {name: tensor.clone() for name, tensor in objective.trained_state().items()}
@@ -190,7 +190,7 @@ class TestEveryObjective:
         objective.load_trained_state(state)
         torch.testing.assert_close(objective.trained_state(), state, atol=0, rtol=0)
 
-    def test_what_does_not_fit_is_not_put_back(self, objective: Objective) -> None:
+    def test_a_trained_state_that_does_not_fit_is_refused(self, objective: Objective) -> None:
         state = objective.trained_state()
         name = next(iter(state))
         with pytest.raises(RuntimeError, match=r"Missing key"):
@@ -215,7 +215,9 @@ class TestLatentSlotDiffusion:
         sample = posterior.mean + posterior.std * batch["posterior_noise"]
         torch.testing.assert_close(objective.latents(batch), 0.8 * sample)
 
-    def test_a_shift_of_the_vae_is_taken_off_and_put_back(self, batch: dict[str, Tensor]) -> None:
+    def test_the_shift_of_the_vae_is_subtracted_and_added_again(
+        self, batch: dict[str, Tensor]
+    ) -> None:
         objective = tiny_lsd()
         plain = objective.latents(batch)
         objective.vae.register_to_config(shift_factor=0.5)
@@ -243,7 +245,7 @@ class TestLatentSlotDiffusion:
             monkeypatch.setattr(objective.vae, "encode", None)  # it must not be needed
         torch.testing.assert_close(objective(batch)[0], live)
 
-    def test_an_average_slot_costs_nothing_where_there_is_one_slot(
+    def test_the_loss_from_the_average_slot_differs_unless_there_is_one_slot(
         self, pixel_values: Tensor
     ) -> None:
         def losses(num_slots: int) -> dict[str, Tensor]:
@@ -275,7 +277,7 @@ class TestLatentSlotDiffusion:
             expected, _ = objective({**batch, "dropped": torch.full((4,), dropped)})
             torch.testing.assert_close(found[name].mean(), expected)
 
-    def test_without_latents_or_vae_it_says_so(self, batch: dict[str, Tensor]) -> None:
+    def test_a_missing_vae_is_named_if_there_are_no_latents(self, batch: dict[str, Tensor]) -> None:
         objective = tiny_lsd()
         objective.vae = None
         with pytest.raises(ValueError, match="needs a VAE"):
@@ -307,7 +309,7 @@ class TestLatentSlotDiffusion:
         torch.testing.assert_close(objective(batch)[0], expected, rtol=1e-3, atol=1e-4)
 
     @pytest.mark.parametrize("num_registers", [0, 2])
-    def test_a_dropped_image_is_not_seen(
+    def test_the_loss_of_a_dropped_image_does_not_depend_on_its_slots(
         self, batch: dict[str, Tensor], num_registers: int
     ) -> None:
         objective = tiny_lsd(condition_dropout=0.5, num_registers=num_registers)
@@ -320,7 +322,7 @@ class TestLatentSlotDiffusion:
             assert torch.allclose(*losses, rtol=1e-6) == blind
 
     @pytest.mark.parametrize("num_registers", [0, 2])
-    def test_only_dropped_images_are_not_seen(
+    def test_gradients_reach_exactly_the_images_that_are_not_dropped(
         self, batch: dict[str, Tensor], num_registers: int
     ) -> None:
         objective = tiny_lsd(condition_dropout=0.5, num_registers=num_registers)
@@ -331,19 +333,23 @@ class TestLatentSlotDiffusion:
         loss.backward()
         assert pixel_values.grad.flatten(1).any(dim=1).tolist() == [False, True, False, True]
 
-    def test_images_are_dropped_as_often_as_asked(self, pixel_values: Tensor) -> None:
+    def test_the_share_of_dropped_images_is_the_condition_dropout(
+        self, pixel_values: Tensor
+    ) -> None:
         objective = tiny_lsd(condition_dropout=0.25)
         batch = {"pixel_values": pixel_values.repeat(500, 1, 1, 1)}
         share = objective.drop(batch).float().mean().item()
         assert share == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 2000))
         assert tiny_lsd().drop(batch) is None
 
-    def test_condition_dropout_is_a_share(self) -> None:
+    def test_condition_dropout_out_of_range_is_refused(self) -> None:
         for share in (-0.1, 1.0):
             with pytest.raises(ValueError, match=rf"in \[0, 1\), got {share}"):
                 tiny_lsd(condition_dropout=share)
 
-    def test_dropping_needs_something_to_see_instead(self, batch: dict[str, Tensor]) -> None:
+    def test_condition_dropout_requires_an_unconditional_branch(
+        self, batch: dict[str, Tensor]
+    ) -> None:
         objective = tiny_lsd()
         objective.condition_dropout = 0.5
         with pytest.raises(ValueError, match="needs registers or null_condition=True"):
@@ -370,7 +376,7 @@ class TestLatentSlotDiffusion:
         drawn, _ = objective(batch)
         torch.testing.assert_close(drawn, objective({**batch, "timesteps": given})[0])
 
-    def test_a_shift_is_positive(self) -> None:
+    def test_a_timestep_shift_must_be_positive(self) -> None:
         objective = tiny_lsd()
         parts = {name: getattr(objective, name) for name in ("encoder", "slot_encoder", "unet")}
         with pytest.raises(ValueError, match="timestep_shift must be more than 0, got 0"):
@@ -382,7 +388,7 @@ class TestLatentSlotDiffusion:
                 timestep_shift=0.0,
             )
 
-    def test_a_patch_decoder_adds_what_it_could_not_paint(self, batch: dict[str, Tensor]) -> None:
+    def test_a_patch_decoder_adds_its_reconstruction_error(self, batch: dict[str, Tensor]) -> None:
         plain, _ = tiny_lsd()(batch)
         objective = tiny_lsd(patch_decoder_weight=2.0)
         cells = torch.tensor([3, 200, 77, 31])
@@ -405,7 +411,7 @@ class TestLatentSlotDiffusion:
         torch.testing.assert_close(mean, pixel_values.mean(dim=(0, 2, 3)))
         tiny_lsd().measure(pixel_values)  # nothing to measure
 
-    def test_colors_become_free_once_slots_had_time_to_part(self) -> None:
+    def test_colors_become_free_after_the_plain_steps(self) -> None:
         objective = tiny_lsd(patch_decoder_weight=1.0, patch_plain_steps=100)
         freedom = []
         for step in (0, 100, 150, 200, 5_000):
@@ -420,7 +426,7 @@ class TestLatentSlotDiffusion:
         with pytest.raises(ValueError, match="patch_plain_steps must be 0 or more, got -1"):
             tiny_lsd(patch_decoder_weight=1.0, patch_plain_steps=-1)
 
-    def test_the_denoiser_sees_slots_where_the_patch_decoder_says(
+    def test_the_denoiser_gets_the_layout_of_the_patch_decoder(
         self, batch: dict[str, Tensor]
     ) -> None:
         objective = tiny_lsd(patch_decoder_weight=1.0, map_channels=3)
@@ -441,7 +447,7 @@ class TestLatentSlotDiffusion:
         with pytest.raises(ValueError, match="map_channels needs a patch decoder: set"):
             tiny_lsd(map_channels=3)
 
-    def test_other_cells_are_painted_at_every_step(self, pixel_values: Tensor) -> None:
+    def test_other_cells_are_decoded_at_every_step(self, pixel_values: Tensor) -> None:
         objective = tiny_lsd(patch_decoder_weight=2.0, patch_size=1)  # 1,024 cells, 256 a step
         painted = []
         decode = objective.patch_decoder.forward
@@ -455,7 +461,7 @@ class TestLatentSlotDiffusion:
         assert set(painted[0]) != set(painted[1])
         assert max(painted[0]) > 900
 
-    def test_a_patch_decoder_teaches_the_slots_and_segments_for_the_pipeline(
+    def test_a_patch_decoder_trains_the_slots_and_segments_in_the_pipeline(
         self, batch: dict[str, Tensor]
     ) -> None:
         gradients = []
@@ -466,9 +472,7 @@ class TestLatentSlotDiffusion:
         assert not torch.allclose(*gradients)
         assert objective.to_pipeline().patch_decoder is objective.patch_decoder
 
-    def test_what_the_patch_decoder_sees_teaches_the_attention(
-        self, batch: dict[str, Tensor]
-    ) -> None:
+    def test_responsibilities_supervise_the_attention(self, batch: dict[str, Tensor]) -> None:
         plain, _ = tiny_lsd(patch_decoder_weight=2.0)(batch)
         objective = tiny_lsd(patch_decoder_weight=2.0, mask_distillation_weight=3.0)
         loss, logs = objective(batch)
@@ -486,7 +490,7 @@ class TestLatentSlotDiffusion:
         torch.testing.assert_close(logs["distillation_loss"], expected)
 
     @pytest.mark.parametrize(("patch_size", "mode"), [(1, "bilinear"), (4, "area")])
-    def test_attention_of_another_grid_is_brought_to_the_patches(
+    def test_attention_on_another_grid_is_resized_to_the_patches(
         self, patch_size: int, mode: str, batch: dict[str, Tensor]
     ) -> None:
         objective = tiny_lsd(
@@ -503,18 +507,20 @@ class TestLatentSlotDiffusion:
         expected = mask_cross_entropy(masks.flatten(2)[:, :, cells], teacher)
         torch.testing.assert_close(logs["distillation_loss"], expected.detach())
 
-    def test_undecided_masks_teach_nothing(self) -> None:
+    def test_uncertain_responsibilities_have_no_weight(self) -> None:
         target = torch.tensor([[[1.0, 0.5], [0.0, 0.5]]])  # two slots, two cells
         masks = torch.tensor([[[0.7, 0.2], [0.3, 0.8]]])
         found = mask_cross_entropy(masks, target)
         assert found.item() == pytest.approx(-math.log(0.7) / 2, rel=1e-5)
 
     @pytest.mark.parametrize("patch_size", [0, 3, 64])
-    def test_patches_fit_into_the_image(self, patch_size: int) -> None:
+    def test_a_patch_size_that_does_not_divide_the_image_is_refused(self, patch_size: int) -> None:
         with pytest.raises(ValueError, match=f"must divide the resolution of 32 .* {patch_size}$"):
             tiny_lsd(patch_decoder_weight=1.0, patch_size=patch_size)
 
-    def test_the_masks_that_teach_learn_nothing_from_it(self, batch: dict[str, Tensor]) -> None:
+    def test_mask_distillation_has_no_gradient_in_the_patch_decoder(
+        self, batch: dict[str, Tensor]
+    ) -> None:
         gradients = []
         for weight in (0.0, 3.0):
             objective = tiny_lsd(patch_decoder_weight=2.0, mask_distillation_weight=weight)
@@ -535,7 +541,9 @@ class TestLatentSlotDiffusion:
             ),
         ],
     )
-    def test_weights_are_not_negative(self, changes: dict[str, float], message: str) -> None:
+    def test_negative_loss_weights_are_refused(
+        self, changes: dict[str, float], message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message):
             tiny_lsd(**changes)
 
@@ -637,7 +645,7 @@ class TestAutoencoder:
         loss, _ = AutoencoderObjective(tiny_autoencoder(), cosine_weight=1.0)(batch)
         assert loss.isfinite()
 
-    def test_it_sets_the_factor_that_brings_latents_to_a_deviation_of_one(
+    def test_it_sets_the_scaling_factor_so_that_latents_have_a_deviation_of_one(
         self, pixel_values: Tensor, tmp_path: Path
     ) -> None:
         objective = AutoencoderObjective(tiny_autoencoder())
@@ -656,13 +664,13 @@ class TestCosineFilters:
         filters = cosine_filters(27, 3).flatten(1)
         torch.testing.assert_close(filters @ filters.T, torch.eye(27), atol=1e-6, rtol=0)
 
-    def test_the_first_three_see_the_mean_color_only(self) -> None:
+    def test_the_first_three_depend_on_the_mean_color_only(self) -> None:
         image = torch.rand(1, 3, 4, 4)
         flat = image.mean(dim=(2, 3), keepdim=True).expand_as(image)
         first = cosine_filters(3, 4)
         torch.testing.assert_close(F.conv2d(image, first), F.conv2d(flat, first))
 
-    def test_more_than_a_patch_has(self) -> None:
+    def test_more_filters_than_a_patch_has_frequencies_are_refused(self) -> None:
         with pytest.raises(ValueError, match="12 frequencies, fewer than the 16"):
             cosine_filters(16, 2)
 

@@ -90,7 +90,7 @@ def paint(pipe: LatentSlotDiffusionPipeline, slots: Tensor, **options: Any) -> T
 
 
 class TestFolders:
-    def test_a_folder_holds_all_of_it(
+    def test_a_folder_holds_every_component(
         self,
         pipe: LatentSlotDiffusionPipeline,
         images: list[Image.Image],
@@ -127,7 +127,7 @@ class TestFolders:
         suffixes = {file.suffix for file in tiny_pipeline_dir.rglob("*") if file.is_file()}
         assert suffixes == {".json", ".safetensors"}
 
-    def test_a_run_folder_stands_for_its_pipeline(
+    def test_a_run_folder_loads_as_its_pipeline(
         self, tiny_pipeline: LatentSlotDiffusionPipeline, tiny_pipeline_dir: Path, tmp_path: Path
     ) -> None:
         shutil.copytree(tiny_pipeline_dir, tmp_path / "run" / "pipeline")
@@ -135,7 +135,7 @@ class TestFolders:
         expected = tiny_pipeline.unet.state_dict()
         torch.testing.assert_close(loaded.unet.state_dict(), expected, atol=0, rtol=0)
 
-    def test_a_hub_repository_becomes_a_folder_first(
+    def test_a_hub_repository_is_downloaded_to_a_folder(
         self, tiny_pipeline_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = {}
@@ -187,7 +187,7 @@ class TestFolders:
 
 
 class TestEncode:
-    def test_masks_share_every_pixel_out(
+    def test_masks_sum_to_1_at_every_pixel(
         self, pipe: LatentSlotDiffusionPipeline, images: list[Image.Image]
     ) -> None:
         scene = pipe.encode(images)
@@ -212,7 +212,7 @@ class TestEncode:
         first, second = (tiny_pipeline.encode(images, generator=seeds(s)).slots for s in (1, 2))
         assert not torch.allclose(first, second, atol=1e-2)
 
-    def test_the_start_can_be_given(
+    def test_slot_noise_can_be_passed(
         self, tiny_pipeline: LatentSlotDiffusionPipeline, images: list[Image.Image]
     ) -> None:
         noise = tiny_pipeline.slot_encoder.draw_noise(3, num_slots=6, generator=seeds(4))
@@ -221,7 +221,7 @@ class TestEncode:
         torch.testing.assert_close(given.slots, drawn.slots)
         assert given.slots.shape[1] == 6
 
-    def test_every_kind_of_image_means_the_same(
+    def test_every_type_of_image_is_preprocessed_alike(
         self, tiny_pipeline: LatentSlotDiffusionPipeline, images: list[Image.Image]
     ) -> None:
         arrays = np.stack([np.asarray(image) for image in images])
@@ -233,7 +233,7 @@ class TestEncode:
         for one in (images[0], arrays[0], floats[0], tensor[0]):
             torch.testing.assert_close(tiny_pipeline.preprocess(one), expected[:1])
 
-    def test_pictures_are_resized_and_tensors_are_not(
+    def test_pil_images_are_resized_and_tensors_are_not(
         self, tiny_pipeline: LatentSlotDiffusionPipeline
     ) -> None:
         assert tiny_pipeline.preprocess(Image.new("L", (100, 50))).shape == (1, 3, 32, 32)
@@ -257,7 +257,7 @@ class TestEncode:
             ([], ValueError, "no image"),
         ],
     )
-    def test_what_is_no_image_is_refused(
+    def test_inputs_that_are_not_images_are_refused(
         self,
         tiny_pipeline: LatentSlotDiffusionPipeline,
         image: Any,
@@ -269,7 +269,7 @@ class TestEncode:
 
 
 class TestSegment:
-    def test_is_the_slot_that_took_most(
+    def test_is_the_slot_with_the_largest_mask(
         self, tiny_pipeline: LatentSlotDiffusionPipeline, images: list[Image.Image]
     ) -> None:
         scene = tiny_pipeline.encode(images, generator=seeds(1))
@@ -330,7 +330,7 @@ class TestPaint:
             alone = paint(pipe, slots[index : index + 1], generator=seeds(index + 1))
             torch.testing.assert_close(alone[0], together[index], atol=1e-4, rtol=0)
 
-    def test_neither_does_it_with_guidance(
+    def test_an_image_with_guidance_does_not_depend_on_its_batch(
         self, pipe: LatentSlotDiffusionPipeline, slots: Tensor
     ) -> None:
         mask = torch.tensor([[True] * 4, [True, True, False, False], [True, False, True, True]])
@@ -371,7 +371,7 @@ class TestPaint:
         assert (one - other).std() < 0.01 * one.std()
 
     @pytest.mark.parametrize("num_inference_steps", [1, 4, 25])
-    def test_sampling_starts_where_there_is_only_noise(
+    def test_sampling_starts_at_the_noisiest_timestep(
         self, tiny_pipeline: LatentSlotDiffusionPipeline, num_inference_steps: int
     ) -> None:
         scheduler = tiny_pipeline.scheduler
@@ -382,7 +382,7 @@ class TestPaint:
         assert scheduler.timesteps[0] == 999
         assert len(scheduler.timesteps) == num_inference_steps
 
-    def test_masking_slots_is_dropping_them(
+    def test_masking_slots_equals_dropping_them(
         self, pipe: LatentSlotDiffusionPipeline, slots: Tensor
     ) -> None:
         keep = torch.tensor([True, False, True, False])
@@ -398,7 +398,7 @@ class TestPaint:
         shuffled = paint(pipe, slots[:, [2, 0, 3, 1]], generator=seeds(1))
         torch.testing.assert_close(shuffled, painted, atol=1e-4, rtol=0)
 
-    def test_the_starting_noise_can_be_given(
+    def test_the_initial_noise_can_be_passed(
         self, tiny_pipeline: LatentSlotDiffusionPipeline, slots: Tensor
     ) -> None:
         latents = torch.randn(3, 4, 16, 16, generator=seeds(3))
@@ -469,7 +469,7 @@ class TestPaint:
             ({"width": 0}, "width must be a multiple of 2 pixels, got 0"),
         ],
     )
-    def test_what_does_not_fit_is_named(
+    def test_arguments_that_do_not_fit_are_named(
         self,
         tiny_pipeline: LatentSlotDiffusionPipeline,
         slots: Tensor,
@@ -481,7 +481,7 @@ class TestPaint:
 
 
 class TestMap:
-    def test_what_is_painted_follows_the_places(self, slots: Tensor) -> None:
+    def test_the_image_depends_on_the_layout(self, slots: Tensor) -> None:
         pipe = build(**VARIANTS["map"])
         before = paint(pipe, slots, generator=seeds(1, 2, 3))
         with torch.no_grad():
@@ -489,7 +489,7 @@ class TestMap:
         after = paint(pipe, slots, generator=seeds(1, 2, 3))
         assert (before - after).abs().max() > 1e-3
 
-    def test_needs_to_know_the_places(self, slots: Tensor) -> None:
+    def test_a_map_requires_a_patch_decoder(self, slots: Tensor) -> None:
         pipe = build(**VARIANTS["map"])
         pipe.patch_decoder = None
         with pytest.raises(ValueError, match="map_channels needs a patch decoder"):
@@ -498,7 +498,7 @@ class TestMap:
 
 class TestGuidance:
     @pytest.mark.parametrize("variant", ["null", "registers", "map"])
-    def test_goes_from_the_unconditional_prediction_through_the_conditional_one(
+    def test_extrapolates_from_the_unconditional_to_the_conditional_prediction(
         self, variant: str, slots: Tensor
     ) -> None:
         pipe = build(**VARIANTS[variant])
@@ -526,9 +526,7 @@ class TestGuidance:
         torch.testing.assert_close(painted, expected, atol=1e-4, rtol=1e-4)
 
     @pytest.mark.parametrize("variant", ["null", "registers"])
-    def test_scale_zero_paints_without_looking_at_the_slots(
-        self, variant: str, slots: Tensor
-    ) -> None:
+    def test_scale_zero_does_not_depend_on_the_slots(self, variant: str, slots: Tensor) -> None:
         pipe = build(**VARIANTS[variant])
         one, other = (
             paint(pipe, scene, guidance_scale=0.0, generator=seeds(1))
@@ -537,7 +535,7 @@ class TestGuidance:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
     @pytest.mark.parametrize("variant", VARIANTS)
-    def test_warns_where_nothing_unconditional_was_learned(
+    def test_warns_if_no_unconditional_branch_was_trained(
         self, variant: str, slots: Tensor, caplog: pytest.LogCaptureFixture
     ) -> None:
         pipe = build(**VARIANTS[variant])
@@ -551,7 +549,7 @@ class TestGuidance:
             (warning,) = warnings
             assert warning.startswith("guidance_scale=1.5 on a model that was trained without")
 
-    def test_registers_can_paint_a_scene_without_slots(self, slots: Tensor) -> None:
+    def test_a_scene_without_slots_is_painted_from_registers(self, slots: Tensor) -> None:
         pipe = build(**VARIANTS["registers"])
         mask = torch.zeros(3, 4, dtype=torch.bool)
         one, other = (
@@ -583,7 +581,7 @@ class TestEdit:
         assert error < 0.05 * chance
 
     @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
-    def test_what_is_masked_out_is_kept(
+    def test_latents_outside_the_edit_mask_are_kept(
         self, tiny_pipeline: Any, slots: Tensor, guidance_scale: float
     ) -> None:
         image_latents = torch.randn(3, 4, 16, 16, generator=seeds(1))
@@ -612,7 +610,9 @@ class TestEdit:
         torch.testing.assert_close(everywhere, free)
         assert (edited - free)[~outside].abs().max() > 1e-3, "what is inside sees what is kept"
 
-    def test_an_image_and_its_mask_go_together(self, tiny_pipeline: Any, slots: Tensor) -> None:
+    def test_image_latents_and_edit_mask_must_be_passed_together(
+        self, tiny_pipeline: Any, slots: Tensor
+    ) -> None:
         with pytest.raises(ValueError, match="image_latents and edit_mask go together"):
             paint(tiny_pipeline, slots, edit_mask=torch.ones(3, 1, 16, 16))
 
@@ -626,7 +626,9 @@ class TestEdit:
 
 
 class TestPatchDecoder:
-    def test_masks_say_which_slot_made_a_pixel(self, images: list[Image.Image]) -> None:
+    def test_masks_are_the_responsibilities_of_slots_for_pixels(
+        self, images: list[Image.Image]
+    ) -> None:
         pipe = build(patch_decoder_weight=1.0)
         scene = pipe.encode(images, generator=seeds(1))
         pixel_values = pipe.preprocess(images)
@@ -665,7 +667,7 @@ class TestWithoutVAE:
         with pytest.raises(ValueError, match="no VAE to encode images with"):
             blind.encode_latents(torch.zeros(1, 3, 32, 32))
 
-    def test_it_finds_slots_but_cannot_paint(
+    def test_it_encodes_images_but_cannot_paint(
         self, blind: LatentSlotDiffusionPipeline, images: list[Image.Image], slots: Tensor
     ) -> None:
         assert blind.vae is None
@@ -676,7 +678,7 @@ class TestWithoutVAE:
         assert "\n" not in str(error.value)
         assert paint(blind, slots, output_type="latent").shape == (3, 4, 16, 16)
 
-    def test_one_can_be_given(
+    def test_one_can_be_passed(
         self, blind: LatentSlotDiffusionPipeline, tmp_path: Path, slots: Tensor
     ) -> None:
         pipe = LatentSlotDiffusionPipeline.from_pretrained(
@@ -698,7 +700,7 @@ def test_the_resolution_follows_from_the_parts() -> None:
     assert LatentSlotDiffusionPipeline(**parts, resolution=48).resolution == 48
 
 
-def test_a_generator_list_is_not_used_up_by_another_image(
+def test_the_generator_of_an_image_advances_the_same_in_any_batch(
     tiny_pipeline: LatentSlotDiffusionPipeline, slots: Tensor
 ) -> None:
     generators: list[Generator] = seeds(1, 2, 3)

@@ -156,7 +156,7 @@ def test_sets_of_different_size_are_not_compared() -> None:
 
 
 class TestFeatures:
-    def test_a_module_of_ones_own(self) -> None:
+    def test_a_module_of_other_code(self) -> None:
         features, name = load_features("module:tests.evaluation.test_generation:_MeanColor")
         assert name == "tests.evaluation.test_generation:_MeanColor"
         assert features(torch.ones(1, 3, 8, 8)).tolist() == [[1.0, 1.0, 1.0]]

@@ -39,7 +39,7 @@ def test_the_batch_size_changes_slots_by_rounding_only(
     torch.testing.assert_close(one.slots, all_at_once.slots, atol=1e-4, rtol=1e-4)
 
 
-def test_what_is_kept_comes_back(predictions: Predictions, tmp_path: Path) -> None:
+def test_cached_predictions_are_loaded_unchanged(predictions: Predictions, tmp_path: Path) -> None:
     assert load_predictions(tmp_path, key=KEY) is None
     save_predictions(predictions, tmp_path, key=KEY)
     loaded = load_predictions(tmp_path, key=KEY)
@@ -52,7 +52,7 @@ def test_what_is_kept_comes_back(predictions: Predictions, tmp_path: Path) -> No
     assert torch.equal(loaded.videos, bare.videos)
 
 
-def test_predictions_of_another_key_or_cut_off_are_not_used(
+def test_predictions_with_another_key_or_truncated_are_not_used(
     predictions: Predictions, tmp_path: Path
 ) -> None:
     save_predictions(predictions, tmp_path, key=KEY)

@@ -1,4 +1,4 @@
-"""SLATE and DINOSAUR as pipelines: folders, masks, painting word by word, and not at all."""
+"""SLATE and DINOSAUR as pipelines: folders, masks, and painting by SLATE, token by token."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def pipe(request: pytest.FixtureRequest) -> SlotPipeline:
     return METHODS[request.param]().to_pipeline()
 
 
-def test_a_folder_loads_as_what_it_is(pipe: SlotPipeline, tmp_path: Path) -> None:
+def test_a_folder_loads_as_its_class(pipe: SlotPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     other = load_pipeline(tmp_path)
     assert type(other) is type(pipe)
@@ -56,7 +56,7 @@ def test_a_folder_loads_as_what_it_is(pipe: SlotPipeline, tmp_path: Path) -> Non
         assert homes[name] == (f"latentslots.models.{module}", cls)
 
 
-def test_an_image_alone_is_as_it_is_among_others(pipe: SlotPipeline) -> None:
+def test_an_image_does_not_depend_on_its_batch(pipe: SlotPipeline) -> None:
     together = pipe.encode_pixel_values(images(), generator=draws(0, 1, 2))
     alone = pipe.encode_pixel_values(images()[1:2], generator=draws(1))
     torch.testing.assert_close(alone.slots[0], together.slots[1], atol=1e-4, rtol=1e-4)
@@ -72,7 +72,7 @@ def test_it_is_evaluated_like_any_other(pipe: SlotPipeline, scenes_store: Path) 
 
 
 class TestSlate:
-    def test_paints_the_likeliest_word_after_the_words_before(self) -> None:
+    def test_paints_the_most_likely_token_given_the_tokens_before_it(self) -> None:
         pipe, slots = tiny_slate().to_pipeline(), torch.randn(2, 4, 16)
         exist = torch.tensor([[True, True, True, False], [True] * 4])
         (painted,) = pipe(slots, slots_mask=exist, output_type="pt", return_dict=False)
@@ -101,7 +101,7 @@ class TestSlate:
         with pytest.raises(ValueError, match="temperature_steps must be at least 1, got 0"):
             tiny_slate(temperature_steps=0)
 
-    def test_no_gradient_of_the_words_goes_to_the_autoencoder(self) -> None:
+    def test_the_cross_entropy_of_tokens_has_no_gradient_in_the_autoencoder(self) -> None:
         objective = tiny_slate().train()
         torch.manual_seed(1)
         loss, logs = objective({"pixel_values": images()})
@@ -115,7 +115,7 @@ class TestSlate:
         (expected,) = torch.autograd.grad(alone, objective.dvae.encoder[0].weight)
         torch.testing.assert_close(both, expected)
 
-    def test_the_loss_is_that_of_guessing_where_nothing_is_known(self) -> None:
+    def test_the_cross_entropy_of_uniform_predictions_is_the_log_of_the_vocabulary(self) -> None:
         objective = tiny_slate().eval()
         torch.nn.init.zeros_(objective.decoder.token_out.weight)
         _, logs = objective({"pixel_values": images()})
@@ -148,7 +148,7 @@ class TestDinosaur:
         assert not torch.allclose(attended.masks, expected)
         assert tiny_dinosaur(autoregressive=True).to_pipeline().mask_source == "attention"
 
-    def test_it_says_that_it_cannot_paint(
+    def test_painting_is_refused_by_name(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         pipe = tiny_dinosaur().to_pipeline()

@@ -31,7 +31,7 @@ def owned(scene: SlotOutput, slot: int, size: int = 8) -> Tensor:
 
 
 class TestSlotEdit:
-    def test_removed_slots_leave_their_pixels(self) -> None:
+    def test_the_pixels_of_removed_slots_change(self) -> None:
         scene = scenes(2, 4)
         edit = SlotEdit.of(scene, remove=torch.tensor([1, 3]))
         assert torch.equal(edit.before.slots, scene.slots)
@@ -42,7 +42,7 @@ class TestSlotEdit:
         kept = scene.masks[0, [0, 2, 3]]
         torch.testing.assert_close(edit.after.masks[0], kept / kept.sum(dim=0))
 
-    def test_several_changes_go_by_the_numbers_before(self) -> None:
+    def test_several_changes_use_the_slot_numbers_before_the_edit(self) -> None:
         scene, other = scenes(1, 4), scenes(1, 3, seed=1)
         edit = SlotEdit.of(
             scene, remove=[0], replace=[(3, other, 1)], insert=[(other, [0, 2])], size=16
@@ -136,7 +136,7 @@ def test_an_edit_of_other_images_is_refused(tiny_pipeline: LatentSlotDiffusionPi
         tiny_pipeline.edit(image, edit)
 
 
-def test_pixels_away_from_an_edit_stay(tiny_pipeline: LatentSlotDiffusionPipeline) -> None:
+def test_pixels_away_from_an_edit_do_not_change(tiny_pipeline: LatentSlotDiffusionPipeline) -> None:
     before = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     changed = torch.zeros(2, 32, 32, dtype=torch.bool)
     changed[:, 8:20, :12] = True

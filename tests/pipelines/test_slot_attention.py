@@ -37,7 +37,7 @@ def folder(pipe: SlotAutoencoderPipeline, tmp_path_factory: pytest.TempPathFacto
     return path
 
 
-def test_a_folder_loads_as_what_it_is(
+def test_a_folder_loads_as_its_class(
     pipe: SlotAutoencoderPipeline, folder: Path, tiny_pipeline_dir: Path
 ) -> None:
     other = load_pipeline(folder)
@@ -77,14 +77,14 @@ def test_masks_are_the_decoders_or_the_attention(pipe: SlotAutoencoderPipeline) 
     assert torch.equal(attended.slots, scene.slots)
 
 
-def test_an_image_alone_is_as_it_is_among_others(pipe: SlotAutoencoderPipeline) -> None:
+def test_an_image_does_not_depend_on_its_batch(pipe: SlotAutoencoderPipeline) -> None:
     together = pipe.encode_pixel_values(images(), generator=draws(0, 1, 2))
     alone = pipe.encode_pixel_values(images()[1:2], generator=draws(1))
     torch.testing.assert_close(alone.slots[0], together.slots[1], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(alone.masks[0], together.masks[1], atol=1e-4, rtol=1e-4)
 
 
-def test_it_paints_what_its_objective_compares(pipe: SlotAutoencoderPipeline) -> None:
+def test_it_paints_the_reconstruction_of_its_objective(pipe: SlotAutoencoderPipeline) -> None:
     objective = tiny_slot_attention()
     noise = torch.randn(3, 4, 16)
     with torch.no_grad():

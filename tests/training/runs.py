@@ -114,7 +114,7 @@ def assert_same_run(found: Path, expected: Path, step: int) -> None:
 
 
 class GivenDraws(ImageDataset):
-    """Rows that bring all the noise with them, so that a batch's loss depends on its rows alone."""
+    """Rows that contain all random draws, so that a batch's loss depends on its rows alone."""
 
     def __getitem__(self, request: Request | int) -> Sample:
         sample = super().__getitem__(request)

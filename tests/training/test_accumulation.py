@@ -44,7 +44,7 @@ def test_gradients_are_the_same(whole: Path, parts: Path) -> None:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5 * scale)
 
 
-def test_weights_go_the_same_way(whole: Path, parts: Path) -> None:
+def test_weights_are_the_same_after_several_steps(whole: Path, parts: Path) -> None:
     """As a whole: Adam makes steps of the rounding errors of a gradient that should be zero."""
     start, expected, found = (
         torch.cat([value.flatten() for value in weights(run_dir, step).values()])
@@ -53,7 +53,7 @@ def test_weights_go_the_same_way(whole: Path, parts: Path) -> None:
     assert (found - expected).norm() < 1e-3 * (expected - start).norm()
 
 
-def test_the_optimizer_moves_once_per_step(parts: Path) -> None:
+def test_the_optimizer_steps_once_per_step(parts: Path) -> None:
     steps = {v.item() for k, v in saved(parts, NUM_STEPS).items() if k.endswith(".step")}
     assert steps == {NUM_STEPS}
     assert [row["step"] for row in rows(parts)] == [1, 2, 3]

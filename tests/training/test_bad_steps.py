@@ -56,7 +56,7 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_it_is_left_out_and_counted(
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
 ) -> None:
     """With accumulation, one bad micro-batch spoils its step and no other."""
@@ -120,7 +120,7 @@ def test_nine_in_a_row_do_not(config: TrainConfig, tmp_path: Path) -> None:
     assert (trainer.step, trainer.num_bad_steps, trainer.bad_in_a_row) == (4, 9, 0)
 
 
-def test_ten_at_the_start_say_that_there_is_no_checkpoint(
+def test_ten_at_the_start_report_that_there_is_no_checkpoint(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     trainer = poisoned(config, tmp_path / "run", bad=range(1000))
@@ -139,7 +139,9 @@ def test_the_count_survives_a_resume(config: TrainConfig, tmp_path: Path) -> Non
     assert resumed.num_bad_steps == 1
 
 
-def test_a_scale_that_is_too_large_takes_no_step(config: TrainConfig, tmp_path: Path) -> None:
+def test_steps_that_the_loss_scaler_skips_are_not_counted(
+    config: TrainConfig, tmp_path: Path
+) -> None:
     """As on a GPU in fp16: what the fused optimizer leaves out is no step for anybody."""
     trainer = build_trainer(config, tmp_path / "run", dataset=training_rows(config))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)

@@ -1,4 +1,4 @@
-"""A checkpoint is complete or not there; nothing takes the last good one away."""
+"""A checkpoint is complete or absent, and no failure removes the last complete one."""
 
 import random
 import resource
@@ -56,13 +56,13 @@ def test_it_holds_tensors_and_numbers_only(finished: Path) -> None:
     assert everything == {".safetensors", ".json", ".jsonl"}
 
 
-def test_others_may_read_what_the_umask_lets_them(finished: Path) -> None:
+def test_files_have_the_permissions_of_the_umask(finished: Path) -> None:
     modes = {path.stat().st_mode for path in finished.rglob("*") if path.is_file()}
     assert modes == {(finished / "train_config.json").stat().st_mode}
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_the_oldest_go(config: TrainConfig, tmp_path: Path, limit: int) -> None:
+def test_the_oldest_are_removed(config: TrainConfig, tmp_path: Path, limit: int) -> None:
     changes = {"checkpointing_steps": 1, "checkpoints_total_limit": limit, "max_train_steps": 5}
     run(with_changes(config, changes), tmp_path / "run")
     assert names(tmp_path / "run") == [step_name(step) for step in range(6 - limit, 6)]
@@ -74,7 +74,7 @@ def test_the_last_step_is_saved_whatever_the_interval(config: TrainConfig, tmp_p
 
 
 @pytest.mark.parametrize("num_bytes", [10_000, 400_000])
-def test_a_full_disk_leaves_the_checkpoint_before(
+def test_a_full_disk_keeps_the_earlier_checkpoint(
     config: TrainConfig, finished: Path, tmp_path: Path, num_bytes: int
 ) -> None:
     """Full in the first file, or in the largest."""
@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert_same_run(resumed, finished, step=4)
 
 
-def test_a_disk_that_is_full_from_the_start_costs_nothing(
+def test_a_disk_that_is_full_from_the_start_leaves_the_run_unchanged(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     resumed = rewind(finished, 2, tmp_path / "run")
@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_from_the_start_costs_nothing(
     assert not list(resumed.glob(".*"))
 
 
-def test_a_pipeline_that_cannot_be_written_is_no_checkpoint(
+def test_a_pipeline_that_cannot_be_written_leaves_no_checkpoint(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     """The disk is full at the autoencoder, which is larger than all that learns, and saved last."""
@@ -129,7 +129,7 @@ def test_a_pipeline_that_cannot_be_written_is_no_checkpoint(
     assert_same_run(resumed, whole, step=4)
 
 
-def test_what_a_killed_run_left_half_written_does_no_harm(
+def test_incomplete_files_of_a_killed_run_are_ignored(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     resumed = rewind(finished, 2, tmp_path / "run")
@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint_is_named(
         run(config, resumed, resume=True)
 
 
-def test_random_states_come_back() -> None:
+def test_random_states_are_restored() -> None:
     def draw() -> list[object]:
         legacy = np.random.standard_normal(3).tolist()
         return [

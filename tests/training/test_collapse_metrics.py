@@ -1,4 +1,4 @@
-"""The alarms for collapse against loops over pairs of slots, and at their extremes."""
+"""The metrics of collapse against loops over pairs of slots, and at their extremes."""
 
 import math
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_they_agree_with_loops(num_slots: int) -> None:
     )
 
 
-def test_equal_slots_raise_the_first() -> None:
+def test_equal_slots_have_a_cosine_of_one() -> None:
     slots = torch.randn(2, 1, 8).expand(2, 4, 8)
     attention = torch.full((2, 4, 9), 1 / 4)
     alarms = collapse_metrics(slots, attention)
@@ -49,7 +49,7 @@ def test_equal_slots_raise_the_first() -> None:
     assert alarms["effective_slots"].item() == pytest.approx(4)
 
 
-def test_one_slot_that_takes_all_raises_the_second() -> None:
+def test_one_slot_that_takes_everything_is_one_effective_slot() -> None:
     attention = torch.zeros(2, 4, 9)
     attention[:, 2] = 1
     alarms = collapse_metrics(torch.eye(4, 8).expand(2, 4, 8), attention)
@@ -57,7 +57,7 @@ def test_one_slot_that_takes_all_raises_the_second() -> None:
     assert alarms["effective_slots"].item() == pytest.approx(1)
 
 
-def test_they_ask_for_no_gradient() -> None:
+def test_they_require_no_gradient() -> None:
     slots = torch.randn(1, 3, 4, requires_grad=True)
     alarms = collapse_metrics(slots, torch.rand(1, 3, 5, requires_grad=True))
     assert not any(value.requires_grad for value in alarms.values())

@@ -1,4 +1,4 @@
-"""What a run learns from: latent caches, plain folders, splits, and images that cannot be read."""
+"""Training data: latent caches, plain folders, splits, and images that cannot be read."""
 
 import shutil
 from pathlib import Path
@@ -45,7 +45,7 @@ def folder_config(config: TrainConfig, photos: Path) -> TrainConfig:
     return with_changes(config, changes)
 
 
-def test_training_makes_its_latents_once(config: TrainConfig, tmp_path: Path) -> None:
+def test_training_computes_its_latents_once(config: TrainConfig, tmp_path: Path) -> None:
     store = shutil.copytree(
         config.data.path, tmp_path / "store", ignore=shutil.ignore_patterns("latents")
     )
@@ -73,9 +73,7 @@ def test_another_vae_or_resolution_has_another_cache(config: TrainConfig) -> Non
 
 
 @pytest.mark.parametrize("what", ["vae", "resolution", "dataset"])
-def test_a_cache_of_something_else_is_refused(
-    config: TrainConfig, tmp_path: Path, what: str
-) -> None:
+def test_a_cache_of_other_data_is_refused(config: TrainConfig, tmp_path: Path, what: str) -> None:
     cache = tmp_path / "cache"
     config = with_changes(config, {"data.latents": str(cache), "max_train_steps": 1})
     run(config, tmp_path / "first")
@@ -95,7 +93,7 @@ def test_a_cache_of_something_else_is_refused(
     assert not (tmp_path / "second").exists()
 
 
-def test_live_and_cached_latents_teach_the_same(config: TrainConfig, tmp_path: Path) -> None:
+def test_live_and_cached_latents_give_the_same_losses(config: TrainConfig, tmp_path: Path) -> None:
     """For the same noise, and up to the cache's half precision."""
     objective = build_objective(config)
     cached = build_training_set(config, objective, run_dir=tmp_path, progress=False)
@@ -110,7 +108,7 @@ def test_live_and_cached_latents_teach_the_same(config: TrainConfig, tmp_path: P
     assert losses(tmp_path / "live") != losses(tmp_path / "cached")
 
 
-def test_a_folder_of_images_trains(folder_config: TrainConfig, tmp_path: Path) -> None:
+def test_training_on_a_folder_of_images(folder_config: TrainConfig, tmp_path: Path) -> None:
     """Two of the eight PNGs are held out; the latents lie in the run, the folder is untouched."""
     photos = Path(folder_config.data.path)
     before = sorted(photos.rglob("*"))
@@ -123,7 +121,7 @@ def test_a_folder_of_images_trains(folder_config: TrainConfig, tmp_path: Path) -
     assert sorted(photos.rglob("*")) == before
 
 
-def test_a_folder_is_not_split_once_more(photos: Path) -> None:
+def test_a_folder_with_splits_is_not_split_again(photos: Path) -> None:
     """`train` and `validation` below it are its splits: no image is in both, none changes side."""
     (photos / "a").rename(photos / "train")
     (photos / "b").rename(photos / "validation")
@@ -143,7 +141,7 @@ def _paths(data: DataConfig, split: str) -> list[dict[str, str]]:
     ("content", "said"),
     [({}, "is an empty folder"), ({"notes.txt": b"x"}, r"matches the glob '\*\*/\*\.png'")],
 )
-def test_a_folder_without_images_says_so(
+def test_a_folder_without_images_is_refused(
     folder_config: TrainConfig, tmp_path: Path, content: dict[str, bytes], said: str
 ) -> None:
     (tmp_path / "none").mkdir()
@@ -156,7 +154,7 @@ def test_a_folder_without_images_says_so(
     assert not (tmp_path / "run").exists()
 
 
-def test_without_a_validation_split_training_goes_on(config: TrainConfig, tmp_path: Path) -> None:
+def test_training_without_a_validation_split(config: TrainConfig, tmp_path: Path) -> None:
     config = with_changes(config, {"validation_steps": 1, "preview_steps": 1})
     said = run(config, tmp_path / "run")
     assert "no validation: " in said
@@ -172,7 +170,9 @@ def damage(config: TrainConfig) -> Path:
     return path
 
 
-def test_a_stream_needs_what_it_needs(config: TrainConfig, tmp_path: Path) -> None:
+def test_options_that_do_not_apply_to_a_stream_are_refused(
+    config: TrainConfig, tmp_path: Path
+) -> None:
     streamed = with_changes(config, {"data.streaming": True})
     for path in ("data.glob", "data.latents"):
         with pytest.raises(
@@ -198,7 +198,7 @@ def test_an_image_that_cannot_be_read_stops_the_run(
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("cache_latents", [False, True])
-def test_or_is_skipped_named_and_counted(
+def test_an_image_that_cannot_be_read_can_be_skipped_and_is_counted(
     folder_config: TrainConfig,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -228,7 +228,7 @@ def test_the_count_of_skipped_images_survives_a_resume(
     assert [row["num_skipped"] for row in rows(tmp_path / "run") if "loss" in row][-1] == 2
 
 
-def test_making_latents_can_be_gone_on_with(folder_config: TrainConfig, tmp_path: Path) -> None:
+def test_an_interrupted_latent_cache_is_resumed(folder_config: TrainConfig, tmp_path: Path) -> None:
     """It ended at a broken image, before there was a run: the same command may be given again."""
     path = damage(folder_config)
     with pytest.raises(DataError):
@@ -239,7 +239,7 @@ def test_making_latents_can_be_gone_on_with(folder_config: TrainConfig, tmp_path
     assert len(losses(tmp_path / "run")) == 4
 
 
-def test_what_is_made_on_one_process_is_waited_for(
+def test_processes_wait_for_the_one_that_computes_the_latents(
     config: TrainConfig, tmp_path: Path, squares_store: Path
 ) -> None:
     """Another process opens the latents after the barrier, and makes none itself."""
@@ -271,7 +271,7 @@ def test_a_validation_image_that_cannot_be_read_is_left_out(
     assert [row["step"] for row in rows(tmp_path / "run") if "validation/loss" in row] == [2]
 
 
-def test_what_validation_cannot_read_costs_no_step(
+def test_an_error_in_validation_loses_no_step(
     folder_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -284,12 +284,12 @@ def test_what_validation_cannot_read_costs_no_step(
     assert (tmp_path / "run" / "pipeline" / "model_index.json").is_file()
 
 
-def test_a_folder_of_latents_is_for_cached_ones(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_folder_of_latents_requires_cache_latents(config: TrainConfig, tmp_path: Path) -> None:
     changes = {"data.latents": str(tmp_path / "latents"), "data.cache_latents": False}
     with pytest.raises(ValueError, match=r"data\.latents is the folder of data\.cache_latents"):
         run(with_changes(config, changes), tmp_path / "run")
 
 
-def test_a_glob_is_for_plain_folders(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_glob_requires_a_plain_folder(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.glob is for plain folders of images, and"):
         run(with_changes(config, {"data.glob": "*.png"}), tmp_path / "run")

@@ -129,7 +129,9 @@ def test_resume_is_exact_with_two_processes(two: Path) -> None:
     assert losses(two / "streamed") != losses(two / "whole")
 
 
-def test_one_process_cannot_go_on_for_two(shared: TrainConfig, two: Path, tmp_path: Path) -> None:
+def test_a_run_of_two_processes_is_not_resumed_by_one(
+    shared: TrainConfig, two: Path, tmp_path: Path
+) -> None:
     drawn = with_changes(shared, {"data.num_workers": 1, "data.random_flip": True})
     resumed = rewind(two / "whole", 2, tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"written by 2 processes, .* not by 1"):

@@ -1,4 +1,4 @@
-"""The averaged weights are what is validated, drawn and given away; the raw ones go on learning."""
+"""Averaged weights are validated, previewed and saved; training continues with the raw ones."""
 
 import shutil
 from pathlib import Path
@@ -69,7 +69,9 @@ def pipeline_weights_of_state(run_dir: Path) -> list[Tensor]:
     return [state[f"{n}.{k}"] for n, part in parts.items() for k, _ in part.named_parameters()]
 
 
-def test_training_does_not_feel_it(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
+def test_averaging_does_not_change_training(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
     """Saving with the averages in place leaves the raw weights as they were."""
     run(with_changes(config, {"optim.ema_decay": 0.0}), tmp_path / "raw")
     assert_same(weights(tmp_path / "raw", 4), weights(finished, 4))
@@ -91,7 +93,7 @@ def test_validation_measures_the_averages(config: TrainConfig, tmp_path: Path) -
     assert_same(weights(tmp_path / "0.0", 4), weights(tmp_path / "0.9999", 4))
 
 
-def test_inside_the_block_and_after_it(config: TrainConfig, tmp_path: Path) -> None:
+def test_averages_are_in_place_inside_the_context_only(config: TrainConfig, tmp_path: Path) -> None:
     trainer = build_trainer(config, tmp_path / "run", dataset=training_rows(config))
     trainer.fit()
     trainer.run_log.close()

@@ -1,4 +1,4 @@
-"""Uploading: refused early where it could not work, and done against a small hub of our own."""
+"""Uploading to a small hub for tests, and refusing early what cannot work."""
 
 import json
 import threading
@@ -84,7 +84,7 @@ def test_an_autoencoder_is_uploaded(hub: HTTPServer, tmp_path: Path) -> None:
     assert sent == {"config.json", "diffusion_pytorch_model.safetensors"}
 
 
-def test_a_hub_that_cannot_be_reached_costs_no_model(hub: HTTPServer, finished: Path) -> None:
+def test_a_hub_that_cannot_be_reached_loses_no_model(hub: HTTPServer, finished: Path) -> None:
     hub.shutdown()
     hub.server_close()
     with pytest.raises(ValueError, match="could not be uploaded to me/model") as raised:
@@ -94,16 +94,18 @@ def test_a_hub_that_cannot_be_reached_costs_no_model(hub: HTTPServer, finished: 
 
 
 @pytest.mark.parametrize("name", ["model", "me/model/x", "me/", "/model", "me/my model", ""])
-def test_a_name_that_is_none_is_refused(hub: HTTPServer, name: str) -> None:
+def test_an_invalid_repository_name_is_refused(hub: HTTPServer, name: str) -> None:
     with pytest.raises(ValueError, match="takes USER/NAME, got"):
         check_repo(name)
 
 
-def test_a_good_name_is_taken(hub: HTTPServer) -> None:
+def test_a_valid_repository_name_is_accepted(hub: HTTPServer) -> None:
     check_repo("some-body/Model_1.0")
 
 
-def test_without_a_login_it_says_how(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_login_the_message_explains_how_to_log_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))

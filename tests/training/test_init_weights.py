@@ -42,7 +42,7 @@ def test_weights_are_those_of_the_other_model(
         torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
 
 
-def test_a_resumed_run_goes_on_with_its_own(
+def test_a_resumed_run_continues_with_its_own_weights(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     longer = with_changes(config, {"init_from": str(finished), "max_train_steps": 4})
@@ -76,7 +76,7 @@ def test_an_autoencoder_starts_from_another_one(
         train(with_changes(small, {"init_from": str(tiny_vae_dir)}), tmp_path / "r", progress=False)
 
 
-def test_a_model_that_is_not_there(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_missing_model(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing-here"):
         train(with_changes(config, {"init_from": str(tmp_path / "nothing-here")}), tmp_path / "r")
 

@@ -1,6 +1,6 @@
-"""Refactors change no number: what small runs of every method logged before (tests/golden).
+"""Refactors change no number: losses of small runs of every method, recorded in tests/golden.
 
-A change that is meant to move them writes them anew: `python -m tests.training.test_loss_trace`.
+To record them again after an intended change: `python -m tests.training.test_loss_trace`.
 """
 
 import json
@@ -47,7 +47,7 @@ def trace(name: str, store: Path, vae: Path, vit: Path, diffusion: Path, out: Pa
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_losses_stay_what_they_were(
+def test_losses_are_those_recorded(
     name: str,
     squares_store: Path,
     tiny_vae_dir: Path,

@@ -1,4 +1,4 @@
-"""Groups of the optimizer, and the learning rate against formulas written out."""
+"""Parameter groups of the optimizer, and the learning rate against explicit formulas."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ STARTS = {"slot_mean", "slot_log_std", "registers", "null", "table", "gain"}
 @pytest.mark.parametrize("slot_init", ["gaussian", "learned"])
 @pytest.mark.parametrize("num_registers", [0, 2])
 @pytest.mark.parametrize("position", ["cartesian", "learned"])
-def test_norms_biases_and_the_slots_start_do_not_decay(
+def test_norms_biases_and_initial_slots_have_no_weight_decay(
     config: TrainConfig, slot_init: str, num_registers: int, position: str
 ) -> None:
     changes = {"slot_init": slot_init, "num_registers": num_registers, "position": position}
@@ -47,7 +47,7 @@ def test_norms_biases_and_the_slots_start_do_not_decay(
     assert len(start) >= 2  # there is a start to be spared: slots, and the null vector or registers
 
 
-def test_weight_decay_pulls_on_what_it_should(config: TrainConfig, tmp_path: Path) -> None:
+def test_weight_decay_shrinks_the_weights_of_its_group(config: TrainConfig, tmp_path: Path) -> None:
     """Decoupled decay shrinks weights by `lr x decay` a step, beside what the gradient does."""
     config = with_changes(config, {"optim.decoder_lr_scale": 1.0})
     with_decay = {"optim.adam_weight_decay": 0.5, "max_train_steps": 1, "optim.ema_decay": 0.0}
@@ -117,7 +117,7 @@ def test_learning_rate_over_time(formula, start: int) -> None:
         scheduler.step()
 
 
-def test_the_rate_in_the_log_is_the_one_of_the_step(finished: Path) -> None:
+def test_the_logged_learning_rate_is_that_of_the_step(finished: Path) -> None:
     """Two steps of warm-up to 1e-3, then 30 % of four steps down to zero."""
     expected = [0.5e-3, 1e-3, 1e-3, 1e-3 / 1.2]
     assert [row["lr"] for row in rows(finished)] == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Every option does something, and says so in one sentence where it cannot."""
+"""Every option has an effect, or is refused in one sentence."""
 
 import json
 from dataclasses import replace
@@ -45,7 +45,9 @@ def saved_tensors(config: TrainConfig) -> tuple[int, list[torch.Tensor], torch.T
     return sum(kept.values()), [p.grad for p in objective.trained_parameters()], loss.detach()
 
 
-def test_gradient_checkpointing_keeps_less_and_computes_the_same(config: TrainConfig) -> None:
+def test_gradient_checkpointing_saves_fewer_tensors_and_computes_the_same(
+    config: TrainConfig,
+) -> None:
     config = with_changes(config, {"method.condition_dropout": 0.5})
     kept, gradients, loss = saved_tensors(config)
     kept_less, same, same_loss = saved_tensors(
@@ -135,7 +137,7 @@ def test_compile_gives_the_same_loss(config: TrainConfig, tmp_path: Path) -> Non
     assert weights(run_dir, 2).keys() == weights(tmp_path / "eager", 2).keys()
 
 
-def test_tensorboard_gets_numbers_and_pictures(config: TrainConfig, tmp_path: Path) -> None:
+def test_tensorboard_gets_numbers_and_images(config: TrainConfig, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -190,7 +192,7 @@ def test_fp16_skips_steps_whose_scale_is_too_large(config: TrainConfig, tmp_path
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 
-def test_checkpointing_that_would_do_nothing_is_refused(config: TrainConfig) -> None:
+def test_gradient_checkpointing_without_effect_is_refused(config: TrainConfig) -> None:
     other = replace(recipe("slate-64"), data=config.data, gradient_checkpointing=True)
     with pytest.raises(ValueError, match="no part of slate can recompute its activations"):
         build_objective(other)

@@ -1,4 +1,4 @@
-"""A model is trained and validated on what each importer makes of a small true source."""
+"""A model is trained and validated on what each importer writes from a small source."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -63,11 +63,11 @@ def test_resume_is_exact(config: TrainConfig, finished: Path, tmp_path: Path) ->
     assert_same_run(tmp_path / "resumed", finished, step=4)
 
 
-def test_resume_is_exact_with_much_switched_on(config: TrainConfig, tmp_path: Path) -> None:
+def test_resume_is_exact_with_many_options_on(config: TrainConfig, tmp_path: Path) -> None:
     resumed_after_two(with_changes(config, MIXED), tmp_path)
 
 
-def test_resume_is_exact_with_much_switched_off(config: TrainConfig, tmp_path: Path) -> None:
+def test_resume_is_exact_with_many_options_off(config: TrainConfig, tmp_path: Path) -> None:
     off = {"channels_last": False, "data.cache_latents": False, "optim.ema_decay": 0.0}
     resumed_after_two(with_changes(config, {**off, **LEARNED}), tmp_path)
 
@@ -100,7 +100,7 @@ def epochs(flipping: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.mark.parametrize("step", [3, 5])
-def test_resume_is_exact_wherever_in_an_epoch(
+def test_resume_is_exact_at_any_point_of_an_epoch(
     flipping: TrainConfig, epochs: Path, tmp_path: Path, step: int
 ) -> None:
     """At the end of the first, and inside the second."""

@@ -1,4 +1,4 @@
-"""The run folder: what is in it, and when it is refused."""
+"""The run folder: its content, and when it is refused."""
 
 import json
 import shutil
@@ -40,14 +40,14 @@ def test_its_config_replays_the_run(config: TrainConfig, finished: Path, tmp_pat
     assert_same_run(tmp_path / "again", finished, step=4)
 
 
-def test_it_says_where_it_was_made(finished: Path) -> None:
+def test_it_records_its_environment(finished: Path) -> None:
     environment = read_json(finished / "environment.json")
     assert environment["packages"]["torch"] == torch.__version__
     assert environment["num_threads"] == torch.get_num_threads()
     assert environment.keys() >= {"python", "platform", "command", "device"}
 
 
-def test_its_numbers_come_once_per_step(finished: Path) -> None:
+def test_it_has_one_row_of_metrics_per_step(finished: Path) -> None:
     found = read_metrics(finished)
     assert [row["step"] for row in found] == [1, 2, 3, 4]
     seconds = [row["seconds"] for row in found]
@@ -62,7 +62,7 @@ def test_an_existing_run_is_refused(config: TrainConfig, finished: Path) -> None
     assert snapshot(finished) == before
 
 
-def test_a_folder_with_other_things_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunError, match="is not an empty folder"):
         run(config, tmp_path)
@@ -75,7 +75,7 @@ def test_a_file_is_refused(config: TrainConfig, tmp_path: Path) -> None:
         run(config, tmp_path / "run")
 
 
-def test_an_empty_folder_is_taken(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
     run(config, tmp_path)
     assert_same_run(tmp_path, finished, step=4)
 
@@ -86,7 +86,7 @@ def test_there_must_be_a_run_to_resume(config: TrainConfig, tmp_path: Path) -> N
     assert not (tmp_path / "none").exists()
 
 
-def test_without_a_checkpoint_a_resume_starts_again(
+def test_without_a_checkpoint_resuming_starts_from_the_beginning(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     """Nothing was learned, so that everything may be changed."""
@@ -108,7 +108,7 @@ def test_without_a_checkpoint_a_resume_starts_again(
         ("seed", 1, "seed: 0 -> 1"),
     ],
 )
-def test_another_model_or_batch_cannot_go_on(
+def test_a_run_is_not_resumed_with_another_model_or_batch_size(
     config: TrainConfig, finished: Path, knob: str, value: Any, said: str
 ) -> None:
     before = snapshot(finished)
@@ -123,7 +123,7 @@ def test_every_change_is_named(config: TrainConfig, finished: Path) -> None:
         run(changed, finished, resume=True)
 
 
-def test_the_model_itself_is_checked_as_well(
+def test_tensors_that_do_not_fit_an_edited_config_are_refused(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     """Someone edited the config in the run folder: the tensors do not fit."""
@@ -146,7 +146,7 @@ def test_the_model_itself_is_checked_as_well(
     ],
     ids=lambda changes: "-".join(changes),
 )
-def test_what_learns_nothing_else_may_change(
+def test_options_without_effect_on_training_may_change(
     config: TrainConfig, finished: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     config = with_changes(config, changes)
@@ -156,7 +156,7 @@ def test_what_learns_nothing_else_may_change(
     assert load_config(resumed / "train_config.json") == config
 
 
-def test_what_may_save_a_run_may_change(
+def test_precision_and_learning_rate_may_change(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     resumed = rewind(finished, 2, tmp_path / "run")
@@ -166,9 +166,7 @@ def test_what_may_save_a_run_may_change(
     assert rows(resumed)[2]["lr"] == pytest.approx(1e-4)
 
 
-def test_how_slots_are_found_may_change(
-    config: TrainConfig, finished: Path, tmp_path: Path
-) -> None:
+def test_inference_settings_may_change(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
     resumed = rewind(finished, 2, tmp_path / "run")
     changes = {"method.num_inference_slots": 6, "method.merge_overlap": 0.5}
     run(with_changes(config, changes), resumed, resume=True)
@@ -187,7 +185,7 @@ def test_the_mean_color_is_that_of_the_images(
     assert mean.abs().max() > 0.01
 
 
-def test_data_that_moved_is_found_again(
+def test_a_run_is_resumed_after_its_data_moved(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(config.data.path, tmp_path / "moved")
@@ -196,7 +194,7 @@ def test_data_that_moved_is_found_again(
     assert_same_run(resumed, finished, step=4)
 
 
-def test_other_images_or_another_autoencoder_cannot_go_on(
+def test_a_run_is_not_resumed_with_other_images_or_another_autoencoder(
     config: TrainConfig, finished: Path, scenes_store: Path, tmp_path: Path
 ) -> None:
     """And what is refused leaves the run as it was."""
@@ -216,7 +214,7 @@ def test_other_images_or_another_autoencoder_cannot_go_on(
         assert kept == before
 
 
-def test_numbers_after_the_checkpoint_are_cut(
+def test_metrics_after_the_checkpoint_are_removed(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     """Of a run that was killed in step 3, while it wrote a line: steps 1 and 2 are in the state."""
@@ -227,7 +225,9 @@ def test_numbers_after_the_checkpoint_are_cut(
     assert_same_run(resumed, finished, step=4)
 
 
-def test_time_goes_on(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
+def test_the_time_of_earlier_runs_is_added(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
     resumed = rewind(finished, 2, tmp_path / "run")
     found = read_metrics(resumed)[:2]
     found[1]["seconds"] = 1000.0
@@ -237,7 +237,7 @@ def test_time_goes_on(config: TrainConfig, finished: Path, tmp_path: Path) -> No
     assert all(1000 < row["seconds"] < 1100 for row in read_metrics(resumed)[2:])
 
 
-def test_two_runs_of_other_precision_follow_each_other(
+def test_one_process_trains_with_two_precisions_in_turn(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     """Accelerate keeps its state for a whole process; a notebook trains more than once."""
@@ -248,7 +248,9 @@ def test_two_runs_of_other_precision_follow_each_other(
     assert losses(tmp_path / "bf16") != losses(finished)[:1]
 
 
-def test_too_few_images_for_a_batch_can_be_put_right(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_is_resumed_after_its_batch_size_is_corrected(
+    config: TrainConfig, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match="12 rows, which do not fill one batch of 13"):
         run(with_changes(config, {"train_batch_size": 13}), tmp_path / "run")
     run(with_changes(config, {"max_train_steps": 1}), tmp_path / "run", resume=True)
@@ -274,7 +276,7 @@ def test_too_few_images_for_a_batch_can_be_put_right(config: TrainConfig, tmp_pa
         ("method.unet.block_out_channels", (8, -16), "at least 1, got -16"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(
+def test_numbers_out_of_range_are_refused(
     config: TrainConfig, tmp_path: Path, name: str, value: Any, said: str
 ) -> None:
     with pytest.raises(ValueError, match=f"{name} must be {said}"):
@@ -282,7 +284,7 @@ def test_numbers_that_cannot_be_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_without_a_norm_gradients_are_as_they_are(
+def test_without_a_maximum_norm_gradients_are_not_clipped(
     config: TrainConfig, finished: Path, tmp_path: Path
 ) -> None:
     runs = {}
@@ -293,13 +295,13 @@ def test_without_a_norm_gradients_are_as_they_are(
     assert_same(runs[0.0], runs[1e9])
 
 
-def test_data_that_is_not_there_leaves_no_folder(config: TrainConfig, tmp_path: Path) -> None:
+def test_missing_data_leaves_no_folder(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no data set at"):
         run(with_changes(config, {"data.path": str(tmp_path / "none")}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_time_can_end_a_run(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_time_limit_ends_a_run(config: TrainConfig, tmp_path: Path) -> None:
     """The first step after the limit is the last: validated, drawn and saved."""
     changes = {"max_train_minutes": 0.5 / 60, "max_train_steps": 100_000}
     run(with_changes(config, changes), tmp_path / "run")

@@ -70,7 +70,7 @@ def test_the_exit_code_names_the_signal(
     assert returncode == 128 + signum
 
 
-def test_it_says_what_it_does_once(interrupted: tuple[Path, signal.Signals, int, str]) -> None:
+def test_each_message_is_printed_once(interrupted: tuple[Path, signal.Signals, int, str]) -> None:
     run_dir, signum, _, said = interrupted
     assert said.count(f"{signum.name}: saving, then stopping") == 1
     assert said.count(f"stopped by {signum.name} at step {len(losses(run_dir))}, state saved") == 1

@@ -1,4 +1,4 @@
-"""Runs of Stable-LSD: what they go on from, where they were interrupted, what they upload."""
+"""Runs of Stable-LSD: resuming, cached features, uploads, and starting from another model."""
 
 import dataclasses
 import shutil
@@ -36,7 +36,7 @@ def longer(config: TrainConfig, **method: Any) -> TrainConfig:
     return dataclasses.replace(config, method=changed, max_train_steps=3)
 
 
-def test_it_goes_on_where_the_parts_moved_and_not_with_others(
+def test_it_is_resumed_after_its_parts_moved_but_not_with_other_parts(
     config: TrainConfig, diffusion: Path, tmp_path: Path
 ) -> None:
     run(config, tmp_path / "run")
@@ -51,7 +51,7 @@ def test_it_goes_on_where_the_parts_moved_and_not_with_others(
         train(longer(config, unet=unet), tmp_path / "run", resume=True, progress=False)
 
 
-def test_features_that_were_begun_are_used(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_folder_with_caches_alone_is_accepted(config: TrainConfig, tmp_path: Path) -> None:
     for name in ("latents", "features"):
         (tmp_path / "run" / name).mkdir(parents=True)
     run(config, tmp_path / "run")
@@ -60,7 +60,7 @@ def test_features_that_were_begun_are_used(config: TrainConfig, tmp_path: Path) 
         run(config, tmp_path / "other")
 
 
-def test_a_folder_of_features_is_for_cached_ones(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_folder_of_features_requires_cache_features(config: TrainConfig, tmp_path: Path) -> None:
     data = dataclasses.replace(config.data, features=str(tmp_path / "kept"))
     with pytest.raises(ValueError, match=r"folder of data\.cache_features: set both"):
         run(dataclasses.replace(config, data=data), tmp_path / "run")
@@ -80,7 +80,7 @@ def test_frozen_parts_are_compiled_too(config: TrainConfig) -> None:
     assert {id(part) for part in objective.compiled()} == {id(part) for part in parts}
 
 
-def test_a_model_around_other_frozen_weights_is_no_start(
+def test_a_model_with_other_frozen_weights_is_refused_as_a_start(
     config: TrainConfig, diffusion: Path, tmp_path: Path
 ) -> None:
     tuned = dataclasses.replace(config.method.unet, tuned="cross-attention")

@@ -1,4 +1,4 @@
-"""Validation and previews: what they measure, and that training does not notice them."""
+"""Validation and previews: what they measure, and that they do not change training."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def busy(validated: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return run_dir
 
 
-def test_it_happens_when_due_and_at_the_end(plain: Path, busy: Path) -> None:
+def test_it_runs_at_its_interval_and_at_the_end(plain: Path, busy: Path) -> None:
     assert [row["step"] for row in measured(plain)] == [2, 4]
     assert [row["step"] for row in measured(busy)] == [1, 2, 3, 4]
     assert [p.name for p in sorted((plain / "previews").iterdir())] == ["step_0000004.png"]
@@ -52,7 +52,7 @@ def test_previews_do_not_change_it(plain: Path, busy: Path) -> None:
     assert measured(plain) == measured(busy)[1::2]
 
 
-def test_training_does_not_notice(finished: Path, plain: Path, busy: Path) -> None:
+def test_training_does_not_depend_on_it(finished: Path, plain: Path, busy: Path) -> None:
     assert losses(finished) == losses(plain) == losses(busy)
     assert_same(saved(plain, 4), saved(finished, 4))
     assert_same(saved(busy, 4), saved(finished, 4))
@@ -80,7 +80,7 @@ def test_images_without_masks_have_a_loss_only(
     assert found.keys() == {"step"} | losses
 
 
-def test_condition_dropout_plays_no_part(validated: TrainConfig, tmp_path: Path) -> None:
+def test_condition_dropout_has_no_effect(validated: TrainConfig, tmp_path: Path) -> None:
     """No image is dropped in validation: nearly all dropped in training changes nothing here."""
     found = []
     for share in (0.01, 0.99):

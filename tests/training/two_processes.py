@@ -1,7 +1,7 @@
 """What each of two processes does in `test_distributed.py`, which starts this file twice.
 
-`python -m tests.training.two_processes FOLDER PORT ...`; the folder holds `config.json`, and gets
-the runs; at each port listens a store through which the two meet once.
+`python -m tests.training.two_processes FOLDER PORT ...`; the folder holds `config.json`, and the
+runs are written to it; at each port, the processes meet once through a store.
 """
 
 import json

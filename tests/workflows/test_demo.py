@@ -51,7 +51,7 @@ def test_the_bundled_model_loads_by_name() -> None:
         LatentSlotDiffusionPipeline.from_pretrained("bundled2")
 
 
-def test_bundled_nlvr_images_are_what_the_credit_says() -> None:
+def test_bundled_nlvr_images_match_their_credit() -> None:
     found = info(bundled.bundled_folder(training.IMAGES))
     assert found.license == "CC-BY-4.0"
     assert "Suhr" in found.credit
@@ -90,7 +90,7 @@ def test_minutes_must_be_positive(
     assert not out.exists()
 
 
-def test_a_folder_with_other_things_is_left_alone(
+def test_a_folder_with_other_content_is_not_changed(
     shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
@@ -120,7 +120,9 @@ def test_damaged_assets_are_named_and_nothing_is_written(
 
 
 @pytest.mark.slow
-def test_a_fresh_model_joins_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_model_is_added_to_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "demo"
     assert main(["demo", "--train", "0.05", "--output-dir", str(out)]) == 0
     printed = capsys.readouterr().out
