@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
-# Two busy OpenMP jobs on two cores slow each other ten-fold; the tests use one thread.
-PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --jaxtyping-packages=latentslots,beartype.beartype
+# Two busy OpenMP jobs on two cores slow each other ten-fold; the tests use one thread. Without bytecode,
+# every process compiles the type checks of all modules anew, in half a minute.
+PYTEST  = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --jaxtyping-packages=latentslots,beartype.beartype
 FAST    = not slow and not gpu and not network
 # Tests of numbers: what another processor may round otherwise.
 NUMBERS = tests/cli/test_evaluate.py tests/contracts tests/evaluation tests/metrics tests/models \

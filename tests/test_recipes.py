@@ -408,7 +408,7 @@ def test_the_contrastive_loss_requires_two_images_per_batch(stable: TrainConfig)
     ("changes", "message"),
     [
         ({"registers": "learned"}, "num_registers must be above 0 .* got 0 with 'learned'"),
-        ({"num_registers": 3}, "and 0 elsewhere; got 3 with 'empty-prompt'"),
+        ({"num_registers": 3}, "and 0 otherwise; got 3 with 'empty-prompt'"),
         ({"vae": "bundled"}, "latents of 4 channels, and the VAE 'bundled' has 8"),
         (
             {"guidance_blocks": ("up_blocks.0",)},

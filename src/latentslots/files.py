@@ -53,6 +53,22 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object per line, except a last line that a crash truncated.
+
+    Args:
+        path: The file; if it does not exist, there are no rows.
+    """
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
 def check_output_dir(folder: Path, *, mark: str) -> None:
     """Refuse a folder that `atomic_folder` would refuse, before the results are computed.
 

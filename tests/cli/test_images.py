@@ -212,7 +212,7 @@ class TestEdit:
         ids = np.asarray(opened(out / "wide" / "ids.png"))
         expected = int(ids[40, 50])
         capsys.readouterr()
-        assert main(["edit", *image, "--at", "50,40"]) == 0
+        assert main(["edit", model, str(images_dir / "wide.jpg"), "--at", "50,40"]) == 0
         assert f"under 50,40: slot {expected}" in capsys.readouterr().out
         words = ["--at", "50,40", "--remove", "at"]
         found = self.edit(model, images_dir / "wide.jpg", tmp_path / "edited", *words)
@@ -275,6 +275,8 @@ class TestEdit:
             ([], "there is nothing to do: pass --remove"),
             (["--remove", "4"], "there is no slot '4': the scene has slots 0 to 3"),
             (["--remove", "x"], "there is no slot 'x'"),
+            (["--remove", "²"], "there is no slot '²'"),
+            (["--remove", "1", "--output-dir", ""], "--output-dir is required"),
             (["--remove", "at"], "'at' means pixel 1 of --at, which has 0"),
             (["--at", "32,0"], "pixel 32,0 lies outside of"),
             (["--at", "3;4"], "a pixel is X,Y, such as 120,64, got '3;4'"),

@@ -126,6 +126,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--resume"], "the first argument must be a recipe or --config FILE, got '--resume'"),
         (["--config"], "--config needs the path of a JSON file"),
         (["--config", "none.json"], "there is no config file none.json"),
+        (["--configs", "none.json"], "the first argument must be a recipe or --config FILE"),
         (["lsd-smoke", "--data.path", "/none"], "there is no data set at /none"),
         (["lsd-smoke", "--push-to-hub", "me"], "--push-to-hub takes USER/NAME, got 'me'"),
         (["lsd-smoke", "--method.vae", "/none"], "cannot load the VAE '/none'"),

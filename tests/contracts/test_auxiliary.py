@@ -217,6 +217,18 @@ class TestGuidance:
         objective.eval()
         assert not recorders(objective)
 
+    def test_nothing_is_recorded_after_a_failed_step(self, batch: dict[str, Tensor]) -> None:
+        objective = tiny_stable_lsd(guidance_weight=0.5).train()
+
+        def fail(*_: Any) -> None:
+            assert recorders(objective)
+            raise RuntimeError("out of memory")
+
+        objective.unet.register_forward_hook(fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            objective(batch)
+        assert not recorders(objective)
+
     def test_a_missing_block_is_named(self) -> None:
         with pytest.raises(ValueError, match=r"no block up_blocks\.7 .*up_blocks\.1"):
             tiny_stable_lsd(guidance_weight=0.5, guidance_blocks=("up_blocks.7",))

@@ -23,6 +23,20 @@ from latentslots.recipes import RECIPES, recipe
 from tests.training.runs import assert_same_run, losses, rewind, rows, run
 
 
+DISTINCT = (
+    "autoencoder-small",
+    "dinosaur-coco",
+    "lsd-movi-e",
+    "lsd-scenes-64",
+    "lsd-smoke",
+    "slate-64",
+    "slot-attention-64",
+    "stable-lsd-coco",
+    "stable-lsd-coco-plus",
+)
+"""Of other sizes, the other recipes are like one of these."""
+
+
 def shrink(config: TrainConfig, store: Path, vae: Path, vit: Path, diffusion: Path) -> TrainConfig:
     """The same run on 12 images of 32 px, on a CPU; what is not size stays."""
     method = config.method
@@ -89,7 +103,10 @@ def shrink(config: TrainConfig, store: Path, vae: Path, vit: Path, diffusion: Pa
     )
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in DISTINCT else pytest.mark.slow) for name in RECIPES],
+)
 def test_two_steps_resumed_and_loaded(
     name: str,
     squares_store: Path,

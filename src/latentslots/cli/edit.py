@@ -23,10 +23,10 @@ class Edit:
     """`bundled`, a run folder, a pipeline folder, or a hub id."""
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
     """Image files, and folders of them; the edit is applied to each."""
-    output_dir: str
+    output_dir: str = ""
     """Folder of the results, with a folder for each image: edited.png, strip.png (before, slots,
     after), slots.safetensors and edited.json; images that already have results made in the same way
-    are skipped."""
+    are skipped. Not needed if nothing is edited."""
     remove: tuple[str, ...] = ()
     """SLOT: remove it."""
     replace: tuple[str, ...] = ()
@@ -69,6 +69,8 @@ def run(arguments: list[str]) -> int:
         raise ValueError(
             "there is nothing to do: pass --remove, --replace, --insert, --swap-background or --at"
         )
+    if changes and not options.output_dir:
+        raise ValueError("--output-dir is required: the folder of the edited images")
     paths = find_image_files(options.images)
     if options.slots and len(paths) > 1:
         raise ValueError(f"--slots holds the slots of one image, but there are {len(paths)}")

@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> int:
 def _starting_point(arguments: list[str]) -> tuple[TrainConfig, str, list[str]]:
     """Return the config without flags applied, the default run folder, and the flags."""
     first, *rest = arguments
-    if first.startswith("--config"):
+    if first == "--config" or first.startswith("--config="):
         if "=" in first:
             file = first.split("=", 1)[1]
         elif rest:

@@ -4,6 +4,7 @@ Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -256,8 +257,15 @@ class SlotPipeline(DiffusionPipeline):
         known = getattr(self, "_pretrained", {})
         return {k: (s, part) for k, (s, part) in known.items() if getattr(self, k) is part}
 
-    def check_painting(self, slots: Tensor, output_type: str) -> None:
+    def check_painting(
+        self, slots: Tensor, output_type: str, allowed: Sequence[str] = ("pil", "np", "pt")
+    ) -> None:
         """Check slots and output type before an image is painted.
+
+        Args:
+            slots: The slots to paint, `[B, K, D]`.
+            output_type: The requested type of the images.
+            allowed: The types that there are.
 
         Raises:
             ValueError: If the slots have another shape, or the output type is unknown.
@@ -265,8 +273,9 @@ class SlotPipeline(DiffusionPipeline):
         slot_dim = self.slot_encoder.config.slot_dim
         if slots.ndim != 3 or slots.shape[2] != slot_dim:
             raise ValueError(f"slots must have shape [B, K, {slot_dim}], got {list(slots.shape)}")
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type must be pil, np or pt, got {output_type!r}")
+        if output_type not in allowed:
+            names = ", ".join(allowed[:-1])
+            raise ValueError(f"output_type must be {names} or {allowed[-1]}, got {output_type!r}")
 
     def set_inference(
         self, *, num_slots: int | None = None, merge_overlap: float | None = None

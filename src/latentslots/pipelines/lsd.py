@@ -374,9 +374,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         generator: Any,
         latents: Tensor | None,
     ) -> None:
-        slot_dim = self.slot_encoder.config.slot_dim
-        if slots.ndim != 3 or slots.shape[2] != slot_dim:
-            raise ValueError(f"slots must have shape [B, K, {slot_dim}], got {list(slots.shape)}")
+        self.check_painting(slots, output_type, ("pil", "np", "pt", "latent"))
         if slots_mask is not None and slots_mask.shape != slots.shape[:2]:
             raise ValueError(
                 f"slots_mask must have shape {list(slots.shape[:2])}, got {list(slots_mask.shape)}"
@@ -388,8 +386,6 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             raise ValueError(f"{len(latents)} latents were given for {slots.shape[0]} scenes")
         if isinstance(generator, list) and len(generator) != slots.shape[0]:
             raise ValueError(f"{len(generator)} generators were given for {slots.shape[0]} scenes")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
         if output_type != "latent" and self.vae is None:
             raise ValueError(
                 "this pipeline has no VAE, so it cannot turn latents into pixels; load it with "

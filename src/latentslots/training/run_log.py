@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-from latentslots.files import write_text
+from latentslots.files import read_json_lines, write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -119,12 +119,4 @@ class RunLog:
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Read the rows of a run's `metrics.jsonl`, except a last line that a crash truncated."""
-    path = run_dir / METRICS_FILE
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows
+    return read_json_lines(run_dir / METRICS_FILE)

@@ -169,7 +169,7 @@ class Editor:
             if not 1 <= number <= len(pointed):
                 raise ValueError(f"{text!r} means pixel {number} of --at, which has {len(pointed)}")
             return pointed[number - 1]
-        if not text.strip().isdigit() or int(text) >= count:
+        if not text.strip().isdecimal() or int(text) >= count:
             raise ValueError(f"there is no slot {text!r}: the scene has slots 0 to {count - 1}")
         return int(text)
 

@@ -2,9 +2,8 @@
 
 A file is a sequence of records: length (uint64), masked CRC32C of the length, bytes, masked CRC32C
 of the bytes, all little-endian; the whole may be one GZIP stream. The bytes are a protocol buffer,
-`tf.train.Example` (named features) or `tf.train.SequenceExample` (named features, and named lists
-of features). A feature is a list of byte strings, float32 or int64 values. See
-https://www.tensorflow.org/tutorials/load_data/tfrecord
+`tf.train.Example`, which has named features. A feature is a list of byte strings, float32 or int64
+values. See https://www.tensorflow.org/tutorials/load_data/tfrecord
 
 The package `tfrecord` reads such files too, but it compares no checksum, so that damaged files go
 unnoticed, decompresses a GZIP stream twice, and turns each value into a Python object. Here all
@@ -229,13 +228,6 @@ class Feature:
             raise TFRecordError(f"a list of {kind} was expected, got one of {self.kind}")
 
 
-class SequenceExample(NamedTuple):
-    """Features of a whole sequence, and lists with one feature per step."""
-
-    context: dict[str, Feature]
-    steps: dict[str, list[Feature]]
-
-
 def parse_example(data: bytes | memoryview) -> dict[str, Feature]:
     """Read the features of a record that holds a `tf.train.Example`, without decoding them.
 
@@ -247,29 +239,6 @@ def parse_example(data: bytes | memoryview) -> dict[str, Feature]:
         for number, wire, part in _fields(memoryview(data))
         if number == 1 and wire == _BYTES and isinstance(part, memoryview)
     )
-
-
-def parse_sequence_example(data: bytes | memoryview) -> SequenceExample:
-    """Read the features of a record that holds a `tf.train.SequenceExample`, without decoding them.
-
-    Raises:
-        TFRecordError: If the record is not a SequenceExample.
-    """
-    context: list[memoryview] = []
-    steps: dict[str, list[Feature]] = {}
-    for number, wire, part in _fields(memoryview(data)):
-        if wire != _BYTES or not isinstance(part, memoryview):
-            continue
-        if number == 1:
-            context.append(part)
-        elif number == 2:
-            for name, listed in _entries(part):
-                steps[name] = [
-                    _feature(value)
-                    for which, kind, value in _fields(listed)
-                    if which == 1 and kind == _BYTES and isinstance(value, memoryview)
-                ]
-    return SequenceExample(_features(iter(context)), steps)
 
 
 def _features(parts: Iterator[memoryview]) -> dict[str, Feature]:

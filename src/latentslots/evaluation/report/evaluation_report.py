@@ -1,4 +1,4 @@
-"""Reports as files: numbers for programs, tables and figures for people."""
+"""The report of one evaluation: its scores, conditions and versions, as JSON and Markdown."""
 
 import json
 import platform

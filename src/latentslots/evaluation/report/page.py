@@ -1,6 +1,5 @@
 """An evaluation report as a self-contained page for the browser."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from PIL import Image
 
 from latentslots.evaluation.report.evaluation_report import EvaluationReport
 from latentslots.evaluation.report.html_page import Page
+from latentslots.files import read_json_lines
 from latentslots.metrics.image_scores import METRICS
 from latentslots.visualize import curve
 
@@ -42,13 +42,14 @@ def report_page(
         for end, name in ((0, "  95 %, from"), (1, "  95 %, to")):
             rows[name] = [own.intervals.get(key, (float("nan"),) * 2)[end] for key in keys]
         for name, reports in report.baselines.items():
-            rows[name] = [getattr(reports[convention], key) for key in keys]
+            if convention in reports:
+                rows[name] = [getattr(reports[convention], key) for key in keys]
         page.table(["", *(METRICS[key] for key in keys)], rows, best="the model")
     for convention, probes in report.probes.items():
         page.heading(f"Attributes of objects, predicted from slots, convention {convention}")
         page.preformatted(probes.to_markdown())
     if metrics_path is not None and metrics_path.is_file():
-        lines = [json.loads(line) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
+        lines = read_json_lines(metrics_path)
         keys = [key for key in CURVES if any(key in line for line in lines)]
         if keys:
             page.heading("Training curves")

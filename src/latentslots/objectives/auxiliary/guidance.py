@@ -51,7 +51,11 @@ class GuidanceLoss(AuxiliaryLoss):
         the same operations, so recording continues, but stores nothing.
         """
         recorded = start_recording(self.unet, self.blocks)
-        yield
+        try:
+            yield
+        except BaseException:
+            stop_recording(self.unet)
+            raise
         self.layers = list(recorded)
         if torch.is_grad_enabled() and self.unet.is_gradient_checkpointing:
             start_recording(self.unet, self.blocks, keep=False)
