@@ -19,7 +19,7 @@ NUM_IMAGES = 7
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     expected = _scores(slice(None))
-    # This process is rank 0, and the other its fork: a new one imports for longer than all the rest.
+    # This process is rank 0, and the other its fork: imports take longer than all the rest.
     other = multiprocessing.start_processes(
         _work, args=(1, str(tmp_path)), join=False, start_method="fork"
     )

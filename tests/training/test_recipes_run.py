@@ -22,7 +22,6 @@ from latentslots.pipelines import load_pipeline
 from latentslots.recipes import RECIPES, recipe
 from tests.training.runs import assert_same_run, losses, rewind, rows, run
 
-
 DISTINCT = (
     "autoencoder-small",
     "dinosaur-coco",
