@@ -24,8 +24,10 @@ os.environ |= {
 }
 
 
-def pytest_configure(config: pytest.Config) -> None:
+@pytest.hookimpl(trylast=True)  # after coverage has started
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Load the fixtures, except in the process that distributes tests to workers."""
+    config = session.config
     is_worker = hasattr(config, "workerinput")
     if is_worker or not config.getoption("numprocesses", None):
         config.pluginmanager.import_plugin("tests.fixtures")
