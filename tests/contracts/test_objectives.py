@@ -13,6 +13,7 @@ from scipy.fft import dctn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentslots.models.autoencoder import scale_latents
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives import (
     AutoencoderObjective,
@@ -645,18 +646,25 @@ class TestAutoencoder:
         loss, _ = AutoencoderObjective(tiny_autoencoder(), cosine_weight=1.0)(batch)
         assert loss.isfinite()
 
-    def test_it_sets_the_scaling_factor_so_that_latents_have_a_deviation_of_one(
+    def test_it_measures_the_latents_so_that_every_channel_has_a_deviation_of_one(
         self, pixel_values: Tensor, tmp_path: Path
     ) -> None:
         objective = AutoencoderObjective(tiny_autoencoder())
-        with torch.no_grad():
-            latents = objective.vae.encode(pixel_values).latent_dist.mean
-        objective.set_scaling_factor(latents.std().item())
+        parts = [pixel_values[:1], pixel_values[1:]]
+        draws = FixedDraws(torch.Generator(), torch.tensor([0]), 4)
+        deviation = objective.measure_latents([({"pixel_values": one}, draws) for one in parts])
         objective.save_pipeline(tmp_path)
         vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
+        assert deviation == pytest.approx(sum(vae.config.latents_std) / 4)
         with torch.no_grad():
-            scaled = vae.encode(pixel_values).latent_dist.mean * vae.config.scaling_factor
-        assert scaled.std().item() == pytest.approx(1, rel=1e-4)
+            posterior = vae.encode(pixel_values).latent_dist
+            mean = scale_latents(vae, posterior.mean)
+            variance = (posterior.std / torch.tensor(vae.config.latents_std)[:, None, None]) ** 2
+        pixels = (0, 2, 3)
+        torch.testing.assert_close(mean.mean(pixels), torch.zeros(4), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            (mean**2 + variance).mean(pixels), torch.ones(4), rtol=1e-3, atol=0
+        )
 
 
 class TestCosineFilters:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,41 @@ def test_scaled_latents_are_decoded_in_the_units_of_the_vae(shift: float | None)
         torch.testing.assert_close(
             decode_latents(vae, scaled), vae.decode(latents).sample, atol=1e-5, rtol=1e-5
         )
+
+
+def test_whitened_latents_have_a_deviation_of_one_in_every_channel() -> None:
+    latents = torch.randn(50, 4, 8, 8) * torch.tensor([2.0, 1.0, 0.1, 0.5])[:, None, None]
+    latents[:, 0] += 3
+    std, mean = torch.std_mean(latents, dim=(0, 2, 3))
+    statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+    vae = tiny_autoencoder(scaling_factor=1.0, **statistics)
+    scaled = scale_latents(vae, latents)
+    torch.testing.assert_close(scaled.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled.std(dim=(0, 2, 3)), torch.ones(4))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            decode_latents(vae, scaled[:2]), vae.decode(latents[:2]).sample, atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"latents_mean": [0.0] * 4}, "latents_std .* each of the 4 latent channels, got none"),
+        ({"latents_mean": [0.0] * 4, "latents_std": [1.0] * 3}, "latents_std .* got 3"),
+        ({"latents_mean": [0.0] * 4, "latents_std": [1.0, 0, 1, 1]}, "must be above 0, got 0"),
+        (
+            {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4, "shift_factor": 0.1},
+            "either shift_factor or latents_mean",
+        ),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(
+    config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    tiny_autoencoder(**config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_vae(str(tmp_path))
 
 
 def test_half_precision_decodes() -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from latentslots.build.methods import build_objective
 from latentslots.config import OptimConfig, TrainConfig
-from latentslots.training.optim import build_lr_scheduler, build_optimizer
+from latentslots.training.optim import build_lr_scheduler, build_optimizer, clip_gradients
 from tests.training.runs import rows, run, saved, with_changes
 
 STARTS = {"slot_mean", "slot_log_std", "registers", "null", "table", "gain"}
@@ -45,6 +46,39 @@ def test_norms_biases_and_initial_slots_have_no_weight_decay(
     assert spared > 50
     start = [n for n, _ in objective.named_parameters() if n.split(".")[-1] in STARTS]
     assert len(start) >= 2  # there is a start to be spared: slots, and the null vector or registers
+
+
+@pytest.mark.parametrize("clip_parts", [False, True])
+def test_gradients_are_clipped_together_or_by_part(config: TrainConfig, clip_parts: bool) -> None:
+    objective = build_objective(config)
+    parts = objective.trained()
+    for factor, part in enumerate(parts.values(), start=1):
+        for parameter in part.parameters():
+            parameter.grad = torch.randn_like(parameter) * factor
+    before = {
+        name: torch.cat([p.grad.flatten() for p in part.parameters()])
+        for name, part in parts.items()
+    }
+    norms = {name: grad.norm().item() for name, grad in before.items()}
+    total = math.hypot(*norms.values())
+    options = OptimConfig(max_grad_norm=0.5, clip_parts=clip_parts)
+    found = clip_gradients(Accelerator(cpu=True), objective, options)
+    logged = {f"grad_norm/{name}": norm for name, norm in norms.items()} if clip_parts else {}
+    assert found == pytest.approx({"grad_norm": total, **logged}, rel=1e-5)
+    assert len(parts) == 4
+    for name, part in parts.items():
+        after = torch.cat([p.grad.flatten() for p in part.parameters()])
+        expected = before[name] * 0.5 / (norms[name] if clip_parts else total)
+        torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_norms_of_parts_are_logged(config: TrainConfig, tmp_path: Path) -> None:
+    run(with_changes(config, {"optim.clip_parts": True, "max_train_steps": 1}), tmp_path / "run")
+    (row,) = rows(tmp_path / "run")
+    norms = [
+        row[f"grad_norm/{name}"] for name in ("encoder", "slot_encoder", "unet", "patch_decoder")
+    ]
+    assert row["grad_norm"] == pytest.approx(math.hypot(*norms), rel=1e-5)
 
 
 def test_weight_decay_shrinks_the_weights_of_its_group(config: TrainConfig, tmp_path: Path) -> None:

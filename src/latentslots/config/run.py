@@ -75,6 +75,10 @@ class OptimConfig:
     """Added to the denominator of the update."""
     max_grad_norm: Weight = 1.0
     """Norm to which gradients are clipped; 0 for no clipping."""
+    clip_parts: bool = False
+    """Clip the gradient of every trained part (encoder, slots, denoiser, patch decoder) by itself
+    and log its norm, instead of clipping all together: then the part with the largest loss does not
+    decide about the step of the others."""
     ema_decay: ShareBelowOne = 0.0
     """Decay of the exponential moving average of weights (EMA), which is validated and saved; 0 for
     none."""

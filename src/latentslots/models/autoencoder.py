@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
@@ -19,8 +20,15 @@ def load_vae(name: str) -> AutoencoderKL:
             may be that of a VAE, or a run or pipeline folder that holds one.
 
     Raises:
-        ValueError: If it cannot be loaded, or if the bundled one is missing or damaged.
+        ValueError: If it cannot be loaded, the statistics in its config are wrong, or the bundled
+            one is missing or damaged.
     """
+    vae = _load_vae(name)
+    check_latent_statistics(vae)
+    return vae
+
+
+def _load_vae(name: str) -> AutoencoderKL:
     if name == "bundled":
         return AutoencoderKL.from_pretrained(bundled_folder(BUNDLED_VAE))
     for folder in (Path(name), Path(name, "vae"), Path(name, "pipeline", "vae")):
@@ -40,9 +48,52 @@ def downscale_factor(vae: AutoencoderKL) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
-def scale_latents(vae: AutoencoderKL, latents: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Scale latents from the VAE's units to the denoiser's, whose standard deviation is about 1."""
-    return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+def check_latent_statistics(vae: AutoencoderKL) -> None:
+    """Check the statistics of the latents in a VAE's config.
+
+    Raises:
+        ValueError: If `latents_mean` and `latents_std` are not one number per channel, one of them
+            is missing, a deviation is not above 0, or there is a `shift_factor` beside them.
+    """
+    mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+    if mean is None and std is None:
+        return
+    channels = vae.config.latent_channels
+    for name, values in (("latents_mean", mean), ("latents_std", std)):
+        if values is None or len(values) != channels:
+            count = "none" if values is None else len(values)
+            raise ValueError(
+                f"{name} in the VAE's config must have one number for each of the {channels} "
+                f"latent channels, got {count}"
+            )
+    if min(std) <= 0:
+        raise ValueError(f"latents_std in the VAE's config must be above 0, got {min(std):g}")
+    if vae.config.shift_factor:
+        raise ValueError("a VAE's config has either shift_factor or latents_mean, not both")
+
+
+def _affine(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
+    """Offset and factor, `[C, 1, 1]`, from the VAE's units to the denoiser's."""
+    check_latent_statistics(vae)
+    channels = vae.config.latent_channels
+    offset = vae.config.get("latents_mean") or [vae.config.shift_factor or 0.0] * channels
+    std = vae.config.get("latents_std") or [1.0] * channels
+    factor = vae.config.scaling_factor / torch.tensor(std)
+    offset, factor = torch.tensor(offset, device=vae.device), factor.to(vae.device)
+    return offset[:, None, None], factor[:, None, None]
+
+
+def scale_latents(
+    vae: AutoencoderKL, latents: Float[Tensor, "B C h w"]
+) -> Float[Tensor, "B C h w"]:
+    """Scale latents from the VAE's units to the denoiser's, whose standard deviation is about 1.
+
+    With `latents_mean` and `latents_std` in the VAE's config, as diffusers has them, every channel
+    is whitened: it has a mean of 0 and a deviation of `scaling_factor`. Otherwise all channels are
+    scaled alike.
+    """
+    offset, factor = _affine(vae)
+    return ((latents.float() - offset) * factor).to(latents.dtype)
 
 
 def encode_latents(
@@ -57,5 +108,6 @@ def decode_latents(
     vae: AutoencoderKL, latents: Float[Tensor, "B C h w"]
 ) -> Float[Tensor, "B 3 H W"]:
     """Decode latents in the denoiser's units to pixels, about [-1, 1]."""
-    latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    offset, factor = _affine(vae)
+    latents = latents.float() / factor + offset
     return vae.decode(latents.to(vae.dtype)).sample

@@ -153,33 +153,36 @@ class AutoencoderObjective(Objective):
     def validate(self, batches: ValidationBatches) -> dict[str, float]:
         """Average PSNR and SSIM, and measure the deviation of the latents."""
         values = super().validate(batches)
-        return {**values, "latent_std": self.measure_scale(batches)}
+        return {**values, "latent_std": self.measure_latents(batches)}
 
     def on_save(self, batches: ValidationBatches) -> None:
-        """Set the scaling factor, which depends on the current weights."""
-        self.measure_scale(batches)
+        """Set the statistics of the latents, which depend on the current weights."""
+        self.measure_latents(batches)
 
     @torch.no_grad()
-    def measure_scale(self, batches: ValidationBatches) -> float:
-        """Measure the deviation of latents, and set the factor that brings it to 1.
+    def measure_latents(self, batches: ValidationBatches) -> float:
+        """Measure mean and deviation of every channel, and write them to the VAE's config.
+
+        Channels that a denoiser predicts with a squared error should have the same deviation:
+        otherwise those with small ones, which hold edges, hardly count.
 
         Returns:
-            The deviation of samples of the posterior, whose variance counts, too.
+            The mean deviation. That of samples of the posterior, whose variance counts, too.
         """
-        moments = torch.zeros(3, dtype=torch.float64)
+        channels = self.vae.config.latent_channels
+        sums, count = torch.zeros(2, channels, dtype=torch.float64), 0
         for batch, _ in batches:
             posterior = self.vae.encode(batch["pixel_values"]).latent_dist
             mean, var = posterior.mean.double(), posterior.var.double()
-            count = mean.new_tensor(mean.numel())
-            moments += torch.stack([mean.sum(), (mean.square() + var).sum(), count]).cpu()
-        first, second, count = moments.tolist()
-        latent_std = float((second / count - (first / count) ** 2) ** 0.5)
-        self.set_scaling_factor(latent_std)
-        return latent_std
-
-    def set_scaling_factor(self, latent_std: float) -> None:
-        """Set the scaling factor that brings latents from a deviation of `latent_std` to 1."""
-        self.vae.register_to_config(scaling_factor=1.0 / latent_std)
+            pixels = (0, 2, 3)
+            sums += torch.stack([mean.sum(pixels), (mean.square() + var).sum(pixels)]).cpu()
+            count += mean[:, 0].numel()
+        first, second = sums / count
+        std = (second - first.square()).sqrt()
+        self.vae.register_to_config(
+            latents_mean=first.tolist(), latents_std=std.tolist(), scaling_factor=1.0
+        )
+        return float(std.mean())
 
     def preview(self, pixel_values: Tensor) -> Image.Image:
         """Draw images above their reconstructions."""

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMInverseScheduler,
     DPMSolverMultistepScheduler,
     ImagePipelineOutput,
 )
@@ -27,6 +26,7 @@ from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.pipelines.base import ImageInput, InferenceSettings, SlotPipeline
 from latentslots.pipelines.conditioning import Condition, guided_states
 from latentslots.pipelines.edit import SlotEdit, edit_images
+from latentslots.pipelines.inversion import invert_latents
 from latentslots.pipelines.slot_layout import predict_slot_layout
 
 
@@ -265,10 +265,6 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             slots_mask: True for the slots that exist; by default all.
             num_inference_steps: Steps from the image to the noise.
         """
-        inverse = DDIMInverseScheduler.from_config(
-            self.scheduler.config, timestep_spacing="trailing", clip_sample=False
-        )
-        inverse.set_timesteps(num_inference_steps, device=self.device)
         slots = slots.to(self.device, self.slot_encoder.dtype)
         slots_mask = None if slots_mask is None else slots_mask.to(self.device)
         latents = image_latents.to(self.device, self.unet.dtype)
@@ -277,10 +273,13 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         )
         states, mask = self.slot_encoder.condition(slots, slots_mask)
         condition = Condition(states, mask, slot_layout)
-        for timestep in self.progress_bar(inverse.timesteps):
-            prediction = self._predict(latents, timestep, condition, guidance_scale=1.0)
-            latents = inverse.step(prediction, timestep, latents).prev_sample
-        return latents
+        return invert_latents(
+            partial(self._predict, condition=condition, guidance_scale=1.0),
+            latents,
+            self.scheduler,
+            num_steps=num_inference_steps,
+            progress_bar=self.progress_bar,
+        )
 
     def _denoise(
         self,

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -71,3 +73,32 @@ def build_lr_scheduler(
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return LambdaLR(optimizer, lr_factor(config, max_train_steps), last_epoch=step - 1)
+
+
+def clip_gradients(
+    accelerator: Accelerator, objective: Objective, config: OptimConfig
+) -> dict[str, float]:
+    """Clip gradients, all together or those of each part by themselves.
+
+    Args:
+        accelerator: Removes the loss scale of fp16 from the gradients.
+        objective: Its trained parts have the gradients.
+        config: The limit, and whether it applies to each part.
+
+    Returns:
+        `grad_norm`, the norm of all gradients before; with `clip_parts`, also `grad_norm/PART`.
+    """
+    limit = config.max_grad_norm or math.inf
+    if not config.clip_parts:
+        return {
+            "grad_norm": float(accelerator.clip_grad_norm_(objective.trained_parameters(), limit))
+        }
+    accelerator.unscale_gradients()
+    parts = objective.trained()
+    norms = [
+        nn.utils.clip_grad_norm_([p for p in part.parameters() if p.requires_grad], limit)
+        for part in parts.values()
+    ]
+    values = torch.stack(norms).tolist()
+    by_part = {f"grad_norm/{name}": norm for name, norm in zip(parts, values, strict=True)}
+    return {"grad_norm": math.hypot(*values), **by_part}

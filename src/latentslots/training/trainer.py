@@ -21,7 +21,7 @@ from latentslots.data.loading.stream import ImageStream
 from latentslots.files import apply_umask, replace_folder
 from latentslots.objectives import Objective
 from latentslots.training import checkpoint
-from latentslots.training.optim import build_lr_scheduler, build_optimizer
+from latentslots.training.optim import build_lr_scheduler, build_optimizer, clip_gradients
 from latentslots.training.preview import Previewer
 from latentslots.training.run_log import RunLog
 from latentslots.training.signals import (
@@ -115,10 +115,8 @@ class Trainer:
                     self._add({"loss": loss.detach(), **logs})
                     if not self.accelerator.sync_gradients:
                         continue  # a micro-batch: the optimizer does not move
-                    grad_norm = self.accelerator.clip_grad_norm_(
-                        self.trainable, self.config.optim.max_grad_norm or math.inf
-                    )
-                    values = {**self._mean(), "grad_norm": float(grad_norm)}
+                    norms = clip_gradients(self.accelerator, self.objective, self.config.optim)
+                    values = {**self._mean(), **norms}
                     if self._skip_nonfinite_step(values["loss"], values["grad_norm"]):
                         continue
                     scale = self._fp16_scale()
