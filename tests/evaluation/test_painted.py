@@ -53,6 +53,7 @@ class Painter:
     """Slots are (image, object); it paints them over one another, or gray if it is blind."""
 
     blind: bool = False
+    paints: bool = True
     resolution: int = SIDE
     vae: Any = field(default_factory=tiny_autoencoder)
     scheduler: Any = field(

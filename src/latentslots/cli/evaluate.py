@@ -56,6 +56,11 @@ class Evaluate:
     class_attribute: str = ""
     """Also score all objects of a class as one region: the attribute with the classes, such as
     `category`."""
+    painted: str = ""
+    """Also paint the images from their slots, and report how often a classifier that was trained on
+    real objects recognizes this attribute in them, such as `shape_label`."""
+    painted_split: str = "train"
+    """With --painted: the split on whose objects the classifier is trained."""
     baselines: bool = False
     """Also score the untrained model, k-means on color, and connected pieces of one color."""
     num_colors: int | None = None
@@ -104,6 +109,7 @@ def run(arguments: list[str]) -> None:
     tuning = None
     if options.tune_split:  # before the inference, so that a wrong name fails at once
         tuning = load_dataset(options.data, split=options.tune_split)
+    training = load_dataset(options.data, split=options.painted_split) if options.painted else None
     out = Path(options.output_dir) if options.output_dir else None
     report = run_evaluation(
         pipe,
@@ -118,6 +124,7 @@ def run(arguments: list[str]) -> None:
             class_attribute=options.class_attribute,
             probes=options.probes,
             attributes=options.attributes,
+            painted=options.painted,
             baselines=options.baselines,
             num_colors=options.num_colors,
         ),
@@ -129,6 +136,7 @@ def run(arguments: list[str]) -> None:
             "masks": pipe.mask_source,
         },
         tuning=tuning,
+        training=training,
         cache=out,
         command=shlex.join(["latentslots", "evaluate", *arguments]),
     )
@@ -141,6 +149,11 @@ def run(arguments: list[str]) -> None:
 
 def _check(options: Evaluate) -> None:
     """Refuse flags that contradict each other."""
+    if options.painted and options.painted_split == options.split:
+        raise ValueError(
+            "--painted-split must name another split than the one to be scored, "
+            f"{options.split!r}: the classifier may not have seen the objects"
+        )
     if options.num_colors is not None and not options.baselines:
         raise ValueError("--num-colors is for the baselines: add --baselines")
     if options.tune_split and not options.baselines:

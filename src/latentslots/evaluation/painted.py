@@ -3,7 +3,7 @@
 Dimensions: I images, M objects, K slots, H W pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -37,7 +37,8 @@ class PaintedReport:
         num_composed: Objects in compositions, one per image.
         guess: Share of the most frequent class.
         pictures: Accuracy on the images themselves.
-        autoencoder: On the images after the autoencoder, the most that a painted image can reach.
+        autoencoder: On the images after the autoencoder, the most that a painted image can reach;
+            `None` for a model without one.
         reconstructions: On images painted from their own slots.
         compositions: On objects whose slot was put into another image's scene.
     """
@@ -47,7 +48,7 @@ class PaintedReport:
     num_composed: int
     guess: float
     pictures: float
-    autoencoder: float
+    autoencoder: float | None
     reconstructions: float
     compositions: float
 
@@ -70,7 +71,7 @@ class PaintedReport:
             "",
             "| | accuracy |",
             "|---|---|",
-            *(f"| {name} | {value:.3f} |" for name, value in rows),
+            *(f"| {name} | {value:.3f} |" for name, value in rows if value is not None),
         ]
         return "\n".join(lines) + "\n"
 
@@ -152,8 +153,11 @@ def evaluate_painted(
         progress: Called with the name of every stage.
 
     Raises:
-        ValueError: If the attribute is missing, has no classes, or no object has it.
+        ValueError: If the pipeline does not paint, or the attribute is missing, has no classes, or
+            no object has it.
     """
+    if not getattr(pipe, "paints", False):
+        raise ValueError(f"{type(pipe).__name__} paints no images")
     sampling = sampling or Sampling()
     objects, values = read_objects(
         dataset, attribute, resolution=pipe.resolution, num_images=num_images
@@ -172,41 +176,62 @@ def evaluate_painted(
             seed=sampling.seed,
         )
     progress("painting")
+    images = _paint_all(pipe, objects, sampling, batch_size)
+    accuracies: dict[str, Any] = {"autoencoder": None}
+    for name, (pixels, which, owners) in images.items():
+        crops = crop_objects(pixels, objects.boxes[which], owners)
+        correct = classifier.predict(crops) == objects.labels[which]
+        accuracies[name] = float(correct.float().mean())
+    return PaintedReport(
+        attribute=attribute,
+        num_objects=len(objects.labels),
+        num_composed=len(images["compositions"][1]),
+        guess=float(objects.labels.bincount().max() / len(objects.labels)),
+        **accuracies,
+    )
+
+
+def _paint_all(
+    pipe: Any, objects: LabeledObjects, sampling: Sampling, batch_size: int
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """All kinds of images, the objects to be read off them, and the image of each object."""
     decoded, painted = [], []
     composed: list[tuple[Tensor, int]] = []
     for start in range(0, len(objects.images), batch_size):
         part = range(start, min(start + batch_size, len(objects.images)))
         pixels = objects.images[part.start : part.stop]
-        decoded.append(decode_latents(pipe.vae, encode_latents(pipe.vae, pixels)).float().cpu())
-        generators = [Generator().manual_seed(sampling.seed + i) for i in part]
-        scenes = pipe.encode_pixel_values(pixels, generator=generators)
+        if getattr(pipe, "vae", None) is not None:
+            decoded.append(decode_latents(pipe.vae, encode_latents(pipe.vae, pixels)).float().cpu())
         seeds = [sampling.seed + i for i in part]
-        options: dict[str, Any] = {"sampling": sampling, "seeds": seeds, "batch_size": batch_size}
-        images = sample_images(pipe, scenes.slots, scenes.slots_mask, progress=False, **options)
-        painted.append(images * 2 - 1)
-        composed += _compose(pipe, scenes, objects, part, options)
-
-    def accuracy(images: Tensor, which: Tensor | slice, owners: Tensor) -> float:
-        crops = crop_objects(images, objects.boxes[which], owners)
-        return float((classifier.predict(crops) == objects.labels[which]).float().mean())
-
-    everything = slice(None)
+        generators = [Generator().manual_seed(seed) for seed in seeds]
+        scenes = pipe.encode_pixel_values(pixels, generator=generators)
+        painted.append(_paint(pipe, scenes.slots, scenes.slots_mask, sampling, seeds))
+        composed += _compose(pipe, scenes, objects, part, sampling)
+    everything = torch.arange(len(objects.labels))
     chosen = torch.tensor([index for _, index in composed], dtype=torch.long)
-    in_scenes = torch.stack([image for image, _ in composed]) if composed else painted[0][:0]
-    return PaintedReport(
-        attribute=attribute,
-        num_objects=len(objects.labels),
-        num_composed=len(composed),
-        guess=float(objects.labels.bincount().max() / len(objects.labels)),
-        pictures=accuracy(objects.images, everything, objects.owners),
-        autoencoder=accuracy(torch.cat(decoded), everything, objects.owners),
-        reconstructions=accuracy(torch.cat(painted), everything, objects.owners),
-        compositions=accuracy(in_scenes, chosen, torch.arange(len(composed))),
-    )
+    in_scenes = torch.stack([image for image, _ in composed])
+    sets = {"pictures": objects.images, "reconstructions": torch.cat(painted)}
+    if decoded:
+        sets["autoencoder"] = torch.cat(decoded)
+    return {
+        **{name: (images, everything, objects.owners) for name, images in sets.items()},
+        "compositions": (in_scenes, chosen, torch.arange(len(composed))),
+    }
+
+
+def _paint(
+    pipe: Any, slots: Tensor, slots_mask: Tensor | None, sampling: Sampling, seeds: Sequence[int]
+) -> Float[Tensor, "B 3 H W"]:
+    """Paint scenes, by sampling if the pipeline is a diffusion model; pixels in [-1, 1]."""
+    if hasattr(pipe, "scheduler"):
+        options: dict[str, Any] = {"sampling": sampling, "seeds": seeds, "batch_size": len(slots)}
+        return sample_images(pipe, slots, slots_mask, progress=False, **options) * 2 - 1
+    (images,) = pipe(slots, slots_mask=slots_mask, output_type="pt", return_dict=False)
+    return images.float().cpu() * 2 - 1
 
 
 def _compose(
-    pipe: Any, scenes: Any, objects: LabeledObjects, part: range, options: dict[str, Any]
+    pipe: Any, scenes: Any, objects: LabeledObjects, part: range, sampling: Sampling
 ) -> Iterator[tuple[Tensor, int]]:
     """Put the largest object of every image into the scene of the next one of its batch.
 
@@ -238,9 +263,7 @@ def _compose(
         chosen.append((row, index))
     if not chosen:
         return
-    seeds = [options["seeds"][row] for row, _ in chosen]
-    images = sample_images(
-        pipe, torch.stack(slots), torch.stack(masks), progress=False, **{**options, "seeds": seeds}
-    )
-    for image, (_, index) in zip(images * 2 - 1, chosen, strict=True):
+    seeds = [sampling.seed + part[row] for row, _ in chosen]
+    images = _paint(pipe, torch.stack(slots), torch.stack(masks), sampling, seeds)
+    for image, (_, index) in zip(images, chosen, strict=True):
         yield image, index

@@ -14,10 +14,12 @@ from PIL.Image import Image
 from tqdm.auto import tqdm
 
 from latentslots.config.conventions import Convention, ScoringSize
+from latentslots.config.sampling import Sampling
 from latentslots.data.store.attributes import read_attributes
 from latentslots.data.store.reader import dataset_fingerprint
 from latentslots.evaluation.baselines import predict_baselines
 from latentslots.evaluation.mask_files import open_masks, paired_segmentations
+from latentslots.evaluation.painted import PaintedReport, evaluate_painted
 from latentslots.evaluation.predictions import (
     Predictions,
     SegmentationPair,
@@ -51,6 +53,8 @@ class EvaluationOptions:
         class_attribute: Attribute whose classes make one region of several objects; empty for none.
         probes: Whether to predict attributes from slots.
         attributes: Attributes to predict; all when empty.
+        painted: Attribute that a classifier of real objects reads off painted images; empty for
+            none.
         baselines: Whether to score the baselines.
         num_colors: Number of colors of the baselines.
     """
@@ -64,6 +68,7 @@ class EvaluationOptions:
     class_attribute: str = ""
     probes: bool = False
     attributes: Sequence[str] = ()
+    painted: str = ""
     baselines: bool = False
     num_colors: int | None = None
 
@@ -75,6 +80,7 @@ def run_evaluation(
     *,
     about: dict[str, Any],
     tuning: Dataset | None = None,
+    training: Dataset | None = None,
     cache: Path | None = None,
     command: str = "",
 ) -> EvaluationReport:
@@ -88,13 +94,14 @@ def run_evaluation(
         options: What to measure.
         about: Further conditions, for the report: names of model and data, source of the masks.
         tuning: See `predict_baselines`.
+        training: Images whose objects train the classifier of painted ones.
         cache: Folder in which predictions are stored. They are reused if no condition has changed.
         command: The command line, for the report.
 
     Raises:
         ValueError: If the data set lacks a required column, or the cache is a file.
     """
-    _check(dataset, options, cache)
+    _check(pipe, dataset, options, cache)
     conditions = {**about, **_conditions(pipe, dataset, options)}
     predictions = _predict(pipe, dataset, options, conditions, cache)
     segmentation = _scores(predictions, dataset, options)
@@ -125,6 +132,7 @@ def run_evaluation(
         segmentation=segmentation,
         baselines={name: _scores(one, dataset, options) for name, one in baselines.items()},
         probes=probes,
+        painted=_painted(pipe, dataset, training, options),
         command=command,
         config=_config(pipe),
     )
@@ -137,6 +145,26 @@ def _scores(
     if options.class_attribute:
         classes = object_classes(predictions, dataset, options.class_attribute)
     return {c: score(predictions, convention=c, classes=classes) for c in options.conventions}
+
+
+def _painted(
+    pipe: Any, dataset: Dataset, training: Dataset | None, options: EvaluationOptions
+) -> PaintedReport | None:
+    if not options.painted:
+        return None
+    if training is None:
+        raise ValueError("the classifier of painted objects needs training images")
+    with tqdm(bar_format="{desc} {elapsed}") as bar:
+        return evaluate_painted(
+            pipe,
+            dataset,
+            training,
+            options.painted,
+            num_images=options.num_images or len(dataset),
+            sampling=Sampling(seed=options.seed),
+            batch_size=options.batch_size,
+            progress=bar.set_description,
+        )
 
 
 def _config(pipe: Any) -> dict[str, Any]:
@@ -152,14 +180,17 @@ def _config(pipe: Any) -> dict[str, Any]:
     return plain
 
 
-def _check(dataset: Dataset, options: EvaluationOptions, cache: Path | None) -> None:
+def _check(pipe: Any, dataset: Dataset, options: EvaluationOptions, cache: Path | None) -> None:
     """Refuse, before minutes of inference, options that would fail after it."""
     if cache is not None and cache.exists() and not cache.is_dir():
         raise ValueError(f"{cache} is a file; the report needs a folder")
     if options.probes:
         read_attributes(dataset, list(options.attributes) or None, num_images=1)
-    if options.class_attribute:
-        check_classes(dataset, options.class_attribute)
+    for attribute in (options.class_attribute, options.painted):
+        if attribute:
+            check_classes(dataset, attribute)
+    if options.painted and not getattr(pipe, "paints", False):
+        raise ValueError(f"{type(pipe).__name__} paints no images, so none can be recognized")
 
 
 def _predict(

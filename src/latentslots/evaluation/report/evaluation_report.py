@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from latentslots.evaluation.painted import PaintedReport
 from latentslots.evaluation.probing import ProbeReport
 from latentslots.evaluation.segmentation import SegmentationReport
 from latentslots.files import atomic_file, write_text
@@ -57,6 +58,8 @@ class EvaluationReport:
         segmentation: Scores by convention.
         baselines: Scores of other methods on the same images: by name, then by convention.
         probes: Scores of probes by convention.
+        painted: What a classifier of real objects recognizes in painted images; `None` if that was
+            not measured.
         command: The command line.
         config: Configuration of every part of the model, by its name; empty if only masks were
             scored.
@@ -66,6 +69,7 @@ class EvaluationReport:
     segmentation: Reports
     baselines: Mapping[str, Reports] = field(default_factory=dict)
     probes: Mapping[str, ProbeReport] = field(default_factory=dict)
+    painted: PaintedReport | None = None
     command: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,6 +88,7 @@ class EvaluationReport:
             "segmentation": scores(self.segmentation),
             "baselines": {name: scores(reports) for name, reports in self.baselines.items()},
             "probes": {name: report.to_dict() for name, report in self.probes.items()},
+            "painted": None if self.painted is None else self.painted.to_dict(),
         }
 
     def to_markdown(self) -> str:
@@ -97,6 +102,7 @@ class EvaluationReport:
             }
             parts.append(report.to_markdown(others))
         parts += [report.to_markdown() for report in self.probes.values()]
+        parts += [] if self.painted is None else [self.painted.to_markdown()]
         return "\n".join(parts)
 
     def write(self, folder: Path) -> None:

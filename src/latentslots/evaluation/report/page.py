@@ -48,6 +48,9 @@ def report_page(
     for convention, probes in report.probes.items():
         page.heading(f"Attributes of objects, predicted from slots, convention {convention}")
         page.preformatted(probes.to_markdown())
+    if report.painted is not None:
+        page.heading("Objects recognized in painted images")
+        page.preformatted(report.painted.to_markdown())
     if metrics_path is not None and metrics_path.is_file():
         lines = read_json_lines(metrics_path)
         keys = [key for key in CURVES if any(key in line for line in lines)]
