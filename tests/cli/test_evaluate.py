@@ -122,6 +122,19 @@ def test_attributes_are_predicted_from_slots(
     assert "| side | linear | r2 " in capsys.readouterr().out
 
 
+def test_attributes_are_recognized_in_painted_images(
+    tiny_pipeline_dir: Path, few_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--painted", "color_label", "--num-images", "2", "--output-dir", str(tmp_path / "out")]
+    assert main(["evaluate", str(tiny_pipeline_dir), "--data", str(few_scenes), *words]) == 0
+    assert "Accuracy of a classifier of `color_label`" in capsys.readouterr().out
+    painted = json.loads((tmp_path / "out" / "report.json").read_text())["painted"]
+    assert painted["num_composed"] == 2
+    kinds = ("pictures", "autoencoder", "reconstructions", "compositions")
+    assert all(0 <= painted[kind] <= 1 for kind in kinds)
+    assert "recognized in painted images" in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_number_and_merging_of_slots_may_be_changed(
     tiny_pipeline_dir: Path,
     scenes_store: Path,
@@ -217,6 +230,9 @@ def test_the_weight_of_position_is_tuned_on_another_split(
         (["--class-attribute", "side"], "the attribute 'side' has numbers, not classes"),
         (["--tune-split", "train"], "--tune-split is for the baselines: add --baselines"),
         (["--baselines", "--tune-split", "validation"], "another split than the one to be scored"),
+        (["--painted", "side"], "the attribute 'side' has numbers, not classes"),
+        (["--painted", "shape"], "there is no attribute 'shape', only color_label, side"),
+        (["--painted", "color_label", "--painted-split", "validation"], "another split than"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(
