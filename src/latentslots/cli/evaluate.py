@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> None:
     from latentslots.evaluation.labeled_images import with_objects
     from latentslots.pipelines import load_pipeline
     from latentslots.pipelines.cross_attention import CrossAttentionPipeline
-    from latentslots.workflows.evaluate import EvaluationOptions, run_evaluation, write_evaluation
+    from latentslots.workflows.evaluate import run_evaluation, write_evaluation
 
     # Processes that `accelerate launch` started share the images. On CPUs, they connect to each
     # other with `cpu=True` only.
@@ -114,20 +114,7 @@ def run(arguments: list[str]) -> None:
     report = run_evaluation(
         pipe,
         dataset,
-        EvaluationOptions(
-            conventions=options.convention,
-            resolution=options.resolution,
-            scoring_resolution=options.scoring_resolution,
-            num_images=options.num_images,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            class_attribute=options.class_attribute,
-            probes=options.probes,
-            attributes=options.attributes,
-            painted=options.painted,
-            baselines=options.baselines,
-            num_colors=options.num_colors,
-        ),
+        _measured(options),
         about={
             "model": options.run,
             "data": options.data,
@@ -145,6 +132,15 @@ def run(arguments: list[str]) -> None:
     if out is not None:
         write_evaluation(report, pipe, dataset, out, run_folder=Path(options.run))
     print(json.dumps(report.to_dict()) if options.json else report.to_markdown())
+
+
+def _measured(options: Evaluate) -> Any:
+    """The flags that say what is measured, as the workflow's options, which have their names."""
+    from latentslots.workflows.evaluate import EvaluationOptions
+
+    names = {field.name for field in fields(EvaluationOptions)} - {"conventions"}
+    values = {name: getattr(options, name) for name in names}
+    return EvaluationOptions(conventions=options.convention, **values)
 
 
 def _check(options: Evaluate) -> None:

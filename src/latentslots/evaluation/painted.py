@@ -3,20 +3,21 @@
 Dimensions: I images, M objects, K slots, H W pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from latentslots.config.sampling import Sampling
-from latentslots.data.store.attributes import ObjectValues, read_attributes
+from latentslots.data.store.attributes import read_attributes
+from latentslots.evaluation.edits.pairs import generators, through_autoencoder
 from latentslots.evaluation.labeled_images import LabeledImages
 from latentslots.metrics.crop_classifier import crop_objects, train_crop_classifier
-from latentslots.models.autoencoder import decode_latents, encode_latents
 from latentslots.pipelines.sampling import sample_images
 
 NUM_TRAINING_IMAGES = 2_000
@@ -83,8 +84,9 @@ class LabeledObjects(NamedTuple):
         images: The images, in [-1, 1].
         masks: Pixels of every object.
         boxes: Top, left, bottom and right of every object, in pixels.
-        labels: Class of every object.
+        labels: Class of every object, an index of `classes`.
         owners: Index of the image of every object.
+        classes: Names of the classes.
     """
 
     images: Float[Tensor, "I 3 H W"]
@@ -92,11 +94,12 @@ class LabeledObjects(NamedTuple):
     boxes: Float[Tensor, "M 4"]
     labels: Int[Tensor, " M"]
     owners: Int[Tensor, " M"]
+    classes: tuple[str, ...]
 
 
 def read_objects(
     dataset: Dataset, attribute: str, *, resolution: int, num_images: int
-) -> tuple[LabeledObjects, ObjectValues]:
+) -> LabeledObjects:
     """Read the objects of the first images that have a class and cover enough pixels.
 
     Raises:
@@ -124,7 +127,12 @@ def read_objects(
     if not labels:
         raise ValueError(f"no object of the first {len(labeled)} images has {attribute!r}")
     parts = torch.stack(images), torch.stack(masks), torch.stack(boxes)
-    return LabeledObjects(*parts, torch.tensor(labels), torch.tensor(owners)), values
+    return LabeledObjects(*parts, torch.tensor(labels), torch.tensor(owners), values.classes)
+
+
+def _renumber(objects: LabeledObjects, classes: Sequence[str]) -> Int[Tensor, " M"]:
+    """Labels as indices of the given classes."""
+    return torch.tensor([classes.index(name) for name in objects.classes])[objects.labels]
 
 
 @torch.no_grad()
@@ -153,26 +161,29 @@ def evaluate_painted(
         progress: Called with the name of every stage.
 
     Raises:
-        ValueError: If the pipeline does not paint, or the attribute is missing, has no classes, or
-            no object has it.
+        ValueError: If the pipeline does not paint, there are fewer than two images, or the
+            attribute is missing, has no classes, or no object has it.
     """
     if not getattr(pipe, "paints", False):
         raise ValueError(f"{type(pipe).__name__} paints no images")
     sampling = sampling or Sampling()
-    objects, values = read_objects(
-        dataset, attribute, resolution=pipe.resolution, num_images=num_images
-    )
+    objects = read_objects(dataset, attribute, resolution=pipe.resolution, num_images=num_images)
+    if len(objects.images) < 2:
+        raise ValueError("objects are put into other images' scenes: two images are needed, got 1")
     progress("reading training objects")
-    seen, _ = read_objects(
+    seen = read_objects(
         training, attribute, resolution=pipe.resolution, num_images=NUM_TRAINING_IMAGES
     )
+    # Without a list of classes in the data set, a split knows only those that it contains.
+    classes = sorted({*objects.classes, *seen.classes})
+    labels = _renumber(objects, classes)
     progress("training the classifier")
     with torch.enable_grad():
         classifier = train_crop_classifier(
             crop_objects(seen.images, seen.boxes, seen.owners),
-            seen.labels,
+            _renumber(seen, classes),
             seen.owners,
-            num_classes=len(values.classes),
+            num_classes=len(classes),
             seed=sampling.seed,
         )
     progress("painting")
@@ -180,13 +191,13 @@ def evaluate_painted(
     accuracies: dict[str, Any] = {"autoencoder": None}
     for name, (pixels, which, owners) in images.items():
         crops = crop_objects(pixels, objects.boxes[which], owners)
-        correct = classifier.predict(crops) == objects.labels[which]
+        correct = classifier.predict(crops) == labels[which]
         accuracies[name] = float(correct.float().mean())
     return PaintedReport(
         attribute=attribute,
         num_objects=len(objects.labels),
         num_composed=len(images["compositions"][1]),
-        guess=float(objects.labels.bincount().max() / len(objects.labels)),
+        guess=float(labels.bincount().max() / len(labels)),
         **accuracies,
     )
 
@@ -195,75 +206,82 @@ def _paint_all(
     pipe: Any, objects: LabeledObjects, sampling: Sampling, batch_size: int
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """All kinds of images, the objects to be read off them, and the image of each object."""
-    decoded, painted = [], []
-    composed: list[tuple[Tensor, int]] = []
+    decoded = []
+    every_slot: list[Tensor] = []
+    every_mask: list[Tensor] = []
+    segmentations: list[Tensor] = []
+    size = (objects.images.shape[2], objects.images.shape[3])
     for start in range(0, len(objects.images), batch_size):
-        part = range(start, min(start + batch_size, len(objects.images)))
-        pixels = objects.images[part.start : part.stop]
+        pixels = objects.images[start : start + batch_size]
         if getattr(pipe, "vae", None) is not None:
-            decoded.append(decode_latents(pipe.vae, encode_latents(pipe.vae, pixels)).float().cpu())
-        seeds = [sampling.seed + i for i in part]
-        generators = [Generator().manual_seed(seed) for seed in seeds]
-        scenes = pipe.encode_pixel_values(pixels, generator=generators)
-        painted.append(_paint(pipe, scenes.slots, scenes.slots_mask, sampling, seeds))
-        composed += _compose(pipe, scenes, objects, part, sampling)
-    everything = torch.arange(len(objects.labels))
-    chosen = torch.tensor([index for _, index in composed], dtype=torch.long)
-    in_scenes = torch.stack([image for image, _ in composed])
-    sets = {"pictures": objects.images, "reconstructions": torch.cat(painted)}
+            decoded.append(through_autoencoder(pipe, pixels) * 2 - 1)
+        scenes = pipe.encode_pixel_values(
+            pixels,
+            generator=generators(range(sampling.seed + start, sampling.seed + start + len(pixels))),
+        )
+        exist = scenes.slots_mask
+        if exist is None:
+            exist = torch.ones(scenes.slots.shape[:2], dtype=torch.bool)
+        every_slot += scenes.slots.cpu()
+        every_mask += exist.cpu()
+        segmentations += scenes.segmentation(size).cpu()
+    # Batches of a model that merges slots differ in their number.
+    slots, exist = (pad_sequence(part, batch_first=True) for part in (every_slot, every_mask))
+    composed, composed_exist, chosen = _compose(objects, slots, exist, torch.stack(segmentations))
+    images_of = objects.owners[chosen]
+    everyone = torch.arange(len(objects.labels))
+    painted = _paint(pipe, slots, exist, sampling, torch.arange(len(slots)), batch_size)
+    in_scenes = _paint(pipe, composed, composed_exist, sampling, images_of, batch_size)
+    sets = {"pictures": objects.images, "reconstructions": painted}
     if decoded:
         sets["autoencoder"] = torch.cat(decoded)
     return {
-        **{name: (images, everything, objects.owners) for name, images in sets.items()},
-        "compositions": (in_scenes, chosen, torch.arange(len(composed))),
+        **{name: (images, everyone, objects.owners) for name, images in sets.items()},
+        "compositions": (in_scenes, chosen, torch.arange(len(chosen))),
     }
 
 
 def _paint(
-    pipe: Any, slots: Tensor, slots_mask: Tensor | None, sampling: Sampling, seeds: Sequence[int]
+    pipe: Any,
+    slots: Tensor,
+    exist: Tensor,
+    sampling: Sampling,
+    images: Tensor,
+    batch_size: int,
 ) -> Float[Tensor, "B 3 H W"]:
     """Paint scenes, by sampling if the pipeline is a diffusion model; pixels in [-1, 1]."""
     if hasattr(pipe, "scheduler"):
-        options: dict[str, Any] = {"sampling": sampling, "seeds": seeds, "batch_size": len(slots)}
-        return sample_images(pipe, slots, slots_mask, progress=False, **options) * 2 - 1
-    (images,) = pipe(slots, slots_mask=slots_mask, output_type="pt", return_dict=False)
-    return images.float().cpu() * 2 - 1
+        seeds = (sampling.seed + images).tolist()
+        options: dict[str, Any] = {"sampling": sampling, "seeds": seeds, "batch_size": batch_size}
+        return sample_images(pipe, slots, exist, progress=False, **options) * 2 - 1
+    painted = []
+    for part, mask in zip(*(torch.split(one, batch_size) for one in (slots, exist)), strict=True):
+        (pixels,) = pipe(part, slots_mask=mask, output_type="pt", return_dict=False)
+        painted.append(pixels.float().cpu() * 2 - 1)
+    return torch.cat(painted)
 
 
 def _compose(
-    pipe: Any, scenes: Any, objects: LabeledObjects, part: range, sampling: Sampling
-) -> Iterator[tuple[Tensor, int]]:
-    """Put the largest object of every image into the scene of the next one of its batch.
+    objects: LabeledObjects, slots: Tensor, exist: Tensor, segmentation: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put the largest object of every image into the scene of the next image.
 
-    Yields:
-        The painted image, and the index of the object.
+    Returns:
+        The scenes, their existing slots, and the index of the object of each.
     """
-    size = (objects.images.shape[2], objects.images.shape[3])
-    owned = torch.nn.functional.one_hot(scenes.segmentation(size).cpu(), scenes.slots.shape[1])
-    owned = owned.permute(0, 3, 1, 2).float()  # [B, K, H, W]
-    exist = torch.ones(scenes.slots.shape[:2], dtype=torch.bool)
-    if scenes.slots_mask is not None:
-        exist = scenes.slots_mask.cpu()
-    slots, masks, chosen = [], [], []
-    for row, image in enumerate(part):
+    num_slots = slots.shape[1]
+    scenes, masks, chosen = [], [], []
+    for image in torch.unique(objects.owners).tolist():
         own = (objects.owners == image).nonzero()[:, 0]
-        if not len(own):
-            continue
         index = int(own[objects.masks[own].sum(dim=(1, 2)).argmax()])
-        mask = objects.masks[index]
-        slot = int((owned[row] * mask).sum(dim=(1, 2)).argmax())
-        other = (row + 1) % len(part)
-        area = owned[other].sum(dim=(1, 2))
-        smaller = area.clamp(min=1, max=float(mask.sum()))
-        overlap = (owned[other] * mask).sum(dim=(1, 2)) / smaller
-        keep = exist[other] & (overlap <= COVERED)
+        inside = objects.masks[index].bool()
+        slot = int(segmentation[image][inside].bincount(minlength=num_slots).argmax())
+        other = (image + 1) % len(slots)
+        area = segmentation[other].flatten().bincount(minlength=num_slots)
+        overlap = segmentation[other][inside].bincount(minlength=num_slots)
+        keep = overlap <= COVERED * area.clamp(min=1, max=int(inside.sum()))
         keep[area.argmax()] = True  # the background
-        slots.append(torch.cat([scenes.slots[other].cpu(), scenes.slots[row, slot].cpu()[None]]))
-        masks.append(torch.cat([keep, torch.ones(1, dtype=torch.bool)]))
-        chosen.append((row, index))
-    if not chosen:
-        return
-    seeds = [sampling.seed + part[row] for row, _ in chosen]
-    images = _paint(pipe, torch.stack(slots), torch.stack(masks), sampling, seeds)
-    for image, (_, index) in zip(images, chosen, strict=True):
-        yield image, index
+        scenes.append(torch.cat([slots[other], slots[image, slot][None]]))
+        masks.append(torch.cat([exist[other] & keep, torch.ones(1, dtype=torch.bool)]))
+        chosen.append(index)
+    return torch.stack(scenes), torch.stack(masks), torch.tensor(chosen)

@@ -101,7 +101,7 @@ def run_evaluation(
     Raises:
         ValueError: If the data set lacks a required column, or the cache is a file.
     """
-    _check(pipe, dataset, options, cache)
+    _check(pipe, dataset, options, cache, training)
     conditions = {**about, **_conditions(pipe, dataset, options)}
     predictions = _predict(pipe, dataset, options, conditions, cache)
     segmentation = _scores(predictions, dataset, options)
@@ -150,10 +150,8 @@ def _scores(
 def _painted(
     pipe: Any, dataset: Dataset, training: Dataset | None, options: EvaluationOptions
 ) -> PaintedReport | None:
-    if not options.painted:
+    if not options.painted or training is None:
         return None
-    if training is None:
-        raise ValueError("the classifier of painted objects needs training images")
     with tqdm(bar_format="{desc} {elapsed}") as bar:
         return evaluate_painted(
             pipe,
@@ -180,17 +178,35 @@ def _config(pipe: Any) -> dict[str, Any]:
     return plain
 
 
-def _check(pipe: Any, dataset: Dataset, options: EvaluationOptions, cache: Path | None) -> None:
+def _check(
+    pipe: Any,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    cache: Path | None,
+    training: Dataset | None,
+) -> None:
     """Refuse, before minutes of inference, options that would fail after it."""
     if cache is not None and cache.exists() and not cache.is_dir():
         raise ValueError(f"{cache} is a file; the report needs a folder")
     if options.probes:
         read_attributes(dataset, list(options.attributes) or None, num_images=1)
-    for attribute in (options.class_attribute, options.painted):
-        if attribute:
-            check_classes(dataset, attribute)
-    if options.painted and not getattr(pipe, "paints", False):
+    if options.class_attribute:
+        check_classes(dataset, options.class_attribute)
+    if not options.painted:
+        return
+    if training is None:
+        raise ValueError("the classifier of painted objects needs training images")
+    for images in (dataset, training):
+        check_classes(images, options.painted)
+    if not getattr(pipe, "paints", False):
         raise ValueError(f"{type(pipe).__name__} paints no images, so none can be recognized")
+    if options.resolution not in (None, pipe.resolution):
+        raise ValueError(
+            f"painted objects are recognized at the trained resolution, {pipe.resolution}, not at "
+            f"{options.resolution}"
+        )
+    if min(len(dataset), options.num_images or len(dataset)) < 2:
+        raise ValueError("painted objects are put into other images' scenes: score two or more")
 
 
 def _predict(
