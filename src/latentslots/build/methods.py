@@ -27,6 +27,7 @@ from latentslots.models import (
     ResidualEncoder,
     SlotEncoder,
     SlotUNet,
+    SpriteDecoder,
     UNetEncoder,
 )
 from latentslots.models.autoencoder import downscale_factor, load_vae
@@ -103,20 +104,22 @@ def build_lsd_around(
         learned_position_size=resolution // method.encoder.downscale_factor,
         num_registers=method.num_registers,
         null_condition=method.condition_dropout > 0 and method.num_registers == 0,
+        glimpse_size=method.glimpse_size,
     )
     patch_decoder, auxiliary = None, []
     if method.patch_decoder_weight:
-        patch_decoder = PatchDecoder(slot_dim=method.slot_dim, mlp_dim=2 * method.slot_dim)
+        patch_decoder = _build_patch_decoder(method)
         patch_loss = PatchLoss(
             patch_decoder,
             weight=method.patch_decoder_weight,
             distillation_weight=method.mask_distillation_weight,
             patch_size=method.patch_size,
+            num_patches=method.num_patches,
             plain_steps=method.patch_plain_steps,
             resolution=resolution,
         )
         auxiliary.append(patch_loss)
-    for name in ("mask_distillation_weight", "patch_plain_steps"):
+    for name in ("mask_distillation_weight", "patch_plain_steps", "sprite_size"):
         if getattr(method, name) and patch_decoder is None:
             raise ValueError(
                 f"method.{name} needs a patch decoder: set patch_decoder_weight above 0, or both "
@@ -125,7 +128,7 @@ def build_lsd_around(
     return LatentSlotDiffusionObjective(
         encoder=encoder,
         slot_encoder=slot_encoder,
-        unet=_build_unet(method, resolution // factor, vae),
+        unet=_build_unet(method, resolution // factor, vae, rendering_factor=factor),
         noise_schedule=official_schedule(method.prediction_type),
         vae=vae,
         resolution=resolution,
@@ -138,7 +141,21 @@ def build_lsd_around(
     )
 
 
-def _build_unet(method: LSDConfig, sample_size: int, vae: AutoencoderKL) -> SlotUNet:
+def _build_patch_decoder(method: LSDConfig) -> PatchDecoder | SpriteDecoder:
+    if not method.sprite_size:
+        return PatchDecoder(slot_dim=method.slot_dim, mlp_dim=2 * method.slot_dim)
+    if not method.glimpse_size:
+        raise ValueError(
+            "method.sprite_size needs slots with frames: set glimpse_size above 0, or both to 0"
+        )
+    return SpriteDecoder(slot_dim=method.slot_dim, sprite_size=method.sprite_size)
+
+
+def _build_unet(
+    method: LSDConfig, sample_size: int, vae: AutoencoderKL, *, rendering_factor: int
+) -> SlotUNet:
+    if method.unet.rendering and not method.sprite_size:
+        raise ValueError("method.unet.rendering needs sprites: set sprite_size above 0")
     return SlotUNet(
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
@@ -151,6 +168,7 @@ def _build_unet(method: LSDConfig, sample_size: int, vae: AutoencoderKL) -> Slot
         norm_num_groups=method.unet.norm_num_groups,
         position=method.unet.position,
         map_channels=method.unet.map_channels,
+        rendering_factor=rendering_factor if method.unet.rendering else 0,
     )
 
 

@@ -70,6 +70,10 @@ class LSDConfig(SlotsConfig):
     """Slots per image: the most objects expected, plus one for the background."""
     slot_dim: Count = 192
     """Channels per slot; also the cross-attention width of the decoder."""
+    glimpse_size: CountOrNone = 0
+    """Rows and columns of the crop in which each slot sees its part of the image: a power of two.
+    Slots then have a frame, their position and scale, in four of their channels. 0 for slots
+    without frames, as in the paper."""
     num_heads: Count = 1
     """Heads of slot attention."""
     slot_mlp_dim: Count = 192
@@ -103,6 +107,12 @@ class LSDConfig(SlotsConfig):
     color gradually becomes free to vary with the position. 0: it is free from the start."""
     patch_size: Count = 2
     """Pixels per side of the patches that the patch decoder reconstructs."""
+    num_patches: Count = 256
+    """Patches of an image that the patch decoder reconstructs per step, drawn anew each time."""
+    sprite_size: CountOrNone = 0
+    """Rows and columns of each slot's own picture, a power of two: the patch decoder then places
+    pictures at the slots' frames instead of computing every patch by an MLP; needs `glimpse_size`.
+    0 for the MLP."""
     mask_distillation_weight: Weight = 0.0
     """Weight of the cross-entropy from the patch decoder's responsibilities to the slots'
     attention, so that attention follows the same boundaries; needs `patch_decoder_weight`. 0 for

@@ -83,6 +83,9 @@ class SlotUNetConfig:
     """Channels of the map of slots, an input of the denoiser beside the latents: the slots at the
     places that the patch decoder predicts; needs `patch_decoder_weight`. 0 for none, as in the
     paper."""
+    rendering: bool = False
+    """Whether the image that the patch decoder renders from the slots is an input, too; needs
+    `sprite_size`."""
 
 
 @dataclass(frozen=True, kw_only=True)

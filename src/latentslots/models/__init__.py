@@ -6,8 +6,10 @@ from latentslots.models.discrete_vae import DiscreteVAE
 from latentslots.models.feature_decoder import FeatureDecoder, FeatureDecoderOutput
 from latentslots.models.patch_decoder import PatchDecoder, PatchDecoderOutput
 from latentslots.models.residual_encoder import ResidualEncoder
-from latentslots.models.slot_attention import SlotAttention, SlotAttentionOutput, SlotEncoder
+from latentslots.models.slot_attention import SlotEncoder
+from latentslots.models.slot_competition import SlotAttention, SlotAttentionOutput
 from latentslots.models.slot_unet import SlotUNet
+from latentslots.models.sprite_decoder import SpriteDecoder
 from latentslots.models.unet_encoder import UNetEncoder
 
 __all__ = [
@@ -24,5 +26,6 @@ __all__ = [
     "SlotAttentionOutput",
     "SlotEncoder",
     "SlotUNet",
+    "SpriteDecoder",
     "UNetEncoder",
 ]

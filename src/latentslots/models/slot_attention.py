@@ -1,155 +1,25 @@
-"""Slot attention (Locatello et al., 2020, https://arxiv.org/abs/2006.15055) as LSD uses it.
+"""From a feature map to slots, and from slots to the conditioning of a decoder.
 
 Dimensions: B batch, N tokens, C input channels, K slots, D slot channels, R registers,
-X cross-attention width of the decoder, h w rows and columns of the feature map.
+X cross-attention width of the decoder, h w rows and columns of the feature map, H W pixels.
 """
 
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
+from latentslots.models.framed_slots import FramedSlotAttention, Glimpse, initial_frames
+from latentslots.models.frames import FRAME_CHANNELS, join_frames, split_frames
 from latentslots.models.position import PositionEmbedding, PositionKind
+from latentslots.models.slot_competition import SlotAttention, SlotAttentionOutput, linear, mlp
 from latentslots.models.strict_config import StrictConfigMixin
 
 SlotInit = Literal["gaussian", "learned"]
-
-
-@dataclass
-class SlotAttentionOutput(BaseOutput):
-    """Slots, and their shares of each input token in the last iteration, which sum to 1 over K."""
-
-    slots: Float[Tensor, "B K D"]
-    attention: Float[Tensor, "B K N"]
-
-
-def _linear(in_dim: int, out_dim: int, *, bias: bool = True, relu: bool = False) -> nn.Linear:
-    """A linear layer, initialized as in STEVE (Singh et al., 2022)."""
-    layer = nn.Linear(in_dim, out_dim, bias=bias)
-    if relu:
-        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-    else:
-        nn.init.xavier_uniform_(layer.weight)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
-    return nn.Sequential(
-        _linear(in_dim, hidden_dim, relu=True), nn.ReLU(), _linear(hidden_dim, out_dim)
-    )
-
-
-class SlotAttention(nn.Module):
-    """Let `K` slots compete, over a few iterations, to explain `N` input tokens (Alg. 1).
-
-    Differs from the paper, as the official code does: keys are scaled by the slot width, not the
-    head width, and with several heads the softmax runs over heads and slots jointly.
-
-    Args:
-        input_dim: Channels of the input tokens.
-        slot_dim: Channels of the slots.
-        mlp_dim: Hidden width of the slots' residual MLP.
-        num_iterations: Rounds of competition. Three is the usual choice for images.
-        num_heads: Attention heads; they divide `slot_dim`.
-        temperature: Divisor of the attention logits. Below 1, each token is assigned to fewer
-            slots from the first training step on, so that slots start as parts of the image rather
-            than as means of all of it.
-        bi_level: Pass gradients straight from the last iteration to the initial slots
-            (BO-QSA, Jia et al., 2023, https://arxiv.org/abs/2210.08990).
-        eps: Added to the attention before it is renormalized, so that a slot without any token
-            is updated by the plain mean of the inputs instead of 0 / 0.
-    """
-
-    def __init__(
-        self,
-        input_dim: int,
-        slot_dim: int,
-        *,
-        mlp_dim: int,
-        num_iterations: int = 3,
-        num_heads: int = 1,
-        temperature: float = 1.0,
-        bi_level: bool = False,
-        eps: float = 1e-6,
-    ) -> None:
-        super().__init__()
-        if num_iterations < 1:
-            raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
-        if num_heads < 1 or slot_dim % num_heads:
-            raise ValueError(f"num_heads must divide slot_dim {slot_dim}, got {num_heads}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be more than 0, got {temperature}")
-        self.num_iterations = num_iterations
-        self.num_heads = num_heads
-        self.bi_level = bi_level
-        self.eps = eps
-        self.scale = slot_dim**-0.5 / temperature
-
-        self.norm_inputs = nn.LayerNorm(input_dim)
-        self.norm_slots = nn.LayerNorm(slot_dim)
-        self.norm_mlp = nn.LayerNorm(slot_dim)
-        self.to_query = _linear(slot_dim, slot_dim, bias=False)
-        self.to_key = _linear(input_dim, slot_dim, bias=False)
-        self.to_value = _linear(input_dim, slot_dim, bias=False)
-        self.gru = nn.GRUCell(slot_dim, slot_dim)
-        nn.init.xavier_uniform_(self.gru.weight_ih)
-        nn.init.orthogonal_(self.gru.weight_hh)
-        nn.init.zeros_(self.gru.bias_ih)
-        nn.init.zeros_(self.gru.bias_hh)
-        self.mlp = _mlp(slot_dim, mlp_dim, slot_dim)
-
-    def forward(
-        self, inputs: Float[Tensor, "B N C"], slots: Float[Tensor, "B K D"]
-    ) -> SlotAttentionOutput:
-        """Refine `slots`, the initial guess, against `inputs`."""
-        inputs = self.norm_inputs(inputs)
-        key = self._split_heads(self.to_key(inputs)) * self.scale  # [B, heads, N, D / heads]
-        value = self._split_heads(self.to_value(inputs))
-
-        # In full precision also under autocast: slots start almost alike, and their differences
-        # are lost if every iteration rounds to eight bits.
-        device = slots.device.type
-        has_autocast = torch.amp.is_autocast_available(device)  # not so `meta`
-        with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
-            return self._iterate(slots, key.to(slots.dtype), value.to(slots.dtype))
-
-    def _iterate(
-        self,
-        slots: Float[Tensor, "B K D"],
-        key: Float[Tensor, "B heads N d"],
-        value: Float[Tensor, "B heads N d"],
-    ) -> SlotAttentionOutput:
-        initial = slots
-        for iteration in range(self.num_iterations):
-            if self.bi_level and iteration == self.num_iterations - 1:
-                slots = slots.detach() + initial - initial.detach()
-            query = self._split_heads(self.to_query(self.norm_slots(slots)))
-
-            # The softmax runs over slots, not over inputs, so that slots compete for each input.
-            # In fp32 even in a half-precision pipeline, where a share of 1/4096 would be lost.
-            logits = (query @ key.transpose(2, 3)).float()  # [B, heads, K, N]
-            attention = logits.flatten(1, 2).softmax(dim=1).view_as(logits)
-
-            weights = attention + self.eps
-            weights = weights / weights.sum(dim=3, keepdim=True)
-            updates = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)  # [B, K, D]
-
-            slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
-            slots = slots + self.mlp(self.norm_mlp(slots))
-
-        return SlotAttentionOutput(slots=slots, attention=attention.sum(dim=1))
-
-    def _split_heads(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B heads N d"]:
-        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
 class SlotEncoder(ModelMixin, StrictConfigMixin):
@@ -177,6 +47,9 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         given_registers: Whether registers are constants (`set_constants`) rather than learned.
         num_given_null: Vectors of an unconditional branch that is constant (`set_constants`), not
             learned; the decoder attends to as many of them as there are slots. 0 for none.
+        glimpse_size: Rows and columns of the crop in which each slot sees its part of the image;
+            slots then have frames, in the last four of their channels (`frames`), and
+            `slot_init` is `gaussian`. 0 for slots without frames, as in the paper.
         eps: See `SlotAttention`.
     """
 
@@ -200,6 +73,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         null_condition: bool = False,
         given_registers: bool = False,
         num_given_null: int = 0,
+        glimpse_size: int = 0,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
@@ -207,7 +81,10 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         _check_encoder(num_slots, slot_init, num_registers, has_null, cross_attention_dim)
         if num_given_null < 0:
             raise ValueError(f"num_given_null must be 0 or more, got {num_given_null}")
-        shape = (1, 1 if slot_init == "gaussian" else num_slots, slot_dim)
+        if glimpse_size and slot_init != "gaussian":
+            raise ValueError(f"slots with frames start from a Gaussian, not {slot_init!r}")
+        content_dim = slot_dim - FRAME_CHANNELS if glimpse_size else slot_dim
+        shape = (1, 1 if slot_init == "gaussian" else num_slots, content_dim)
         self.slot_mean = nn.Parameter(torch.empty(shape))
         nn.init.xavier_uniform_(self.slot_mean)
         self.slot_log_std = None
@@ -221,8 +98,9 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
                 in_channels, position, learned_size=learned_position_size
             )
         self.norm_in = nn.LayerNorm(in_channels)
-        self.mlp_in = _mlp(in_channels, in_channels, in_channels)
-        self.slot_attention = SlotAttention(
+        self.mlp_in = mlp(in_channels, in_channels, in_channels)
+        kind = FramedSlotAttention if glimpse_size else SlotAttention
+        self.slot_attention = kind(
             in_channels,
             slot_dim,
             mlp_dim=mlp_dim,
@@ -232,10 +110,16 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             bi_level=bi_level,
             eps=eps,
         )
-        self.norm_out = self.linear_out = None
+        self.glimpse = self.norm_content = None
+        if glimpse_size:
+            self.glimpse = Glimpse(content_dim, size=glimpse_size)
+            self.norm_content = nn.LayerNorm(content_dim)
+        self.norm_out = self.linear_out = self.frame_out = None
         if cross_attention_dim:
-            self.norm_out = nn.LayerNorm(slot_dim)
-            self.linear_out = _linear(slot_dim, cross_attention_dim)
+            self.norm_out = nn.LayerNorm(content_dim)
+            self.linear_out = linear(content_dim, cross_attention_dim)
+            if glimpse_size:
+                self.frame_out = linear(FRAME_CHANNELS, cross_attention_dim)
         self.registers = None
         if num_registers:
             self.registers = nn.Parameter(torch.randn(num_registers, cross_attention_dim) * 0.02)
@@ -244,6 +128,11 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         if has_null and not num_registers:
             self.null = nn.Parameter(torch.zeros(num_given_null or 1, cross_attention_dim))
             self.null.requires_grad_(num_given_null == 0)
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether the last four channels of a slot are its frame."""
+        return self.glimpse is not None
 
     @property
     def can_drop_condition(self) -> bool:
@@ -326,12 +215,18 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             )
         elif num_slots is not None and noise.shape[1] != num_slots:
             raise ValueError(f"noise is for {noise.shape[1]} slots, but num_slots={num_slots}")
-        return self.slot_mean + self.slot_log_std.exp() * noise.to(self.slot_mean)
+        noise = noise.to(self.slot_mean)
+        if not self.has_frames:
+            return self.slot_mean + self.slot_log_std.exp() * noise
+        content, frames = split_frames(noise)
+        content = self.slot_mean + self.slot_log_std.exp() * content
+        return join_frames(content, initial_frames(frames))
 
     def forward(
         self,
         features: Float[Tensor, "B C h w"],
         *,
+        pixel_values: Float[Tensor, "B 3 H W"] | None = None,
         noise: Float[Tensor, "B K D"] | None = None,
         generator: Generator | list[Generator] | None = None,
         num_slots: int | None = None,
@@ -340,6 +235,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
 
         Args:
             features: The feature map of an image encoder.
+            pixel_values: The images in [-1, 1], which slots with frames see, too.
             noise: Standard normal noise for the initial slots; drawn when absent.
             generator: Generator of that noise: one, or a list with one per image.
             num_slots: Number of slots; that of training when absent.
@@ -347,6 +243,9 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         Returns:
             Slots `[B, K, D]` before the projection, and attention `[B, K, N]` that sums to 1
             over K, tokens in row-major order.
+
+        Raises:
+            ValueError: If slots have frames, and there are no images.
         """
         batch_size, _, height, width = features.shape
         tokens = features.flatten(2).transpose(1, 2)  # [B, N, C]
@@ -356,7 +255,15 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         slots = self.initial_slots(
             batch_size, noise=noise, generator=generator, num_slots=num_slots
         )
-        return self.slot_attention(tokens, slots)
+        if self.glimpse is None or self.norm_content is None:
+            return self.slot_attention(tokens, slots)
+        if pixel_values is None:
+            raise ValueError("slots with frames are encoded from features and pixel_values")
+        out = self.slot_attention(tokens, slots, height=height)
+        content, frames = split_frames(out.slots)
+        masks = out.attention.unflatten(2, (height, width))
+        content = self.norm_content(content + self.glimpse(pixel_values, masks, frames))
+        return SlotAttentionOutput(slots=join_frames(content, frames), attention=out.attention)
 
     def project(self, slots: Float[Tensor, "B K D"]) -> Float[Tensor, "B K X"]:
         """Project slots to the width of the decoder's cross-attention (LayerNorm and Linear).
@@ -366,7 +273,10 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         """
         if self.norm_out is None or self.linear_out is None:
             raise ValueError("slots cannot be projected: cross_attention_dim is 0")
-        return self.linear_out(self.norm_out(slots))
+        if self.frame_out is None:
+            return self.linear_out(self.norm_out(slots))
+        content, frames = split_frames(slots)
+        return self.linear_out(self.norm_out(content)) + self.frame_out(frames)
 
     def condition(
         self,

@@ -1,7 +1,7 @@
 """The denoiser of Latent Slot Diffusion (Jiang et al., 2023, Sec. 3.2).
 
 Dimensions: B batch, C latent channels, S conditioning vectors, X their width, N tokens,
-h w rows and columns of the latent.
+h w rows and columns of the latent, P slots, R channels of a rendering.
 """
 
 import json
@@ -86,6 +86,8 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         map_channels: Channels of the map of slots, which is concatenated to the latents: at every
             place, the vectors of the slots there. 0 for none, as in the paper: then
             cross-attention alone has to relate vectors to places.
+        rendering_factor: Pixels per latent, in each direction, of the rendering of the slots that
+            is concatenated, too (`SpriteDecoder.rendering`); 0 for none.
     """
 
     @register_to_config
@@ -103,9 +105,11 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         norm_num_groups: int = 24,
         position: PositionKind = "cartesian",
         map_channels: int = 0,
+        rendering_factor: int = 0,
     ) -> None:
-        if map_channels < 0:
-            raise ValueError(f"map_channels must be 0 or more, got {map_channels}")
+        for name, value in (("map_channels", map_channels), ("rendering_factor", rendering_factor)):
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
         if len(attention_levels) != len(block_out_channels):
             raise ValueError(
                 "attention_levels needs one entry per level: "
@@ -130,10 +134,12 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         )
         # diffusers has registered a key of the same name, with None.
         self.register_to_config(num_attention_heads=num_attention_heads)
-        if map_channels:
+        added = map_channels + 3 * rendering_factor**2
+        if added:
             self.conv_in: nn.Module = nn.Conv2d(
-                in_channels + map_channels, block_out_channels[0], 3, padding=1
+                in_channels + added, block_out_channels[0], 3, padding=1
             )
+        if map_channels:
             self.map_in = nn.Linear(cross_attention_dim, map_channels)
         if position != "none":
             self._add_positions(position)
@@ -174,6 +180,11 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         """Channels of the map of slots that is concatenated to the latents; 0 for none."""
         return int(self.config.map_channels)
 
+    @property
+    def rendering_factor(self) -> int:
+        """Pixels per latent of the rendering that is concatenated to the latents; 0 for none."""
+        return int(self.config.rendering_factor)
+
     def set_attn_processor(self, processor: Any) -> None:
         """Replace attention processors, unless that would drop position embeddings."""
         new = processor.values() if isinstance(processor, dict) else [processor]
@@ -200,6 +211,7 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
         encoder_hidden_states: Float[Tensor, "B S X"],
         encoder_attention_mask: Bool[Tensor, "B S"] | None = None,
         slot_layout: Float[Tensor, "B P h w"] | None = None,
+        rendering: Float[Tensor, "B R h w"] | None = None,
         return_dict: bool = True,
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """Predict noise (or velocity) from noisy latents and conditioning vectors.
@@ -211,13 +223,18 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             encoder_attention_mask: True for the vectors to attend to.
             slot_layout: Layout of the first P vectors, the slots (`PatchDecoder.slot_layout`); the
                 registers after them have no position. With `map_channels` only.
+            rendering: The scene in colors, the pixels of every latent. With `rendering_factor`
+                only.
             return_dict: Whether to wrap the prediction as diffusers does.
 
         Raises:
-            ValueError: If `slot_layout` is passed without `map_channels`, or missing with it.
+            ValueError: If `slot_layout` is passed without `map_channels`, or missing with it;
+                or `rendering` without `rendering_factor`.
         """
         if (slot_layout is None) != (self.config.map_channels == 0):
             raise ValueError("slot_layout is required with map_channels, and refused without")
+        if (rendering is None) != (self.config.rendering_factor == 0):
+            raise ValueError("rendering is required with rendering_factor, and refused without")
         if slot_layout is not None:
             vectors = encoder_hidden_states[:, : slot_layout.shape[1]]
             if encoder_attention_mask is not None:
@@ -227,6 +244,8 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             vectors = self.map_in(vectors)
             slot_map = torch.einsum("bphw,bpc->bchw", slot_layout.to(vectors.dtype), vectors)
             sample = torch.cat([sample, slot_map.to(sample.dtype)], dim=1)
+        if rendering is not None:
+            sample = torch.cat([sample, rendering.to(sample.dtype)], dim=1)
         grids = None
         if self.config.position != "none":
             grids = token_grids(sample.shape[2], sample.shape[3], self.num_levels)

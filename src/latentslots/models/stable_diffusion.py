@@ -152,6 +152,7 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
         encoder_hidden_states: Float[Tensor, "B S X"],
         encoder_attention_mask: Bool[Tensor, "B S"] | None = None,
         slot_layout: None = None,
+        rendering: None = None,
     ) -> UNet2DConditionOutput:
         """Predict noise or velocity, depending on the model's noise schedule.
 
@@ -161,6 +162,7 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
             encoder_hidden_states: Conditioning vectors, from `SlotEncoder.condition`.
             encoder_attention_mask: True for the vectors to attend to.
             slot_layout: Always `None`; an argument for compatibility with `SlotUNet`.
+            rendering: Always `None`, like `slot_layout`.
         """
         return self.model(
             sample,

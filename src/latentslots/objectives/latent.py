@@ -14,7 +14,14 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import (
+    PatchDecoder,
+    ResidualEncoder,
+    SlotEncoder,
+    SlotUNet,
+    SpriteDecoder,
+    UNetEncoder,
+)
 from latentslots.models.autoencoder import scale_latents
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
@@ -68,7 +75,7 @@ class LatentObjective(SlotObjective):
         noise_schedule: Any,
         vae: AutoencoderKL | None,
         resolution: int,
-        patch_decoder: PatchDecoder | None = None,
+        patch_decoder: PatchDecoder | SpriteDecoder | None = None,
         auxiliary: Sequence[AuxiliaryLoss] = (),
         inference: InferenceSettings = InferenceSettings(),
         pretrained: dict[str, Pretrained] | None = None,
@@ -148,7 +155,11 @@ class LatentObjective(SlotObjective):
         timesteps = torch.linspace(0, last, draws.num_images).long()[draws.order].to(latents.device)
         noisy = self.add_noise({"latents": latents, "noise": noise, "timesteps": timesteps})
         features = self.encoder(batch["pixel_values"])
-        slots = self.slot_encoder(features, noise=self.fixed_slot_noise(batch, draws)).slots
+        slots = self.slot_encoder(
+            features,
+            pixel_values=batch.get("pixel_values"),
+            noise=self.fixed_slot_noise(batch, draws),
+        ).slots
         size = (latents.shape[2], latents.shape[3])
         average = slots.mean(dim=1, keepdim=True)
         losses = {

@@ -19,7 +19,7 @@ from latentslots.objectives.auxiliary import DenoisingContext, NoisyLatents
 from latentslots.objectives.base import Batch, Logs, collapse_metrics
 from latentslots.objectives.latent import LatentObjective
 from latentslots.pipelines.conditioning import Condition
-from latentslots.pipelines.slot_layout import predict_slot_layout
+from latentslots.pipelines.slot_layout import predict_slot_layout, render_slots
 
 
 class LatentSlotDiffusionObjective(LatentObjective):
@@ -65,7 +65,9 @@ class LatentSlotDiffusionObjective(LatentObjective):
         noisy = self.add_noise(batch)
         size = (noisy.latents.shape[2], noisy.latents.shape[3])
         features = batch["features"] if "features" in batch else self.encoder(batch["pixel_values"])
-        out = self.slot_encoder(features, noise=self.slot_noise(batch))
+        out = self.slot_encoder(
+            features, pixel_values=batch.get("pixel_values"), noise=self.slot_noise(batch)
+        )
         dropped = self.drop(batch)
         with ExitStack() as observers:
             for added in self.auxiliary:
@@ -126,8 +128,8 @@ class LatentSlotDiffusionObjective(LatentObjective):
     ) -> Condition:
         """Project slots to conditioning, with their layout if the denoiser requires one."""
         states, mask = self.slot_encoder.condition(slots, dropped=dropped)
-        layout = predict_slot_layout(self.unet, self.patch_decoder, slots, None, size)
-        return Condition(states, mask, layout)
+        parts = self.unet, self.patch_decoder, slots, None, size
+        return Condition(states, mask, predict_slot_layout(*parts), render_slots(*parts))
 
     def error(
         self, noisy: NoisyLatents, condition: Condition, *, unet: Any = None

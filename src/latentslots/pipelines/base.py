@@ -376,7 +376,11 @@ class SlotPipeline(DiffusionPipeline):
         pixel_values = pixel_values.to(self.device, self.encoder.dtype)
         features = self.encoder(pixel_values)
         out = self.slot_encoder(
-            features, noise=slot_noise, generator=generator, num_slots=num_slots
+            features,
+            pixel_values=pixel_values,
+            noise=slot_noise,
+            generator=generator,
+            num_slots=num_slots,
         )
         attention = out.attention.unflatten(2, features.shape[-2:])
         masks = self.masks_of(out.slots, attention, pixel_values)

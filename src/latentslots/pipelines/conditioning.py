@@ -3,7 +3,7 @@
 Ho and Salimans, 2022 (https://arxiv.org/abs/2207.12598).
 
 Dimensions: B batch, G batch with the unconditional branch, K slots, D slot channels, S conditioning
-vectors, X their channels, h w latent rows and columns.
+vectors, X their channels, R channels of the rendering, h w latent rows and columns.
 """
 
 import logging
@@ -24,6 +24,7 @@ class Condition(NamedTuple):
     states: Float[Tensor, "G S X"]
     mask: Bool[Tensor, "G S"] | None
     slot_layout: Float[Tensor, "B K h w"] | None
+    rendering: Float[Tensor, "B R h w"] | None = None
 
 
 def guided_states(

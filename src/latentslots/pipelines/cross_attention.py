@@ -15,7 +15,6 @@ from torch import Generator, Tensor
 from latentslots.models.cross_attention import record_cross_attention, token_grids
 from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
-from latentslots.pipelines.slot_layout import predict_slot_layout
 
 TIMESTEPS = (100, 300, 500, 700)
 """Timesteps, of 1,000, over which the attention is averaged."""
@@ -75,7 +74,7 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         latents = self.encode_latents(pixel_values.to(self.device))
         states, mask = self.slot_encoder.condition(slots, slots_mask)
         size = (latents.shape[2], latents.shape[3])
-        slot_layout = predict_slot_layout(self.unet, self.patch_decoder, slots, slots_mask, size)
+        places = self._places(slots, slots_mask, size)
         grids = token_grids(size[0], size[1], self.unet.num_levels)
         # Some samplers can add noise only at the timesteps of their own steps.
         schedule = DDPMScheduler.from_config(self.scheduler.config)
@@ -87,7 +86,7 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
             )
             noisy = schedule.add_noise(latents, noise, timestep)
             with record_cross_attention(self.unet) as layers:
-                self.unet(noisy, timestep, states, mask, slot_layout)
+                self.unet(noisy, timestep, states, mask, *places)
             for attention in layers:
                 of_slots = attention[..., : slots.shape[1]].transpose(1, 2)
                 of_slots = of_slots.unflatten(2, grids[attention.shape[1]])

@@ -4,7 +4,7 @@ Dimensions: B batch, K slots, D slot channels, C latent channels, h w latent siz
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,14 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from latentslots.models import PatchDecoder, ResidualEncoder, SlotEncoder, SlotUNet, UNetEncoder
+from latentslots.models import (
+    PatchDecoder,
+    ResidualEncoder,
+    SlotEncoder,
+    SlotUNet,
+    SpriteDecoder,
+    UNetEncoder,
+)
 from latentslots.models.autoencoder import decode_latents, downscale_factor, encode_latents
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
@@ -27,7 +34,7 @@ from latentslots.pipelines.base import ImageInput, InferenceSettings, SlotPipeli
 from latentslots.pipelines.conditioning import Condition, guided_states
 from latentslots.pipelines.edit import SlotEdit, edit_images
 from latentslots.pipelines.inversion import invert_latents
-from latentslots.pipelines.slot_layout import predict_slot_layout
+from latentslots.pipelines.slot_layout import predict_slot_layout, render_slots
 
 
 def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
@@ -69,7 +76,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         unet: SlotUNet | StableDiffusionUNet,
         scheduler: Any,
         vae: AutoencoderKL | None = None,
-        patch_decoder: PatchDecoder | None = None,
+        patch_decoder: PatchDecoder | SpriteDecoder | None = None,
         resolution: int | None = None,
         inference: InferenceSettings | dict[str, Any] | None = None,
         pretrained: dict[str, Any] | None = None,
@@ -151,10 +158,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             latents = randn_tensor(
                 shape, generator=generator, device=self.device, dtype=self.unet.dtype
             )
-        slot_layout = predict_slot_layout(
-            self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:]
-        )
-        condition = Condition(states, mask, slot_layout)
+        condition = Condition(states, mask, *self._places(slots, slots_mask, latents.shape[2:]))
         latents = self._denoise(
             latents.to(self.device, self.unet.dtype),
             partial(self._predict, condition=condition, guidance_scale=guidance_scale),
@@ -268,11 +272,8 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         slots = slots.to(self.device, self.slot_encoder.dtype)
         slots_mask = None if slots_mask is None else slots_mask.to(self.device)
         latents = image_latents.to(self.device, self.unet.dtype)
-        slot_layout = predict_slot_layout(
-            self.unet, self.patch_decoder, slots, slots_mask, latents.shape[2:]
-        )
         states, mask = self.slot_encoder.condition(slots, slots_mask)
-        condition = Condition(states, mask, slot_layout)
+        condition = Condition(states, mask, *self._places(slots, slots_mask, latents.shape[2:]))
         return invert_latents(
             partial(self._predict, condition=condition, guidance_scale=1.0),
             latents,
@@ -280,6 +281,16 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             num_steps=num_inference_steps,
             progress_bar=self.progress_bar,
         )
+
+    def _places(
+        self,
+        slots: Float[Tensor, "B K D"],
+        slots_mask: Bool[Tensor, "B K"] | None,
+        size: Sequence[int],
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Predict the layout of slots, and render them, as far as the denoiser requires it."""
+        parts = self.unet, self.patch_decoder, slots, slots_mask, size
+        return predict_slot_layout(*parts), render_slots(*parts)
 
     def _denoise(
         self,
@@ -310,12 +321,12 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         guidance_scale: float,
     ) -> Float[Tensor, "B C h w"]:
         """Predict with the denoiser; guided where the states include the unconditional branch."""
-        states, mask, slot_layout = condition
+        states, mask, *places = condition
         guided = states.shape[0] != model_input.shape[0]
         if guided:
             model_input = torch.cat([model_input, model_input])
-            slot_layout = None if slot_layout is None else torch.cat([slot_layout, slot_layout])
-        prediction = self.unet(model_input, timestep, states, mask, slot_layout).sample
+            places = [None if place is None else torch.cat([place, place]) for place in places]
+        prediction = self.unet(model_input, timestep, states, mask, *places).sample
         if guided:
             conditional, unconditional = prediction.chunk(2)
             prediction = unconditional + guidance_scale * (conditional - unconditional)

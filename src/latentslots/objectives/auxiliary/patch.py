@@ -15,11 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentslots.models import PatchDecoder
+from latentslots.models import PatchDecoder, SpriteDecoder
 from latentslots.objectives.auxiliary.base import AuxiliaryLoss, DenoisingContext
-
-NUM_CELLS = 256
-"""Patches of an image that the patch decoder reconstructs per step, drawn anew each time."""
 
 
 class PatchLoss(AuxiliaryLoss):
@@ -31,6 +28,7 @@ class PatchLoss(AuxiliaryLoss):
         distillation_weight: Weight of the cross-entropy from its responsibilities, which are held
             fixed, to the attention; 0 for none.
         patch_size: Pixels per side of a patch.
+        num_patches: Patches of an image that are reconstructed per step, drawn anew each time.
         plain_steps: Steps in which each slot has one color; over as many further steps, the color
             gradually becomes free to vary with the position. 0: it is free from the start.
         resolution: Pixels per side of the images.
@@ -41,11 +39,12 @@ class PatchLoss(AuxiliaryLoss):
 
     def __init__(
         self,
-        patch_decoder: PatchDecoder,
+        patch_decoder: PatchDecoder | SpriteDecoder,
         *,
         weight: float,
         distillation_weight: float = 0.0,
         patch_size: int = 2,
+        num_patches: int = 256,
         plain_steps: int = 0,
         resolution: int,
     ) -> None:
@@ -59,12 +58,15 @@ class PatchLoss(AuxiliaryLoss):
             raise ValueError(
                 f"patch_size must divide the resolution of {resolution} pixels, got {patch_size}"
             )
+        if num_patches < 1:
+            raise ValueError(f"num_patches must be 1 or more, got {num_patches}")
         if plain_steps < 0:
             raise ValueError(f"patch_plain_steps must be 0 or more, got {plain_steps}")
         self.patch_decoder = patch_decoder
         self.weight = weight
         self.distillation_weight = distillation_weight
         self.patch_size = patch_size
+        self.num_patches = num_patches
         self.plain_steps = plain_steps
 
     def begin_step(self, step: int) -> None:
@@ -79,7 +81,7 @@ class PatchLoss(AuxiliaryLoss):
         height, width = patches.shape[-2:]
         cells = context.batch.get("cells")
         if cells is None:
-            cells = torch.randperm(height * width, device=patches.device)[:NUM_CELLS]
+            cells = torch.randperm(height * width, device=patches.device)[: self.num_patches]
         target = patches.flatten(2)[:, :, cells].transpose(1, 2)
         predicted = self.patch_decoder(context.slots, height=height, width=width, cells=cells)
         scale = self.patch_decoder.config.color_scale
