@@ -35,13 +35,13 @@ WINDOW = 4.0
 """Initial fall of the attention's logits from the center to `WINDOW_EXTENT` scales away."""
 WINDOW_EXTENT = 5.0
 """Scales from the center up to which the window is a parabola."""
-INITIAL_SPREAD, INITIAL_SCALE = 0.25, 0.2
+INITIAL_SPREAD, INITIAL_SCALE = 0.5, 0.4
 """Frames start around the image's center with this deviation, and with this scale."""
 
 
 def initial_frames(noise: Float[Tensor, "B K 4"]) -> Float[Tensor, "B K 4"]:
     """Draw the frames of initial slots: centers in the image, and one scale for all."""
-    center = 0.5 + INITIAL_SPREAD * noise[..., :2].clamp(-2, 2)
+    center = INITIAL_SPREAD * noise[..., :2].clamp(-2, 2)
     return torch.cat([center, torch.full_like(center, INITIAL_SCALE)], dim=-1)
 
 
@@ -83,7 +83,7 @@ class FramedSlotAttention(SlotAttention):
     def forward(
         self, inputs: Float[Tensor, "B N C"], slots: Float[Tensor, "B K D"], *, height: int = 1
     ) -> SlotAttentionOutput:
-        """Refine `slots`, the initial guess, against `inputs`, the features of a grid of `height` rows."""
+        """Refine `slots`, the initial guess, against `inputs`, a grid of `height` rows."""
         inputs = self.norm_inputs(inputs)
         key, value = self.to_key(inputs) * self.scale, self.to_value(inputs)
         centers = cell_centers(height, inputs.shape[1] // height, inputs.device)
@@ -199,7 +199,7 @@ class Glimpse(nn.Module):
         positions = crop_positions(frames.float(), self.size)
         image = crop_image(pixel_values, positions)
         mask = crop_masks(masks, positions)[:, :, None] * 2 - 1
-        inside = ((positions > 0) & (positions < 1)).all(dim=-1)[:, :, None]
+        inside = (positions.abs() < 1).all(dim=-1)[:, :, None]
         seen = torch.cat([image, mask, inside.to(image)], dim=2).flatten(0, 1)
         seen = seen.to(self.out.weight.dtype)
         vectors = self.out(F.silu(self.hidden(self.convolutions(seen))))

@@ -3,8 +3,8 @@
 Slots with a position and a scale are those of Invariant Slot Attention (Biza et al., 2023,
 https://arxiv.org/abs/2302.04973): mean and standard deviation of the positions that a slot attends
 to. Here the frame is part of the slot, its last four channels: the center (y, x) and the scale
-(y, x), in units of the image's height and width, (0, 0) at its upper left. So files, libraries and
-edits of slots have frames without knowing of them.
+(y, x), from -1 at the image's upper left to 1 at its lower right. So files, libraries and edits of
+slots have frames without knowing of them.
 
 Dimensions: B batch, K slots, D slot channels (frame included), E of content, N cells of a grid, C
 channels, S rows and columns of a crop, h w rows and columns of the grid.
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from latentslots.models.position import cartesian_grid
 
 FRAME_CHANNELS = 4
-SMALLEST_SCALE = 0.02
+SMALLEST_SCALE = 0.04
 """About a pixel of an image of 64 pixels: the scale of a slot that attends to a single position."""
 EXTENT = 2.5
 """Half of the side of a slot's crop, in units of its scale. A disc has a radius of 2, a square half
@@ -42,8 +42,8 @@ def join_frames(
 def cell_centers(
     height: int, width: int, device: torch.device | None = None
 ) -> Float[Tensor, "N 2"]:
-    """Return the centers (y, x) of the cells of a grid over the image, row by row."""
-    return cartesian_grid(height, width, device)[:, :2]
+    """Return the centers (y, x) of the cells of a grid over the image, in (-1, 1), row by row."""
+    return cartesian_grid(height, width, device)[:, :2] * 2 - 1
 
 
 def measure_frames(
@@ -73,7 +73,7 @@ def in_frames(
 
 def crop_positions(frames: Float[Tensor, "B K 4"], size: int) -> Float[Tensor, "B K S S 2"]:
     """Return the positions (y, x) in the image of the cells of every slot's crop."""
-    inside = (cell_centers(size, size, frames.device) * 2 - 1) * EXTENT
+    inside = cell_centers(size, size, frames.device) * EXTENT
     scale = frames[:, :, None, 2:].clamp(min=SMALLEST_SCALE)
     return (frames[:, :, None, :2] + inside * scale).unflatten(2, (size, size))
 
@@ -120,10 +120,10 @@ def place(
 def _sample(
     images: Float[Tensor, "M C h w"], positions: Float[Tensor, "M P Q 2"]
 ) -> Float[Tensor, "M C P Q"]:
-    """Sample images at positions (y, x) in [0, 1]."""
+    """Sample images at positions (y, x)."""
     return F.grid_sample(
         images.to(positions.dtype),
-        positions.flip(-1) * 2 - 1,
+        positions.flip(-1),
         padding_mode="border",
         align_corners=False,
     )

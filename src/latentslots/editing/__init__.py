@@ -1,0 +1,42 @@
+"""Editing scenes: pure functions on slots, which never change their input."""
+
+from latentslots.editing.frames import carry_masks, move, place, scale
+from latentslots.editing.indices import Indices
+from latentslots.editing.masks import (
+    BackgroundRule,
+    background,
+    owned_pixels,
+    select,
+    swap_background,
+)
+from latentslots.editing.slots import (
+    insert,
+    interpolate,
+    match,
+    pad,
+    remove,
+    replace,
+    swap,
+    take,
+)
+
+__all__ = [
+    "BackgroundRule",
+    "Indices",
+    "background",
+    "carry_masks",
+    "insert",
+    "interpolate",
+    "match",
+    "move",
+    "owned_pixels",
+    "pad",
+    "place",
+    "remove",
+    "replace",
+    "scale",
+    "select",
+    "swap",
+    "swap_background",
+    "take",
+]
