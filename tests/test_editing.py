@@ -207,6 +207,11 @@ MASKS = torch.rand(2, 5, 4, 6)
         (lambda a, b: editing.select(MASKS, region=MASKS[0, 0] > 2), "the region is empty"),
         (lambda a, b: editing.select(MASKS, region=MASKS[0, 0, :3] > 0), "6 x 4 .* got 6 x 3"),
         (lambda a, b: editing.background(MASKS, rule="size"), "area, border or spread, got 'size'"),
+        (lambda a, b: editing.move(a, 5, (0.1, 0)), "no slot 5"),
+        (lambda a, b: editing.move(a, 0, (float("nan"), 0)), "a distance must be finite"),
+        (lambda a, b: editing.place(a, 0, torch.zeros(3, 2)), r"one for each scene, got \[3, 2\]"),
+        (lambda a, b: editing.scale(a, 0, 0.0), "scaled by a factor above 0, got 0.0"),
+        (lambda a, b: editing.scale(a, 0, float("inf")), "scaled by a factor above 0, got inf"),
         (lambda a, b: editing.pad([]), "no scene to join"),
         (lambda a, b: editing.pad([a, b[..., :4]]), r"one width, got \[4, 8\]"),
     ],
@@ -217,3 +222,49 @@ def test_mistakes_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         edit(slots, other)
+
+
+class TestFrames:
+    """The last four channels of a slot are its center (y, x) and its scale (y, x)."""
+
+    def test_a_move_changes_the_center_alone(self, slots: Tensor) -> None:
+        kept = slots.clone()
+        moved = editing.move(slots, [1, 3], (0.25, -0.5))
+        change = torch.zeros_like(slots)
+        change[:, [1, 3], -4], change[:, [1, 3], -3] = -0.5, 0.25
+        torch.testing.assert_close(moved, slots + change)
+        assert torch.equal(moved[..., :-4], slots[..., :-4])
+        assert torch.equal(slots, kept)
+
+    def test_every_scene_can_move_by_its_own_distance(self, slots: Tensor) -> None:
+        distances = torch.tensor([[0.5, 0.0], [0.0, 1.0]])
+        moved = editing.move(slots, torch.tensor([0, 2]), distances)
+        torch.testing.assert_close(moved[0, 0, -3], slots[0, 0, -3] + 0.5)
+        torch.testing.assert_close(moved[1, 2, -4], slots[1, 2, -4] + 1.0)
+        assert (moved != slots).sum() == 2
+
+    def test_a_slot_is_placed_at_a_point(self, slots: Tensor) -> None:
+        placed = editing.place(slots, 4, (0.5, -1.0))
+        assert (placed[:, 4, -4:-2] == torch.tensor([-1.0, 0.5])).all()
+        assert torch.equal(placed[:, 4, -2:], slots[:, 4, -2:])
+        assert torch.equal(placed[:, :4], slots[:, :4])
+
+    def test_a_slot_is_scaled_around_its_center(self, slots: Tensor) -> None:
+        scaled = editing.scale(slots, 2, torch.tensor([2.0, 0.5]))
+        torch.testing.assert_close(scaled[0, 2, -2:], slots[0, 2, -2:] * 2)
+        torch.testing.assert_close(scaled[1, 2, -2:], slots[1, 2, -2:] / 2)
+        assert (scaled != slots).sum() == 4
+
+    def test_masks_move_and_grow_with_their_slots(self) -> None:
+        frames = torch.tensor([[[-0.5, -0.25, 0.2, 0.2], [0.0, 0.0, 0.5, 0.5]]])
+        masks = torch.zeros(1, 2, 16, 16)
+        masks[0, 0, 2:6, 4:8], masks[0, 1, 10:12, 10:12] = 1.0, 1.0
+        moved = editing.carry_masks(masks, frames, editing.move(frames, 0, (0.5, 0.25)))
+        assert torch.equal(moved[0, 1], masks[0, 1]), "bit for bit, as it has not moved"
+        torch.testing.assert_close(moved[0, 0], masks[0, 0].roll((2, 4), dims=(0, 1)))
+        grown = editing.carry_masks(masks, frames, editing.scale(frames, 0, 1.5))
+        assert float(grown[0, 0].sum()) == pytest.approx(2.25 * 16, rel=0.1)
+        rows = (grown[0, 0].sum(dim=1) * torch.arange(16)).sum() / grown[0, 0].sum()
+        assert float(rows) == pytest.approx(3.5, abs=0.1), "the center stays"
+        gone = editing.carry_masks(masks, frames, editing.move(frames, 0, (3.0, 0.0)))
+        assert gone[0, 0].sum() == 0

@@ -23,6 +23,7 @@ from latentslots.models import (
     ResidualEncoder,
     SlotEncoder,
     SlotUNet,
+    SpriteDecoder,
     UNetEncoder,
 )
 from latentslots.models.dinov2_encoder import DINOv2Encoder
@@ -105,6 +106,11 @@ def tiny_patch_decoder(seed: int = 0, **changes: Any) -> PatchDecoder:
         "learned_position_size": LATENT_SIZE,
     }
     return seeded(seed, lambda: PatchDecoder(**{**arguments, **changes})).eval()
+
+
+def tiny_sprite_decoder(seed: int = 0, **changes: Any) -> SpriteDecoder:
+    arguments = {"slot_dim": SLOT_DIM, "sprite_size": 8, "channels": 16}
+    return seeded(seed, lambda: SpriteDecoder(**{**arguments, **changes})).eval()
 
 
 def tiny_broadcast_decoder(seed: int = 0, **changes: Any) -> BroadcastDecoder:
@@ -233,13 +239,17 @@ def tiny_lsd(
     map_channels: int = 0,
     mask_distillation_weight: float = 0.0,
     inference: InferenceSettings = InferenceSettings(),
+    frames: bool = False,
     **slots: Any,
 ) -> LatentSlotDiffusionObjective:
-    """A fresh objective whose weights nobody else holds; `slots` are arguments of SlotEncoder."""
+    """A fresh objective whose weights nobody else holds; `slots` are arguments of SlotEncoder.
+
+    With `frames`, slots have them, and the denoiser gets a rendering of their sprites.
+    """
     null_condition = condition_dropout > 0 and num_registers == 0
     patch_decoder, auxiliary = None, []
     if patch_decoder_weight:
-        patch_decoder = tiny_patch_decoder(seed)
+        patch_decoder = tiny_sprite_decoder(seed) if frames else tiny_patch_decoder(seed)
         patch_loss = PatchLoss(
             patch_decoder,
             weight=patch_decoder_weight,
@@ -249,12 +259,14 @@ def tiny_lsd(
             resolution=RESOLUTION,
         )
         auxiliary.append(patch_loss)
+    if frames:
+        slots |= {"glimpse_size": 8, "position": "none"}
     return LatentSlotDiffusionObjective(
         encoder=tiny_encoder(seed),
         slot_encoder=tiny_slot_encoder(
             seed, num_registers=num_registers, null_condition=null_condition, **slots
         ),
-        unet=tiny_unet(seed, map_channels=map_channels),
+        unet=tiny_unet(seed, map_channels=map_channels, rendering_factor=2 if frames else 0),
         noise_schedule=official_schedule(prediction_type),
         vae=tiny_autoencoder(seed),
         resolution=RESOLUTION,

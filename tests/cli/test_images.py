@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from latentslots import editing
 from latentslots.cli.main import main
 from latentslots.config.sampling import Sampling
 from latentslots.pipelines import LatentSlotDiffusionPipeline
@@ -203,6 +204,24 @@ class TestEdit:
         expected = torch.cat([found["before"][:, 1:3], theirs[:, [1, 2]]], dim=1)
         torch.testing.assert_close(found["after"], expected)
 
+    def test_slots_with_frames_are_moved_scaled_and_placed(
+        self, images_dir: Path, tmp_path: Path
+    ) -> None:
+        model = str(tmp_path / "model")
+        tiny.tiny_lsd(patch_decoder_weight=1.0, frames=True).save_pipeline(Path(model))
+        other = str(images_dir / "p1.png")
+        words = ["--move", "1=+8,-4", "--scale", "2=1.5", "--place", f"{other}:0=16,8"]
+        found = self.edit(model, images_dir / "p0.png", tmp_path / "out", *words)
+        expected = editing.move(found["before"], 1, (0.5, -0.25))
+        expected = editing.scale(expected, 2, 1.5)
+        torch.testing.assert_close(found["after"][:, :4], expected)
+        center = found["after"][0, 4, -4:-2].tolist()
+        assert center == pytest.approx([2 * 8.5 / 32 - 1, 2 * 16.5 / 32 - 1])
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(model)
+        kept = load_scene(tmp_path / "out" / "p0" / "slots.safetensors", pipe.fingerprint())
+        assert kept.frames is not None
+        assert torch.equal(kept.frames, found["after"][..., -4:])
+
     def test_a_pixel_selects_a_slot(
         self, model: str, images_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -281,6 +300,13 @@ class TestEdit:
             (["--at", "32,0"], "pixel 32,0 lies outside of"),
             (["--at", "3;4"], "a pixel is X,Y, such as 120,64, got '3;4'"),
             (["--replace", "2"], "--replace takes SLOT=OTHER:SLOT"),
+            (["--move", "1=+2,1"], "the slots of this model have no frames"),
+            (["--move", "1=2"], "--move takes SLOT=X,Y, pixels to the right and down"),
+            (["--move", "9=2,3"], "there is no slot '9'"),
+            (["--scale", "1=0"], "--scale takes SLOT=FACTOR, a factor above 0"),
+            (["--scale", "1=-2"], "--scale takes SLOT=FACTOR, a factor above 0"),
+            (["--place", "p1.png:1"], "--place takes OTHER:SLOT=X,Y"),
+            (["--place", "p1.png:1=99,3"], "pixel 99,3 lies outside of"),
             (["--insert", "p1.png"], "a slot of another scene is FILE:SLOT"),
             (["--insert", "none.png:1"], "there is no image file none.png"),
             (["--remove", "0", "1", "2", "3"], "all 4 slots would be removed"),

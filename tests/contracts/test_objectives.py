@@ -50,6 +50,13 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "lsd-mask-distillation": lambda: tiny_lsd(
         patch_decoder_weight=2.0, mask_distillation_weight=1.0
     ),
+    "lsd-frames": lambda: tiny_lsd(
+        patch_decoder_weight=2.0,
+        mask_distillation_weight=1.0,
+        map_channels=3,
+        condition_dropout=0.3,
+        frames=True,
+    ),
     "stable-lsd": tiny_stable_lsd,
     "stable-lsd-plus": lambda: tiny_stable_lsd(
         tuned="cross-attention",

@@ -37,6 +37,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"slot_init": "learned", "num_heads": 2},
     "patch-decoder": {"patch_decoder_weight": 1.0},
     "map": {"patch_decoder_weight": 1.0, "map_channels": 5, "condition_dropout": 0.1},
+    "frames": {
+        "patch_decoder_weight": 1.0,
+        "map_channels": 5,
+        "condition_dropout": 0.1,
+        "frames": True,
+    },
     "map-registers": {"patch_decoder_weight": 1.0, "map_channels": 5, "num_registers": 2},
 }
 
@@ -543,7 +549,7 @@ class TestGuidance:
         assert caplog.records == []
         paint(pipe, slots, num_inference_steps=1, guidance_scale=1.5)
         warnings = [record.getMessage() for record in caplog.records]
-        if variant in ("null", "registers", "map", "map-registers"):
+        if variant in ("null", "registers", "map", "map-registers", "frames"):
             assert warnings == []
         else:
             (warning,) = warnings

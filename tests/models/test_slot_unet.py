@@ -145,6 +145,7 @@ def test_the_saved_config_holds_exactly_the_honored_keys(tmp_path: Path) -> None
         "norm_num_groups",
         "position",
         "map_channels",
+        "rendering_factor",
     }
     assert saved["num_attention_heads"] == 2
     assert saved["_class_name"] == "SlotUNet"

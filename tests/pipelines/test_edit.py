@@ -26,6 +26,16 @@ def scenes(batch_size: int, num_slots: int, *, size: int = 8, seed: int = 0) -> 
     return SlotOutput(slots=slots, masks=(3 * logits).softmax(dim=1))
 
 
+def squares_with_frames() -> SlotOutput:
+    """A square of 2 x 2 pixels on a background of 8 x 8."""
+    masks = torch.zeros(1, 2, 8, 8)
+    masks[0, 1, 2:4, 1:3] = 1.0
+    masks[0, 0] = 1 - masks[0, 1]
+    frames = torch.tensor([[[0.0, 0.0, 0.5, 0.5], [-0.25, -0.5, 0.125, 0.125]]])
+    slots = torch.cat([torch.randn(1, 2, tiny.SLOT_DIM - 4), frames], dim=2)
+    return SlotOutput(slots=slots, masks=masks, has_frames=True)
+
+
 def owned(scene: SlotOutput, slot: int, size: int = 8) -> Tensor:
     return upsample_masks(scene.masks, size).argmax(dim=1) == slot
 
@@ -54,6 +64,43 @@ class TestSlotEdit:
             pixels |= owned(other, slot, 16)
         assert torch.equal(edit.changed, pixels)
         torch.testing.assert_close(edit.after.masks.sum(dim=1), torch.ones(1, 8, 8))
+
+    def test_a_moved_slot_changes_where_it_was_and_where_it_is(self) -> None:
+        scene = squares_with_frames()
+        edit = SlotEdit.of(scene, move=[(1, (0.5, 0.0))])
+        expected = torch.zeros(1, 8, 8, dtype=torch.bool)
+        expected[0, 2:4, 1:3] = expected[0, 2:4, 3:5] = True
+        assert torch.equal(edit.changed, expected)
+        assert torch.equal(edit.before.slots, scene.slots)
+        assert torch.equal(edit.after.slots, editing.move(scene.slots, 1, (0.5, 0.0)))
+        assert (edit.after.segmentation()[0, 2:4, 3:5] == 1).all()
+        assert (edit.after.segmentation() == 1).sum() == 4
+        assert edit.after.has_frames
+
+    def test_a_scaled_slot_covers_what_is_around_it(self) -> None:
+        scene = squares_with_frames()
+        edit = SlotEdit.of(scene, scale=[(1, 2.0)])
+        assert edit.changed[0, 1:5, 0:4].all()
+        assert edit.changed.sum() < 25
+
+    def test_a_slot_of_another_scene_is_placed_at_a_point(self) -> None:
+        scene = squares_with_frames()
+        edit = SlotEdit.of(scene, place=[(scene, 1, (0.5, 0.5))])
+        expected = torch.zeros(1, 8, 8, dtype=torch.bool)
+        expected[0, 5:7, 5:7] = True
+        assert torch.equal(edit.changed, expected)
+        assert torch.equal(edit.after.slots[:, :2], scene.slots)
+        assert edit.after.slots[0, 2, -4:-2].tolist() == [0.5, 0.5]
+
+    def test_slots_without_frames_do_not_move(self) -> None:
+        scene = scenes(1, 3)
+        message = "have no frames, so they cannot be moved"
+        with pytest.raises(ValueError, match=message):
+            SlotEdit.of(scene, move=[(0, (0.1, 0.0))])
+        with pytest.raises(ValueError, match=message):
+            SlotEdit.of(scene, scale=[(0, 2.0)])
+        with pytest.raises(ValueError, match=message):
+            SlotEdit.of(scene, place=[(scene, 0, (0.0, 0.0))])
 
     def test_a_new_background_changes_no_object(self) -> None:
         scene, other = scenes(1, 4), scenes(1, 3, seed=1)

@@ -12,6 +12,7 @@ import torch
 from latentslots.build.methods import build_objective
 from latentslots.config import TrainConfig
 from latentslots.config.io import dumps
+from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.recipes import recipe
 from latentslots.training import RunError
 from tests.training.runs import (
@@ -196,3 +197,66 @@ def test_gradient_checkpointing_without_effect_is_refused(config: TrainConfig) -
     other = replace(recipe("slate-64"), data=config.data, gradient_checkpointing=True)
     with pytest.raises(ValueError, match="no part of slate can recompute its activations"):
         build_objective(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method.sprite_size": 8}, "sprite_size needs slots with frames: set glimpse_size"),
+        ({"method.unet.rendering": True}, "rendering needs sprites: set sprite_size above 0"),
+        ({"method.glimpse_size": 9}, "glimpse_size must be a power of two, 4 or more, got 9"),
+        (
+            {"method.glimpse_size": 8, "method.sprite_size": 12},
+            "sprite_size must be a power of two, 4 or more, got 12",
+        ),
+        (
+            {"method.glimpse_size": 8, "method.slot_init": "learned"},
+            "slots with frames start from a Gaussian, not 'learned'",
+        ),
+        (
+            {
+                "method.sprite_size": 8,
+                "method.patch_decoder_weight": 0.0,
+                "method.mask_distillation_weight": 0.0,
+                "method.patch_plain_steps": 0,
+                "method.unet.map_channels": 0,
+            },
+            "method.sprite_size needs a patch decoder",
+        ),
+    ],
+)
+def test_options_of_frames_that_contradict_each_other(
+    config: TrainConfig, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_objective(with_changes(config, changes))
+
+
+def test_slots_with_frames_train(config: TrainConfig, tmp_path: Path) -> None:
+    """All losses fall, gradients of the denoiser reach the sprites, and the model is saved."""
+    frames = {
+        "method.position": "none",
+        "method.glimpse_size": 8,
+        "method.sprite_size": 8,
+        "method.patch_size": 1,
+        "method.num_patches": 512,
+        "method.unet.rendering": True,
+        "optim.clip_parts": True,
+    }
+    config = with_changes(config, frames)
+    objective = build_objective(config)
+    batch = torch.utils.data.default_collate([training_rows(config)[i] for i in range(4)])
+    objective.auxiliary = ()
+    loss, _ = objective(batch)
+    loss.backward()
+    decoder = objective.patch_decoder
+    assert decoder is not None
+    gradient = decoder.slot_in.weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+    run(config, tmp_path / "run")
+    logged = losses(tmp_path / "run")
+    assert logged
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(tmp_path / "run")
+    assert pipe.has_frames
+    assert pipe.unet.rendering_factor > 0

@@ -13,7 +13,7 @@ from latentslots.config.sampling import Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """Edit images object by object: remove slots, replace them, insert others.
+    """Edit images object by object: remove slots, replace, move or scale them, insert others.
 
     A SLOT is a number, as `latentslots segment` shows it, or `at` (`at1`, `at2`, ...): the slot
     under a pixel of --at. OTHER is an image file, or the slots.safetensors of one.
@@ -33,6 +33,15 @@ class Edit:
     """SLOT=OTHER:SLOT, such as 2=other.png:5: replace it by a slot of another image."""
     insert: tuple[str, ...] = ()
     """OTHER:SLOT: insert a slot of another image."""
+    place: tuple[str, ...] = ()
+    """OTHER:SLOT=X,Y, such as other.png:2=40,20: insert a slot of another image, centered at a
+    pixel. This, --move and --scale require slots with frames (a model trained with
+    method.glimpse-size)."""
+    move: tuple[str, ...] = ()
+    """SLOT=X,Y, such as 3=+12,-4: move it by pixels to the right and down. What leaves the image is
+    gone."""
+    scale: tuple[str, ...] = ()
+    """SLOT=FACTOR, such as 3=1.4: enlarge or shrink it."""
     swap_background: str = ""
     """OTHER: replace the background by that of another image."""
     at: tuple[str, ...] = ()
@@ -64,11 +73,12 @@ def run(arguments: list[str]) -> int:
     from latentslots.workflows.edit import EditArguments, edit_files
     from latentslots.workflows.image_files import find_image_files
 
-    changes = options.remove or options.replace or options.insert or options.swap_background
+    names = ("remove", "replace", "insert", "place", "move", "scale", "swap_background")
+    edit = EditArguments(at=options.at, **{name: getattr(options, name) for name in names})
+    changes = any(getattr(options, name) for name in names)
     if not changes and not options.at:
-        raise ValueError(
-            "there is nothing to do: pass --remove, --replace, --insert, --swap-background or --at"
-        )
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise ValueError(f"there is nothing to do: pass {flags} or --at")
     if changes and not options.output_dir:
         raise ValueError("--output-dir is required: the folder of the edited images")
     paths = find_image_files(options.images)
@@ -77,13 +87,6 @@ def run(arguments: list[str]) -> int:
     pipe = load_pipeline(options.run, options.inference, options.sampling)
     if not changes:
         return _print_slots(options, pipe, paths)
-    edit = EditArguments(
-        remove=options.remove,
-        replace=options.replace,
-        insert=options.insert,
-        swap_background=options.swap_background,
-        at=options.at,
-    )
     out = Path(options.output_dir)
     result = edit_files(
         pipe,

@@ -1,6 +1,6 @@
 """Editing scenes: pure functions on slots, which never change their input."""
 
-from latentslots.editing.frames import carry_masks, move, place, scale
+from latentslots.editing.frames import Shift, carry_masks, move, place, scale
 from latentslots.editing.indices import Indices
 from latentslots.editing.masks import (
     BackgroundRule,
@@ -23,6 +23,7 @@ from latentslots.editing.slots import (
 __all__ = [
     "BackgroundRule",
     "Indices",
+    "Shift",
     "background",
     "carry_masks",
     "insert",

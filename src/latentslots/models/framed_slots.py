@@ -61,15 +61,10 @@ class FramedSlotAttention(SlotAttention):
         **options: See `SlotAttention`.
 
     Raises:
-        ValueError: If there are several heads, or no channels for the content.
+        ValueError: If there are several heads.
     """
 
     def __init__(self, input_dim: int, slot_dim: int, **options: Any) -> None:
-        if slot_dim <= FRAME_CHANNELS:
-            raise ValueError(
-                f"slot_dim must be more than the {FRAME_CHANNELS} channels of a frame, "
-                f"got {slot_dim}"
-            )
         if options.get("num_heads", 1) != 1:
             raise ValueError(f"slots with frames have one head, got {options['num_heads']}")
         content_dim = slot_dim - FRAME_CHANNELS

@@ -145,6 +145,11 @@ class StableDiffusionUNet(ModelMixin, StrictConfigMixin):
         """Always 0: it takes no map of slots."""
         return 0
 
+    @property
+    def rendering_factor(self) -> int:
+        """Always 0: it takes no rendering of slots."""
+        return 0
+
     def forward(
         self,
         sample: Float[Tensor, "B C h w"],

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
 from latentslots.files import apply_umask
 from latentslots.fingerprint import model_fingerprint
+from latentslots.models.frames import FRAME_CHANNELS
 from latentslots.pipelines.folder import PIPELINE_FILE, pipeline_folder
 from latentslots.pipelines.merging import merge_slots
 from latentslots.pipelines.pretrained import Pretrained
@@ -47,11 +48,18 @@ class SlotOutput(BaseOutput):
             responsibility for every pixel; they sum to 1 over K.
         slots_mask: True for the slots that exist, where scenes differ in their number; `None` where
             all exist. Pass it to the pipeline together with the slots.
+        has_frames: Whether slots have a frame (`latentslots.models.frames`).
     """
 
     slots: Float[Tensor, "B K D"]
     masks: Float[Tensor, "B K h w"]
     slots_mask: Bool[Tensor, "B K"] | None = None
+    has_frames: bool = False
+
+    @property
+    def frames(self) -> Float[Tensor, "B K 4"] | None:
+        """The frames of slots, if they have some: center (y, x) in [-1, 1], and scale (y, x)."""
+        return self.slots[..., -FRAME_CHANNELS:] if self.has_frames else None
 
     def segmentation(self, size: int | tuple[int, int] | None = None) -> Int[Tensor, "B H W"]:
         """Assign each pixel to the slot of its largest mask.
@@ -385,10 +393,19 @@ class SlotPipeline(DiffusionPipeline):
         attention = out.attention.unflatten(2, features.shape[-2:])
         masks = self.masks_of(out.slots, attention, pixel_values)
         max_overlap = self.inference.merge_overlap
+        frames = self.has_frames
         if not max_overlap:
-            return SlotOutput(slots=out.slots, masks=masks)
-        slots, masks, exist = merge_slots(out.slots, masks, max_overlap=max_overlap)
-        return SlotOutput(slots=slots, masks=masks, slots_mask=None if exist.all() else exist)
+            return SlotOutput(slots=out.slots, masks=masks, has_frames=frames)
+        slots, masks, exist = merge_slots(
+            out.slots, masks, max_overlap=max_overlap, has_frames=frames
+        )
+        slots_mask = None if exist.all() else exist
+        return SlotOutput(slots=slots, masks=masks, slots_mask=slots_mask, has_frames=frames)
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether slots have frames, so that they can be moved."""
+        return bool(self.slot_encoder.has_frames)
 
     @property
     def mask_source(self) -> str:

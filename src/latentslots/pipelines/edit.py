@@ -3,6 +3,7 @@
 Dimensions: B batch, K slots, D slot channels, h w latents or masks, H W pixels.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from latentslots import editing
-from latentslots.editing import Indices
+from latentslots.editing import Indices, Shift
 from latentslots.pipelines.base import SlotOutput, upsample_masks
 
 NUM_INVERSION_STEPS = 50
@@ -41,6 +42,9 @@ class SlotEdit:
         remove: Indices = (),
         replace: Sequence[tuple[Indices, SlotOutput, Indices]] = (),
         insert: Sequence[tuple[SlotOutput, Indices]] = (),
+        place: Sequence[tuple[SlotOutput, Indices, Shift]] = (),
+        move: Sequence[tuple[Indices, Shift]] = (),
+        scale: Sequence[tuple[Indices, float]] = (),
         background: SlotOutput | None = None,
         size: int | tuple[int, int] | None = None,
     ) -> "SlotEdit":
@@ -56,20 +60,32 @@ class SlotEdit:
             replace: For each replacement, the slots to replace, another scene, and its slots that
                 take their place.
             insert: For each insertion, another scene, and its slots to add.
+            place: The same, and the point (x, y) for their centers (`editing.place`).
+            move: For each move, slots, and how far to the right and down (`editing.move`).
+            scale: For each scaling, slots, and the factor (`editing.scale`).
             background: Another scene whose background replaces this one's (`editing.background`).
                 Its objects' pixels do not change.
             size: Pixels per side of the image, or (height, width); the masks' own size when absent.
 
         Raises:
-            ValueError: If a slot does not exist or is named twice, or no slot is left.
+            ValueError: If a slot does not exist or is named twice, no slot is left, or slots
+                without frames are moved, scaled or placed.
         """
+        if place or move or scale:
+            check_frames(scene)
+        placed = [(_with_slots(o, editing.place(o.slots, i, at)), i) for o, i, at in place]
 
         def owned(scene: SlotOutput, index: Indices) -> Bool[Tensor, "B H W"]:
             masks = scene.masks if size is None else upsample_masks(scene.masks, size)
             return editing.owned_pixels(masks, index)
 
+        original, changed = scene, owned(scene, remove)
+        steps: list[tuple[Any, Indices, Any]] = [(editing.move, index, by) for index, by in move]
+        for change, index, amount in [*steps, *((editing.scale, *one) for one in scale)]:
+            changed = changed | owned(scene, index)
+            scene = _with_slots(scene, change(scene.slots, index, amount))
+            changed = changed | owned(scene, index)
         joined = _join(scene)
-        changed = owned(scene, remove)
         if background is not None:
             ground, new_ground = (editing.background(each.masks) for each in (scene, background))
             joined = editing.replace(joined, ground, editing.take(_join(background), new_ground))
@@ -77,11 +93,11 @@ class SlotEdit:
         for index, other, other_index in replace:
             joined = editing.replace(joined, index, editing.take(_join(other), other_index))
             changed = changed | owned(scene, index) | owned(other, other_index).to(changed.device)
-        for other, other_index in insert:
+        for other, other_index in [*insert, *placed]:
             joined = editing.insert(joined, editing.take(_join(other), other_index))
             changed = changed | owned(other, other_index).to(changed.device)
         after = _split(editing.remove(joined, remove), like=scene)
-        return cls(before=scene, after=after, changed=changed)
+        return cls(before=original, after=after, changed=changed)
 
     @classmethod
     def batch(cls, edits: Sequence["SlotEdit"]) -> "SlotEdit":
@@ -91,6 +107,29 @@ class SlotEdit:
             for scenes in ([edit.before for edit in edits], [edit.after for edit in edits])
         )
         return cls(before=before, after=after, changed=torch.cat([edit.changed for edit in edits]))
+
+
+def check_frames(scene: SlotOutput) -> None:
+    """Refuse to move slots that have no frames.
+
+    Raises:
+        ValueError: If the scene's slots have none.
+    """
+    if not scene.has_frames:
+        raise ValueError(
+            "the slots of this model have no frames, so they cannot be moved, scaled or placed; "
+            "those of models trained with method.glimpse_size have, such as the bundled one"
+        )
+
+
+def _with_slots(scene: SlotOutput, slots: Float[Tensor, "B K D"]) -> SlotOutput:
+    """The scene with its slots in other frames, and masks that follow them and cover the others."""
+    check_frames(scene)
+    masks = editing.carry_masks(scene.masks, scene.slots, slots)
+    moved = (slots != scene.slots).any(dim=2)[..., None, None]
+    covered = (masks * moved).sum(dim=1, keepdim=True).clamp(max=1)
+    masks = torch.where(moved, masks, masks * (1 - covered))
+    return dataclasses.replace(scene, slots=slots, masks=masks)
 
 
 def _join(scene: SlotOutput) -> Float[Tensor, "B K E"]:
@@ -110,6 +149,7 @@ def _split(joined: Float[Tensor, "B K E"], *, like: SlotOutput) -> SlotOutput:
         slots=joined[:, :, :width],
         masks=masks / masks.sum(dim=1, keepdim=True).clamp_min(1e-6),
         slots_mask=None if exists.all() else exists,
+        has_frames=like.has_frames,
     )
 
 

@@ -12,21 +12,28 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentslots.models.frames import cell_centers, join_frames, measure_frames, split_frames
+
 
 def merge_slots(
-    slots: Float[Tensor, "B K D"], masks: Float[Tensor, "B K H W"], *, max_overlap: float
+    slots: Float[Tensor, "B K D"],
+    masks: Float[Tensor, "B K H W"],
+    *,
+    max_overlap: float,
+    has_frames: bool = False,
 ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L H W"], Bool[Tensor, "B L"]]:
     """Merge the slots of each scene whose masks overlap.
 
     The overlap of two masks is their cosine similarity. Slots that are connected by larger overlaps
     than `max_overlap`, directly or through others, are merged: the mask is the sum of their masks,
     the vector the mean of their vectors, weighted by the masks' areas. The merged slot takes the
-    index of the first of them, and later slots move up.
+    index of the first of them, and later slots move up. Its frame is measured from its mask.
 
     Args:
         slots: The scenes.
         masks: Their masks, which sum to 1 over K.
         max_overlap: Largest overlap of two slots that stay separate, from 0 to 1.
+        has_frames: Whether slots have frames.
 
     Returns:
         Slots and masks, padded with zeros, and a mask of the slots that exist.
@@ -49,6 +56,10 @@ def merge_slots(
     total = weights.sum(dim=2, keepdim=True)
     mean = (weights / total.clamp_min(1e-12)) @ slots.float()
     merged_masks = (groups @ flat).unflatten(2, masks.shape[2:])
+    if has_frames:
+        centers = cell_centers(masks.shape[2], masks.shape[3], masks.device)
+        frames = measure_frames(merged_masks.flatten(2), centers)
+        mean = join_frames(split_frames(mean)[0], frames)
     alone = groups.sum(dim=2) == 1
     first = slots.gather(1, order[..., None].expand(-1, -1, slots.shape[2]))
     merged = torch.where(alone[..., None], first, mean.to(slots.dtype))

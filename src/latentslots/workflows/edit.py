@@ -25,7 +25,8 @@ from latentslots.workflows.scenes import SLOTS_FILE, encode_files, load_scene, s
 
 EDITED_FILE = "edited.png"
 FACTS_FILE = "edited.json"
-AT = re.compile(r"at(\d*)")
+AT = re.compile(r"at(\d*)", re.ASCII)
+SIGNED = r"[+-]?[0-9]+(?:\.[0-9]+)?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class EditArguments:
         remove: Slots to remove.
         replace: `SLOT=OTHER:SLOT`.
         insert: `OTHER:SLOT`.
+        place: `OTHER:SLOT=X,Y`: the same, centered at a pixel of the image.
+        move: `SLOT=+X,-Y`: to the right and down, in pixels of the image.
+        scale: `SLOT=FACTOR`.
         swap_background: Another scene, whose background replaces this one's.
         at: Pixels `X,Y` of the image, which `at1`, `at2`, ... stand for.
     """
@@ -47,13 +51,17 @@ class EditArguments:
     remove: Sequence[str] = ()
     replace: Sequence[str] = ()
     insert: Sequence[str] = ()
+    place: Sequence[str] = ()
+    move: Sequence[str] = ()
+    scale: Sequence[str] = ()
     swap_background: str = ""
     at: Sequence[str] = ()
 
     def others(self) -> list[str]:
         """The other scenes that slots are taken from."""
         named = [text.partition("=")[2] for text in self.replace]
-        named = [text.rpartition(":")[0] for text in (*named, *self.insert)]
+        placed = [text.rpartition("=")[0] for text in self.place]
+        named = [text.rpartition(":")[0] for text in (*named, *self.insert, *placed)]
         return sorted({*named, self.swap_background} - {""})
 
 
@@ -87,14 +95,8 @@ class Editor:
     def slots_at(self, at: Sequence[str]) -> list[int]:
         """The slots under pixels `X,Y` of the image."""
         masks = self.file.masks(self.scene.masks[0])[None]
-        slots = []
-        for text in at:
-            match = re.fullmatch(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*", text)
-            if match is None:
-                raise ValueError(f"a pixel is X,Y, such as 120,64, got {text!r}")
-            x, y = self.file.to_square(int(match[1]), int(match[2]))
-            slots.append(int(editing.select(masks, at=(x, y))))
-        return slots
+        pixels = [self.file.to_square(*_pixel(text)) for text in at]
+        return [int(editing.select(masks, at=pixel)) for pixel in pixels]
 
     def parse(self, arguments: EditArguments) -> SlotEdit:
         """Convert arguments of the command line to an edit of the slots.
@@ -117,6 +119,9 @@ class Editor:
             background=background,
             replace=replace,
             insert=[self._other_slot(text) for text in arguments.insert],
+            place=[self._placed(text) for text in arguments.place],
+            move=[self._moved(text, pointed) for text in arguments.move],
+            scale=[self._scaled(text, pointed) for text in arguments.scale],
             remove=[self._number(text, self.scene, pointed) for text in arguments.remove],
             size=(self.pixel_values.shape[2], self.pixel_values.shape[3]),
         )
@@ -160,6 +165,38 @@ class Editor:
             raise ValueError(f"a slot of another scene is FILE:SLOT, such as b.png:5, got {text!r}")
         scene = self._other(name)
         return scene, self._number(number, scene, [])
+
+    def _placed(self, text: str) -> tuple[SlotOutput, int, tuple[float, float]]:
+        """Another scene, the number of one of its slots, and the point for its center."""
+        source, equals, pixel = text.rpartition("=")
+        if not equals:
+            raise ValueError(f"--place takes OTHER:SLOT=X,Y, such as b.png:5=40,20, got {text!r}")
+        left, _, right, _ = self.file.square
+        x, y = (2 * (p + 0.5) / (right - left) - 1 for p in self.file.to_square(*_pixel(pixel)))
+        return (*self._other_slot(source), (x, y))
+
+    def _moved(self, text: str, pointed: list[int]) -> tuple[int, tuple[float, float]]:
+        """A slot, and how far it moves, in halves of the square that the model sees."""
+        slot, _, distance = text.partition("=")
+        match = re.fullmatch(rf"\s*({SIGNED})\s*,\s*({SIGNED})\s*", distance)
+        if match is None:
+            raise ValueError(
+                "--move takes SLOT=X,Y, pixels to the right and down, such as 3=+12,-4, "
+                f"got {text!r}"
+            )
+        left, _, right, _ = self.file.square
+        x, y = (2 * float(pixels) / (right - left) for pixels in match.groups())
+        return self._number(slot, self.scene, pointed), (x, y)
+
+    def _scaled(self, text: str, pointed: list[int]) -> tuple[int, float]:
+        """A slot, and its factor."""
+        slot, _, factor = text.partition("=")
+        match = re.fullmatch(rf"\s*({SIGNED})\s*", factor)
+        if match is None or float(factor) <= 0:
+            raise ValueError(
+                f"--scale takes SLOT=FACTOR, a factor above 0, such as 3=1.4, got {text!r}"
+            )
+        return self._number(slot, self.scene, pointed), float(factor)
 
     def _number(self, text: str, scene: SlotOutput, pointed: list[int]) -> int:
         count = scene.slots.shape[1]
@@ -262,6 +299,14 @@ def slots_under(
             continue
         pointed[path.stem] = {"slots": editor.scene.slots.shape[1], "at": numbers}
     return pointed, problems
+
+
+def _pixel(text: str) -> tuple[int, int]:
+    """Parse a pixel X,Y."""
+    match = re.fullmatch(r"\s*(-?[0-9]+)\s*,\s*(-?[0-9]+)\s*", text)
+    if match is None:
+        raise ValueError(f"a pixel is X,Y, such as 120,64, got {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def _lists(values: dict[str, Any]) -> dict[str, Any]:

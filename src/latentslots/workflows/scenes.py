@@ -33,7 +33,7 @@ def encode_files(pipe: SlotPipeline, files: list[ImageFile], *, seed: int) -> li
     for i in range(len(files)):
         exist = slice(None) if out.slots_mask is None else out.slots_mask[i]
         slots, masks = (each[i][exist][None].float().cpu() for each in (out.slots, out.masks))
-        scenes.append(SlotOutput(slots=slots, masks=masks))
+        scenes.append(SlotOutput(slots=slots, masks=masks, has_frames=pipe.has_frames))
     return scenes
 
 
@@ -55,16 +55,16 @@ def locate_slots(
     pixel_values = image.to(pipe.device) * 2 - 1
     if pipe.patch_decoder is not None:
         masks = pipe.patch_decoder.segment(slots.to(pipe.device), pixel_values)
-        return SlotOutput(slots=slots.cpu(), masks=masks.cpu())
+        return SlotOutput(slots=slots.cpu(), masks=masks.cpu(), has_frames=pipe.has_frames)
     out = pipe.encode_pixel_values(pixel_values, generator=Generator().manual_seed(seed))
     partner = editing.match(slots, out.slots.cpu())[0]
     masks = out.masks[0].float().cpu()[partner.clamp(min=0)] * (partner >= 0)[:, None, None]
     masks = masks / masks.sum(dim=0).clamp_min(1e-6)
-    return SlotOutput(slots=slots.cpu(), masks=masks[None])
+    return SlotOutput(slots=slots.cpu(), masks=masks[None], has_frames=pipe.has_frames)
 
 
 def save_scene(scene: SlotOutput, path: Path, fingerprint: str, **facts: Any) -> None:
-    """Write a scene as safetensors.
+    """Write a scene as safetensors: its slots and masks, and the slots' frames as an extra copy.
 
     Args:
         scene: The scene.
@@ -73,6 +73,8 @@ def save_scene(scene: SlotOutput, path: Path, fingerprint: str, **facts: Any) ->
         **facts: Further metadata.
     """
     tensors = {"slots": scene.slots.contiguous(), "masks": scene.masks[0].half().contiguous()}
+    if scene.frames is not None:
+        tensors["frames"] = scene.frames[0].contiguous()
     metadata = {"pipeline": fingerprint, **facts}
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata={"latentslots": json.dumps(metadata)})
@@ -91,13 +93,14 @@ def load_scene(path: str | Path, fingerprint: str) -> SlotOutput:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("latentslots", "{}"))
             slots, masks = file.get_tensor("slots"), file.get_tensor("masks")[None].float()
+            has_frames = "frames" in file.keys()  # noqa: SIM118  (a file, not a dictionary)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} holds no slots: {error}") from error
     if metadata.get("pipeline") != fingerprint:
         raise ValueError(
             f"the slots in {path} are those of another pipeline: encode its image anew"
         )
-    return SlotOutput(slots=slots, masks=masks)
+    return SlotOutput(slots=slots, masks=masks, has_frames=has_frames)
 
 
 def scene_facts(path: Path) -> dict[str, Any]:
