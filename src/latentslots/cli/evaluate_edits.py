@@ -22,9 +22,9 @@ class EvaluateEdits:
     them."""
     split: str = "validation"
     """Split of the data set."""
-    edits: tuple[Literal["removal", "swaps"], ...] = ()
-    """`removal` of objects, `swaps` of parts of figures; when absent, all that the data set has
-    pairs of."""
+    edits: tuple[Literal["removal", "swaps", "moves"], ...] = ()
+    """`removal` of objects, `swaps` of parts of figures, `moves` of objects by 12 px; when absent,
+    all that the data set has pairs of and, if the model's slots have frames, moves."""
     num_pairs: int = 200
     """At most this many pairs of each kind, from the start of the data set."""
     batch_size: int = 32

@@ -4,6 +4,7 @@ Dimensions: B batch, K slots, D slot channels, h w latent rows and columns, H W 
 conditioning vectors, N tokens.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         """Infer slots; the generators draw slot noise and the noise that is added to the images."""
         scene = super().encode_pixel_values(pixel_values, generator=generator, **options)
         masks = self._average_attention(pixel_values, scene.slots, scene.slots_mask, generator)
-        return SlotOutput(slots=scene.slots, masks=masks, slots_mask=scene.slots_mask)
+        return replace(scene, masks=masks)
 
     def _average_attention(
         self,

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from latentslots.config.sampling import Sampling
 from latentslots.data.store.reader import dataset_fingerprint
+from latentslots.evaluation.edits.moves import evaluate_moves, move_rows, move_table
 from latentslots.evaluation.edits.removal import evaluate_removal, removal_rows, removal_table
 from latentslots.evaluation.edits.swaps import evaluate_swaps, swap_rows, swap_table
 from latentslots.evaluation.report.evaluation_report import versions
@@ -18,15 +19,27 @@ from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import use_sampling
 from latentslots.workflows.provenance import model_hash
 
-EditKind = Literal["removal", "swaps"]
+EditKind = Literal["removal", "swaps", "moves"]
 
 REPORT_FORMAT = 1
 """Format of `edits.json`."""
 REPORT_FILE, MARKDOWN_FILE = "edits.json", "edits.md"
 
-_ROWS: dict[EditKind, Any] = {"removal": removal_rows, "swaps": swap_rows}
-_EVALUATE: dict[EditKind, Any] = {"removal": evaluate_removal, "swaps": evaluate_swaps}
-_TABLES: dict[EditKind, Any] = {"removal": removal_table, "swaps": swap_table}
+_ROWS: dict[EditKind, Any] = {
+    "removal": removal_rows,
+    "swaps": swap_rows,
+    "moves": move_rows,
+}
+_EVALUATE: dict[EditKind, Any] = {
+    "removal": evaluate_removal,
+    "swaps": evaluate_swaps,
+    "moves": evaluate_moves,
+}
+_TABLES: dict[EditKind, Any] = {
+    "removal": removal_table,
+    "swaps": swap_table,
+    "moves": move_table,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +94,8 @@ def run_edit_evaluation(
         pipe: The pipeline; it keeps the sampler.
         dataset: Pairs as `latentslots data make --edit-pairs` makes them.
         sampling: How images are sampled.
-        edits: `removal` of objects, `swaps` of parts; when empty, all that the data set has pairs
-            of.
+        edits: `removal` of objects, `swaps` of parts, `moves` of objects; when empty, all that the
+            data set has pairs of and, if the slots have frames, moves.
         num_pairs: At most this many pairs of each kind, from the start of the data set.
         batch_size: Pairs at once; changes scores by rounding only.
         about: Further conditions for the report: names of model and data.
@@ -97,7 +110,8 @@ def run_edit_evaluation(
             raise ValueError(f"{name} must be at least 1, got {value}")
     use_sampling(pipe, sampling)
     counts = {kind: len(rows(dataset)) for kind, rows in _ROWS.items()}
-    kinds = list(edits) or [kind for kind, count in counts.items() if count]
+    possible = [kind for kind, count in counts.items() if count]
+    kinds = list(edits) or [kind for kind in possible if kind != "moves" or pipe.has_frames]
     if not kinds:
         raise ValueError(
             "the data set has no pairs of edits: make them by `latentslots data make --edit-pairs`"

@@ -103,6 +103,7 @@ def take_scenes(scenes: SlotOutput, keep: Bool[Tensor, " B"]) -> SlotOutput:
         slots=scenes.slots[keep],
         masks=scenes.masks[keep],
         slots_mask=None if exist is None else exist[keep],
+        has_frames=scenes.has_frames,
     )
 
 
