@@ -27,7 +27,7 @@ from torch import Generator, Tensor
 import latentslots.pipelines.folder
 from latentslots.models import SlotEncoder
 from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
-from latentslots.pipelines.slot_layout import predict_slot_layout
+from latentslots.pipelines.slot_layout import place_slots
 from tests.tiny import squares, tiny_autoencoder, tiny_lsd
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -501,6 +501,23 @@ class TestMap:
         with pytest.raises(ValueError, match="map_channels needs a patch decoder"):
             paint(pipe, slots)
 
+    def test_a_rendering_requires_sprites(self, slots: Tensor) -> None:
+        pipe = build(**VARIANTS["frames"])
+        pipe.patch_decoder = build(**VARIANTS["map"]).patch_decoder
+        with pytest.raises(ValueError, match="rendering_factor needs a decoder of sprites"):
+            paint(pipe, slots)
+
+    def test_the_layout_is_the_mean_of_the_pixels_masks(self, slots: Tensor) -> None:
+        pipe = build(**VARIANTS["frames"])
+        layout, rendering = place_slots(pipe.unet, pipe.patch_decoder, slots, None, (16, 16))
+        assert layout is not None
+        assert rendering is not None
+        scene = pipe.patch_decoder(slots, height=32, width=32)
+        masks = scene.masks.unflatten(2, (16, 2, 16, 2)).mean(dim=(3, 5))
+        torch.testing.assert_close(layout, masks)
+        pixels = scene.mixture().transpose(1, 2).unflatten(2, (32, 32))
+        torch.testing.assert_close(torch.pixel_shuffle(rendering, 2), pixels)
+
 
 class TestGuidance:
     @pytest.mark.parametrize("variant", ["null", "registers", "map"])
@@ -514,7 +531,7 @@ class TestGuidance:
         with torch.no_grad():
             states, _ = encoder.condition(slots)
             nothing = encoder.condition(None)[0].expand(3, -1, -1)
-            places = predict_slot_layout(pipe.unet, pipe.patch_decoder, slots, None, (16, 16))
+            places, _ = place_slots(pipe.unet, pipe.patch_decoder, slots, None, (16, 16))
             nowhere = None if places is None else torch.ones(3, 1, 16, 16)
             conditional = pipe.unet(latents, timestep, states, None, places).sample
             unconditional = pipe.unet(latents, timestep, nothing, None, nowhere).sample

@@ -229,8 +229,8 @@ class TestSprites:
         torch.testing.assert_close(layout[0, 0], torch.ones(4, 4))
         none = decoder.slot_layout(slots, height=4, width=4, slots_mask=exist & False)
         assert (none == 0).all()
-        alone = decoder.rendering(slots[:, :1], height=4, width=4)
-        masked = decoder.rendering(slots, height=4, width=4, slots_mask=exist)
+        alone = decoder(slots[:, :1], height=4, width=4).mixture()
+        masked = decoder(slots, height=4, width=4, slots_mask=exist).mixture()
         torch.testing.assert_close(masked, alone)
 
     def test_plain_slots_have_one_color(self) -> None:

@@ -87,7 +87,7 @@ class SlotUNet(StrictConfigMixin, UNet2DConditionModel, ModelMixin):
             place, the vectors of the slots there. 0 for none, as in the paper: then
             cross-attention alone has to relate vectors to places.
         rendering_factor: Pixels per latent, in each direction, of the rendering of the slots that
-            is concatenated, too (`SpriteDecoder.rendering`); 0 for none.
+            is concatenated, too (the mixture of `SpriteDecoder`); 0 for none.
     """
 
     @register_to_config

@@ -141,18 +141,6 @@ class SpriteDecoder(ModelMixin, StrictConfigMixin):
         masks = self(slots, height=height, width=width, slots_mask=slots_mask).masks
         return masks.unflatten(2, (height, width))
 
-    def rendering(
-        self,
-        slots: Float[Tensor, "B K D"],
-        *,
-        height: int,
-        width: int,
-        slots_mask: Bool[Tensor, "B K"] | None = None,
-    ) -> Float[Tensor, "B 3 h w"]:
-        """Paint scenes, in [-1, 1], as the mixture of the slots' sprites."""
-        mixture = self(slots, height=height, width=width, slots_mask=slots_mask).mixture()
-        return mixture.transpose(1, 2).unflatten(2, (height, width))
-
     @torch.no_grad()
     def segment(
         self, slots: Float[Tensor, "B K D"], pixel_values: Float[Tensor, "B 3 h w"]

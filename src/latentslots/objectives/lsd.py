@@ -19,7 +19,7 @@ from latentslots.objectives.auxiliary import DenoisingContext, NoisyLatents
 from latentslots.objectives.base import Batch, Logs, collapse_metrics
 from latentslots.objectives.latent import LatentObjective
 from latentslots.pipelines.conditioning import Condition
-from latentslots.pipelines.slot_layout import predict_slot_layout, render_slots
+from latentslots.pipelines.slot_layout import place_slots
 
 
 class LatentSlotDiffusionObjective(LatentObjective):
@@ -128,8 +128,8 @@ class LatentSlotDiffusionObjective(LatentObjective):
     ) -> Condition:
         """Project slots to conditioning, with their layout if the denoiser requires one."""
         states, mask = self.slot_encoder.condition(slots, dropped=dropped)
-        parts = self.unet, self.patch_decoder, slots, None, size
-        return Condition(states, mask, predict_slot_layout(*parts), render_slots(*parts))
+        places = place_slots(self.unet, self.patch_decoder, slots, None, size)
+        return Condition(states, mask, *places)
 
     def error(
         self, noisy: NoisyLatents, condition: Condition, *, unet: Any = None

@@ -34,7 +34,7 @@ from latentslots.pipelines.base import ImageInput, InferenceSettings, SlotPipeli
 from latentslots.pipelines.conditioning import Condition, guided_states
 from latentslots.pipelines.edit import SlotEdit, edit_images
 from latentslots.pipelines.inversion import invert_latents
-from latentslots.pipelines.slot_layout import predict_slot_layout, render_slots
+from latentslots.pipelines.slot_layout import SlotPlaces, place_slots
 
 
 def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
@@ -287,10 +287,9 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         slots: Float[Tensor, "B K D"],
         slots_mask: Bool[Tensor, "B K"] | None,
         size: Sequence[int],
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> SlotPlaces:
         """Predict the layout of slots, and render them, as far as the denoiser requires it."""
-        parts = self.unet, self.patch_decoder, slots, slots_mask, size
-        return predict_slot_layout(*parts), render_slots(*parts)
+        return place_slots(self.unet, self.patch_decoder, slots, slots_mask, size)
 
     def _denoise(
         self,

@@ -4,6 +4,7 @@ Dimensions: B batch, K slots, D slot channels, h w latent rows and columns, R ch
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,63 +14,54 @@ from latentslots.models import PatchDecoder, SlotUNet, SpriteDecoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 
 
-def predict_slot_layout(
+class SlotPlaces(NamedTuple):
+    """Where slots lie, as far as a denoiser requires it.
+
+    Attributes:
+        slot_layout: Soft masks that sum to 1 over the slots that exist; `None` without
+            `map_channels`.
+        rendering: The colors of all pixels of every latent; `None` without `rendering_factor`.
+    """
+
+    slot_layout: Float[Tensor, "B K h w"] | None
+    rendering: Float[Tensor, "B R h w"] | None
+
+
+def place_slots(
     unet: SlotUNet | StableDiffusionUNet,
     patch_decoder: PatchDecoder | SpriteDecoder | None,
     slots: Float[Tensor, "B K D"],
     slots_mask: Bool[Tensor, "B K"] | None,
     size: Sequence[int],
-) -> Float[Tensor, "B K h w"] | None:
-    """Predict where slots lie, for a denoiser that is conditioned on it (`map_channels`).
+) -> SlotPlaces:
+    """Predict where slots lie, and render them.
 
     Args:
         unet: The denoiser.
-        patch_decoder: Predicts the layout.
+        patch_decoder: Predicts the layout, and renders scenes if it decodes sprites.
         slots: The scenes.
         slots_mask: True for the slots that exist; by default all.
         size: Rows and columns of the latents.
 
-    Returns:
-        Soft masks that sum to 1 over the slots that exist; `None` if the denoiser is not
-        conditioned on a layout.
-
     Raises:
-        ValueError: If the denoiser requires a layout and there is no patch decoder.
+        ValueError: If the denoiser requires a layout and there is no patch decoder, or a rendering
+            and there is no decoder of sprites.
     """
-    if not unet.map_channels:
-        return None
+    if not unet.map_channels and not unet.rendering_factor:
+        return SlotPlaces(None, None)
     if patch_decoder is None:
         raise ValueError("a denoiser with map_channels needs a patch decoder")
-    return patch_decoder.slot_layout(slots, height=size[0], width=size[1], slots_mask=slots_mask)
-
-
-def render_slots(
-    unet: SlotUNet | StableDiffusionUNet,
-    patch_decoder: PatchDecoder | SpriteDecoder | None,
-    slots: Float[Tensor, "B K D"],
-    slots_mask: Bool[Tensor, "B K"] | None,
-    size: Sequence[int],
-) -> Float[Tensor, "B R h w"] | None:
-    """Render scenes for a denoiser that is conditioned on the rendering (`rendering_factor`).
-
-    Args:
-        unet: The denoiser.
-        patch_decoder: Renders the scenes.
-        slots: The scenes.
-        slots_mask: True for the slots that exist; by default all.
-        size: Rows and columns of the latents.
-
-    Returns:
-        The colors of all pixels of every latent; `None` if the denoiser is not conditioned on them.
-
-    Raises:
-        ValueError: If the denoiser requires a rendering and there is no decoder of sprites.
-    """
     factor = unet.rendering_factor
     if not factor:
-        return None
+        layout = patch_decoder.slot_layout(
+            slots, height=size[0], width=size[1], slots_mask=slots_mask
+        )
+        return SlotPlaces(layout, None)
     if not isinstance(patch_decoder, SpriteDecoder):
         raise ValueError("a denoiser with rendering_factor needs a decoder of sprites")
     height, width = (side * factor for side in size)
-    pixels = patch_decoder.rendering(slots, height=height, width=width, slots_mask=slots_mask)
-    return F.pixel_unshuffle(pixels, factor)
+    scene = patch_decoder(slots, height=height, width=width, slots_mask=slots_mask)
+    pixels = scene.mixture().transpose(1, 2).unflatten(2, (height, width))
+    masks = scene.masks.unflatten(2, (height, width))
+    coarse = F.avg_pool2d(masks, factor) if unet.map_channels else None
+    return SlotPlaces(coarse, F.pixel_unshuffle(pixels, factor))
