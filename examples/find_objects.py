@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 
 import latentslots as ls
-from latentslots.pipelines.base import upsample_masks
+from latentslots.pipelines.slot_output import upsample_masks
 
 
 def main() -> None:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from latentslots.evaluation.segmentation import SegmentationReport, evaluate
     from latentslots.objectives.base import SlotObjective, collapse_metrics
     from latentslots.official import load_official
-    from latentslots.pipelines.base import InferenceSettings, SlotOutput, SlotPipeline
+    from latentslots.pipelines.base import InferenceSettings, SlotPipeline
     from latentslots.pipelines.edit import SlotEdit
     from latentslots.pipelines.loading import load_pipeline
     from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
+    from latentslots.pipelines.slot_output import SlotOutput
     from latentslots.recipes import recipe
     from latentslots.training.run import train
 
@@ -33,7 +34,7 @@ _MODULES = {
     "SegmentationReport": "latentslots.evaluation.segmentation",
     "SlotEdit": "latentslots.pipelines.edit",
     "SlotObjective": "latentslots.objectives.base",
-    "SlotOutput": "latentslots.pipelines.base",
+    "SlotOutput": "latentslots.pipelines.slot_output",
     "SlotPipeline": "latentslots.pipelines.base",
     "SlotsConfig": "latentslots.config",
     "TrainConfig": "latentslots.config",

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from latentslots.evaluation.edits.pairs import METHODS
 from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
 
 
@@ -37,3 +39,9 @@ class Oracle(LatentSlotDiffusionPipeline):
 
 def key(image: Tensor) -> bytes:
     return (image * 127).round().to(torch.int8).numpy().tobytes()
+
+
+def keep_methods(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Apply edits in these ways only."""
+    for name in METHODS.keys() - set(names):
+        monkeypatch.delitem(METHODS, name)

@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from latentslots.pipelines.base import SlotOutput, SlotPipeline
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.slot_output import SlotOutput
 
 Metric = Literal["cosine", "euclidean"]
 

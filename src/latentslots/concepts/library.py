@@ -30,7 +30,8 @@ from latentslots.concepts.clustering import (
 )
 from latentslots.concepts.layouts import Layout
 from latentslots.files import atomic_folder
-from latentslots.pipelines.base import SlotPipeline, upsample_masks
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.slot_output import upsample_masks
 from latentslots.visualize import grid, slot_crop
 
 NUM_CROPS = 8

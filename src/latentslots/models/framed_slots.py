@@ -30,7 +30,7 @@ from latentslots.models.slot_competition import (
 )
 
 NUM_POLYNOMIALS = 6
-"""1, y, x, y^2 - 1, x^2 - 1 and xy, with mean 0 and variance 1, 1, ... over a slot's own share."""
+"""Those of the moments: 1, y, x, y^2 - 1, x^2 - 1 and xy, in units of the slot's scale."""
 WINDOW = 4.0
 """Initial fall of the attention's logits from the center to `WINDOW_EXTENT` scales away."""
 WINDOW_EXTENT = 5.0

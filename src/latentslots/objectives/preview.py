@@ -7,7 +7,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Generator, Tensor
 
-from latentslots.pipelines.base import SlotOutput, SlotPipeline
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.slot_output import SlotOutput
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 
 NUM_INFERENCE_STEPS = 25

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from latentslots.models.cross_attention import record_cross_attention, token_grids
-from latentslots.pipelines.base import SlotOutput, SlotPipeline, upsample_masks
+from latentslots.pipelines.base import SlotPipeline
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
+from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
 
 TIMESTEPS = (100, 300, 500, 700)
 """Timesteps, of 1,000, over which the attention is averaged."""

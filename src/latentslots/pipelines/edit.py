@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from latentslots import editing
 from latentslots.editing import Indices, Shift
-from latentslots.pipelines.base import SlotOutput, upsample_masks
+from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
 
 NUM_INVERSION_STEPS = 50
 
@@ -109,13 +109,13 @@ class SlotEdit:
         return cls(before=before, after=after, changed=torch.cat([edit.changed for edit in edits]))
 
 
-def check_frames(scene: SlotOutput) -> None:
+def check_frames(scene_or_pipe: Any) -> None:
     """Refuse to move slots that have no frames.
 
     Raises:
-        ValueError: If the scene's slots have none.
+        ValueError: If those of the scene, or of the pipeline, have none.
     """
-    if not scene.has_frames:
+    if not scene_or_pipe.has_frames:
         raise ValueError(
             "the slots of this model have no frames, so they cannot be moved, scaled or placed; "
             "those of models trained with method.glimpse_size have, such as the bundled one"

@@ -9,11 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DPMSolverMultistepScheduler,
-    ImagePipelineOutput,
-)
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float

@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 from latentslots import editing
 from latentslots.concepts import TENSORS_NAME, ConceptLibrary, Layout
 from latentslots.fingerprint import content_hash
-from latentslots.pipelines.base import SlotOutput
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
+from latentslots.pipelines.slot_output import SlotOutput
 from latentslots.workflows.image_files import read_batches
 from latentslots.workflows.scenes import encode_files, load_scene
 

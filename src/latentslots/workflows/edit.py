@@ -14,10 +14,10 @@ from latentslots import editing
 from latentslots.config.sampling import Sampling
 from latentslots.files import atomic_folder, check_output_dir, write_json
 from latentslots.fingerprint import content_hash
-from latentslots.pipelines.base import SlotOutput, upsample_masks
 from latentslots.pipelines.edit import SlotEdit
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import use_sampling
+from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 from latentslots.workflows.image_files import ImageFile, open_image_file
 from latentslots.workflows.provenance import BatchResult, finished, image_provenance, read_facts

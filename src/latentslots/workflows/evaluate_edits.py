@@ -15,6 +15,7 @@ from latentslots.evaluation.edits.removal import evaluate_removal, removal_rows,
 from latentslots.evaluation.edits.swaps import evaluate_swaps, swap_rows, swap_table
 from latentslots.evaluation.report.evaluation_report import versions
 from latentslots.files import write_json, write_text
+from latentslots.pipelines.edit import check_frames
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import use_sampling
 from latentslots.workflows.provenance import model_hash
@@ -103,7 +104,8 @@ def run_edit_evaluation(
         progress: Whether to show progress bars on stderr.
 
     Raises:
-        ValueError: If a value is out of its range, or the data set has no pairs of a kind of edit.
+        ValueError: If a value is out of its range, the data set has no pairs of a kind of edit, or
+            slots without frames are to be moved.
     """
     for name, value in (("num_pairs", num_pairs), ("batch_size", batch_size)):
         if value < 1:
@@ -116,6 +118,8 @@ def run_edit_evaluation(
         raise ValueError(
             "the data set has no pairs of edits: make them by `latentslots data make --edit-pairs`"
         )
+    if "moves" in kinds:
+        check_frames(pipe)
     reports = {}
     for kind in kinds:
         total = min(num_pairs, counts[kind])

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from latentslots.config.sampling import Sampling
 from latentslots.files import atomic_file, write_json
-from latentslots.pipelines.base import upsample_masks
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import sample_images, use_sampling
+from latentslots.pipelines.slot_output import upsample_masks
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 from latentslots.workflows.compose import SceneBatch
 from latentslots.workflows.image_files import open_image_file

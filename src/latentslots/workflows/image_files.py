@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_image
 from latentslots.data.transforms import to_rgb
-from latentslots.pipelines.base import upsample_masks
+from latentslots.pipelines.slot_output import upsample_masks
 
 OUTSIDE = 255
 """Id of pixels outside of the square that the model sees."""

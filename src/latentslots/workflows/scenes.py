@@ -17,7 +17,8 @@ from torch import Generator, Tensor
 
 from latentslots import editing
 from latentslots.files import atomic_file
-from latentslots.pipelines.base import SlotOutput, SlotPipeline
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.slot_output import SlotOutput
 from latentslots.workflows.image_files import ImageFile
 
 SLOTS_FILE = "slots.safetensors"

@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 from latentslots import editing
 from latentslots.files import atomic_folder, check_output_dir, write_json
 from latentslots.fingerprint import content_hash
-from latentslots.pipelines.base import SlotOutput, SlotPipeline
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.slot_output import SlotOutput
 from latentslots.visualize import overlay
 from latentslots.workflows.image_files import OUTSIDE, ImageFile, read_batches
 from latentslots.workflows.provenance import BatchResult, finished, read_facts, slot_provenance

@@ -10,9 +10,9 @@ from latentslots.cli.main import main
 from latentslots.data import load_dataset
 from latentslots.data.store.reader import dataset_fingerprint
 from latentslots.evaluation.edits import removal, swaps
-from latentslots.evaluation.edits.pairs import METHODS
 from latentslots.fingerprint import model_fingerprint
 from latentslots.pipelines import LatentSlotDiffusionPipeline
+from tests.evaluation.oracle import keep_methods
 
 FEW = ["--num-pairs", "2", "--num-inference-steps", "1"]
 
@@ -22,7 +22,7 @@ def _two_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ways to apply an edit, to objects that slots hardly cover."""
     for module in (removal, swaps):
         monkeypatch.setattr(module, "COVERED", 0.0)
-        monkeypatch.setattr(module, "METHODS", {name: METHODS[name] for name in ("plain", "both")})
+    keep_methods(monkeypatch, "plain", "both")
 
 
 @pytest.mark.usefixtures("_two_methods")
@@ -61,6 +61,7 @@ def test_all_kinds_of_edits_of_a_data_set_are_scored(
     [
         ([], "no pairs of edits: make them by `latentslots data make --edit-pairs`"),
         (["--edits", "swaps"], "no pairs with a replaced part"),
+        (["--edits", "moves"], "the slots of this model have no frames"),
         (["--num-pairs", "0"], "num_pairs must be at least 1, got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--num-inference-steps", "0"], "num_inference_steps must be at least 1, got 0"),
@@ -77,3 +78,13 @@ def test_mistakes_are_one_sentence(
     assert main([*command, *words]) == 2
     error = capsys.readouterr().err
     assert message in error
+
+
+def test_moves_are_refused_before_other_edits_take_their_time(
+    tiny_pipeline_dir: Path, part_pairs_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate-edits", str(tiny_pipeline_dir), "--data", str(part_pairs_dir)]
+    assert main([*command, "--edits", "removal", "moves"]) == 2
+    error = capsys.readouterr().err
+    assert "the slots of this model have no frames" in error
+    assert "removal" not in error, "no progress bar was shown"

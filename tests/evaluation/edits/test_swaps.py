@@ -13,7 +13,7 @@ from latentslots.evaluation.edits import swaps
 from latentslots.evaluation.edits.pairs import METHODS, rows_before
 from latentslots.evaluation.edits.swaps import evaluate_swaps, swap_rows, swap_table
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from tests.evaluation.oracle import Oracle, key
+from tests.evaluation.oracle import Oracle, keep_methods, key
 
 FAST = Sampling(num_inference_steps=1)
 
@@ -75,7 +75,7 @@ def test_each_way_is_scored_on_the_parts_that_slots_cover(oracle: Oracle, pairs:
 def test_batches_change_no_image(
     oracle: Oracle, pairs: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(swaps, "METHODS", {name: METHODS[name] for name in ("plain", "both")})
+    keep_methods(monkeypatch, "plain", "both")
     edited = []
     for size in (1, 3):
         oracle.edited = []

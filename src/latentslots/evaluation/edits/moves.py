@@ -20,6 +20,7 @@ from latentslots.evaluation.edits.pairs import (
     METHODS,
     away_from,
     covering_slot,
+    edit_in_all_ways,
     generators,
     outside_scores,
     take_scenes,
@@ -183,19 +184,10 @@ def _score(
     truth = (moves.images + 1) / 2
     decoded = through_autoencoder(pipe, moves.images)
     ceiling, _ = outside_scores(decoded, truth, outside)
-    for name, method in METHODS.items():
-        images = pipe.edit(
-            truth,
-            edit,
-            generator=generators(seeds),
-            guidance_scale=sampling.guidance_scale,
-            num_inference_steps=sampling.num_inference_steps,
-            output_type="pt",
-            **method,
-        ).images
-        images = images.float().cpu()
-        psnr, _ = outside_scores(images, truth, outside)
-        missed = (find_pixels(decoded, moves.mask, images) - moves.way).float().norm(dim=1)
+    for name, images in edit_in_all_ways(pipe, truth, edit, seeds, sampling):
+        painted = images.float().cpu()
+        psnr, _ = outside_scores(painted, truth, outside)
+        missed = (find_pixels(decoded, moves.mask, painted) - moves.way).float().norm(dim=1)
         placed, kept = missed <= EXACT, psnr >= ceiling - KEPT
         columns = [psnr, ceiling, placed, kept, placed & kept]
         yield name, torch.stack([column.float() for column in columns], dim=1)

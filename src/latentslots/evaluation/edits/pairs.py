@@ -3,7 +3,7 @@
 Dimensions: B pairs, K slots, H W pixels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from latentslots.config.sampling import Sampling
 from latentslots.metrics.reconstruction import ssim
 from latentslots.models.autoencoder import decode_latents
-from latentslots.pipelines.base import SlotOutput, upsample_masks
+from latentslots.pipelines.edit import SlotEdit
+from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
 
 METHODS = {
     "plain": {"inversion": False, "blending": False},
@@ -105,6 +107,27 @@ def take_scenes(scenes: SlotOutput, keep: Bool[Tensor, " B"]) -> SlotOutput:
         slots_mask=None if exist is None else exist[keep],
         has_frames=scenes.has_frames,
     )
+
+
+def edit_in_all_ways(
+    pipe: Any,
+    images: Float[Tensor, "B 3 H W"],
+    edit: SlotEdit,
+    seeds: Sequence[int],
+    sampling: Sampling,
+) -> Iterator[tuple[str, Float[Tensor, "B 3 H W"]]]:
+    """Edit images in [0, 1] by each of `METHODS`; yields its name and the images, in [0, 1]."""
+    for name, method in METHODS.items():
+        edited = pipe.edit(
+            images,
+            edit,
+            generator=generators(seeds),
+            guidance_scale=sampling.guidance_scale,
+            num_inference_steps=sampling.num_inference_steps,
+            output_type="pt",
+            **method,
+        ).images
+        yield name, edited
 
 
 def generators(seeds: Iterable[int]) -> list[Generator]:

@@ -19,6 +19,7 @@ from latentslots.evaluation.edits.pairs import (
     METHODS,
     away_from,
     covering_slot,
+    edit_in_all_ways,
     generators,
     outside_scores,
     rows_before,
@@ -173,16 +174,7 @@ def _score(
     truth = (pairs.after + 1) / 2
     ceiling = outside_scores(through_autoencoder(pipe, pairs.after), truth, outside)
     untouched, _ = outside_scores(through_autoencoder(pipe, pairs.before), truth, outside)
-    for name, method in METHODS.items():
-        images = pipe.edit(
-            (pairs.before + 1) / 2,
-            edit,
-            generator=generators(pairs.seeds),
-            guidance_scale=sampling.guidance_scale,
-            num_inference_steps=sampling.num_inference_steps,
-            output_type="pt",
-            **method,
-        ).images
+    for name, images in edit_in_all_ways(pipe, (pairs.before + 1) / 2, edit, pairs.seeds, sampling):
         scenes = pipe.encode_pixel_values(images * 2 - 1, generator=generators(pairs.seeds))
         _, overlap = covering_slot(scenes.masks, pairs.mask)
         psnr, ssim = outside_scores(images.float().cpu(), truth, outside)

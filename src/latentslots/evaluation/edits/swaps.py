@@ -19,6 +19,7 @@ from latentslots.evaluation.edits.pairs import (
     METHODS,
     away_from,
     covering_slot,
+    edit_in_all_ways,
     generators,
     outside_scores,
     rows_before,
@@ -191,16 +192,7 @@ def _score(
     ceiling, _ = outside_scores(through_autoencoder(pipe, swaps.after), truth, outside)
     new_color = _mean_color(truth, swaps.new_part)
     old_color = _mean_color((swaps.before + 1) / 2, swaps.old_part)
-    for name, method in METHODS.items():
-        images = pipe.edit(
-            (swaps.before + 1) / 2,
-            edit,
-            generator=generators(seeds),
-            guidance_scale=sampling.guidance_scale,
-            num_inference_steps=sampling.num_inference_steps,
-            output_type="pt",
-            **method,
-        ).images
+    for name, images in edit_in_all_ways(pipe, (swaps.before + 1) / 2, edit, seeds, sampling):
         scenes = pipe.encode_pixel_values(images * 2 - 1, generator=generators(seeds))
         _, overlap = covering_slot(scenes.masks, swaps.new_part)
         images = images.float().cpu()
