@@ -19,7 +19,7 @@ GOLDEN_INDEX = {
     "patch_decoder": [None, None],
     "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
     "resolution": 32,
-    "inference": {"num_slots": 0, "merge_overlap": 0.0},
+    "inference": {"num_slots": 0, "merge_overlap": 0.0, "merge_error": 0.0},
 }
 NOT_OURS = ("_diffusers_version", "_name_or_path")
 FILES = {

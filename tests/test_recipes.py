@@ -37,7 +37,7 @@ from latentslots.objectives import (
     SlotAttentionObjective,
 )
 from latentslots.objectives.auxiliary import ContrastLoss, GuidanceLoss, PatchLoss
-from latentslots.pipelines.base import InferenceSettings
+from latentslots.pipelines.inference import InferenceSettings
 from latentslots.recipes import RECIPES, recipe
 
 LEAVES = Path(__file__).parent / "config_leaves.txt"

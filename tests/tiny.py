@@ -36,7 +36,7 @@ from latentslots.objectives import (
     SlotAttentionObjective,
 )
 from latentslots.objectives.auxiliary import PatchLoss
-from latentslots.pipelines.base import InferenceSettings
+from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.pretrained import PretrainedParts
 
 RESOLUTION = 32

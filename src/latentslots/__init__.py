@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from latentslots.evaluation.segmentation import SegmentationReport, evaluate
     from latentslots.objectives.base import SlotObjective, collapse_metrics
     from latentslots.official import load_official
-    from latentslots.pipelines.base import InferenceSettings, SlotPipeline
+    from latentslots.pipelines.base import SlotPipeline
     from latentslots.pipelines.edit import SlotEdit
+    from latentslots.pipelines.inference import InferenceSettings
     from latentslots.pipelines.loading import load_pipeline
     from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
     from latentslots.pipelines.slot_output import SlotOutput
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ConceptLibrary": "latentslots.concepts.library",
     "DataConfig": "latentslots.config",
-    "InferenceSettings": "latentslots.pipelines.base",
+    "InferenceSettings": "latentslots.pipelines.inference",
     "LatentSlotDiffusionPipeline": "latentslots.pipelines.lsd",
     "MethodConfig": "latentslots.config",
     "OptimConfig": "latentslots.config",

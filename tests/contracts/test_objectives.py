@@ -412,6 +412,33 @@ class TestLatentSlotDiffusion:
         expected = error[:, cells].square().mean() / 0.3**2
         torch.testing.assert_close(logs["patch_loss"], expected.detach())
 
+    def test_pixels_are_decoded_once_for_the_denoiser_and_the_patch_decoders_loss(
+        self, batch: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        objective = tiny_lsd(
+            frames=True, map_channels=3, patch_decoder_weight=2.0, patch_size=1, slot_dim=16
+        )
+        sizes = []
+        decode = type(objective.patch_decoder).forward
+
+        def count(self: Any, slots: Tensor, **options: Any) -> Any:
+            sizes.append(options["height"])
+            return decode(self, slots, **options)
+
+        monkeypatch.setattr(type(objective.patch_decoder), "forward", count)
+        batch["cells"] = torch.tensor([3, 200, 777, 1023])
+        _, logs = objective(batch)
+        assert sizes == [32]
+
+        features = objective.encoder(batch["pixel_values"])
+        slots = objective.slot_encoder(
+            features, pixel_values=batch["pixel_values"], noise=batch["slot_noise"]
+        ).slots
+        scene = decode(objective.patch_decoder, slots, height=32, width=32, cells=batch["cells"])
+        target = batch["pixel_values"].flatten(2)[:, :, batch["cells"]].transpose(1, 2)
+        error = (scene.mixture() - target).square().mean() / 0.3**2
+        torch.testing.assert_close(logs["patch_loss"], error.detach())
+
     def test_the_mean_color_is_measured(self, pixel_values: Tensor) -> None:
         objective = tiny_lsd(patch_decoder_weight=2.0)
         objective.measure(pixel_values)

@@ -509,7 +509,7 @@ class TestMap:
 
     def test_the_layout_is_the_mean_of_the_pixels_masks(self, slots: Tensor) -> None:
         pipe = build(**VARIANTS["frames"])
-        layout, rendering = place_slots(pipe.unet, pipe.patch_decoder, slots, None, (16, 16))
+        layout, rendering, _ = place_slots(pipe.unet, pipe.patch_decoder, slots, None, (16, 16))
         assert layout is not None
         assert rendering is not None
         scene = pipe.patch_decoder(slots, height=32, width=32)
@@ -531,7 +531,7 @@ class TestGuidance:
         with torch.no_grad():
             states, _ = encoder.condition(slots)
             nothing = encoder.condition(None)[0].expand(3, -1, -1)
-            places, _ = place_slots(pipe.unet, pipe.patch_decoder, slots, None, (16, 16))
+            places, _ = place_slots(pipe.unet, pipe.patch_decoder, slots, None, (16, 16)).inputs
             nowhere = None if places is None else torch.ones(3, 1, 16, 16)
             conditional = pipe.unet(latents, timestep, states, None, places).sample
             unconditional = pipe.unet(latents, timestep, nothing, None, nowhere).sample

@@ -181,6 +181,41 @@ def test_slots_with_frames_need_the_image() -> None:
         slot_encoder()(torch.randn(1, 8, 6, 6))
 
 
+class TestRegions:
+    def test_what_slots_attend_to_is_encoded_as_they_are(self) -> None:
+        """One slot has the same share, all of the image, in every iteration."""
+        encoder = slot_encoder()
+        with torch.no_grad():
+            encoder.slot_log_std.fill_(-100.0)  # initial slots are the mean
+        features, image = torch.randn(2, 8, 6, 6), torch.rand(2, 3, 24, 24)
+        out = encoder(features, pixel_values=image, num_slots=1)
+        region = encoder.encode_masks(features, torch.ones(2, 1, 6, 6), pixel_values=image)
+        torch.testing.assert_close(region, out.slots)
+
+    def test_a_region_does_not_depend_on_others(self) -> None:
+        encoder = slot_encoder()
+        features, image = torch.randn(1, 8, 6, 6), torch.rand(1, 3, 24, 24)
+        masks = torch.zeros(1, 2, 6, 6)
+        masks[0, 0, 1:3, 2:5] = 1
+        masks[0, 1, 4:, :2] = 1
+        both = encoder.encode_masks(features, masks, pixel_values=image)
+        one = encoder.encode_masks(features, masks[:, :1], pixel_values=image)
+        torch.testing.assert_close(both[:, :1], one)
+        center = split_frames(one)[1][0, 0, :2]
+        torch.testing.assert_close(center, torch.tensor([-1 / 3, 1 / 6]), atol=1e-4, rtol=0)
+        torch.nn.init.normal_(encoder.glimpse.out.weight)
+        image[0, :, 5:11, 9:19] = 0
+        assert not torch.allclose(encoder.encode_masks(features, masks, pixel_values=image), both)
+
+    def test_slots_without_frames_refuse_it(self) -> None:
+        with pytest.raises(ValueError, match="only by a model whose slots have frames"):
+            slot_encoder(glimpse_size=0).encode_masks(
+                torch.zeros(1, 8, 6, 6),
+                torch.ones(1, 1, 6, 6),
+                pixel_values=torch.zeros(1, 3, 24, 24),
+            )
+
+
 class TestSprites:
     """The decoder that paints each slot's own picture."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.base import InferenceSettings
+from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.merging import merge_slots
 from tests import tiny
 

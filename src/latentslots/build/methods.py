@@ -42,7 +42,7 @@ from latentslots.objectives import (
     SlotAttentionObjective,
 )
 from latentslots.objectives.auxiliary import PatchLoss
-from latentslots.pipelines.base import InferenceSettings
+from latentslots.pipelines.inference import InferenceSettings
 
 
 def build_objective(config: TrainConfig) -> Objective:
@@ -68,9 +68,9 @@ def build_objective(config: TrainConfig) -> Objective:
     return objective
 
 
-def inference_settings(method: SlotsConfig) -> InferenceSettings:
+def inference_settings(method: SlotsConfig, *, merge_error: float = 0.0) -> InferenceSettings:
     """Return the inference settings of a method's pipeline."""
-    return InferenceSettings(method.num_inference_slots, method.merge_overlap)
+    return InferenceSettings(method.num_inference_slots, method.merge_overlap, merge_error)
 
 
 def build_lsd(method: LSDConfig, run: TrainConfig) -> LatentSlotDiffusionObjective:
@@ -119,6 +119,8 @@ def build_lsd_around(
             resolution=resolution,
         )
         auxiliary.append(patch_loss)
+    if method.merge_error and not method.sprite_size:
+        raise ValueError("method.merge_error needs sprites: set sprite_size above 0, or both to 0")
     for name in ("mask_distillation_weight", "patch_plain_steps", "sprite_size"):
         if getattr(method, name) and patch_decoder is None:
             raise ValueError(
@@ -137,7 +139,7 @@ def build_lsd_around(
         condition_dropout=method.condition_dropout,
         patch_decoder=patch_decoder,
         auxiliary=auxiliary,
-        inference=inference_settings(method),
+        inference=inference_settings(method, merge_error=method.merge_error),
     )
 
 

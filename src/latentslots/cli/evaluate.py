@@ -45,6 +45,9 @@ class Evaluate:
     merge_overlap: float | None = None
     """Merge slots whose masks overlap more than this; 0 for never; the setting of the pipeline when
     absent."""
+    merge_error: float | None = None
+    """Merge parts of an object if one slot instead of two raises the error of the painted image by
+    at most this; 0 for never; the setting of the pipeline when absent."""
     masks: Literal["model", "attention", "cross-attention"] = "model"
     """`model`: the masks of the patch decoder if there is one, else `attention`: the attention of
     the slots, as in the paper. `cross-attention`: the attention of the denoiser to the slots."""
@@ -99,7 +102,11 @@ def run(arguments: list[str]) -> None:
     pipe: Any = load_pipeline(options.run)
     if options.masks == "attention":
         pipe.use_attention_masks()
-    pipe.set_inference(num_slots=options.num_slots, merge_overlap=options.merge_overlap)
+    pipe.set_inference(
+        num_slots=options.num_slots,
+        merge_overlap=options.merge_overlap,
+        merge_error=options.merge_error,
+    )
     if options.masks == "cross-attention":
         pipe = CrossAttentionPipeline.of(pipe)
     to_device(pipe)

@@ -1,5 +1,6 @@
 """Loading a pipeline for a command."""
 
+from dataclasses import asdict
 from typing import Any
 
 from latentslots.cli.options import InferenceOptions
@@ -24,7 +25,7 @@ def load_pipeline(name: str, inference: InferenceOptions, sampling: Sampling | N
 
     hide_loading_bars()
     pipe = load(name)
-    pipe.set_inference(num_slots=inference.num_slots, merge_overlap=inference.merge_overlap)
+    pipe.set_inference(**asdict(inference))
     pipe.set_progress_bar_config(disable=True)
     if sampling is not None:
         if not isinstance(pipe, LatentSlotDiffusionPipeline):

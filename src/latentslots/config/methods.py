@@ -113,6 +113,10 @@ class LSDConfig(SlotsConfig):
     """Rows and columns of each slot's own picture, a power of two: the patch decoder then places
     pictures at the slots' frames instead of computing every patch by an MLP; needs `glimpse_size`.
     0 for the MLP."""
+    merge_error: Weight = 0.0
+    """Once trained, parts of an object are merged into one slot if one slot instead of two raises
+    the mean squared error of the painted image by at most this, in units of the colors' standard
+    deviation; needs `sprite_size`, and excludes `merge_overlap`. 0 for never."""
     mask_distillation_weight: Weight = 0.0
     """Weight of the cross-entropy from the patch decoder's responsibilities to the slots'
     attention, so that attention follows the same boundaries; needs `patch_decoder_weight`. 0 for

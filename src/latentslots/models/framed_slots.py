@@ -85,6 +85,24 @@ class FramedSlotAttention(SlotAttention):
         with full_precision(slots):
             return self._refine(slots, key.to(slots.dtype), value.to(slots.dtype), centers)
 
+    def attend_to(
+        self,
+        inputs: Float[Tensor, "B N C"],
+        content: Float[Tensor, "B K E"],
+        shares: Float[Tensor, "B K N"],
+        *,
+        height: int,
+    ) -> Float[Tensor, "B K D"]:
+        """Refine slots of the initial `content` that have given shares of the tokens."""
+        value = self.to_value(self.norm_inputs(inputs))
+        centers = cell_centers(height, inputs.shape[1] // height, inputs.device)
+        frames = measure_frames(shares, centers)
+        with full_precision(content):
+            value = value.to(content.dtype)
+            for _ in range(self.num_iterations):
+                content = self._update(content, self._updates(shares, frames, value, centers))
+        return join_frames(content, frames)
+
     def _refine(
         self,
         slots: Float[Tensor, "B K D"],
@@ -100,9 +118,7 @@ class FramedSlotAttention(SlotAttention):
             attention = self._attend(content, frames, key, centers)
             # Frames are measurements: what a slot attends to is not trained by where it lies.
             frames = measure_frames(attention.detach(), centers)
-            updates = self._updates(attention, frames, value, centers)
-            content = self.gru(updates.flatten(0, 1), content.flatten(0, 1)).view_as(content)
-            content = content + self.mlp(self.norm_mlp(content))
+            content = self._update(content, self._updates(attention, frames, value, centers))
         attention = self._attend(content, frames, key, centers)
         frames = measure_frames(attention.detach(), centers)
         return SlotAttentionOutput(slots=join_frames(content, frames), attention=attention)
@@ -135,6 +151,12 @@ class FramedSlotAttention(SlotAttention):
         weighted = (weights[..., None] * where.clamp(-4, 4)).transpose(2, 3).flatten(1, 2)
         moments = (weighted.to(value.dtype) @ value).unflatten(1, (-1, NUM_POLYNOMIALS))
         return self.mix_moments(moments.flatten(2))
+
+    def _update(
+        self, content: Float[Tensor, "B K E"], updates: Float[Tensor, "B K E"]
+    ) -> Float[Tensor, "B K E"]:
+        content = self.gru(updates.flatten(0, 1), content.flatten(0, 1)).view_as(content)
+        return content + self.mlp(self.norm_mlp(content))
 
 
 def _polynomials(where: Float[Tensor, "B K N 2"]) -> Float[Tensor, "B K N P"]:

@@ -36,6 +36,10 @@ class PatchDecoderOutput(BaseOutput):
     colors: Float[Tensor, "B K N 3"]
     masks: Float[Tensor, "B K N"]
 
+    def at(self, cells: Int[Tensor, " n"]) -> "PatchDecoderOutput":
+        """Return those of some cells, by their indices."""
+        return PatchDecoderOutput(self.colors[:, :, cells], self.masks[:, :, cells])
+
     def mixture(self) -> Float[Tensor, "B N 3"]:
         """The reconstruction: the slots' colors, weighted by their masks."""
         return (self.masks[..., None] * self.colors).sum(dim=1)

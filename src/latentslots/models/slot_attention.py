@@ -247,23 +247,61 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         Raises:
             ValueError: If slots have frames, and there are no images.
         """
-        batch_size, _, height, width = features.shape
-        tokens = features.flatten(2).transpose(1, 2)  # [B, N, C]
-        if self.position_embedding is not None:
-            tokens = tokens + self.position_embedding(height, width)
-        tokens = self.mlp_in(self.norm_in(tokens))
         slots = self.initial_slots(
-            batch_size, noise=noise, generator=generator, num_slots=num_slots
+            len(features), noise=noise, generator=generator, num_slots=num_slots
         )
-        if self.glimpse is None or self.norm_content is None:
-            return self.slot_attention(tokens, slots)
+        if not self.has_frames:
+            return self.slot_attention(self._tokens(features), slots)
         if pixel_values is None:
             raise ValueError("slots with frames are encoded from features and pixel_values")
-        out = self.slot_attention(tokens, slots, height=height)
-        content, frames = split_frames(out.slots)
-        masks = out.attention.unflatten(2, (height, width))
+        height, width = features.shape[-2:]
+        out = self.slot_attention(self._tokens(features), slots, height=height)
+        slots = self._look(pixel_values, out.slots, out.attention.unflatten(2, (height, width)))
+        return SlotAttentionOutput(slots=slots, attention=out.attention)
+
+    def encode_masks(
+        self,
+        features: Float[Tensor, "B C h w"],
+        masks: Float[Tensor, "B K h w"],
+        *,
+        pixel_values: Float[Tensor, "B 3 H W"],
+    ) -> Float[Tensor, "B K D"]:
+        """Encode given regions of images, as if slots had attended to them.
+
+        Args:
+            features: The feature map of an image encoder.
+            masks: Each region's share of every token, from 0 to 1; they need not sum to 1.
+            pixel_values: The images in [-1, 1].
+
+        Raises:
+            ValueError: If slots have no frames.
+        """
+        if not isinstance(self.slot_attention, FramedSlotAttention):
+            raise ValueError("regions can be encoded only by a model whose slots have frames")
+        tokens, height = self._tokens(features), features.shape[2]
+        content = self.slot_mean.expand(*masks.shape[:2], -1)
+        slots = self.slot_attention.attend_to(tokens, content, masks.flatten(2), height=height)
+        return self._look(pixel_values, slots, masks)
+
+    def _tokens(self, features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N C"]:
+        """Embed a feature map, row by row, as input of slot attention."""
+        tokens = features.flatten(2).transpose(1, 2)
+        if self.position_embedding is not None:
+            tokens = tokens + self.position_embedding(features.shape[2], features.shape[3])
+        return self.mlp_in(self.norm_in(tokens))
+
+    def _look(
+        self,
+        pixel_values: Float[Tensor, "B 3 H W"],
+        slots: Float[Tensor, "B K D"],
+        masks: Float[Tensor, "B K h w"],
+    ) -> Float[Tensor, "B K D"]:
+        """Add to each slot what it sees in its frame."""
+        assert self.glimpse is not None
+        assert self.norm_content is not None
+        content, frames = split_frames(slots)
         content = self.norm_content(content + self.glimpse(pixel_values, masks, frames))
-        return SlotAttentionOutput(slots=join_frames(content, frames), attention=out.attention)
+        return join_frames(content, frames)
 
     def project(self, slots: Float[Tensor, "B K D"]) -> Float[Tensor, "B K X"]:
         """Project slots to the width of the decoder's cross-attention (LayerNorm and Linear).

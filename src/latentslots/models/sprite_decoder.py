@@ -117,17 +117,29 @@ class SpriteDecoder(ModelMixin, StrictConfigMixin):
         Returns:
             Colors in [-1, 1] and masks that sum to 1 over K, in fp32.
         """
-        content, frames = split_frames(slots)
-        centers = cell_centers(height, width, slots.device)
-        centers = centers if cells is None else centers[cells]
-        placed, beyond = place(self.sprites(content), frames.float(), centers)
-        logits = placed[:, :, 3] - FALL * beyond.square()
+        colors, logits = self.layers(slots, height=height, width=width, cells=cells)
         if slots_mask is not None:
             logits = logits.masked_fill(~slots_mask[..., None], torch.finfo(logits.dtype).min)
         masks = logits.softmax(dim=1)
         if slots_mask is not None:  # also of scenes in which no slot exists
             masks = masks * slots_mask[..., None]
-        return PatchDecoderOutput(colors=placed[:, :, :3].transpose(2, 3), masks=masks)
+        return PatchDecoderOutput(colors=colors, masks=masks)
+
+    def layers(
+        self,
+        slots: Float[Tensor, "B K D"],
+        *,
+        height: int,
+        width: int,
+        cells: Int[Tensor, " n"] | None = None,
+    ) -> tuple[Float[Tensor, "B K N 3"], Float[Tensor, "B K N"]]:
+        """Return the colors and the logits of the mask of each slot on its own; see `forward`."""
+        content, frames = split_frames(slots)
+        centers = cell_centers(height, width, slots.device)
+        centers = centers if cells is None else centers[cells]
+        placed, beyond = place(self.sprites(content), frames.float(), centers)
+        logits = placed[:, :, 3] - FALL * beyond.square()
+        return placed[:, :, :3].transpose(2, 3), logits
 
     def slot_layout(
         self,
@@ -143,12 +155,17 @@ class SpriteDecoder(ModelMixin, StrictConfigMixin):
 
     @torch.no_grad()
     def segment(
-        self, slots: Float[Tensor, "B K D"], pixel_values: Float[Tensor, "B 3 h w"]
+        self,
+        slots: Float[Tensor, "B K D"],
+        pixel_values: Float[Tensor, "B 3 h w"],
+        slots_mask: Bool[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B K h w"]:
         """Segment images in [-1, 1]: the posterior probability of each slot at each pixel."""
         height, width = pixel_values.shape[-2:]
         masks = []
-        for one, pixels in zip(slots[:, None], pixel_values[:, None], strict=True):
-            output = self(one, height=height, width=width)
-            masks.append(output.responsibilities(pixels.flatten(2).transpose(1, 2).float()))
+        for index, pixels in enumerate(pixel_values[:, None]):
+            exist = None if slots_mask is None else slots_mask[[index]]
+            output = self(slots[[index]], height=height, width=width, slots_mask=exist)
+            posterior = output.responsibilities(pixels.flatten(2).transpose(1, 2).float())
+            masks.append(posterior if exist is None else posterior * exist[..., None])
         return torch.cat(masks).unflatten(2, (height, width))

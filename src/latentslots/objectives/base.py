@@ -21,7 +21,8 @@ from latentslots.fingerprint import model_fingerprint
 from latentslots.models import SlotEncoder
 from latentslots.objectives.preview import draw_scenes
 from latentslots.pipelines import load_pipeline
-from latentslots.pipelines.base import InferenceSettings, SlotPipeline
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.inference import InferenceSettings
 
 Batch = dict[str, Any]
 Logs = dict[str, Tensor]

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from latentslots.models import AutoregressiveDecoder, FeatureDecoder, SlotEncoder
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.objectives.base import Batch, Logs, SlotObjective, collapse_metrics
-from latentslots.pipelines.base import InferenceSettings
 from latentslots.pipelines.dinosaur import DinosaurPipeline
+from latentslots.pipelines.inference import InferenceSettings
 
 
 class DinosaurObjective(SlotObjective):

@@ -27,13 +27,11 @@ from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives.auxiliary import AuxiliaryLoss, NoisyLatents
 from latentslots.objectives.base import Batch, FixedDraws, SlotObjective
-from latentslots.pipelines.base import InferenceSettings
 from latentslots.pipelines.conditioning import Condition
-from latentslots.pipelines.lsd import (
-    LatentSlotDiffusionPipeline,
-    default_sampler,
-)
+from latentslots.pipelines.inference import InferenceSettings
+from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.pretrained import Pretrained
+from latentslots.pipelines.sampling import default_sampler
 
 
 class LatentObjective(SlotObjective):

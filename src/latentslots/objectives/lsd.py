@@ -19,7 +19,7 @@ from latentslots.objectives.auxiliary import DenoisingContext, NoisyLatents
 from latentslots.objectives.base import Batch, Logs, collapse_metrics
 from latentslots.objectives.latent import LatentObjective
 from latentslots.pipelines.conditioning import Condition
-from latentslots.pipelines.slot_layout import place_slots
+from latentslots.pipelines.slot_layout import SlotPlaces, place_slots
 
 
 class LatentSlotDiffusionObjective(LatentObjective):
@@ -69,18 +69,26 @@ class LatentSlotDiffusionObjective(LatentObjective):
             features, pixel_values=batch.get("pixel_values"), noise=self.slot_noise(batch)
         )
         dropped = self.drop(batch)
+        places = self.places(out.slots, size)
         with ExitStack() as observers:
             for added in self.auxiliary:
                 observers.enter_context(added.observe())
-            loss = self.error(noisy, self.condition(out.slots, size, dropped)).mean()
+            condition = self.condition(out.slots, size, dropped, places=places)
+            loss = self.error(noisy, condition).mean()
 
         logs = collapse_metrics(out.slots, out.attention)
         if self.auxiliary:
             logs["denoising_loss"] = loss.detach()
             attention = out.attention.unflatten(2, features.shape[-2:])
-            condition = partial(self.condition, size=size)
             context = DenoisingContext(
-                batch, out.slots, attention, noisy, dropped, condition, self.error
+                batch,
+                out.slots,
+                attention,
+                noisy,
+                dropped,
+                condition=partial(self.condition, size=size),
+                error=self.error,
+                scene=places.scene,
             )
             for added in self.auxiliary:
                 term, parts = added.loss(context)
@@ -120,16 +128,23 @@ class LatentSlotDiffusionObjective(LatentObjective):
         pixel_values = batch["pixel_values"]
         return torch.rand(len(pixel_values), device=pixel_values.device) < self.condition_dropout
 
+    def places(self, slots: Float[Tensor, "B K D"], size: tuple[int, int]) -> SlotPlaces:
+        """Predict where slots lie, and render them, as far as the denoiser requires it."""
+        return place_slots(self.unet, self.patch_decoder, slots, None, size)
+
     def condition(
         self,
         slots: Float[Tensor, "B K D"],
         size: tuple[int, int],
         dropped: Bool[Tensor, " B"] | None = None,
+        *,
+        places: SlotPlaces | None = None,
     ) -> Condition:
-        """Project slots to conditioning, with their layout if the denoiser requires one."""
+        """Project slots to conditioning, with `places`, by default those of the slots."""
         states, mask = self.slot_encoder.condition(slots, dropped=dropped)
-        places = place_slots(self.unet, self.patch_decoder, slots, None, size)
-        return Condition(states, mask, *places)
+        if places is None:
+            places = self.places(slots, size)
+        return Condition(states, mask, *places.inputs)
 
     def error(
         self, noisy: NoisyLatents, condition: Condition, *, unet: Any = None

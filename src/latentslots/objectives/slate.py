@@ -18,7 +18,7 @@ from latentslots.models import (
     UNetEncoder,
 )
 from latentslots.objectives.base import Batch, Logs, SlotObjective, collapse_metrics
-from latentslots.pipelines.base import InferenceSettings
+from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.slate import SlatePipeline
 
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 1.0, 0.1

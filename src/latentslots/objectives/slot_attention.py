@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from latentslots.models import BroadcastDecoder, ResidualEncoder, SlotEncoder, UNetEncoder
 from latentslots.objectives.base import Batch, Logs, SlotObjective, collapse_metrics
-from latentslots.pipelines.base import InferenceSettings
+from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.slot_attention import SlotAutoencoderPipeline
 
 

@@ -28,8 +28,9 @@ from latentslots.official.config_keys import (
     OfficialCheckpointError,
     OfficialConfig,
 )
-from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline, default_sampler
+from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.pretrained import PretrainedParts
+from latentslots.pipelines.sampling import default_sampler
 
 STABLE_RESOLUTION = 256
 """Pixels per side of the images in the official Stable-LSD configuration."""

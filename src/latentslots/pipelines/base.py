@@ -5,7 +5,7 @@ Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -20,53 +20,13 @@ from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
 from latentslots.files import apply_umask
 from latentslots.fingerprint import model_fingerprint
 from latentslots.pipelines.folder import PIPELINE_FILE, pipeline_folder
+from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.merging import merge_slots
 from latentslots.pipelines.pretrained import Pretrained
 from latentslots.pipelines.slot_output import SlotOutput
 
 ImageInput = Image.Image | np.ndarray | Tensor | list[Image.Image] | list[np.ndarray] | list[Tensor]
 PipelineT = TypeVar("PipelineT", bound="SlotPipeline")
-
-
-@dataclass(frozen=True)
-class InferenceSettings:
-    """How a trained model infers the slots of an image.
-
-    Attributes:
-        num_slots: How many slots to infer; 0 for as many as in training.
-        merge_overlap: Slots of an image whose masks overlap more than this are merged into one
-            (see `merge_slots`), from 0 (never) to below 1.
-
-    Raises:
-        ValueError: If a value is out of its range.
-    """
-
-    num_slots: int = 0
-    merge_overlap: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse values out of their ranges."""
-        if self.num_slots < 0:
-            raise ValueError(
-                f"num_slots at inference must be 0 (as in training) or above, got {self.num_slots}"
-            )
-        if not 0 <= self.merge_overlap < 1:
-            raise ValueError(
-                f"merge_overlap must be at least 0 and below 1, got {self.merge_overlap:g}"
-            )
-
-    def check(self, slot_encoder: Any) -> None:
-        """Refuse a changed number of slots if each slot starts from a learned vector of its own.
-
-        Raises:
-            ValueError: If the number is neither 0 nor that of training.
-        """
-        trained = slot_encoder.config.num_slots
-        if slot_encoder.config.slot_init == "learned" and self.num_slots not in (0, trained):
-            raise ValueError(
-                f"num_slots at inference must be 0 or {trained} for slots that are initialized "
-                f"with learned vectors, got {self.num_slots}"
-            )
 
 
 class SlotPipeline(DiffusionPipeline):
@@ -114,7 +74,7 @@ class SlotPipeline(DiffusionPipeline):
         """
         if not isinstance(inference, InferenceSettings):
             inference = InferenceSettings(**(inference or {}))
-        inference.check(self.slot_encoder)
+        inference.check(self.slot_encoder, self.components.get("patch_decoder"))
         self.register_to_config(resolution=resolution, inference=asdict(inference))
 
     @classmethod
@@ -243,19 +203,32 @@ class SlotPipeline(DiffusionPipeline):
             raise ValueError(f"output_type must be {names} or {allowed[-1]}, got {output_type!r}")
 
     def set_inference(
-        self, *, num_slots: int | None = None, merge_overlap: float | None = None
+        self,
+        *,
+        num_slots: int | None = None,
+        merge_overlap: float | None = None,
+        merge_error: float | None = None,
     ) -> None:
         """Change how slots are inferred, also by the pipeline once saved; `None` keeps a value.
 
         Args:
             num_slots: See `InferenceSettings`.
-            merge_overlap: See `InferenceSettings`.
+            merge_overlap: See `InferenceSettings`; if it is not 0, `merge_error` becomes 0.
+            merge_error: See `InferenceSettings`; if it is not 0, `merge_overlap` becomes 0.
 
         Raises:
-            ValueError: If a value is out of its range, or slots start from learned vectors and
-                another number is requested.
+            ValueError: If a value is out of its range, slots start from learned vectors and another
+                number is requested, or the model decodes no sprites and `merge_error` is not 0.
         """
-        changes: dict[str, Any] = {"num_slots": num_slots, "merge_overlap": merge_overlap}
+        if merge_overlap and merge_error is None:
+            merge_error = 0.0
+        elif merge_error and merge_overlap is None:
+            merge_overlap = 0.0
+        changes: dict[str, Any] = {
+            "num_slots": num_slots,
+            "merge_overlap": merge_overlap,
+            "merge_error": merge_error,
+        }
         changes = {name: value for name, value in changes.items() if value is not None}
         self.register_inference(self.resolution, replace(self.inference, **changes))
 
@@ -348,14 +321,22 @@ class SlotPipeline(DiffusionPipeline):
             num_slots=num_slots,
         )
         attention = out.attention.unflatten(2, features.shape[-2:])
-        masks = self.masks_of(out.slots, attention, pixel_values)
+        return self._scene(out.slots, attention, features, pixel_values)
+
+    def _scene(
+        self,
+        slots: Float[Tensor, "B K D"],
+        attention: Float[Tensor, "B K h w"],
+        features: Float[Tensor, "B C h w"],
+        pixel_values: Float[Tensor, "B 3 H W"],
+    ) -> SlotOutput:
+        """Compute the masks of slots, and merge slots as `inference` says."""
+        masks = self.masks_of(slots, attention, pixel_values)
         max_overlap = self.inference.merge_overlap
         frames = self.has_frames
         if not max_overlap:
-            return SlotOutput(slots=out.slots, masks=masks, has_frames=frames)
-        slots, masks, exist = merge_slots(
-            out.slots, masks, max_overlap=max_overlap, has_frames=frames
-        )
+            return SlotOutput(slots=slots, masks=masks, has_frames=frames)
+        slots, masks, exist = merge_slots(slots, masks, max_overlap=max_overlap, has_frames=frames)
         slots_mask = None if exist.all() else exist
         return SlotOutput(slots=slots, masks=masks, slots_mask=slots_mask, has_frames=frames)
 

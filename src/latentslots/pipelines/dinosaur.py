@@ -10,7 +10,8 @@ from torch import Tensor
 
 from latentslots.models import AutoregressiveDecoder, FeatureDecoder, SlotEncoder
 from latentslots.models.dinov2_encoder import DINOv2Encoder
-from latentslots.pipelines.base import InferenceSettings, SlotPipeline
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.inference import InferenceSettings
 
 
 class DinosaurPipeline(SlotPipeline):

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, ImagePipelineOutput
+from diffusers import AutoencoderKL, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
@@ -26,23 +26,14 @@ from latentslots.models import (
 from latentslots.models.autoencoder import decode_latents, downscale_factor, encode_latents
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
-from latentslots.pipelines.base import ImageInput, InferenceSettings, SlotPipeline
+from latentslots.pipelines.base import ImageInput, SlotPipeline
 from latentslots.pipelines.conditioning import Condition, guided_states
 from latentslots.pipelines.edit import SlotEdit, edit_images
+from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.inversion import invert_latents
-from latentslots.pipelines.slot_layout import SlotPlaces, place_slots
-
-
-def default_sampler(noise_schedule: Any) -> DPMSolverMultistepScheduler:
-    """Build DPM-Solver++ 2M on a model's own noise schedule.
-
-    Trailing spacing, so that sampling starts at the last timestep, where it starts from pure noise
-    (Lin et al., 2024, https://arxiv.org/abs/2305.08891).
-    """
-    # The whole config is copied: a sampler that replaces this one reads `clip_sample` from it.
-    return DPMSolverMultistepScheduler.from_config(
-        noise_schedule.config, timestep_spacing="trailing"
-    )
+from latentslots.pipelines.merging_parts import merge_parts
+from latentslots.pipelines.slot_layout import place_slots
+from latentslots.pipelines.slot_output import SlotOutput
 
 
 class LatentSlotDiffusionPipeline(SlotPipeline):
@@ -220,8 +211,36 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         return "attention" if self.patch_decoder is None else "patch decoder"
 
     def use_attention_masks(self) -> None:
-        """Use the slots' attention as masks, without the patch decoder."""
+        """Use the slots' attention as masks, without the patch decoder.
+
+        Parts are no longer merged by `merge_error`, which requires what slots paint.
+        """
+        if self.inference.merge_error:
+            self.set_inference(merge_error=0.0)
         self.patch_decoder = None
+
+    def _scene(
+        self,
+        slots: Float[Tensor, "B K D"],
+        attention: Float[Tensor, "B K h w"],
+        features: Float[Tensor, "B C h w"],
+        pixel_values: Float[Tensor, "B 3 H W"],
+    ) -> SlotOutput:
+        max_error, decoder = self.inference.merge_error, self.patch_decoder
+        if not max_error or not isinstance(decoder, SpriteDecoder):
+            return super()._scene(slots, attention, features, pixel_values)
+        slots, exist = merge_parts(
+            slots,
+            attention,
+            features,
+            pixel_values,
+            slot_encoder=self.slot_encoder,
+            decoder=decoder,
+            max_error=max_error,
+        )
+        slots_mask = None if exist.all() else exist
+        masks = decoder.segment(slots, pixel_values, slots_mask)
+        return SlotOutput(slots=slots, masks=masks, slots_mask=slots_mask, has_frames=True)
 
     def masks_of(
         self,
@@ -283,9 +302,9 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         slots: Float[Tensor, "B K D"],
         slots_mask: Bool[Tensor, "B K"] | None,
         size: Sequence[int],
-    ) -> SlotPlaces:
+    ) -> tuple[Float[Tensor, "B K h w"] | None, Float[Tensor, "B R h w"] | None]:
         """Predict the layout of slots, and render them, as far as the denoiser requires it."""
-        return place_slots(self.unet, self.patch_decoder, slots, slots_mask, size)
+        return place_slots(self.unet, self.patch_decoder, slots, slots_mask, size).inputs
 
     def _denoise(
         self,

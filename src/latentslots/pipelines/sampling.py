@@ -27,6 +27,18 @@ SAMPLERS = {
 """Short names of diffusers' schedulers."""
 
 
+def default_sampler(noise_schedule: Any) -> diffusers.DPMSolverMultistepScheduler:
+    """Build DPM-Solver++ 2M on a model's own noise schedule.
+
+    Trailing spacing, so that sampling starts at the last timestep, where it starts from pure noise
+    (Lin et al., 2024, https://arxiv.org/abs/2305.08891).
+    """
+    # The whole config is copied: a sampler that replaces this one reads `clip_sample` from it.
+    return diffusers.DPMSolverMultistepScheduler.from_config(
+        noise_schedule.config, timestep_spacing="trailing"
+    )
+
+
 def use_sampling(pipe: Any, sampling: Sampling) -> None:
     """Check how images are to be sampled, and set the pipeline's sampler.
 

@@ -19,7 +19,8 @@ from latentslots.models import (
     SlotEncoder,
     UNetEncoder,
 )
-from latentslots.pipelines.base import InferenceSettings, SlotPipeline
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.inference import InferenceSettings
 
 
 class SlatePipeline(SlotPipeline):

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from latentslots.models import BroadcastDecoder, ResidualEncoder, SlotEncoder, UNetEncoder
-from latentslots.pipelines.base import InferenceSettings, SlotPipeline
+from latentslots.pipelines.base import SlotPipeline
+from latentslots.pipelines.inference import InferenceSettings
 
 
 class SlotAutoencoderPipeline(SlotPipeline):

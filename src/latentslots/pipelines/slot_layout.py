@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentslots.models import PatchDecoder, SlotUNet, SpriteDecoder
+from latentslots.models.patch_decoder import PatchDecoderOutput
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 
 
@@ -21,10 +22,17 @@ class SlotPlaces(NamedTuple):
         slot_layout: Soft masks that sum to 1 over the slots that exist; `None` without
             `map_channels`.
         rendering: The colors of all pixels of every latent; `None` without `rendering_factor`.
+        scene: The decoded pixels that both are made of; `None` without a rendering.
     """
 
     slot_layout: Float[Tensor, "B K h w"] | None
     rendering: Float[Tensor, "B R h w"] | None
+    scene: PatchDecoderOutput | None = None
+
+    @property
+    def inputs(self) -> tuple[Float[Tensor, "B K h w"] | None, Float[Tensor, "B R h w"] | None]:
+        """The inputs of the denoiser, in the order of `Condition`."""
+        return self.slot_layout, self.rendering
 
 
 def place_slots(
@@ -64,4 +72,4 @@ def place_slots(
     pixels = scene.mixture().transpose(1, 2).unflatten(2, (height, width))
     masks = scene.masks.unflatten(2, (height, width))
     coarse = F.avg_pool2d(masks, factor) if unet.map_channels else None
-    return SlotPlaces(coarse, F.pixel_unshuffle(pixels, factor))
+    return SlotPlaces(coarse, F.pixel_unshuffle(pixels, factor), scene)

@@ -64,6 +64,7 @@ RESUMABLE = (
     "method.include_pretrained",
     "method.num_inference_slots",
     "method.merge_overlap",
+    "method.merge_error",
 )
 
 NUM_MEASURED = 256

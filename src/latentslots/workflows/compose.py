@@ -144,7 +144,11 @@ def encode_scenes(
     return _join(
         scenes,
         [path.stem for path in read],
-        {"num_slots": pipe.num_slots, "merge_overlap": pipe.inference.merge_overlap},
+        {
+            "num_slots": pipe.num_slots,
+            "merge_overlap": pipe.inference.merge_overlap,
+            "merge_error": pipe.inference.merge_error,
+        },
         origins=tuple(content_hash(path) for path in read),
         encoded=tuple(zip(read, masks, strict=True)),
         problems=tuple(problems),

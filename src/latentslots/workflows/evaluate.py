@@ -353,4 +353,5 @@ def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict
         "seed": options.seed,
         "slots": pipe.num_slots,
         "merge_overlap": pipe.inference.merge_overlap,
+        "merge_error": pipe.inference.merge_error,
     }

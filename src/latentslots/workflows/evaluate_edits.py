@@ -139,6 +139,7 @@ def run_edit_evaluation(
         "num_pairs": num_pairs,
         "slots": pipe.num_slots,
         "merge_overlap": pipe.inference.merge_overlap,
+        "merge_error": pipe.inference.merge_error,
         "masks": pipe.mask_source,
         **asdict(sampling),
         "sampler": type(pipe.scheduler).__name__,

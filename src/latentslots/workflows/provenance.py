@@ -41,6 +41,7 @@ def slot_provenance(pipe: Any) -> dict[str, Any]:
         "masks": " ".join([pipe.mask_source, *hashes]),
         "num_slots": pipe.num_slots,
         "merge_overlap": pipe.inference.merge_overlap,
+        "merge_error": pipe.inference.merge_error,
     }
 
 

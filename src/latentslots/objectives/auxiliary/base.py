@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from latentslots.models.patch_decoder import PatchDecoderOutput
+
 
 class NoisyLatents(NamedTuple):
     """Noisy latents, their timesteps and the regression target."""
@@ -34,6 +36,7 @@ class DenoisingContext:
             dropout.
         condition: Computes the conditioning of the denoiser from slots.
         error: Computes the denoiser's error per image (Eq. 5), for example with other slots.
+        scene: The pixels that the patch decoder decoded from the slots for the denoiser, if any.
     """
 
     batch: dict[str, Any]
@@ -43,6 +46,7 @@ class DenoisingContext:
     dropped: Bool[Tensor, " B"] | None
     condition: Callable[..., Any]
     error: Callable[..., Float[Tensor, " B"]]
+    scene: PatchDecoderOutput | None = None
 
 
 class AuxiliaryLoss(ABC):

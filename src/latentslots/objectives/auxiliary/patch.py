@@ -83,7 +83,10 @@ class PatchLoss(AuxiliaryLoss):
         if cells is None:
             cells = torch.randperm(height * width, device=patches.device)[: self.num_patches]
         target = patches.flatten(2)[:, :, cells].transpose(1, 2)
-        predicted = self.patch_decoder(context.slots, height=height, width=width, cells=cells)
+        if context.scene is not None and context.scene.masks.shape[2] == height * width:
+            predicted = context.scene.at(cells)
+        else:
+            predicted = self.patch_decoder(context.slots, height=height, width=width, cells=cells)
         scale = self.patch_decoder.config.color_scale
         error = F.mse_loss(predicted.mixture(), target) / scale**2
         term, logs = self.weight * error, {"patch_loss": error.detach()}

@@ -40,7 +40,7 @@ def training_config(minutes: float, latents_dir: Path) -> TrainConfig:
     assert isinstance(config.method, LSDConfig)
     return replace(
         config,
-        method=replace(config.method, num_inference_slots=0, merge_overlap=0.0),
+        method=replace(config.method, num_inference_slots=0, merge_overlap=0.0, merge_error=0.0),
         data=replace(
             config.data, path=str(bundled_folder(IMAGES)), latents=str(latents_dir), num_workers=0
         ),
