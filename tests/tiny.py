@@ -240,6 +240,7 @@ def tiny_lsd(
     mask_distillation_weight: float = 0.0,
     inference: InferenceSettings = InferenceSettings(),
     frames: bool = False,
+    whiten_latents: bool = False,
     **slots: Any,
 ) -> LatentSlotDiffusionObjective:
     """A fresh objective whose weights nobody else holds; `slots` are arguments of SlotEncoder.
@@ -271,6 +272,7 @@ def tiny_lsd(
         vae=tiny_autoencoder(seed),
         resolution=RESOLUTION,
         snr_gamma=snr_gamma,
+        whiten_latents=whiten_latents,
         condition_dropout=condition_dropout,
         patch_decoder=patch_decoder,
         auxiliary=auxiliary,

@@ -13,7 +13,7 @@ from scipy.fft import dctn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentslots.models.autoencoder import scale_latents
+from latentslots.models.autoencoder import encode_latents, scale_latents
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives import (
     AutoencoderObjective,
@@ -446,6 +446,21 @@ class TestLatentSlotDiffusion:
         torch.testing.assert_close(mean, pixel_values.mean(dim=(0, 2, 3)))
         tiny_lsd().measure(pixel_values)  # nothing to measure
 
+    def test_whitened_latents_are_measured(self, pixel_values: Tensor, tmp_path: Path) -> None:
+        objective = tiny_lsd(whiten_latents=True)
+        assert objective.has_statistics
+        objective.measure(pixel_values)
+        latents = encode_latents(objective.vae, pixel_values)
+        torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+        objective.save_pipeline(tmp_path)
+        again = tiny_lsd(whiten_latents=True)
+        again.load_trained_state(objective.trained_state())
+        saved = AutoencoderKL.from_pretrained(tmp_path / "vae").config
+        assert again.frozen_hashes() == objective.frozen_hashes()
+        for name in ("latents_mean", "latents_std"):
+            assert again.vae.config[name] == objective.vae.config[name] == saved[name]
+        assert not tiny_lsd().has_statistics
+
     def test_colors_become_free_after_the_plain_steps(self) -> None:
         objective = tiny_lsd(patch_decoder_weight=1.0, patch_plain_steps=100)
         freedom = []
@@ -686,10 +701,9 @@ class TestAutoencoder:
         objective = AutoencoderObjective(tiny_autoencoder())
         parts = [pixel_values[:1], pixel_values[1:]]
         draws = FixedDraws(torch.Generator(), torch.tensor([0]), 4)
-        deviation = objective.measure_latents([({"pixel_values": one}, draws) for one in parts])
+        objective.on_save([({"pixel_values": one}, draws) for one in parts])
         objective.save_pipeline(tmp_path)
         vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
-        assert deviation == pytest.approx(sum(vae.config.latents_std) / 4)
         with torch.no_grad():
             posterior = vae.encode(pixel_values).latent_dist
             mean = scale_latents(vae, posterior.mean)

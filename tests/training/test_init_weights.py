@@ -57,6 +57,21 @@ def test_a_resumed_run_continues_with_its_own_weights(
     ][-1]
 
 
+def test_latents_are_whitened_as_those_of_the_other_model(
+    config: TrainConfig, finished: Path, tmp_path: Path
+) -> None:
+    white = with_changes(config, {"method.whiten_latents": True, "max_train_steps": 1})
+    run(white, tmp_path / "first")
+    few = with_changes(white, {**STILL, "init_from": str(tmp_path / "first")})
+    run(few, tmp_path / "second")
+    first, second = (load_vae(str(tmp_path / name)).config for name in ("first", "second"))
+    assert first.latents_mean == second.latents_mean
+    assert first.latents_std == second.latents_std
+    assert first.scaling_factor == second.scaling_factor == 1
+    with pytest.raises(ValueError, match=r"not whitened: set method\.whiten_latents to false"):
+        run(with_changes(few, {"init_from": str(finished)}), tmp_path / "third")
+
+
 def test_an_autoencoder_starts_from_another_one(
     squares_store: Path, tiny_vae_dir: Path, config: TrainConfig, tmp_path: Path
 ) -> None:

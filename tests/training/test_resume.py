@@ -79,6 +79,10 @@ def test_resume_is_exact_inside_a_stream(config: TrainConfig, tmp_path: Path) ->
         run(with_changes(config, {"data.num_workers": 0}), tmp_path / "resumed", resume=True)
 
 
+def test_resume_is_exact_with_whitened_latents(config: TrainConfig, tmp_path: Path) -> None:
+    resumed_after_two(with_changes(config, {"method.whiten_latents": True}), tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", ALONE.values(), ids=ALONE.keys())
 def test_resume_is_exact_with(config: TrainConfig, tmp_path: Path, changes: dict[str, Any]) -> None:

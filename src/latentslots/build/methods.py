@@ -139,6 +139,7 @@ def build_lsd_around(
         condition_dropout=method.condition_dropout,
         patch_decoder=patch_decoder,
         auxiliary=auxiliary,
+        whiten_latents=method.whiten_latents,
         inference=inference_settings(method, merge_error=method.merge_error),
     )
 

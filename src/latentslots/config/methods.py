@@ -92,6 +92,10 @@ class LSDConfig(SlotsConfig):
     """The denoiser."""
     vae: str = "bundled"
     """The frozen autoencoder: `bundled`, a folder, or a hub id."""
+    whiten_latents: bool = False
+    """Measure mean and deviation of every latent channel on training images, and denoise latents
+    that are whitened by them, so that all channels count alike. The paper scales all by one number.
+    """
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     """What the denoiser predicts; the paper's choice is the noise."""
     snr_gamma: Weight = 0.0

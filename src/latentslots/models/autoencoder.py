@@ -1,5 +1,6 @@
 """Load the frozen autoencoder between pixels and latents, and convert between their units."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from latentslots.bundled import bundled_folder
 
 BUNDLED_VAE = "vae"
+STATISTICS = ("latents_mean", "latents_std")
+"""The statistics of latents in a VAE's config, as diffusers names them."""
 
 
 def load_vae(name: str) -> AutoencoderKL:
@@ -70,6 +73,48 @@ def check_latent_statistics(vae: AutoencoderKL) -> None:
         raise ValueError(f"latents_std in the VAE's config must be above 0, got {min(std):g}")
     if vae.config.shift_factor:
         raise ValueError("a VAE's config has either shift_factor or latents_mean, not both")
+
+
+@torch.no_grad()
+def measure_latents(vae: AutoencoderKL, images: Iterable[Float[Tensor, "_ 3 H W"]]) -> float:
+    """Measure mean and deviation of every latent channel, and write them to the VAE's config.
+
+    Channels that a denoiser predicts with a squared error should have the same deviation:
+    otherwise those with small ones, which hold edges, hardly count.
+
+    Args:
+        vae: The autoencoder.
+        images: Batches of images in [-1, 1].
+
+    Returns:
+        The mean deviation. That of samples of the posterior, whose variance counts, too.
+    """
+    sums, count = torch.zeros(2, vae.config.latent_channels, dtype=torch.float64), 0
+    for batch in images:
+        posterior = vae.encode(batch.to(vae.device, vae.dtype)).latent_dist
+        mean, var = posterior.mean.double(), posterior.var.double()
+        pixels = (0, 2, 3)
+        sums += torch.stack([mean.sum(pixels), (mean.square() + var).sum(pixels)]).cpu()
+        count += mean[:, 0].numel()
+    first, second = sums / count
+    std = (second - first.square()).sqrt()
+    set_latent_statistics(vae, first, std)
+    return float(std.mean())
+
+
+def set_latent_statistics(
+    vae: AutoencoderKL, mean: Float[Tensor, " C"], std: Float[Tensor, " C"]
+) -> None:
+    """Write the mean and the deviation of every latent channel to a VAE's config.
+
+    Rounded to fp32, in which checkpoints keep them.
+    """
+    vae.register_to_config(
+        latents_mean=mean.float().tolist(),
+        latents_std=std.float().tolist(),
+        shift_factor=None,
+        scaling_factor=1.0,
+    )
 
 
 def _affine(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentslots.metrics.reconstruction import psnr, ssim
-from latentslots.models.autoencoder import downscale_factor, load_vae
+from latentslots.models.autoencoder import downscale_factor, load_vae, measure_latents
 from latentslots.objectives.base import Batch, FixedDraws, Logs, Objective, ValidationBatches
 from latentslots.objectives.preview import draw_reconstructions
 
@@ -153,36 +153,14 @@ class AutoencoderObjective(Objective):
     def validate(self, batches: ValidationBatches) -> dict[str, float]:
         """Average PSNR and SSIM, and measure the deviation of the latents."""
         values = super().validate(batches)
-        return {**values, "latent_std": self.measure_latents(batches)}
+        return {**values, "latent_std": self._measure_latents(batches)}
 
     def on_save(self, batches: ValidationBatches) -> None:
         """Set the statistics of the latents, which depend on the current weights."""
-        self.measure_latents(batches)
+        self._measure_latents(batches)
 
-    @torch.no_grad()
-    def measure_latents(self, batches: ValidationBatches) -> float:
-        """Measure mean and deviation of every channel, and write them to the VAE's config.
-
-        Channels that a denoiser predicts with a squared error should have the same deviation:
-        otherwise those with small ones, which hold edges, hardly count.
-
-        Returns:
-            The mean deviation. That of samples of the posterior, whose variance counts, too.
-        """
-        channels = self.vae.config.latent_channels
-        sums, count = torch.zeros(2, channels, dtype=torch.float64), 0
-        for batch, _ in batches:
-            posterior = self.vae.encode(batch["pixel_values"]).latent_dist
-            mean, var = posterior.mean.double(), posterior.var.double()
-            pixels = (0, 2, 3)
-            sums += torch.stack([mean.sum(pixels), (mean.square() + var).sum(pixels)]).cpu()
-            count += mean[:, 0].numel()
-        first, second = sums / count
-        std = (second - first.square()).sqrt()
-        self.vae.register_to_config(
-            latents_mean=first.tolist(), latents_std=std.tolist(), scaling_factor=1.0
-        )
-        return float(std.mean())
+    def _measure_latents(self, batches: ValidationBatches) -> float:
+        return measure_latents(self.vae, (batch["pixel_values"] for batch, _ in batches))
 
     def preview(self, pixel_values: Tensor) -> Image.Image:
         """Draw images above their reconstructions."""

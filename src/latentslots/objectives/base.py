@@ -118,6 +118,14 @@ class Objective(nn.Module, ABC):
             pixel_values: Some training images, `[B, 3, H, W]` in [-1, 1].
         """
 
+    def adopt_statistics(self, components: dict[str, Any], name: str) -> None:
+        """Take statistics of the data from the parts of a model whose weights were copied.
+
+        Args:
+            components: Its parts, by name.
+            name: Its name, for messages.
+        """
+
     def begin_step(self, step: int) -> None:
         """Update what depends on the training step; `step` counts the steps taken so far."""
 

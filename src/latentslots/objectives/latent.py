@@ -22,7 +22,12 @@ from latentslots.models import (
     SpriteDecoder,
     UNetEncoder,
 )
-from latentslots.models.autoencoder import scale_latents
+from latentslots.models.autoencoder import (
+    STATISTICS,
+    measure_latents,
+    scale_latents,
+    set_latent_statistics,
+)
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.objectives.auxiliary import AuxiliaryLoss, NoisyLatents
@@ -32,6 +37,9 @@ from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.pretrained import Pretrained
 from latentslots.pipelines.sampling import default_sampler
+
+MEASURED_AT_ONCE = 32
+"""Images that are encoded at once, to measure their latents."""
 
 
 class LatentObjective(SlotObjective):
@@ -53,6 +61,8 @@ class LatentObjective(SlotObjective):
         inference: How the pipeline infers slots.
         pretrained: Sources of pretrained parts, which saved pipelines reference.
         include_pretrained: Whether saved pipelines contain these parts instead.
+        whiten_latents: Whether the denoiser works on latents whose channels all have a mean of 0
+            and a deviation of 1, by statistics that `measure` measures.
 
     Raises:
         ValueError: If the denoiser needs a layout of slots and there is no patch decoder, or
@@ -78,6 +88,7 @@ class LatentObjective(SlotObjective):
         inference: InferenceSettings = InferenceSettings(),
         pretrained: dict[str, Pretrained] | None = None,
         include_pretrained: bool = False,
+        whiten_latents: bool = False,
     ) -> None:
         super().__init__()
         if unet.map_channels and patch_decoder is None:
@@ -85,7 +96,7 @@ class LatentObjective(SlotObjective):
                 "unet.map_channels needs a patch decoder: set patch_decoder_weight above 0, or "
                 "both to 0"
             )
-        inference.check(slot_encoder)
+        inference.check(slot_encoder, patch_decoder)
         self.encoder = encoder
         self.slot_encoder = slot_encoder
         self.unet = unet
@@ -97,6 +108,7 @@ class LatentObjective(SlotObjective):
         self.inference = inference
         self.pretrained = pretrained or {}
         self.include_pretrained = include_pretrained
+        self.whiten_latents = whiten_latents
         self.freeze(vae)
 
     @abstractmethod
@@ -183,13 +195,53 @@ class LatentObjective(SlotObjective):
 
     @property
     def has_statistics(self) -> bool:
-        """Whether there is a patch decoder, which requires the mean color."""
-        return self.patch_decoder is not None
+        """Whether a patch decoder requires the mean color, or latents are to be whitened."""
+        return self.patch_decoder is not None or self.whiten_latents
 
     def measure(self, pixel_values: Float[Tensor, "B 3 H W"]) -> None:
-        """Compute the mean color, from which the patch decoder predicts deviations."""
+        """Compute the statistics of the images.
+
+        They are the mean color, from which the patch decoder predicts deviations, and those of the
+        latents, if they are to be whitened.
+        """
         if self.patch_decoder is not None:
             self.patch_decoder.color_mean.copy_(pixel_values.float().mean(dim=(0, 2, 3)))
+        if self.whiten_latents and self.vae is not None:
+            self.frozen_hashes()  # before the VAE's config changes: those of the VAE as loaded
+            measure_latents(self.vae, pixel_values.split(MEASURED_AT_ONCE))
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return the learned tensors, and the statistics of whitened latents."""
+        state = super().trained_state()
+        if self.whiten_latents and self.vae is not None:
+            for name in STATISTICS:
+                state[f"vae.{name}"] = torch.tensor(self.vae.config[name])
+        return state
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Restore learned tensors and statistics; names and shapes must match exactly."""
+        if self.whiten_latents and self.vae is not None:
+            state = dict(state)
+            self.frozen_hashes()
+            set_latent_statistics(self.vae, *(state.pop(f"vae.{name}") for name in STATISTICS))
+        super().load_trained_state(state)
+
+    def adopt_statistics(self, components: dict[str, Any], name: str) -> None:
+        """Whiten latents as the model did that the weights are from.
+
+        Raises:
+            ValueError: If it did not.
+        """
+        if not self.whiten_latents or self.vae is None:
+            return
+        config = getattr(components.get("vae"), "config", {})
+        if not config.get("latents_mean"):
+            raise ValueError(
+                f"init_from: the denoiser of {name} works on latents that are not whitened: set "
+                "method.whiten_latents to false"
+            )
+        self.frozen_hashes()
+        set_latent_statistics(self.vae, *(torch.tensor(config[key]) for key in STATISTICS))
 
     def begin_step(self, step: int) -> None:
         """Advance the schedules of auxiliary losses."""

@@ -26,6 +26,7 @@ def load_init_weights(objective: Objective, name: str) -> None:
         if not isinstance(source, ModelMixin):
             raise ValueError(f"init_from: {name} has no {part} to start from")
         _copy(source, module, part=part, name=name)
+    objective.adopt_statistics(components, name)
 
 
 def _copy(source: nn.Module, into: nn.Module, *, part: str, name: str) -> None:
