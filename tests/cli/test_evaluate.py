@@ -13,6 +13,7 @@ from PIL import Image
 
 from latentslots.cli.main import main
 from latentslots.data import load_dataset
+from latentslots.data.store.writer import StoreWriter
 from latentslots.evaluation import evaluate
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from tests.tiny import tiny_lsd, tiny_slot_attention, write_squares
@@ -133,6 +134,23 @@ def test_attributes_are_recognized_in_painted_images(
     kinds = ("pictures", "autoencoder", "reconstructions", "compositions")
     assert all(0 <= painted[kind] <= 1 for kind in kinds)
     assert "recognized in painted images" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_slots_are_set_against_shifted_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[12:24, 10:22] = 1
+    image = np.where(mask[..., None], (200, 40, 40), 130).astype(np.uint8)
+    with StoreWriter(tmp_path / "data", "validation", name="one", segmentation=True) as writer:
+        writer.add(image, segmentation=mask)
+    words = ["--data", str(tmp_path / "data"), "--shifts", "--output-dir", str(tmp_path / "out")]
+    assert main(["evaluate", "bundled", *words]) == 0
+    assert "where the noisy image has it" in capsys.readouterr().out
+    shifts = json.loads((tmp_path / "out" / "report.json").read_text())["shifts"]
+    assert shifts["levels"] == [0.25, 0.5, 0.75, 0.9, 1.0]
+    assert shifts["num_images"] == 1
+    assert "Slots against noisy images" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_number_and_merging_of_slots_may_be_changed(

@@ -64,6 +64,9 @@ class Evaluate:
     real objects recognizes this attribute in them, such as `shape_label`."""
     painted_split: str = "train"
     """With --painted: the split on whose objects the classifier is trained."""
+    shifts: bool = False
+    """Also denoise shifted images with the slots of the images themselves, and report whether
+    objects are painted where their slots say."""
     baselines: bool = False
     """Also score the untrained model, k-means on color, and connected pieces of one color."""
     num_colors: int | None = None

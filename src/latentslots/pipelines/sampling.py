@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from latentslots.config.sampling import Sampling
+from latentslots.pipelines.slot_layout import place_slots
 
 SAMPLERS = {
     "ddim": "DDIMScheduler",
@@ -37,6 +38,40 @@ def default_sampler(noise_schedule: Any) -> diffusers.DPMSolverMultistepSchedule
     return diffusers.DPMSolverMultistepScheduler.from_config(
         noise_schedule.config, timestep_spacing="trailing"
     )
+
+
+@torch.no_grad()
+def predict_clean(
+    pipe: Any,
+    latents: Float[Tensor, "B C h w"],
+    noise: Float[Tensor, "B C h w"],
+    timestep: int,
+    slots: Float[Tensor, "B K D"],
+    slots_mask: Bool[Tensor, "B K"] | None = None,
+) -> Float[Tensor, "B C h w"]:
+    """Predict latents in one step from noisy ones: what the denoiser expects at that noise level.
+
+    Args:
+        pipe: A pipeline with a denoiser.
+        latents: Clean latents.
+        noise: The noise that is added to them.
+        timestep: The noise level, from 0 to below the schedule's number of timesteps.
+        slots: The scenes.
+        slots_mask: True for the slots that exist; by default all.
+    """
+    schedule = diffusers.DDPMScheduler.from_config(
+        pipe.scheduler.config, clip_sample=False, thresholding=False, variance_type="fixed_small"
+    )
+    levels = torch.full((len(latents),), timestep, device=latents.device)
+    noisy = schedule.add_noise(latents, noise, levels)
+    states, mask = pipe.slot_encoder.condition(slots, slots_mask)
+    places = place_slots(pipe.unet, pipe.patch_decoder, slots, slots_mask, latents.shape[2:])
+    prediction = pipe.unet(noisy, levels, states, mask, *places.inputs).sample
+    signal = schedule.alphas_cumprod.to(latents)[timestep].sqrt()
+    deviation = (1 - signal**2).sqrt()
+    if schedule.config.prediction_type == "v_prediction":
+        return signal * noisy - deviation * prediction
+    return (noisy - deviation * prediction) / signal
 
 
 def use_sampling(pipe: Any, sampling: Sampling) -> None:

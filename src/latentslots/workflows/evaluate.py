@@ -33,6 +33,7 @@ from latentslots.evaluation.report.evaluation_report import EvaluationReport
 from latentslots.evaluation.report.examples import draw_examples, draw_masks, extremes
 from latentslots.evaluation.report.page import PAGE_FILE, report_page
 from latentslots.evaluation.segmentation import SegmentationReport, score
+from latentslots.evaluation.shifts import ShiftReport, check_shifts, evaluate_shifts
 from latentslots.workflows.provenance import model_hash
 
 NUM_EXAMPLES = 8
@@ -55,6 +56,7 @@ class EvaluationOptions:
         attributes: Attributes to predict; all when empty.
         painted: Attribute that a classifier of real objects reads off painted images; empty for
             none.
+        shifts: Whether to measure if objects are painted where slots say.
         baselines: Whether to score the baselines.
         num_colors: Number of colors of the baselines.
     """
@@ -69,6 +71,7 @@ class EvaluationOptions:
     probes: bool = False
     attributes: Sequence[str] = ()
     painted: str = ""
+    shifts: bool = False
     baselines: bool = False
     num_colors: int | None = None
 
@@ -133,6 +136,7 @@ def run_evaluation(
         baselines={name: _scores(one, dataset, options) for name, one in baselines.items()},
         probes=probes,
         painted=_painted(pipe, dataset, training, options),
+        shifts=_shifts(pipe, dataset, options),
         command=command,
         config=_config(pipe),
     )
@@ -165,6 +169,20 @@ def _painted(
         )
 
 
+def _shifts(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> ShiftReport | None:
+    if not options.shifts:
+        return None
+    with tqdm(bar_format="{desc} {elapsed}") as bar:
+        return evaluate_shifts(
+            pipe,
+            dataset,
+            num_images=options.num_images or len(dataset),
+            seed=options.seed,
+            batch_size=options.batch_size,
+            progress=bar.set_description,
+        )
+
+
 def _config(pipe: Any) -> dict[str, Any]:
     """The configuration of every part of a pipeline, ready for JSON."""
     parts = {"pipeline": pipe, **pipe.components}
@@ -192,6 +210,8 @@ def _check(
         read_attributes(dataset, list(options.attributes) or None, num_images=1)
     if options.class_attribute:
         check_classes(dataset, options.class_attribute)
+    if options.shifts:
+        check_shifts(pipe, dataset, num_images=options.num_images or len(dataset))
     if not options.painted:
         return
     if training is None:

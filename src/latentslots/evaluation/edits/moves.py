@@ -3,7 +3,7 @@
 Dimensions: B images, N objects of an image, K slots, H W pixels.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,15 +71,15 @@ class MoveReport:
 
 
 @dataclass(frozen=True)
-class _Moves:
+class Moves:
     """Images, an object of each, and its way: pixels down and to the right."""
 
     images: Float[Tensor, "B 3 H W"]
     mask: Bool[Tensor, "B H W"]
     way: Int[Tensor, "B 2"]
 
-    def __getitem__(self, keep: Tensor) -> "_Moves":
-        return _Moves(self.images[keep], self.mask[keep], self.way[keep])
+    def __getitem__(self, keep: Tensor) -> "Moves":
+        return Moves(self.images[keep], self.mask[keep], self.way[keep])
 
 
 def move_rows(dataset: Dataset) -> list[int]:
@@ -123,7 +123,7 @@ def evaluate_moves(
     scores: dict[str, list[Tensor]] = {name: [] for name in METHODS}
     num_images = 0
     for start in range(0, len(rows), batch_size):
-        moves, kept_rows = _load(dataset, rows[start : start + batch_size], pipe.resolution)
+        moves, kept_rows = load_moves(dataset, rows[start : start + batch_size], pipe.resolution)
         num_images += len(kept_rows)
         if moves is not None:
             seeds = [sampling.seed + row for row in kept_rows]
@@ -165,7 +165,7 @@ def move_table(reports: Mapping[str, MoveReport]) -> str:
 
 
 def _score(
-    pipe: Any, moves: _Moves, seeds: list[int], sampling: Sampling
+    pipe: Any, moves: Moves, seeds: list[int], sampling: Sampling
 ) -> Iterator[tuple[str, Float[Tensor, "B 5"]]]:
     """For each method the scores of the images whose object is found, in the report's order."""
     scenes = pipe.encode_pixel_values(moves.images, generator=generators(seeds))
@@ -238,8 +238,10 @@ def shift_masks(mask: Bool[Tensor, "B H W"], way: Int[Tensor, "B 2"]) -> Bool[Te
     return shifted
 
 
-def _load(dataset: Dataset, rows: list[int], resolution: int) -> tuple[_Moves | None, list[int]]:
-    """The images with an object that has room to move, and their rows."""
+def load_moves(
+    dataset: Dataset, rows: Sequence[int], resolution: int
+) -> tuple[Moves | None, list[int]]:
+    """Load the images with an object that has room to move, and their rows."""
     crop = ResizeCenterCrop(resolution)
     images, masks, ways, kept = [], [], [], []
     for row in rows:
@@ -255,7 +257,7 @@ def _load(dataset: Dataset, rows: list[int], resolution: int) -> tuple[_Moves | 
         kept.append(row)
     if not kept:
         return None, []
-    return _Moves(torch.stack(images), torch.stack(masks), torch.stack(ways)), kept
+    return Moves(torch.stack(images), torch.stack(masks), torch.stack(ways)), kept
 
 
 def _object_with_room(

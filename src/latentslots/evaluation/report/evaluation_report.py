@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from latentslots.evaluation.painted import PaintedReport
 from latentslots.evaluation.probing import ProbeReport
 from latentslots.evaluation.segmentation import SegmentationReport
+from latentslots.evaluation.shifts import ShiftReport
 from latentslots.files import atomic_file, write_text
 from latentslots.metrics.image_scores import ImageScores, scores_from_columns
 
@@ -60,6 +61,7 @@ class EvaluationReport:
         probes: Scores of probes by convention.
         painted: What a classifier of real objects recognizes in painted images; `None` if that was
             not measured.
+        shifts: Whether objects are painted where slots say; `None` if that was not measured.
         command: The command line.
         config: Configuration of every part of the model, by its name; empty if only masks were
             scored.
@@ -70,6 +72,7 @@ class EvaluationReport:
     baselines: Mapping[str, Reports] = field(default_factory=dict)
     probes: Mapping[str, ProbeReport] = field(default_factory=dict)
     painted: PaintedReport | None = None
+    shifts: ShiftReport | None = None
     command: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -89,6 +92,7 @@ class EvaluationReport:
             "baselines": {name: scores(reports) for name, reports in self.baselines.items()},
             "probes": {name: report.to_dict() for name, report in self.probes.items()},
             "painted": None if self.painted is None else self.painted.to_dict(),
+            "shifts": None if self.shifts is None else self.shifts.to_dict(),
         }
 
     def to_markdown(self) -> str:
@@ -102,7 +106,7 @@ class EvaluationReport:
             }
             parts.append(report.to_markdown(others))
         parts += [report.to_markdown() for report in self.probes.values()]
-        parts += [] if self.painted is None else [self.painted.to_markdown()]
+        parts += [one.to_markdown() for one in (self.painted, self.shifts) if one is not None]
         return "\n".join(parts)
 
     def write(self, folder: Path) -> None:

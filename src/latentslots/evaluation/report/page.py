@@ -51,6 +51,9 @@ def report_page(
     if report.painted is not None:
         page.heading("Objects recognized in painted images")
         page.preformatted(report.painted.to_markdown())
+    if report.shifts is not None:
+        page.heading("Slots against noisy images")
+        page.preformatted(report.shifts.to_markdown())
     if metrics_path is not None and metrics_path.is_file():
         lines = read_json_lines(metrics_path)
         keys = [key for key in CURVES if any(key in line for line in lines)]

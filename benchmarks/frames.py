@@ -1,0 +1,222 @@
+"""Slots with frames, glimpses and sprites: one change per run; the table in docs/lab-notes.md.
+
+    latentslots data make scenes data/scenes
+    latentslots data make scenes-textured data/scenes-textured
+    python benchmarks/frames.py
+
+All runs have the same number of steps, batch and seed, a denoiser of half the recipe's width, seven
+slots in training, and eleven at inference, whose parts are merged. Each run writes a small log;
+runs with a log are skipped, interrupted ones are resumed.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+from torch import Tensor
+
+from latentslots.config import TrainConfig
+from latentslots.data.loading.loader import ImageDataset
+from latentslots.device import to_device
+from latentslots.evaluation import evaluate
+from latentslots.metrics.reconstruction import psnr
+from latentslots.pipelines import load_pipeline
+from latentslots.recipes import recipe
+from latentslots.visualize import colorize, to_uint8
+from levers import Lever, denoiser, method, optimizer, training
+from objects import DOCS, SCORES, check_budget, images_of, pace, put_table, run, scores_of
+
+MERGED = {"num_slots": 11, "merge_error": 0.005}
+MERGED_BY_OVERLAP = {"num_slots": 11, "merge_overlap": 0.3}
+NUM_PAINTED = 256
+"""Validation images that are compared with what slots paint."""
+NUM_DRAWN = 8
+
+
+def framed(config: TrainConfig) -> TrainConfig:
+    """Give the slots of a recipe for plain scenes frames, glimpses and sprites."""
+    slots = method(
+        slot_dim=68,
+        glimpse_size=16,
+        sprite_size=16,
+        num_iterations=5,
+        position="none",
+        num_inference_slots=0,
+        merge_overlap=0.0,
+        whiten_latents=True,
+        patch_decoder_weight=1.0,
+        patch_plain_steps=400,
+        patch_size=1,
+        num_patches=2048,
+        mask_distillation_weight=0.2,
+    )
+    return optimizer(clip_parts=True)(denoiser(rendering=True)(slots(config)))
+
+
+def narrow(config: TrainConfig) -> TrainConfig:
+    """Halve the width of the denoiser, on which binding hardly depends."""
+    return denoiser(block_out_channels=(32, 64), norm_num_groups=8)(config)
+
+
+def before(config: TrainConfig) -> TrainConfig:
+    """The recipe without frames, cut to as many steps."""
+    del config
+    plain = method(num_inference_slots=0, merge_overlap=0.0, patch_plain_steps=400)
+    return narrow(plain(recipe("lsd-scenes-64")))
+
+
+def on_textures(config: TrainConfig) -> TrainConfig:
+    return replace(config, data=replace(config.data, path="data/scenes-textured"))
+
+
+def then(*changes: Callable[[TrainConfig], TrainConfig]) -> Callable[[TrainConfig], TrainConfig]:
+    def change(config: TrainConfig) -> TrainConfig:
+        for one in changes:
+            config = one(config)
+        return config
+
+    return change
+
+
+MLP = then(
+    method(sprite_size=0, patch_size=2, num_patches=256, patch_decoder_weight=10.0),
+    method(mask_distillation_weight=2.0),
+    denoiser(rendering=False),
+)
+COARSE = method(patch_size=4, num_patches=256)
+LEVERS = {
+    "frames": Lever("frames, glimpses and sprites", training()),
+    "before": Lever("none of them (the recipe before)", before),
+    "mlp": Lever("an MLP as patch decoder, no sprites", MLP),
+    "glimpse-32": Lever("glimpses of 32 x 32", method(glimpse_size=32)),
+    "glimpse-8": Lever("glimpses of 8 x 8", method(glimpse_size=8)),
+    "sprite-32": Lever("sprites of 32 x 32", method(sprite_size=32)),
+    "sprite-8": Lever("sprites of 8 x 8", method(sprite_size=8)),
+    "iterations": Lever("3 iterations", method(num_iterations=3)),
+    "positions": Lever("features with absolute positions", method(position="cartesian")),
+    "no-rendering": Lever("the denoiser sees no rendering", denoiser(rendering=False)),
+    "raw-latents": Lever("latents not whitened", method(whiten_latents=False)),
+    "one-clip": Lever("one clip for all gradients", optimizer(clip_parts=False)),
+    "no-distillation": Lever("no mask distillation", method(mask_distillation_weight=0.0)),
+    "free-colors": Lever("a color per position from the start", method(patch_plain_steps=0)),
+    "heavy": Lever("patch decoder's weight 10", method(patch_decoder_weight=10.0)),
+    "coarse": Lever("patches of 4 x 4 pixels", COARSE),
+    "slots": Lever("11 slots in training", method(num_slots=11)),
+    "wide": Lever("slots of 128 channels", method(slot_dim=132, slot_mlp_dim=256)),
+    "batch": Lever("twice the batch", training(train_batch_size=48)),
+    "textures": Lever("textured scenes", on_textures),
+    "textures-before": Lever("textured scenes, none of them", then(before, on_textures)),
+    "textures-coarse": Lever("textured scenes, patches of 4 x 4", then(COARSE, on_textures)),
+}
+
+
+def configuration(key: str, steps: int) -> TrainConfig:
+    """Return the configuration of a run."""
+    config = LEVERS[key].change(narrow(framed(recipe("lsd-scenes-64"))))
+    return replace(
+        config,
+        max_train_steps=steps,
+        validation_steps=max(steps // 5, 1),
+        checkpointing_steps=max(steps // 5, 1),
+        preview_steps=steps,
+    )
+
+
+def measure(folder: Path, images: Dataset, resolution: int) -> dict[str, Any]:
+    """Score the pictures of the patch decoder; and segmentations with more slots, merged."""
+    pipe = to_device(load_pipeline(folder))
+    samples = ImageDataset(images, resolution)
+    pixels = torch.stack([samples[row]["pixel_values"] for row in range(NUM_PAINTED)])
+    painted = torch.cat([paint(pipe, batch) for batch in pixels.split(32)])
+    error = psnr((painted.clamp(-1, 1) + 1) / 2, (pixels + 1) / 2)
+    pipe.set_inference(**(MERGED if pipe.has_frames else MERGED_BY_OVERLAP))
+    return {**scores_of(evaluate(pipe, images)), "psnr": round(float(error.mean()), 2)}
+
+
+@torch.no_grad()
+def paint(pipe: Any, pixels: Tensor) -> Tensor:
+    """Paint images, `[B, 3, H, W]` in [-1, 1], by the patch decoder, from slots as in training."""
+    slots = pipe.encode_pixel_values(pixels, generator=torch.Generator().manual_seed(0)).slots
+    height, width = pixels.shape[2:]
+    scene = pipe.patch_decoder(slots, height=height, width=width)
+    return scene.mixture().transpose(1, 2).unflatten(2, (height, width))
+
+
+def draw_strip(folder: Path, images: Dataset, resolution: int, out: Path) -> None:
+    """Draw the first images above what the patch decoder paints, and above merged segmentations."""
+    pipe = to_device(load_pipeline(folder))
+    samples = ImageDataset(images, resolution)
+    pixels = torch.stack([samples[row]["pixel_values"] for row in range(NUM_DRAWN)])
+    painted = paint(pipe, pixels).clamp(-1, 1)
+    pipe.set_inference(**(MERGED if pipe.has_frames else MERGED_BY_OVERLAP))
+    found = pipe.segment(pixels / 2 + 0.5, generator=torch.Generator().manual_seed(0))
+    strip = Image.new("RGB", (NUM_DRAWN * resolution, 3 * resolution))
+    for column in range(NUM_DRAWN):
+        column_images = [*(to_uint8(one[column]) for one in (pixels, painted))]
+        column_images.append(np.asarray(colorize(found[column].cpu())))
+        for row, image in enumerate(column_images):
+            strip.paste(Image.fromarray(image), (column * resolution, row * resolution))
+    strip.save(out)
+
+
+def table(logs: Path) -> str:
+    """Summarize the logs as a Markdown table.
+
+    Raises:
+        ValueError: If runs differ in their number of steps.
+    """
+    runs = {
+        key: json.loads(path.read_text())
+        for key in LEVERS
+        if (path := logs / f"{key}.json").is_file()
+    }
+    check_budget(logs, list(runs.values()))
+    if not runs:
+        return ""
+    steps = " / ".join(f"{point['step']:,}" for point in next(iter(runs.values()))["curve"])
+    head = ["changed", f"FG-ARI at {steps}", *SCORES.values()]
+    head += [*(f"{name}, merged" for name in SCORES.values()), "PSNR (dB)", "minutes", "on"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for key, log in runs.items():
+        curve = " / ".join(f"{point['fg_ari']:.2f}" for point in log["curve"])
+        scores = [f"{log[of][name]:.3f}" for of in ("scores", "merged") for name in SCORES]
+        minutes = f"{pace(log['curve']) * log['steps']:.0f}"
+        cells = [LEVERS[key].name, curve, *scores, f"{log['merged']['psnr']:.1f}", minutes]
+        lines.append(f"| {' | '.join([*cells, log['on']])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1_000, help="optimizer steps of every run")
+    parser.add_argument("--only", nargs="*", default=list(LEVERS), choices=LEVERS, help="some runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/frames"), help="run folders")
+    parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "frames", help="results")
+    parser.add_argument("--no-train", action="store_true", help="only rewrite the table")
+    options = parser.parse_args()
+    options.logs.mkdir(parents=True, exist_ok=True)
+    for key in [] if options.no_train else options.only:
+        log = options.logs / f"{key}.json"
+        if log.is_file():
+            continue
+        config = configuration(key, options.steps)
+        images = images_of(Path(config.data.path).name, "validation")
+        result = run(config, images, options.runs / key)
+        folder, resolution = options.runs / key, config.data.resolution
+        result["merged"] = measure(folder, images, resolution)
+        draw_strip(folder, images, resolution, options.logs / f"{key}.png")
+        log.write_text(json.dumps(result, indent=1) + "\n")
+    text = table(options.logs)
+    print(text)
+    put_table(text, DOCS / "lab-notes.md")
+
+
+if __name__ == "__main__":
+    main()
