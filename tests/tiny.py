@@ -241,6 +241,7 @@ def tiny_lsd(
     inference: InferenceSettings = InferenceSettings(),
     frames: bool = False,
     whiten_latents: bool = False,
+    unite_error: float = 0.0,
     **slots: Any,
 ) -> LatentSlotDiffusionObjective:
     """A fresh objective whose weights nobody else holds; `slots` are arguments of SlotEncoder.
@@ -273,6 +274,7 @@ def tiny_lsd(
         resolution=RESOLUTION,
         snr_gamma=snr_gamma,
         whiten_latents=whiten_latents,
+        unite_error=unite_error,
         condition_dropout=condition_dropout,
         patch_decoder=patch_decoder,
         auxiliary=auxiliary,

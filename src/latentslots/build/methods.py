@@ -119,8 +119,9 @@ def build_lsd_around(
             resolution=resolution,
         )
         auxiliary.append(patch_loss)
-    if method.merge_error and not method.sprite_size:
-        raise ValueError("method.merge_error needs sprites: set sprite_size above 0, or both to 0")
+    for name in ("merge_error", "unite_error"):
+        if getattr(method, name) and not method.sprite_size:
+            raise ValueError(f"method.{name} needs sprites: set sprite_size above 0, or both to 0")
     for name in ("mask_distillation_weight", "patch_plain_steps", "sprite_size"):
         if getattr(method, name) and patch_decoder is None:
             raise ValueError(
@@ -140,6 +141,7 @@ def build_lsd_around(
         patch_decoder=patch_decoder,
         auxiliary=auxiliary,
         whiten_latents=method.whiten_latents,
+        unite_error=method.unite_error,
         inference=inference_settings(method, merge_error=method.merge_error),
     )
 

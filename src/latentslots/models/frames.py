@@ -11,7 +11,7 @@ channels, S rows and columns of a crop, h w rows and columns of the grid.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +23,8 @@ SMALLEST_SCALE = 0.04
 EXTENT = 2.5
 """Half of the side of a slot's crop, in units of its scale. A disc has a radius of 2, a square half
 a side of 1.7; the rest is for context, and for errors of the frame."""
+TOUCHING = 2.0
+"""Distance of the centers of touching discs, in units of the sum of their scales."""
 
 
 def split_frames(
@@ -69,6 +71,13 @@ def in_frames(
     """Return every cell's position in every slot's frame, in units of its scale."""
     scale = frames[:, :, None, 2:].clamp(min=SMALLEST_SCALE)
     return (centers - frames[:, :, None, :2]) / scale
+
+
+def touching(frames: Float[Tensor, "B K 4"]) -> Bool[Tensor, "B K K"]:
+    """Return which slots are close enough to be parts of one object, also of themselves."""
+    center, scale = frames.float().split(2, dim=2)
+    distance = (center[:, :, None] - center[:, None]).abs()
+    return (distance < TOUCHING * (scale[:, :, None] + scale[:, None])).all(dim=3)
 
 
 def crop_positions(frames: Float[Tensor, "B K 4"], size: int) -> Float[Tensor, "B K S S 2"]:

@@ -15,9 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentslots.models import SpriteDecoder
 from latentslots.objectives.auxiliary import DenoisingContext, NoisyLatents
 from latentslots.objectives.base import Batch, Logs, collapse_metrics
 from latentslots.objectives.latent import LatentObjective
+from latentslots.objectives.unions import unite_pairs
 from latentslots.pipelines.conditioning import Condition
 from latentslots.pipelines.slot_layout import SlotPlaces, place_slots
 
@@ -30,6 +32,8 @@ class LatentSlotDiffusionObjective(LatentObjective):
         timestep_shift: Draw timesteps toward high noise (Esser et al., 2024, Eq. 23,
             https://arxiv.org/abs/2403.03206); 1 draws them uniformly.
         condition_dropout: Share of images that are denoised without their slots.
+        unite_error: In training, parts of objects are united if that raises the error of the
+            painted image by at most this (see `unite_pairs`); 0 for never.
         **parts: Networks, noise schedule, auxiliary losses: see `LatentObjective`.
     """
 
@@ -39,6 +43,7 @@ class LatentSlotDiffusionObjective(LatentObjective):
         snr_gamma: float = 0.0,
         timestep_shift: float = 1.0,
         condition_dropout: float = 0.0,
+        unite_error: float = 0.0,
         **parts: Any,
     ) -> None:
         super().__init__(**parts)
@@ -48,6 +53,11 @@ class LatentSlotDiffusionObjective(LatentObjective):
             raise ValueError(f"timestep_shift must be more than 0, got {timestep_shift}")
         self.snr_gamma, self.timestep_shift = snr_gamma, timestep_shift
         self.condition_dropout = condition_dropout
+        if not unite_error >= 0:
+            raise ValueError(f"unite_error must be 0 or above, got {unite_error:g}")
+        if unite_error and not isinstance(self.patch_decoder, SpriteDecoder):
+            raise ValueError("unite_error needs sprites: set sprite_size above 0, or both to 0")
+        self.unite_error = unite_error
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
         """Compute the loss of one batch (Eq. 5).
@@ -55,8 +65,8 @@ class LatentSlotDiffusionObjective(LatentObjective):
         Args:
             batch: `pixel_values` [B, 3, H, W] in [-1, 1]; optionally `latents` (in the denoiser's
                 units) or `latent_mean` and `latent_std` (in the VAE's), and `features`, in place of
-                the encoder's. `posterior_noise`, `noise`, `timesteps`, `slot_noise`, `dropped` and
-                those of auxiliary losses override the draws.
+                the encoder's. `posterior_noise`, `noise`, `timesteps`, `slot_noise`, `dropped`,
+                `pair_draws` [B, K * K] and those of auxiliary losses override the draws.
 
         Returns:
             The loss, and logs: the collapse metrics and, with auxiliary losses, `denoising_loss`
@@ -69,25 +79,29 @@ class LatentSlotDiffusionObjective(LatentObjective):
             features, pixel_values=batch.get("pixel_values"), noise=self.slot_noise(batch)
         )
         dropped = self.drop(batch)
-        places = self.places(out.slots, size)
+        attention = out.attention.unflatten(2, features.shape[-2:])
+        slots, exist = self.unite(out.slots, attention, features, batch)
+        places = self.places(slots, size, exist)
         with ExitStack() as observers:
             for added in self.auxiliary:
                 observers.enter_context(added.observe())
-            condition = self.condition(out.slots, size, dropped, places=places)
+            condition = self.condition(slots, size, dropped, exist=exist, places=places)
             loss = self.error(noisy, condition).mean()
 
         logs = collapse_metrics(out.slots, out.attention)
+        if exist is not None:
+            logs["united"] = (~exist).any(dim=1).float().mean()
         if self.auxiliary:
             logs["denoising_loss"] = loss.detach()
-            attention = out.attention.unflatten(2, features.shape[-2:])
             context = DenoisingContext(
                 batch,
-                out.slots,
+                slots,
                 attention,
                 noisy,
                 dropped,
                 condition=partial(self.condition, size=size),
                 error=self.error,
+                slots_mask=exist,
                 scene=places.scene,
             )
             for added in self.auxiliary:
@@ -128,9 +142,35 @@ class LatentSlotDiffusionObjective(LatentObjective):
         pixel_values = batch["pixel_values"]
         return torch.rand(len(pixel_values), device=pixel_values.device) < self.condition_dropout
 
-    def places(self, slots: Float[Tensor, "B K D"], size: tuple[int, int]) -> SlotPlaces:
+    def unite(
+        self,
+        slots: Float[Tensor, "B K D"],
+        attention: Float[Tensor, "B K h w"],
+        features: Float[Tensor, "B F h w"],
+        batch: Batch,
+    ) -> tuple[Float[Tensor, "B K D"], Bool[Tensor, "B K"] | None]:
+        """Unite a pair of parts in every image, if that is to be tried; see `unite_pairs`."""
+        if not self.unite_error or not isinstance(self.patch_decoder, SpriteDecoder):
+            return slots, None
+        return unite_pairs(
+            slots,
+            attention,
+            features,
+            batch["pixel_values"],
+            slot_encoder=self.slot_encoder,
+            decoder=self.patch_decoder,
+            max_error=self.unite_error,
+            draws=batch.get("pair_draws"),
+        )
+
+    def places(
+        self,
+        slots: Float[Tensor, "B K D"],
+        size: tuple[int, int],
+        exist: Bool[Tensor, "B K"] | None = None,
+    ) -> SlotPlaces:
         """Predict where slots lie, and render them, as far as the denoiser requires it."""
-        return place_slots(self.unet, self.patch_decoder, slots, None, size)
+        return place_slots(self.unet, self.patch_decoder, slots, exist, size)
 
     def condition(
         self,
@@ -138,12 +178,13 @@ class LatentSlotDiffusionObjective(LatentObjective):
         size: tuple[int, int],
         dropped: Bool[Tensor, " B"] | None = None,
         *,
+        exist: Bool[Tensor, "B K"] | None = None,
         places: SlotPlaces | None = None,
     ) -> Condition:
         """Project slots to conditioning, with `places`, by default those of the slots."""
-        states, mask = self.slot_encoder.condition(slots, dropped=dropped)
+        states, mask = self.slot_encoder.condition(slots, exist, dropped=dropped)
         if places is None:
-            places = self.places(slots, size)
+            places = self.places(slots, size, exist)
         return Condition(states, mask, *places.inputs)
 
     def error(

@@ -18,12 +18,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from latentslots.models import SlotEncoder, SpriteDecoder
-from latentslots.models.frames import split_frames
+from latentslots.models.frames import split_frames, touching
 
 LARGEST_GRID = 32
 """Rows and columns of the grid on which errors are compared, at most."""
-TOUCHING = 2.0
-"""Distance of the centers of touching discs, in units of the sum of their scales."""
 LARGEST_LOG_ODDS = 25.0
 """Of two slots in a cell: the sums of a softmax can be corrected in fp64."""
 
@@ -142,10 +140,8 @@ def _merge_scene(
 
 def _touching(slots: Float[Tensor, "K D"], pairs: Int[Tensor, "P 2"]) -> Int[Tensor, "Q 2"]:
     """Select the pairs of slots that are close enough to be parts of one object."""
-    center, scale = split_frames(slots[None])[1][0].float().split(2, dim=1)
-    first, second = pairs.T
-    distance = (center[first] - center[second]).abs() / (scale[first] + scale[second])
-    return pairs[distance.amax(dim=1) < TOUCHING]
+    near = touching(split_frames(slots[None])[1])[0]
+    return pairs[near[pairs[:, 0], pairs[:, 1]]]
 
 
 def _error(layers: _Layers, target: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:

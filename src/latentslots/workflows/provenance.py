@@ -41,7 +41,8 @@ def slot_provenance(pipe: Any) -> dict[str, Any]:
         "masks": " ".join([pipe.mask_source, *hashes]),
         "num_slots": pipe.num_slots,
         "merge_overlap": pipe.inference.merge_overlap,
-        "merge_error": pipe.inference.merge_error,
+        # Only where it has an effect: results of releases without it stay valid.
+        **({"merge_error": max_error} if (max_error := pipe.inference.merge_error) else {}),
     }
 
 

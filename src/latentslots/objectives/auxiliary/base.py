@@ -36,6 +36,7 @@ class DenoisingContext:
             dropout.
         condition: Computes the conditioning of the denoiser from slots.
         error: Computes the denoiser's error per image (Eq. 5), for example with other slots.
+        slots_mask: True for the slots that exist; `None` where all do.
         scene: The pixels that the patch decoder decoded from the slots for the denoiser, if any.
     """
 
@@ -46,6 +47,7 @@ class DenoisingContext:
     dropped: Bool[Tensor, " B"] | None
     condition: Callable[..., Any]
     error: Callable[..., Float[Tensor, " B"]]
+    slots_mask: Bool[Tensor, "B K"] | None = None
     scene: PatchDecoderOutput | None = None
 
 

@@ -86,7 +86,10 @@ class PatchLoss(AuxiliaryLoss):
         if context.scene is not None and context.scene.masks.shape[2] == height * width:
             predicted = context.scene.at(cells)
         else:
-            predicted = self.patch_decoder(context.slots, height=height, width=width, cells=cells)
+            absent = {} if context.slots_mask is None else {"slots_mask": context.slots_mask}
+            predicted = self.patch_decoder(
+                context.slots, height=height, width=width, cells=cells, **absent
+            )
         scale = self.patch_decoder.config.color_scale
         error = F.mse_loss(predicted.mixture(), target) / scale**2
         term, logs = self.weight * error, {"patch_loss": error.detach()}
