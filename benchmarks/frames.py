@@ -56,6 +56,7 @@ def framed(config: TrainConfig) -> TrainConfig:
         patch_size=1,
         num_patches=2048,
         mask_distillation_weight=0.2,
+        unite_error=0.005,
     )
     return optimizer(clip_parts=True)(denoiser(rendering=True)(slots(config)))
 
@@ -87,7 +88,7 @@ def then(*changes: Callable[[TrainConfig], TrainConfig]) -> Callable[[TrainConfi
 
 MLP = then(
     method(sprite_size=0, patch_size=2, num_patches=256, patch_decoder_weight=10.0),
-    method(mask_distillation_weight=2.0),
+    method(mask_distillation_weight=2.0, unite_error=0.0),
     denoiser(rendering=False),
 )
 COARSE = method(patch_size=4, num_patches=256)
@@ -102,6 +103,7 @@ LEVERS = {
     "iterations": Lever("3 iterations", method(num_iterations=3)),
     "positions": Lever("features with absolute positions", method(position="cartesian")),
     "no-rendering": Lever("the denoiser sees no rendering", denoiser(rendering=False)),
+    "apart": Lever("parts not united", method(unite_error=0.0)),
     "raw-latents": Lever("latents not whitened", method(whiten_latents=False)),
     "one-clip": Lever("one clip for all gradients", optimizer(clip_parts=False)),
     "no-distillation": Lever("no mask distillation", method(mask_distillation_weight=0.0)),
@@ -114,6 +116,10 @@ LEVERS = {
     "textures": Lever("textured scenes", on_textures),
     "textures-before": Lever("textured scenes, none of them", then(before, on_textures)),
     "textures-coarse": Lever("textured scenes, patches of 4 x 4", then(COARSE, on_textures)),
+    "textures-plain": Lever(
+        "textured scenes, one color per slot to the end",
+        then(method(patch_plain_steps=1_000), on_textures),
+    ),
 }
 
 

@@ -126,6 +126,14 @@ class TestObjective:
         frames, measured = split_frames(slots)[1], split_frames(before)[1]
         assert not torch.equal(frames, measured)
 
+    def test_parts_are_united_from_a_step_on(self, batch: dict[str, Tensor]) -> None:
+        objective = tiny_lsd(
+            frames=True, patch_decoder_weight=1.0, unite_error=1e9, patch_plain_steps=10
+        )
+        for step, expected in ((0, False), (19, False), (20, True), (500, True)):
+            objective.begin_step(step)
+            assert ("united" in objective(batch)[1]) == expected
+
     def test_without_it_nothing_changes(self, batch: dict[str, Tensor]) -> None:
         options = {"frames": True, "patch_decoder_weight": 1.0, "patch_size": 1}
         batch = {**batch, "cells": torch.arange(64)}

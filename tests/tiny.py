@@ -275,6 +275,7 @@ def tiny_lsd(
         snr_gamma=snr_gamma,
         whiten_latents=whiten_latents,
         unite_error=unite_error,
+        unite_from=2 * patch_plain_steps,
         condition_dropout=condition_dropout,
         patch_decoder=patch_decoder,
         auxiliary=auxiliary,

@@ -142,6 +142,7 @@ def build_lsd_around(
         auxiliary=auxiliary,
         whiten_latents=method.whiten_latents,
         unite_error=method.unite_error,
+        unite_from=2 * method.patch_plain_steps,  # when colors are free
         inference=inference_settings(method, merge_error=method.merge_error),
     )
 

@@ -118,10 +118,10 @@ class LSDConfig(SlotsConfig):
     pictures at the slots' frames instead of computing every patch by an MLP; needs `glimpse_size`.
     0 for the MLP."""
     unite_error: Weight = 0.0
-    """In training, a random pair of slots that touch is replaced by the slot of both regions, if
-    that raises the mean squared error of the painted image by at most this, in the units of
-    `merge_error`, so that spare slots do not cut objects into parts; needs `sprite_size`. 0 for
-    never."""
+    """In training, once colors are free, a random pair of slots that touch is replaced by the slot
+    of both regions, if that raises the mean squared error of the painted image by at most this, in
+    the units of `merge_error`, so that spare slots do not cut objects into parts; needs
+    `sprite_size`. 0 for never."""
     merge_error: Weight = 0.0
     """Once trained, parts of an object are merged into one slot if one slot instead of two raises
     the mean squared error of the painted image by at most this, in units of the colors' standard

@@ -34,6 +34,8 @@ class LatentSlotDiffusionObjective(LatentObjective):
         condition_dropout: Share of images that are denoised without their slots.
         unite_error: In training, parts of objects are united if that raises the error of the
             painted image by at most this (see `unite_pairs`); 0 for never.
+        unite_from: Steps before any are united: a decoder that cannot paint objects yet paints any
+            union as well as its parts.
         **parts: Networks, noise schedule, auxiliary losses: see `LatentObjective`.
     """
 
@@ -44,6 +46,7 @@ class LatentSlotDiffusionObjective(LatentObjective):
         timestep_shift: float = 1.0,
         condition_dropout: float = 0.0,
         unite_error: float = 0.0,
+        unite_from: int = 0,
         **parts: Any,
     ) -> None:
         super().__init__(**parts)
@@ -57,7 +60,13 @@ class LatentSlotDiffusionObjective(LatentObjective):
             raise ValueError(f"unite_error must be 0 or above, got {unite_error:g}")
         if unite_error and not isinstance(self.patch_decoder, SpriteDecoder):
             raise ValueError("unite_error needs sprites: set sprite_size above 0, or both to 0")
-        self.unite_error = unite_error
+        self.unite_error, self.unite_from = unite_error, unite_from
+        self.unites = unite_error > 0 and unite_from == 0
+
+    def begin_step(self, step: int) -> None:
+        """Advance the schedules of auxiliary losses, and unite parts from some step on."""
+        super().begin_step(step)
+        self.unites = self.unite_error > 0 and step >= self.unite_from
 
     def forward(self, batch: Batch) -> tuple[Tensor, Logs]:
         """Compute the loss of one batch (Eq. 5).
@@ -150,7 +159,7 @@ class LatentSlotDiffusionObjective(LatentObjective):
         batch: Batch,
     ) -> tuple[Float[Tensor, "B K D"], Bool[Tensor, "B K"] | None]:
         """Unite a pair of parts in every image, if that is to be tried; see `unite_pairs`."""
-        if not self.unite_error or not isinstance(self.patch_decoder, SpriteDecoder):
+        if not self.unites or not isinstance(self.patch_decoder, SpriteDecoder):
             return slots, None
         return unite_pairs(
             slots,
