@@ -257,6 +257,21 @@ class TestSprites:
         assert layout[-8:].max() < 1e-3, "the small slot is at the top"
         assert layout[5:20, 15:35].max() > 0.1
 
+    def test_the_ground_has_a_flat_mask_and_continues_behind_what_is_taken_away(self) -> None:
+        decoder, slots = self.decoder(), self.slots()
+        slots[0, 0, -4:] = torch.tensor([0.0, 0.0, 0.57, 0.57])
+        _, logits = decoder.layers(slots, height=30, width=30)
+        assert logits[0, 0].std() < 0.05 * logits[0, 1].std()
+        half = slots.clone()
+        half[0, 0, -1] = 0.29  # half of the image, which may have an outline
+        _, other = decoder.layers(half, height=30, width=30)
+        assert other[0, 0].std() > 10 * logits[0, 0].std()
+        decoder.convolutions[-1].weight.requires_grad_()
+        logits[0, 0].sum().backward()
+        gradient = decoder.convolutions[-1].weight.grad
+        assert gradient is not None
+        assert gradient[3].abs().sum() > 0
+
     def test_absent_slots_have_no_mask(self) -> None:
         decoder, slots = self.decoder(), self.slots()
         exist = torch.tensor([[True, False]])

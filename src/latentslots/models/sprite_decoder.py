@@ -24,6 +24,11 @@ SMALLEST_GRID = 4
 FALL = 4.0
 """Fall of a mask's logit from the border of its sprite to half a side beyond it, as a parabola.
 Masks that end at the border show it, where slots share the background (docs/lab-notes.md)."""
+GROUND_SCALE, GROUND_STEEPNESS = 0.45, 40.0
+"""Scale from which a slot is the ground: that of the whole image is 0.58, of half of it 0.41. Its
+mask is flat, so that it lies behind all others, and continues where one of them is taken away."""
+GROUND_GRID = 8
+"""Rows and columns of the positions whose median is the flat mask's logit."""
 
 
 class SpriteDecoder(ModelMixin, StrictConfigMixin):
@@ -137,9 +142,20 @@ class SpriteDecoder(ModelMixin, StrictConfigMixin):
         content, frames = split_frames(slots)
         centers = cell_centers(height, width, slots.device)
         centers = centers if cells is None else centers[cells]
-        placed, beyond = place(self.sprites(content), frames.float(), centers)
+        sprites = self.sprites(content)
+        placed, beyond = place(sprites, frames.float(), centers)
         logits = placed[:, :, 3] - FALL * beyond.square()
+        logits = torch.lerp(logits, *self._ground(sprites[:, :, 3:], frames.float()))
         return placed[:, :, :3].transpose(2, 3), logits
+
+    def _ground(
+        self, logits: Float[Tensor, "B K 1 S S"], frames: Float[Tensor, "B K 4"]
+    ) -> tuple[Float[Tensor, "B K 1"], Float[Tensor, "B K 1"]]:
+        """Return the flat logit of each slot's mask, and whether it has one: 0 to 1."""
+        centers = cell_centers(GROUND_GRID, GROUND_GRID, frames.device)
+        flat = place(logits, frames, centers)[0].median(dim=3).values
+        size = frames[..., 2:].prod(dim=2, keepdim=True).clamp(min=0).sqrt()
+        return flat, ((size - GROUND_SCALE) * GROUND_STEEPNESS).sigmoid()
 
     def slot_layout(
         self,
