@@ -9,7 +9,6 @@ slots in training, and eleven at inference, whose parts are merged. Each run wri
 runs with a log are skipped, interrupted ones are resumed.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,11 +26,12 @@ from latentslots.data.loading.loader import ImageDataset
 from latentslots.device import to_device
 from latentslots.evaluation import evaluate
 from latentslots.metrics.reconstruction import psnr
+from latentslots.models import SpriteDecoder
 from latentslots.pipelines import load_pipeline
 from latentslots.recipes import recipe
 from latentslots.visualize import colorize, to_uint8
-from levers import Lever, denoiser, method, optimizer, training
-from objects import DOCS, SCORES, check_budget, images_of, pace, put_table, run, scores_of
+from levers import Lever, denoiser, method, optimizer, run_options, training
+from objects import DOCS, SCORES, curves_table, images_of, put_table, run, scores_of
 
 MERGED = {"num_slots": 11, "merge_error": 0.005}
 MERGED_BY_OVERLAP = {"num_slots": 11, "merge_overlap": 0.3}
@@ -142,8 +142,14 @@ def measure(folder: Path, images: Dataset, resolution: int) -> dict[str, Any]:
     pixels = torch.stack([samples[row]["pixel_values"] for row in range(NUM_PAINTED)])
     painted = torch.cat([paint(pipe, batch) for batch in pixels.split(32)])
     error = psnr((painted.clamp(-1, 1) + 1) / 2, (pixels + 1) / 2)
-    pipe.set_inference(**(MERGED if pipe.has_frames else MERGED_BY_OVERLAP))
+    merge(pipe)
     return {**scores_of(evaluate(pipe, images)), "psnr": round(float(error.mean()), 2)}
+
+
+def merge(pipe: Any) -> None:
+    """Infer more slots, and merge them as far as the model can."""
+    has_sprites = isinstance(pipe.patch_decoder, SpriteDecoder)
+    pipe.set_inference(**(MERGED if has_sprites else MERGED_BY_OVERLAP))
 
 
 @torch.no_grad()
@@ -161,7 +167,7 @@ def draw_strip(folder: Path, images: Dataset, resolution: int, out: Path) -> Non
     samples = ImageDataset(images, resolution)
     pixels = torch.stack([samples[row]["pixel_values"] for row in range(NUM_DRAWN)])
     painted = paint(pipe, pixels).clamp(-1, 1)
-    pipe.set_inference(**(MERGED if pipe.has_frames else MERGED_BY_OVERLAP))
+    merge(pipe)
     found = pipe.segment(pixels / 2 + 0.5, generator=torch.Generator().manual_seed(0))
     strip = Image.new("RGB", (NUM_DRAWN * resolution, 3 * resolution))
     for column in range(NUM_DRAWN):
@@ -172,42 +178,15 @@ def draw_strip(folder: Path, images: Dataset, resolution: int, out: Path) -> Non
     strip.save(out)
 
 
-def table(logs: Path) -> str:
-    """Summarize the logs as a Markdown table.
-
-    Raises:
-        ValueError: If runs differ in their number of steps.
-    """
-    runs = {
-        key: json.loads(path.read_text())
-        for key in LEVERS
-        if (path := logs / f"{key}.json").is_file()
-    }
-    check_budget(logs, list(runs.values()))
-    if not runs:
-        return ""
-    steps = " / ".join(f"{point['step']:,}" for point in next(iter(runs.values()))["curve"])
-    head = ["changed", f"FG-ARI at {steps}", *SCORES.values()]
-    head += [*(f"{name}, merged" for name in SCORES.values()), "PSNR (dB)", "minutes", "on"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for key, log in runs.items():
-        curve = " / ".join(f"{point['fg_ari']:.2f}" for point in log["curve"])
-        scores = [f"{log[of][name]:.3f}" for of in ("scores", "merged") for name in SCORES]
-        minutes = f"{pace(log['curve']) * log['steps']:.0f}"
-        cells = [LEVERS[key].name, curve, *scores, f"{log['merged']['psnr']:.1f}", minutes]
-        lines.append(f"| {' | '.join([*cells, log['on']])} |")
-    return "\n".join(lines)
+def merged_columns(log: dict[str, Any]) -> dict[str, str]:
+    """The columns of scores with merged slots, and of what the patch decoder paints."""
+    merged = log["merged"]
+    scores = {f"{title}, merged": f"{merged[name]:.3f}" for name, title in SCORES.items()}
+    return {**scores, "PSNR (dB)": f"{merged['psnr']:.1f}"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1_000, help="optimizer steps of every run")
-    parser.add_argument("--only", nargs="*", default=list(LEVERS), choices=LEVERS, help="some runs")
-    parser.add_argument("--runs", type=Path, default=Path("runs/frames"), help="run folders")
-    parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "frames", help="results")
-    parser.add_argument("--no-train", action="store_true", help="only rewrite the table")
-    options = parser.parse_args()
-    options.logs.mkdir(parents=True, exist_ok=True)
+    options = run_options(__doc__, LEVERS, steps=1_000, name="frames")
     for key in [] if options.no_train else options.only:
         log = options.logs / f"{key}.json"
         if log.is_file():
@@ -219,7 +198,8 @@ def main() -> None:
         result["merged"] = measure(folder, images, resolution)
         draw_strip(folder, images, resolution, options.logs / f"{key}.png")
         log.write_text(json.dumps(result, indent=1) + "\n")
-    text = table(options.logs)
+    names = {key: lever.name for key, lever in LEVERS.items()}
+    text = curves_table(names, options.logs, title="changed", more=merged_columns)
     print(text)
     put_table(text, DOCS / "lab-notes.md")
 

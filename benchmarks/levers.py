@@ -9,7 +9,7 @@ merges any. Each run writes a small log; runs with a log are skipped, interrupte
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,15 +90,23 @@ LEVERS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2_000, help="optimizer steps of every run")
-    parser.add_argument("--only", nargs="*", default=list(LEVERS), choices=LEVERS, help="some runs")
-    parser.add_argument("--runs", type=Path, default=Path("runs/levers"), help="run folders")
-    parser.add_argument("--logs", type=Path, default=DOCS / "logs" / "levers", help="results")
+def run_options(
+    doc: str, levers: Mapping[str, Lever], *, steps: int, name: str
+) -> argparse.Namespace:
+    """Parse the flags of a script with one run per lever, and create the folder of its logs."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=steps, help="optimizer steps of every run")
+    parser.add_argument("--only", nargs="*", default=list(levers), choices=levers, help="some runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs", name), help="run folders")
+    parser.add_argument("--logs", type=Path, default=DOCS / "logs" / name, help="results")
     parser.add_argument("--no-train", action="store_true", help="only rewrite the table")
     options = parser.parse_args()
     options.logs.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def main() -> None:
+    options = run_options(__doc__, LEVERS, steps=2_000, name="levers")
     for key in [] if options.no_train else options.only:
         log = options.logs / f"{key}.json"
         if log.is_file():

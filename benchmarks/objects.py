@@ -12,7 +12,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -174,13 +174,20 @@ def pace(curve: list[dict[str, float]]) -> float:
     return statistics.median(minutes)
 
 
-def curves_table(named: dict[str, str], logs: Path, *, title: str) -> str:
+def curves_table(
+    named: dict[str, str],
+    logs: Path,
+    *,
+    title: str,
+    more: Callable[[dict[str, Any]], dict[str, str]] = lambda _: {},
+) -> str:
     """Summarize the logs of a script's runs as a Markdown table: FG-ARI over steps, final scores.
 
     Args:
         named: Names of the runs, by the stems of their logs; runs without a log are omitted.
         logs: The folder of the logs.
         title: Header of the column of names.
+        more: Further columns of a run's log, after the scores: cells by header.
 
     Raises:
         ValueError: If runs differ in their number of steps.
@@ -191,12 +198,14 @@ def curves_table(named: dict[str, str], logs: Path, *, title: str) -> str:
     if not runs:
         return ""
     steps = " / ".join(f"{point['step']:,}" for point in next(iter(runs.values()))["curve"])
-    head = [title, f"FG-ARI at {steps}", *SCORES.values(), "minutes", "on"]
+    added = more(next(iter(runs.values())))
+    head = [title, f"FG-ARI at {steps}", *SCORES.values(), *added, "minutes", "on"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for key, log in runs.items():
         curve = " / ".join(f"{point['fg_ari']:.2f}" for point in log["curve"])
         scores = [f"{log['scores'][name]:.3f}" for name in SCORES]
         minutes = f"{log['curve'][-1]['seconds'] / 60:.0f}"
+        scores += more(log).values()
         cells = [named[key], curve, *scores, minutes, log.get("on", "1 CPU core")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -253,6 +253,7 @@ def test_the_weight_of_position_is_tuned_on_another_split(
         (["--painted", "color_label", "--painted-split", "validation"], "another split than"),
         (["--painted", "color_label", "--num-images", "1"], "score two or more"),
         (["--painted", "color_label", "--resolution", "64"], "at the trained resolution, 32"),
+        (["--shifts", "--resolution", "64"], "at the trained resolution, 32, not at 64"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(

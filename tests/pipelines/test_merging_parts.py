@@ -141,7 +141,12 @@ class TestPipeline:
         pipe.set_inference(merge_error=0.02)
         pipe.use_attention_masks()
         assert pipe.inference.merge_error == 0
-        assert pipe.encode_pixel_values(torch.zeros(1, 3, 32, 32)).slots_mask is None
+        assert pipe.mask_source == "attention"
+        out = pipe.encode_pixel_values(torch.zeros(1, 3, 32, 32))
+        assert out.slots_mask is None
+        assert out.masks.shape[2:] == (16, 16), "tokens, not pixels"
+        painted = pipe(out.slots, num_inference_steps=1, output_type="pt").images
+        assert painted.isfinite().all(), "the denoiser keeps its map"
 
 
 def test_models_without_sprites_refuse_it() -> None:

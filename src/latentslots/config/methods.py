@@ -124,8 +124,8 @@ class LSDConfig(SlotsConfig):
     `sprite_size`. 0 for never."""
     merge_error: Weight = 0.0
     """Once trained, parts of an object are merged into one slot if one slot instead of two raises
-    the mean squared error of the painted image by at most this, in units of the colors' standard
-    deviation; needs `sprite_size`, and excludes `merge_overlap`. 0 for never."""
+    the mean squared error of the painted image by at most this, in units of the colors' variance,
+    0.09; needs `sprite_size`, and excludes `merge_overlap`. 0 for never."""
     mask_distillation_weight: Weight = 0.0
     """Weight of the cross-entropy from the patch decoder's responsibilities to the slots'
     attention, so that attention follows the same boundaries; needs `patch_decoder_weight`. 0 for

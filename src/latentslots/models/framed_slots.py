@@ -39,6 +39,16 @@ INITIAL_SPREAD, INITIAL_SCALE = 0.5, 0.4
 """Frames start around the image's center with this deviation, and with this scale."""
 
 
+def check_frames(slot_dim: int, slot_init: str) -> None:
+    """Refuse slots that have no room for a frame, or do not start from a Gaussian."""
+    if slot_init != "gaussian":
+        raise ValueError(f"slots with frames start from a Gaussian, not {slot_init!r}")
+    if slot_dim <= FRAME_CHANNELS:
+        raise ValueError(
+            f"slot_dim must be more than the {FRAME_CHANNELS} channels of a frame, got {slot_dim}"
+        )
+
+
 def initial_frames(noise: Float[Tensor, "B K 4"]) -> Float[Tensor, "B K 4"]:
     """Draw the frames of initial slots: centers in the image, and one scale for all."""
     center = INITIAL_SPREAD * noise[..., :2].clamp(-2, 2)

@@ -13,7 +13,12 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
-from latentslots.models.framed_slots import FramedSlotAttention, Glimpse, initial_frames
+from latentslots.models.framed_slots import (
+    FramedSlotAttention,
+    Glimpse,
+    check_frames,
+    initial_frames,
+)
 from latentslots.models.frames import FRAME_CHANNELS, join_frames, split_frames
 from latentslots.models.position import PositionEmbedding, PositionKind
 from latentslots.models.slot_competition import SlotAttention, SlotAttentionOutput, linear, mlp
@@ -82,7 +87,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         if num_given_null < 0:
             raise ValueError(f"num_given_null must be 0 or more, got {num_given_null}")
         if glimpse_size:
-            _check_frames(slot_dim, slot_init)
+            check_frames(slot_dim, slot_init)
         content_dim = slot_dim - FRAME_CHANNELS if glimpse_size else slot_dim
         shape = (1, 1 if slot_init == "gaussian" else num_slots, content_dim)
         self.slot_mean = nn.Parameter(torch.empty(shape))
@@ -372,15 +377,6 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(registers.shape[:2])], dim=1)
         return torch.cat([states, registers], dim=1), mask
-
-
-def _check_frames(slot_dim: int, slot_init: str) -> None:
-    if slot_init != "gaussian":
-        raise ValueError(f"slots with frames start from a Gaussian, not {slot_init!r}")
-    if slot_dim <= FRAME_CHANNELS:
-        raise ValueError(
-            f"slot_dim must be more than the {FRAME_CHANNELS} channels of a frame, got {slot_dim}"
-        )
 
 
 def _check_encoder(

@@ -13,13 +13,11 @@ Dimensions: B batch, K slots, D slot channels, h w token grid, H W pixels.
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from latentslots.models import SlotEncoder, SpriteDecoder
 from latentslots.models.frames import split_frames, touching
+from latentslots.pipelines.merging_parts import compared_pixels
 
-COMPARED_GRID = 32
-"""Rows and columns of the grid on which errors are compared, at most."""
 LARGEST_PART = 0.4
 """Share of the image from which a slot is not a part but the background."""
 
@@ -45,7 +43,7 @@ def unite_pairs(
         slot_encoder: Encodes the union of two regions as a slot.
         decoder: Paints slots.
         max_error: By how much a union may raise the mean squared error of the painted image, in
-            units of the decoder's `color_scale`; other pairs stay as they are.
+            units of the square of the decoder's `color_scale`; other pairs stay as they are.
         draws: A number in [0, 1) for every pair, K * K of them: of those that touch, the pair with
             the largest is taken. Drawn when absent.
 
@@ -93,9 +91,9 @@ def _errors(
     pixel_values: Float[Tensor, "B 3 H W"],
     decoder: SpriteDecoder,
 ) -> Float[Tensor, " B"]:
-    """Compute the mean squared error of each painted image, in units of the color scale."""
-    height, width = (min(side, COMPARED_GRID) for side in pixel_values.shape[2:])
-    target = F.interpolate(pixel_values.float(), (height, width), mode="area").flatten(2)
+    """Compute the mean squared error of each painted image, in units of the squared color scale."""
+    target = compared_pixels(pixel_values)
+    height, width = target.shape[2:]
     painted = decoder(slots, height=height, width=width, slots_mask=exist).mixture()
-    error = (painted - target.transpose(1, 2)).square().mean(dim=(1, 2))
+    error = (painted - target.flatten(2).transpose(1, 2)).square().mean(dim=(1, 2))
     return error / decoder.config.color_scale**2

@@ -3,7 +3,7 @@
 Ho and Salimans, 2022 (https://arxiv.org/abs/2207.12598).
 
 Dimensions: B batch, G batch with the unconditional branch, K slots, D slot channels, S conditioning
-vectors, X their channels, R channels of the rendering, h w latent rows and columns.
+vectors, X their channels, C latent channels, R channels of the rendering, h w latent size.
 """
 
 import logging
@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from latentslots.models import SlotEncoder
+from latentslots.models import SlotEncoder, SlotUNet
+from latentslots.models.stable_diffusion import StableDiffusionUNet
 
 logger = logging.getLogger(__name__)
 
@@ -61,3 +62,24 @@ def guided_states(
     if mask is None or other_mask is None:
         return torch.cat([states, other]), None
     return torch.cat([states, other]), torch.cat([mask, other_mask])
+
+
+def predict_guided(
+    unet: SlotUNet | StableDiffusionUNet,
+    latents: Float[Tensor, "B C h w"],
+    timestep: Tensor,
+    *,
+    condition: Condition,
+    guidance_scale: float,
+) -> Float[Tensor, "B C h w"]:
+    """Predict with the denoiser; guided where the states include the unconditional branch."""
+    states, mask, *places = condition
+    guided = states.shape[0] != latents.shape[0]
+    if guided:
+        latents = torch.cat([latents, latents])
+        places = [None if place is None else torch.cat([place, place]) for place in places]
+    prediction = unet(latents, timestep, states, mask, *places).sample
+    if guided:
+        conditional, unconditional = prediction.chunk(2)
+        prediction = unconditional + guidance_scale * (conditional - unconditional)
+    return prediction

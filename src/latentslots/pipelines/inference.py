@@ -14,9 +14,9 @@ class InferenceSettings:
         num_slots: How many slots to infer; 0 for as many as in training.
         merge_overlap: Slots of an image whose masks overlap more than this are merged into one
             (see `merge_slots`), from 0 (never) to below 1.
-        merge_error: Parts of an object are merged if one slot instead of two raises the mean
-            squared error of the painted image by at most this, in units of the decoder's
-            `color_scale` (see `merge_parts`); 0 for never. For models that decode sprites.
+        merge_error: For models that decode sprites: parts of an object are merged if one slot
+            instead of two raises the mean squared error of the painted image by at most this, in
+            units of the square of the decoder's `color_scale` (see `merge_parts`); 0 for never.
 
     Raises:
         ValueError: If a value is out of its range, or slots are merged in both ways.

@@ -27,7 +27,7 @@ from latentslots.models.autoencoder import decode_latents, downscale_factor, enc
 from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.pipelines.base import ImageInput, SlotPipeline
-from latentslots.pipelines.conditioning import Condition, guided_states
+from latentslots.pipelines.conditioning import Condition, guided_states, predict_guided
 from latentslots.pipelines.edit import SlotEdit, edit_images
 from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.inversion import invert_latents
@@ -54,6 +54,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
     """
 
     samples = True
+    _attention_masks = False
     _optional_components: list[str] = ["vae", "patch_decoder"]  # noqa: RUF012  (as in `SlotPipeline`)
 
     def __init__(
@@ -148,7 +149,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         condition = Condition(states, mask, *self._places(slots, slots_mask, latents.shape[2:]))
         latents = self._denoise(
             latents.to(self.device, self.unet.dtype),
-            partial(self._predict, condition=condition, guidance_scale=guidance_scale),
+            partial(predict_guided, self.unet, condition=condition, guidance_scale=guidance_scale),
             generator,
             kept=kept,
         )
@@ -207,17 +208,18 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
 
     @property
     def mask_source(self) -> str:
-        """`patch decoder`, where there is one, else `attention`."""
-        return "attention" if self.patch_decoder is None else "patch decoder"
+        """`patch decoder`, where there is one and its masks are used, else `attention`."""
+        by_attention = self._attention_masks or self.patch_decoder is None
+        return "attention" if by_attention else "patch decoder"
 
     def use_attention_masks(self) -> None:
-        """Use the slots' attention as masks, without the patch decoder.
+        """Use the slots' attention as masks, but not once saved; the denoiser keeps its map.
 
-        Parts are no longer merged by `merge_error`, which requires what slots paint.
+        Parts are no longer merged by `merge_error`, whose masks are those of what slots paint.
         """
         if self.inference.merge_error:
             self.set_inference(merge_error=0.0)
-        self.patch_decoder = None
+        self._attention_masks = True
 
     def _scene(
         self,
@@ -249,7 +251,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         pixel_values: Float[Tensor, "B 3 H W"],
     ) -> Float[Tensor, "B K _ _"]:
         """Compute the patch decoder's responsibilities for each pixel, else the attention."""
-        if self.patch_decoder is None:
+        if self._attention_masks or self.patch_decoder is None:
             return attention
         return self.patch_decoder.segment(slots, pixel_values)
 
@@ -290,7 +292,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         states, mask = self.slot_encoder.condition(slots, slots_mask)
         condition = Condition(states, mask, *self._places(slots, slots_mask, latents.shape[2:]))
         return invert_latents(
-            partial(self._predict, condition=condition, guidance_scale=1.0),
+            partial(predict_guided, self.unet, condition=condition, guidance_scale=1.0),
             latents,
             self.scheduler,
             num_steps=num_inference_steps,
@@ -326,25 +328,6 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
                 image = image if after is None else self.scheduler.add_noise(image, noise, after)
                 latents = torch.lerp(image, latents, mask)
         return latents
-
-    def _predict(
-        self,
-        model_input: Float[Tensor, "B C h w"],
-        timestep: Tensor,
-        condition: Condition,
-        guidance_scale: float,
-    ) -> Float[Tensor, "B C h w"]:
-        """Predict with the denoiser; guided where the states include the unconditional branch."""
-        states, mask, *places = condition
-        guided = states.shape[0] != model_input.shape[0]
-        if guided:
-            model_input = torch.cat([model_input, model_input])
-            places = [None if place is None else torch.cat([place, place]) for place in places]
-        prediction = self.unet(model_input, timestep, states, mask, *places).sample
-        if guided:
-            conditional, unconditional = prediction.chunk(2)
-            prediction = unconditional + guidance_scale * (conditional - unconditional)
-        return prediction
 
     def _latents_shape(
         self, batch_size: int, height: int | None, width: int | None

@@ -45,6 +45,12 @@ class _Layers:
         return _Layers(*(torch.cat(pair) for pair in parts))
 
 
+def compared_pixels(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 _ _"]:
+    """Reduce images to the grid on which what slots paint is compared with them."""
+    height, width = (min(side, LARGEST_GRID) for side in images.shape[2:])
+    return F.interpolate(images.float(), (height, width), mode="area")
+
+
 @torch.no_grad()
 def merge_parts(
     slots: Float[Tensor, "B K D"],
@@ -70,7 +76,7 @@ def merge_parts(
         slot_encoder: Encodes regions as slots.
         decoder: Paints slots.
         max_error: By how much a merge may raise the mean squared error of the painted image, in
-            units of the decoder's `color_scale`.
+            units of the square of the decoder's `color_scale`.
 
     Returns:
         Slots, padded with zeros, and a mask of the slots that exist.
@@ -97,8 +103,8 @@ class _Painter:
     ) -> None:
         self.features, self.image = features, image
         self.slot_encoder, self.decoder = slot_encoder, decoder
-        self.size = [min(side, LARGEST_GRID) for side in image.shape[2:]]
-        coarse = F.interpolate(image.float(), self.size, mode="area")
+        coarse = compared_pixels(image)
+        self.size = (coarse.shape[2], coarse.shape[3])
         self.target: Float[Tensor, "N 3"] = coarse[0].flatten(1).T
 
     def layers(self, slots: Float[Tensor, "K D"], shares: Float[Tensor, "K h w"]) -> _Layers:

@@ -59,19 +59,16 @@ def predict_clean(
         slots: The scenes.
         slots_mask: True for the slots that exist; by default all.
     """
-    schedule = diffusers.DDPMScheduler.from_config(
-        pipe.scheduler.config, clip_sample=False, thresholding=False, variance_type="fixed_small"
+    schedule = diffusers.DDIMScheduler.from_config(
+        pipe.scheduler.config, clip_sample=False, thresholding=False
     )
+    schedule.set_timesteps(schedule.config.num_train_timesteps)
     levels = torch.full((len(latents),), timestep, device=latents.device)
     noisy = schedule.add_noise(latents, noise, levels)
     states, mask = pipe.slot_encoder.condition(slots, slots_mask)
     places = place_slots(pipe.unet, pipe.patch_decoder, slots, slots_mask, latents.shape[2:])
     prediction = pipe.unet(noisy, levels, states, mask, *places.inputs).sample
-    signal = schedule.alphas_cumprod.to(latents)[timestep].sqrt()
-    deviation = (1 - signal**2).sqrt()
-    if schedule.config.prediction_type == "v_prediction":
-        return signal * noisy - deviation * prediction
-    return (noisy - deviation * prediction) / signal
+    return schedule.step(prediction, timestep, noisy).pred_original_sample
 
 
 def use_sampling(pipe: Any, sampling: Sampling) -> None:

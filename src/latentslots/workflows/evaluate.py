@@ -210,6 +210,11 @@ def _check(
         read_attributes(dataset, list(options.attributes) or None, num_images=1)
     if options.class_attribute:
         check_classes(dataset, options.class_attribute)
+    if (options.shifts or options.painted) and options.resolution not in (None, pipe.resolution):
+        raise ValueError(
+            f"painted objects are measured at the trained resolution, {pipe.resolution}, not at "
+            f"{options.resolution}"
+        )
     if options.shifts:
         check_shifts(pipe, dataset, num_images=options.num_images or len(dataset))
     if not options.painted:
@@ -220,11 +225,6 @@ def _check(
         check_classes(images, options.painted)
     if not getattr(pipe, "paints", False):
         raise ValueError(f"{type(pipe).__name__} paints no images, so none can be recognized")
-    if options.resolution not in (None, pipe.resolution):
-        raise ValueError(
-            f"painted objects are recognized at the trained resolution, {pipe.resolution}, not at "
-            f"{options.resolution}"
-        )
     if min(len(dataset), options.num_images or len(dataset)) < 2:
         raise ValueError("painted objects are put into other images' scenes: score two or more")
 
