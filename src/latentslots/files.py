@@ -48,6 +48,35 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: If it is not text in UTF-8; the message does not repeat its content.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text in UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file in UTF-8.
+
+    Raises:
+        ValueError: If it is not text in UTF-8, or not JSON; the message does not repeat its
+            content.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, as `write_text` does."""
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -24,6 +24,7 @@ from latentslots.data.importers.coco_annotations import (
     category_names,
     read_annotations,
 )
+from latentslots.data.importers.coco_shapes import decode_shape
 from latentslots.data.store.encoding import ids_to_image, read_image
 from latentslots.data.store.resumable import is_written, write_items
 from latentslots.data.store.source_files import inspect_files
@@ -173,7 +174,7 @@ def _image_folder(root: Path, name: str) -> Path:
 
 def _features(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "category": ClassLabel(names=list(category_names(content).values())),
+        "category": ClassLabel(names=list(dict.fromkeys(category_names(content).values()))),
         "is_thing": Value("bool"),
         "bboxes": List(Value("float32"), length=4),
         "area": Value("int32"),
@@ -192,10 +193,10 @@ def image_row(annotated: AnnotatedImage, options: CocoOptions) -> dict[str, Any]
         DataError: If a file is broken, or annotations and image do not match.
     """
     encoded, decoded = read_image(annotated.path)
-    size = ImageOps.exif_transpose(decoded).size
-    if size != (annotated.width, annotated.height):
+    width, height = ImageOps.exif_transpose(decoded).size
+    if (width, height) != (annotated.width, annotated.height):
         raise DataError(
-            f"{annotated.path} is {size[0]}x{size[1]} pixels after its EXIF rotation, but its "
+            f"{annotated.path} is {width}x{height} pixels after its EXIF rotation, but its "
             f"annotations are for {annotated.width}x{annotated.height}"
         )
     segments = annotated.segments
@@ -205,8 +206,8 @@ def image_row(annotated: AnnotatedImage, options: CocoOptions) -> dict[str, Any]
             kept = [k for k, segment in enumerate(segments) if segment["is_thing"]]
             segments, masks = tuple(segments[k] for k in kept), [masks[k] for k in kept]
     else:
-        masks = [_decode_mask(segment["shape"], annotated) for segment in segments]
-        void = np.zeros((annotated.height, annotated.width), bool)
+        masks = [decode_shape(segment["shape"], height, width) for segment in segments]
+        void = np.zeros((height, width), bool)
     ids, not_scored, objects = _combine(masks, segments, void, options)
     image: Any = encoded
     segmentation: Any = ids
@@ -281,28 +282,3 @@ def _read_panoptic(
     if unlisted:
         raise DataError(f"{annotated.png} has the segment {min(unlisted)}, which is not listed")
     return [numbers == segment["id"] for segment in annotated.segments], numbers == 0
-
-
-def _decode_mask(shape: Any, annotated: AnnotatedImage) -> Bool[np.ndarray, "H W"]:
-    """Decode a mask from polygons or run lengths."""
-    try:
-        from pycocotools import mask as coco
-    except ImportError:
-        raise DataError(
-            "COCO's instances require pycocotools: pip install 'latentslots[coco]'"
-        ) from None
-    try:
-        if isinstance(shape, list):
-            runs = coco.merge(coco.frPyObjects(shape, annotated.height, annotated.width))
-        elif isinstance(shape["counts"], list):
-            runs = coco.frPyObjects(shape, annotated.height, annotated.width)
-        else:
-            runs = shape
-        mask: Any = coco.decode(runs).astype(bool)
-    except Exception as error:  # the C code raises many classes, also Exception itself
-        raise DataError(
-            f"{annotated.path} has a segmentation that cannot be read: {error}"
-        ) from error
-    if mask.shape != (annotated.height, annotated.width):
-        raise DataError(f"{annotated.path} has a segmentation of another size: {mask.shape}")
-    return mask
