@@ -4,10 +4,12 @@ Everything is written beside its destination and renamed, so that a full disk or
 leaves what was there before.
 """
 
+import gzip
 import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,32 +51,35 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark.
+    """Read a text file in UTF-8, with or without a byte order mark; a `.gz` file is unpacked.
 
     Raises:
-        ValueError: If it is not text in UTF-8; the message does not repeat its content.
+        FileNotFoundError: If there is none.
+        ValueError: If it is not text in UTF-8; the message names neither it nor its content.
     """
+    content = path.read_bytes()
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        return content.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"it cannot be unpacked: {error}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not text in UTF-8: {error.reason} at byte {error.start}"
-        ) from None
+        raise ValueError(f"it is not text in UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file in UTF-8.
 
     Raises:
-        ValueError: If it is not text in UTF-8, or not JSON; the message does not repeat its
+        ValueError: If it is not text in UTF-8, or not JSON; the message names neither it nor its
             content.
     """
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        raise ValueError(f"it is not JSON: {error}") from None
     except RecursionError:
-        raise ValueError(f"{path} is nested too deeply") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -110,7 +110,7 @@ def test_frames_without_a_video_are_dropped(
         ({"image": IMAGE, "mask": MASK * 1.0}, "got float64"),
         ({"image": IMAGE, "mask": MASK - 1}, r"'mask' must be in 0\.\.65535, got -1\.\.286"),
         ({"image": IMAGE, "mask": MASK + 65400}, r"0\.\.65535, got 65400\.\.65687"),
-        ({"image": np.array([{}], object)}, "cannot be read as an .npz file: Object arrays"),
+        ({"image": np.array([{}], object)}, "has no array 'image', only nothing"),
     ],
 )
 def test_invalid_arrays_leave_no_store(
@@ -129,11 +129,15 @@ def test_files_that_are_not_npz(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a single array without a name"):
         import_arrays(tmp_path / "one.npy", tmp_path / "out")
     (tmp_path / "text.npz").write_text("x" * 100)
-    with pytest.raises(DataError, match=r"is not an \.npz file, or is truncated"):
+    with pytest.raises(
+        DataError, match=r"text\.npz cannot be read as arrays: it is no file of NumPy"
+    ):
         import_arrays(tmp_path / "text.npz", tmp_path / "out")
     cut = tmp_path / "cut.npz"
     cut.write_bytes(NLVR.read_bytes()[:3000])
-    with pytest.raises(DataError, match=r"is not an \.npz file, or is truncated"):
+    with pytest.raises(
+        DataError, match=r"cut\.npz cannot be read as arrays: File is not a zip file"
+    ):
         import_arrays(cut, tmp_path / "out")
 
 

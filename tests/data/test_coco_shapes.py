@@ -169,7 +169,9 @@ class TestAnnotations:
             file.write_text(json.dumps(content))
             (tmp_path / "train2017").mkdir(exist_ok=True)
             with pytest.raises(DataError, match=f"has {message} the id {number!r}"):
-                import_coco(tmp_path, tmp_path / "o", CocoOptions(kind="panoptic"), splits=["train"])
+                import_coco(
+                    tmp_path, tmp_path / "o", CocoOptions(kind="panoptic"), splits=["train"]
+                )
 
 
 class TestText:
@@ -182,7 +184,10 @@ class TestText:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b'{"images": "\xff' + b"x" * 100_000, "is not text in UTF-8: invalid start byte at byte"),
+            (
+                b'{"images": "\xff' + b"x" * 100_000,
+                "is not text in UTF-8: invalid start byte at byte",
+            ),
             (b'{"images": ' + b"x" * 100_000, "is not JSON: Expecting value: line 1 column 12"),
             (b"[" * 100_000, "is nested too deeply"),
         ],

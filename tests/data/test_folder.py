@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,18 @@ def test_folders_named_as_splits_are_splits(photos: Path) -> None:
 
 
 def test_the_fingerprint_follows_the_files(photos: Path) -> None:
+    file = photos / "a" / "frame_7.jpg"
     before = dataset_fingerprint(load_dataset(photos))
     assert before == dataset_fingerprint(load_dataset(photos))
-    os.utime(photos / "a" / "frame_7.jpg", (1, 1))
-    touched = dataset_fingerprint(load_dataset(photos))
-    (photos / "a" / "frame_7.jpg").unlink()
-    assert len({before, touched, dataset_fingerprint(load_dataset(photos))}) == 3
+    os.utime(file, (1, 1))
+    assert before == dataset_fingerprint(load_dataset(photos)), "of the same content"
+    shutil.copytree(photos, photos.with_name("copy"))
+    assert before == dataset_fingerprint(load_dataset(photos.with_name("copy")))
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the same size
+    changed = dataset_fingerprint(load_dataset(photos))
+    file.unlink()
+    assert len({before, changed, dataset_fingerprint(load_dataset(photos))}) == 3
 
 
 def test_group_by_is_checked_without_a_fraction_too(photos: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from latentslots.config import DataConfig, TrainConfig
 from latentslots.data.loading.cache import FeatureCache, ImageCache, LatentCache
-from latentslots.data.loading.cache_writer import cache_features, cache_latents
+from latentslots.data.loading.cache_writer import cache_features, cache_latents, remove_outdated
 from latentslots.data.loading.loader import ImageDataset
 from latentslots.data.loading.stream import ImageStream
 from latentslots.data.store.manifest import has_manifest
@@ -117,6 +117,8 @@ def _cache(
     data = config.data
     folder = _cache_dir(data, data.train_split, model, cls, caching.run_dir)
     if caching.is_main_process:
+        if folder.is_relative_to(caching.run_dir):
+            remove_outdated(folder, dataset)
         write(
             dataset,
             model,
@@ -175,8 +177,10 @@ def build_training_set(
         kind: _cache(kind, model, dataset, config, caching)
         for kind, model in _caching_models(config, objective).items()
     }
-    # The files of plain folders have other times once copied, and so another fingerprint.
-    known = dataset_fingerprint(dataset) if has_manifest(dataset_path(data.path)) else ""
     return ImageDataset(
-        dataset, data.resolution, on_bad_sample=data.on_bad_sample, fingerprint=known, **caches
+        dataset,
+        data.resolution,
+        on_bad_sample=data.on_bad_sample,
+        fingerprint=dataset_fingerprint(dataset),
+        **caches,
     )

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -28,6 +29,8 @@ COMMANDS = {
 }
 """For each command its module, and a line of help."""
 
+KILLED_LOADER = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)")
+"""What PyTorch says of it."""
 USER_ERROR = 2
 """Exit code."""
 
@@ -77,6 +80,8 @@ def _run(name: str, arguments: list[str], *, debug: bool) -> int:
     """Run a command. User errors, a full disk among them, are printed as one sentence."""
     # Telemetry would only fail, and delay the command, on a machine without a network.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Commands draw into files. A notebook passes on a backend of its own, which may be missing.
+    os.environ["MPLBACKEND"] = "agg"
     try:
         module = importlib.import_module(COMMANDS[name][0])
         return module.run(arguments) or 0
@@ -84,13 +89,23 @@ def _run(name: str, arguments: list[str], *, debug: bool) -> int:
         print("latentslots: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except (ValueError, OSError, FloatingPointError) as error:
-        return _report_error(name, str(error) or type(error).__name__, debug=debug)
+        hint = ""
+        if isinstance(error, PermissionError) and ".cache" in str(error.filename):
+            hint = "; set HF_HOME to a folder that can be written to"
+        return _report_error(name, (str(error) or type(error).__name__) + hint, debug=debug)
     except RuntimeError as error:
         from accelerate.utils.memory import should_reduce_batch_size
 
-        if not should_reduce_batch_size(error):
-            raise  # a bug of ours, which its traceback explains
-        return _report_error(name, f"out of memory; use a smaller batch ({error})", debug=debug)
+        if should_reduce_batch_size(error):
+            return _report_error(name, f"out of memory; use a smaller batch ({error})", debug=debug)
+        if KILLED_LOADER.search(str(error)):
+            return _report_error(
+                name,
+                "a process that loads data was killed, perhaps for lack of memory: repeat the "
+                "command (train with --resume), with fewer workers (--data.num-workers)",
+                debug=debug,
+            )
+        raise  # a bug of ours, which its traceback explains
 
 
 def _report_error(name: str, message: str, *, debug: bool) -> int:

@@ -29,7 +29,7 @@ from latentslots.concepts.clustering import (
     silhouette,
 )
 from latentslots.concepts.layouts import Layout
-from latentslots.files import atomic_folder
+from latentslots.files import atomic_folder, read_json
 from latentslots.pipelines.base import SlotPipeline
 from latentslots.pipelines.slot_output import upsample_masks
 from latentslots.visualize import grid, slot_crop
@@ -263,7 +263,7 @@ class ConceptLibrary:
         if not (folder / INFO_NAME).is_file():
             raise ValueError(f"{folder} holds no concept library: {INFO_NAME} is missing")
         try:
-            content = json.loads((folder / INFO_NAME).read_text(encoding="utf-8"))
+            content = read_json(folder / INFO_NAME)
             number = content.pop("concepts")
             content.pop("shares")
             info = LibraryInfo(**content)

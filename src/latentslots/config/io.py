@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from latentslots.config.methods import MethodConfig
 from latentslots.config.run import TrainConfig
+from latentslots.files import read_json
 
 
 class ConfigError(ValueError):
@@ -131,9 +132,9 @@ def load_config(path: str | Path) -> TrainConfig:
     """
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         raise ConfigError(f"there is no config file {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a JSON file: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
     return from_dict(values)

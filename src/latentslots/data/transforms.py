@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ID_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
-_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
+_DEPTHS = (8, 12, 16)
+"""Numbers of bits that gray values in files of 16 bits or more are taken to have."""
 _TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "PA")
 
 
@@ -79,12 +81,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any image to three channels of 8 bits.
 
     The EXIF orientation is applied. Transparent pixels become black, because files store arbitrary
-    colors below full transparency. Of 16-bit grayscale, the upper byte is kept.
+    colors below full transparency. Of grayscale of more than 8 bits, the upper 8 of the bits that
+    are used are kept; see `used_bits`.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image
-    if image.mode in _DEEP_MODES:
+    if image.mode in DEEP_MODES:
         return _shrink_depth(image).convert("RGB")
     if image.mode == "F":
         raise ValueError("a floating-point image has no fixed range: save it with 8 or 16 bits")
@@ -132,11 +135,26 @@ def check_segmentation(segmentation: Image.Image, size: tuple[int, int]) -> None
         )
 
 
-def _shrink_depth(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
+def used_bits(image: Image.Image) -> int:
+    """Tell how many bits the gray values of an image have: 8, 12 or 16.
+
+    Cameras and microscopes save 12 bits in files of 16, and some programs 8: their largest value is
+    16 or 256 times too small, and nothing in the file says so.
+
+    Raises:
+        ValueError: If the values are not in 0..65535.
+    """
+    if image.mode not in DEEP_MODES:
+        return 8
+    values = np.asarray(image)
+    lowest, highest = int(values.min()), int(values.max())
+    if lowest < 0 or highest > 65535:
         raise ValueError(
-            f"gray values of mode {image.mode!r} must be in 0..65535, "
-            f"got {values.min()}..{values.max()}"
+            f"gray values of mode {image.mode!r} must be in 0..65535, got {lowest}..{highest}"
         )
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    return next(bits for bits in _DEPTHS if highest < 2**bits)
+
+
+def _shrink_depth(image: Image.Image) -> Image.Image:
+    shift = used_bits(image) - 8
+    return Image.fromarray((np.asarray(image).astype(np.int64) >> shift).astype(np.uint8))

@@ -11,15 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
-from PIL import Image
 from torch import Tensor
 
+from latentslots.data.store.array_files import read_arrays
+from latentslots.data.store.encoding import read_ids
+from latentslots.data.store.listing import list_files, same_name
 from latentslots.data.transforms import resize_ids, to_ids
 from latentslots.evaluation.predictions import SegmentationPair
 from latentslots.metrics.contingency import LARGEST_ID
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".npy")
 ARRAYS = (".npy", ".npz")
+SEGMENTED = "ids.png"
+"""In the folder of an image that `latentslots segment` wrote: the slot of every pixel."""
+UNSEEN = 255
+"""Id, in such a file, of pixels outside of what the model sees."""
 _SUM_TOLERANCE = 1e-2
 
 
@@ -31,11 +37,13 @@ class MaskFiles:
         source: The folder or file.
         names: Names of the images: file names without their ending, or numbers.
         entries: A file or an array for each.
+        unseen: Id of pixels that the model did not see, which do not count; `None` for none.
     """
 
     source: str
     names: tuple[str, ...]
     entries: tuple[Any, ...]
+    unseen: int | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -49,12 +57,11 @@ class MaskFiles:
         entry = self.entries[self.names.index(name)]
         if isinstance(entry, np.ndarray):
             array = entry
-        elif entry.suffix == ".npy":
+        elif entry.suffix.lower() == ".npy":
             array = _load_array(entry)
         else:
             try:
-                with Image.open(entry) as image:
-                    array = to_ids(image).numpy()
+                array = to_ids(read_ids(entry)).numpy()
             except (OSError, ValueError) as error:
                 raise ValueError(f"{entry} cannot be read as a segmentation: {error}") from error
         is_ids = array.ndim == 2 and array.dtype.kind in "iub"
@@ -70,23 +77,28 @@ def open_masks(source: str | Path) -> MaskFiles:
     """Open the segmentations in a folder, in an array file, or in an archive of one array.
 
     Args:
-        source: A folder of ids as images (PNG) or as `.npy` files, one for each image; or a `.npy`
-            or `.npz` file with ids `[I, H, W]` or soft masks `[I, K, H, W]`.
+        source: A folder of ids as images (PNG) or as `.npy` files, one for each image; a `.npy` or
+            `.npz` file with ids `[I, H, W]` or soft masks `[I, K, H, W]`; or a folder that
+            `latentslots segment` wrote, with a folder for each image.
 
     Raises:
         ValueError: If the source is none of these.
     """
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        segmented = sorted(path.glob(f"*/{SEGMENTED}"))
+        if segmented:
+            names = tuple(same_name(file.parent.name) for file in segmented)
+            return MaskFiles(str(path), names, tuple(segmented), unseen=UNSEEN)
+        files = [path / name for name in list_files(path, SUFFIXES, recursive=False)]
         if not files:
             raise ValueError(f"{path} holds no masks: files ending in {', '.join(SUFFIXES)}")
-        names = [file.stem for file in files]
+        names = tuple(same_name(file.stem) for file in files)
         duplicates = sorted({name for name in names if names.count(name) > 1})
         if duplicates:
             raise ValueError(f"{path} holds two files for image {duplicates[0]}")
-        return MaskFiles(str(path), tuple(names), tuple(files))
-    if path.suffix not in ARRAYS or not path.is_file():
+        return MaskFiles(str(path), names, tuple(files))
+    if path.suffix.lower() not in ARRAYS or not path.is_file():
         raise ValueError(
             f"{path} is neither a folder of masks nor a file ending in {' or '.join(ARRAYS)}"
         )
@@ -152,6 +164,9 @@ def read_pair(
         masks.read(name), (target.shape[0], target.shape[1]), where
     )
     _check_ids(pred, where)
+    if masks.unseen is not None and (pred == masks.unseen).any():
+        seen = pred != masks.unseen
+        valid = seen if valid is None else valid & seen
     return SegmentationPair(pred, target, valid, num_slots)
 
 
@@ -185,15 +200,8 @@ def _hard_segmentation(
 
 
 def _load_array(path: Path) -> np.ndarray:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an array: {error}") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded as archive:
-        if len(archive.files) != 1:
-            raise ValueError(
-                f"{path} must hold one array, got {len(archive.files)}: {', '.join(archive.files)}"
-            )
-        return archive[archive.files[0]]
+    arrays = read_arrays(path)
+    if len(arrays) != 1:
+        names = f": {', '.join(arrays)}" if arrays else ""
+        raise ValueError(f"{path} must hold one array, got {len(arrays)}{names}")
+    return next(iter(arrays.values()))

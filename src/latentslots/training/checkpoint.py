@@ -6,7 +6,6 @@ renamed. It contains the position in the data and the random state of every proc
 process resumes it bit for bit.
 """
 
-import json
 import random
 import shutil
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentslots.files import apply_umask, sync, write_json
+from latentslots.files import apply_umask, read_json, sync, write_json
 
 STEP_DIGITS = 7
 
@@ -150,7 +149,7 @@ def load(checkpoint: Path, process_index: int, num_processes: int) -> Snapshot:
             it, for which batches and random states would not continue.
     """
     try:
-        values = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        values = read_json(checkpoint / "state.json")
         tensors = {name: load_file(checkpoint / f"{name}.safetensors") for name in values["files"]}
         if values["num_processes"] != num_processes:
             raise CheckpointError(
@@ -159,6 +158,8 @@ def load(checkpoint: Path, process_index: int, num_processes: int) -> Snapshot:
             )
         own = f"random_{process_index:04d}"
         tensors["random"] = load_file(checkpoint / f"{own}.safetensors")
-    except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint {checkpoint} is damaged: {error}") from None
     return Snapshot(tensors=tensors, values=values)

@@ -1,10 +1,11 @@
 """Uploading a finished model."""
 
-import json
 import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
+
+from latentslots.files import read_json
 
 
 def check_repo(repo_id: str) -> None:
@@ -31,7 +32,7 @@ def push_to_hub(run_dir: Path, repo_id: str, *, endpoint: str | None = None) -> 
     if not index_file.is_file():  # an autoencoder: the repository is its folder
         pipeline = pipeline / "vae"
     else:
-        index = json.loads(index_file.read_text(encoding="utf-8"))
+        index = read_json(index_file)
         local = [one["name"] for one in (index.get("pretrained") or {}).values()]
         local = [name for name in local if Path(name).is_absolute()]
         if local:

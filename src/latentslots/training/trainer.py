@@ -362,7 +362,9 @@ class Trainer:
                     f"the checkpoint {folder} was trained with another {name} (its hash is "
                     f"{before[name][:12]}, not {frozen.get(name, '')[:12]})"
                 )
-        if values.get("data", self.dataset.fingerprint) != self.dataset.fingerprint:
+        # Releases before 0.2 knew folders of images by the number of files alone.
+        same = (self.dataset.fingerprint, f"{len(self.dataset)} images")
+        if values.get("data", same[0]) not in same:
             raise checkpoint.CheckpointError(
                 f"the checkpoint {folder} was trained on other images than {self.config.data.path} "
                 "holds now; --init-from starts another run from its weights"

@@ -1,6 +1,5 @@
 """Generate images of many scenes, as files."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentslots.config.sampling import Sampling
-from latentslots.files import atomic_file, write_json
+from latentslots.files import atomic_file, read_json, write_json
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import sample_images, use_sampling
 from latentslots.pipelines.slot_output import upsample_masks
@@ -112,7 +111,7 @@ def _check_folder(output_dir: Path, provenance: dict[str, Any]) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     if facts.is_file():
         try:
-            recorded = json.loads(facts.read_text(encoding="utf-8"))
+            recorded = read_json(facts)
         except ValueError as error:
             raise ValueError(f"{facts} is damaged: {error}; name another --output-dir") from None
         changed = sorted(key for key in provenance if recorded.get(key) != provenance[key])

@@ -12,12 +12,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_image
-from latentslots.data.transforms import to_rgb
+from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_picture
+from latentslots.data.store.listing import list_files, same_name
+from latentslots.evaluation.mask_files import UNSEEN
 from latentslots.pipelines.slot_output import upsample_masks
-
-OUTSIDE = 255
-"""Id of pixels outside of the square that the model sees."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class ImageFile:
         """The slot with the largest mask in each pixel of the image; 255 outside of the square."""
         width, height = self.image.size
         left, top, right, bottom = self.square
-        ids = torch.full((height, width), OUTSIDE, dtype=torch.uint8)
+        ids = torch.full((height, width), UNSEEN, dtype=torch.uint8)
         ids[top:bottom, left:right] = self.masks(masks).argmax(dim=0).to(torch.uint8)
         return ids
 
@@ -88,7 +86,7 @@ def open_image_file(path: str | Path) -> ImageFile:
     if not path.is_file():
         raise ValueError(f"there is no image file {path}")
     try:
-        return ImageFile(path, to_rgb(read_image(path)[1]))
+        return ImageFile(path, read_picture(path)[1])
     except (OSError, ValueError) as error:
         message = str(error)
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
@@ -106,20 +104,19 @@ def find_image_files(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = list_files(path, IMAGE_SUFFIXES, recursive=False)
             if not inside:
                 raise ValueError(f"there is no image in the folder {path}")
-            found += inside
+            found += [path / name for name in inside]
         elif path.is_file():
             found.append(path)
         else:
             raise ValueError(f"there is no file or folder {path}")
     names: dict[str, Path] = {}
     for path in found:
-        if names.setdefault(path.stem, path) != path:
-            raise ValueError(
-                f"results of {names[path.stem]} and {path} would have the same name: rename one"
-            )
+        other = names.setdefault(same_name(path.stem), path)
+        if other != path:
+            raise ValueError(f"results of {other} and {path} would have the same name: rename one")
     return list(dict.fromkeys(found))
 
 

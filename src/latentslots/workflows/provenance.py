@@ -1,6 +1,5 @@
 """Provenance of results, recorded beside them, so that a later run skips existing results."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from latentslots.files import read_json
 from latentslots.fingerprint import model_fingerprint
 
 Key = TypeVar("Key")
@@ -64,7 +64,7 @@ def model_hash(pipe: Any) -> str:
 def read_facts(path: Path) -> dict[str, Any]:
     """Read what a JSON file records about a result; empty if it is missing or damaged."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        facts = read_json(path) if path.is_file() else {}
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -8,12 +8,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from latentslots import editing
+from latentslots.evaluation.mask_files import SEGMENTED, UNSEEN
 from latentslots.files import atomic_folder, check_output_dir, write_json
 from latentslots.fingerprint import content_hash
 from latentslots.pipelines.base import SlotPipeline
 from latentslots.pipelines.slot_output import SlotOutput
 from latentslots.visualize import overlay
-from latentslots.workflows.image_files import OUTSIDE, ImageFile, read_batches
+from latentslots.workflows.image_files import ImageFile, read_batches
 from latentslots.workflows.provenance import BatchResult, finished, read_facts, slot_provenance
 from latentslots.workflows.scenes import SLOTS_FILE, bounding_box, encode_files, save_scene
 
@@ -59,11 +60,11 @@ def segment_files(
 def _write(file: ImageFile, scene: SlotOutput, folder: Path, provenance: dict[str, Any]) -> None:
     """Write the results of one image."""
     ids = file.segmentation(scene.masks[0])
-    seen = (ids != OUTSIDE).numpy()
+    seen = (ids != UNSEEN).numpy()
     tinted = np.asarray(file.image).copy()
     tinted[seen] = np.asarray(overlay(file.image, ids))[seen]
     Image.fromarray(tinted).save(folder / "overlay.png")
-    Image.fromarray(ids.numpy()).save(folder / "ids.png")
+    Image.fromarray(ids.numpy()).save(folder / SEGMENTED)
     background = int(editing.background(scene.masks))
     slots = []
     for slot in range(scene.slots.shape[1]):

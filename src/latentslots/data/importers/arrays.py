@@ -1,11 +1,7 @@
 """Importing NumPy arrays: an `.npz` file of images, optionally with masks."""
 
-import gzip
-import json
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +13,13 @@ from datasets import Dataset, Value
 from PIL import Image
 
 from latentslots.data.errors import DataError
+from latentslots.data.store.array_files import read_arrays
 from latentslots.data.store.resumable import is_added, write_items
 from latentslots.data.store.rows import RESERVED_COLUMNS
 from latentslots.data.store.source_files import inspect_files, spec_fingerprint
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
+from latentslots.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -121,18 +119,10 @@ def import_arrays(
 
 
 def _read(source: Path) -> dict[str, np.ndarray]:
-    if not source.is_file():
-        raise DataError(f"there is no file {source}")
-    if source.suffix != ".npy" and not zipfile.is_zipfile(source):
-        raise DataError(f"{source} is not an .npz file, or is truncated")
-    try:
-        with source.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.lib.npyio.NpzFile):
-                return {name: content[name] for name in content.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise DataError(f"{source} cannot be read as an .npz file: {error}") from error
-    raise DataError(f"{source} holds a single array without a name: save it as an .npz file")
+    arrays = read_arrays(source)
+    if "" in arrays:
+        raise DataError(f"{source} holds a single array without a name: save it as an .npz file")
+    return arrays
 
 
 @dataclass(frozen=True)
@@ -152,13 +142,11 @@ class _Objects:
 
 
 def _read_objects(source: Path, num_images: int) -> _Objects:
-    opened = gzip.open if source.suffix == ".gz" else open
+    if not source.is_file():
+        raise DataError(f"there is no file {source}")
     try:
-        with opened(source, "rt", encoding="utf-8") as file:
-            images = json.load(file)
-    except FileNotFoundError:
-        raise DataError(f"there is no file {source}") from None
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+        images = read_json(source)
+    except ValueError as error:
         raise DataError(f"{source} cannot be read as JSON: {error}") from error
     if not isinstance(images, list) or len(images) != num_images:
         got = f"{len(images)}" if isinstance(images, list) else type(images).__name__

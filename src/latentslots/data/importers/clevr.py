@@ -4,8 +4,8 @@ Images with attributes of their objects, without masks, for training and probing
 is another data set (`latentslots.data.importers.multi_object`).
 """
 
-import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 from datasets import ClassLabel, List, Value
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import read_image
+from latentslots.data.store.encoding import read_picture
 from latentslots.data.store.resumable import is_written, write_items
 from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
+from latentslots.files import read_json
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 FEATURES: dict[str, Any] = {
@@ -104,7 +105,7 @@ def _scenes(root: Path, name: str) -> list[tuple[Path, dict[str, Any] | None]]:
     if not file.is_file():
         raise DataError(f"there is no file {file}")
     try:
-        scenes = json.loads(file.read_text(encoding="utf-8"))["scenes"]
+        scenes = read_json(file)["scenes"]
         attributes = {
             scene["image_filename"]: {
                 name: [thing[name] for thing in scene["objects"]] for name in FEATURES
@@ -113,6 +114,10 @@ def _scenes(root: Path, name: str) -> list[tuple[Path, dict[str, Any] | None]]:
         }
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is not a file of CLEVR's scenes: {error!r}") from error
+    counts = Counter(scene["image_filename"] for scene in scenes)
+    twice = next((file_name for file_name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{file} lists two scenes of the image {twice}")
     unmatched = sorted(set(images) ^ set(attributes))
     if unmatched:
         other = file if unmatched[0] in images else folder
@@ -125,8 +130,8 @@ def _rows(
     items: Sequence[tuple[str, dict[str, Any] | None, int | None]],
 ) -> Iterator[dict[str, Any]]:
     for path, attributes, resolution in items:
-        encoded, decoded = read_image(path)
+        encoded, decoded = read_picture(path)
         image: Any = encoded
         if resolution is not None:
-            image, _ = ResizeCenterCrop(resolution)(decoded.convert("RGB"), None)
+            image, _ = ResizeCenterCrop(resolution)(decoded, None)
         yield {"image": image, "attributes": attributes, "source": Path(path).name}

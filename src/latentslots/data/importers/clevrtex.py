@@ -3,7 +3,6 @@
 A scene is three files: the image, its ids as a palette PNG, and a JSON file of its objects.
 """
 
-import json
 import logging
 import os
 import re
@@ -17,11 +16,12 @@ from datasets import ClassLabel, List, Value
 from PIL import Image
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import read_image
+from latentslots.data.store.encoding import read_ids, read_picture
 from latentslots.data.store.resumable import is_written, write_items
 from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
+from latentslots.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _divide(scenes: Sequence[Path], variant: str) -> dict[str, Sequence[Path]]:
 
 def _read(scene: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(scene.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(scene)
         content["objects"].sort(key=lambda thing: thing["index"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{scene} is not a scene of CLEVRTex: {error!r}") from error
@@ -223,8 +223,8 @@ def scene_row(scene: Path, options: ClevrTexOptions) -> dict[str, Any]:
     """
     content = _read(scene)
     image_file, ids_file = _files(scene)
-    encoded, decoded = read_image(image_file)
-    ids = read_image(ids_file)[1]
+    encoded, decoded = read_picture(image_file)
+    ids = read_ids(ids_file)
     if ids.mode != "P":
         raise DataError(
             f"{ids_file} must be a palette PNG, got mode {ids.mode}: a conversion has lost its ids"
@@ -233,8 +233,12 @@ def scene_row(scene: Path, options: ClevrTexOptions) -> dict[str, Any]:
     numbers = np.asarray(ids)
     renumbered = np.zeros(256, np.uint8)
     try:
-        renumbered[[thing["index"] for thing in things]] = np.arange(1, len(things) + 1)
-        unknown = set(np.unique(numbers).tolist()) - {0, *(thing["index"] for thing in things)}
+        indices = [thing["index"] for thing in things]
+        valid = all(type(index) is int and 1 <= index <= 255 for index in indices)
+        if not valid or len(set(indices)) < len(indices):
+            raise ValueError(f"the indices of objects must be different, in 1..255, got {indices}")
+        renumbered[indices] = np.arange(1, len(things) + 1)
+        unknown = set(np.unique(numbers).tolist()) - {0, *indices}
         attributes = {
             **{
                 name: [str(thing.get(name, "none")) for thing in things]
@@ -251,7 +255,7 @@ def scene_row(scene: Path, options: ClevrTexOptions) -> dict[str, Any]:
     image: Any = encoded
     mask: Any = Image.fromarray(renumbered[numbers])
     if options.crop is not None or options.resolution is not None:
-        image = decoded.convert("RGB")
+        image = decoded
         if options.crop is not None:
             if image.size != (320, 240):
                 raise DataError(f"{image_file} is {image.size[0]}x{image.size[1]}, not 320x240")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from datasets import ClassLabel, List, Value
 from jaxtyping import Bool, Int
-from PIL import Image, ImageOps
+from PIL import Image
 
 from latentslots.data.errors import DataError
 from latentslots.data.importers.boxes import bounding_box
@@ -25,11 +25,11 @@ from latentslots.data.importers.coco_annotations import (
     read_annotations,
 )
 from latentslots.data.importers.coco_shapes import decode_shape
-from latentslots.data.store.encoding import ids_to_image, read_image
+from latentslots.data.store.encoding import ids_to_image, read_ids, read_picture
 from latentslots.data.store.resumable import is_written, write_items
 from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
-from latentslots.data.transforms import ResizeCenterCrop, to_rgb
+from latentslots.data.transforms import ResizeCenterCrop
 
 SPLITS = {"train": "train2017", "validation": "val2017"}
 LICENSE = "annotations: CC-BY-4.0; of every image, see the column license"
@@ -192,8 +192,8 @@ def image_row(annotated: AnnotatedImage, options: CocoOptions) -> dict[str, Any]
     Raises:
         DataError: If a file is broken, or annotations and image do not match.
     """
-    encoded, decoded = read_image(annotated.path)
-    width, height = ImageOps.exif_transpose(decoded).size
+    encoded, decoded = read_picture(annotated.path)
+    width, height = decoded.size
     if (width, height) != (annotated.width, annotated.height):
         raise DataError(
             f"{annotated.path} is {width}x{height} pixels after its EXIF rotation, but its "
@@ -213,7 +213,7 @@ def image_row(annotated: AnnotatedImage, options: CocoOptions) -> dict[str, Any]
     segmentation: Any = ids
     ignore: Any = not_scored.astype(np.uint8)
     if options.resolution is not None:
-        crop, pixels = ResizeCenterCrop(options.resolution), to_rgb(decoded)
+        crop, pixels = ResizeCenterCrop(options.resolution), decoded
         image, segmentation = crop(pixels, ids_to_image(ids))
         ids = np.asarray(segmentation)
         _, ignore = crop(pixels, Image.fromarray(ignore))
@@ -269,7 +269,7 @@ def _read_panoptic(
 
     An id is R + 256 G + 65536 B.
     """
-    decoded = read_image(annotated.png)[1]
+    decoded = read_ids(annotated.png)
     if decoded.mode != "RGB" or decoded.size != (annotated.width, annotated.height):
         raise DataError(
             f"{annotated.png} must be an RGB image of {annotated.width}x{annotated.height} pixels, "

@@ -5,8 +5,8 @@ the same numbers, `00000000_segment.png` and `00000000_instances.json`. SlotDiff
 `MOVi-E/train/00000000/000000.jpg` beside `000000_mask.png`.
 """
 
-import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,12 @@ import numpy as np
 from datasets import List, Value
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import read_image
+from latentslots.data.store.encoding import read_ids, read_picture
 from latentslots.data.store.resumable import is_written, write_items
 from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop, check_segmentation
+from latentslots.files import read_json
 
 SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 """Names of each split in such folders."""
@@ -136,7 +137,7 @@ def _splits(root: Path, kind: str) -> dict[str, Path]:
 
 def _lsd_frames(folder: Path) -> list[_Frame]:
     frames = []
-    for image in sorted((folder / "images").glob("*/*_image.png")):
+    for image in _visible((folder / "images").glob("*/*_image.png")):
         video, stem = image.parent.name, image.name.removesuffix("_image.png")
         labels = folder / "labels" / video
         if not stem.isdigit():
@@ -150,7 +151,7 @@ def _lsd_frames(folder: Path) -> list[_Frame]:
                 labels=str(labels / f"{stem}_instances.json"),
             )
         )
-    return _checked(frames, folder, (folder / "labels").glob("*/*_segment.png"))
+    return _checked(frames, folder, _visible((folder / "labels").glob("*/*_segment.png")))
 
 
 def _slotdiffusion_frames(folder: Path) -> list[_Frame]:
@@ -161,10 +162,15 @@ def _slotdiffusion_frames(folder: Path) -> list[_Frame]:
             video=image.parent.name,
             number=int(image.stem),
         )
-        for image in sorted(folder.glob("*/*.jpg"))
+        for image in _visible(folder.glob("*/*.jpg"))
         if image.stem.isdigit()
     ]
-    return _checked(frames, folder, folder.glob("*/*_mask.png"))
+    return _checked(frames, folder, _visible(folder.glob("*/*_mask.png")))
+
+
+def _visible(paths: Iterable[Path]) -> list[Path]:
+    """Sort paths, without hidden files such as those that macOS adds to archives."""
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def _checked(frames: list[_Frame], folder: Path, masks: Iterable[Path]) -> list[_Frame]:
@@ -174,6 +180,10 @@ def _checked(frames: list[_Frame], folder: Path, masks: Iterable[Path]) -> list[
     if unmatched:
         more = f", nor have {len(unmatched) - 1} others" if len(unmatched) > 1 else ""
         raise DataError(f"{unmatched[0]} has no image{more}")
+    counts = Counter((frame.video, frame.number) for frame in frames)
+    for (video, number), count in counts.items():
+        if count > 1:
+            raise DataError(f"{folder} holds {count} images of frame {number} of {video}")
     for frame in frames:
         for file in (frame.mask, frame.labels):
             if file and not Path(file).is_file():
@@ -188,7 +198,7 @@ def _read(labels: str) -> dict[str, list[Any]]:
     visible for frame t. For CLEVR with masks, the first entry, the background, is dropped too.
     """
     try:
-        content = json.loads(Path(labels).read_text(encoding="utf-8"))
+        content = read_json(Path(labels))
         lists = {name: values for name, values in content.items() if isinstance(values, list)}
     except (ValueError, AttributeError) as error:
         raise DataError(f"{labels} does not list objects: {error!r}") from error
@@ -220,14 +230,14 @@ def _rows(
     items: Sequence[tuple[_Frame, int | None, tuple[str, ...]]],
 ) -> Iterator[dict[str, Any]]:
     for frame, resolution, names in items:
-        encoded, decoded = read_image(frame.image)
-        mask = read_image(frame.mask)[1]
+        encoded, decoded = read_picture(frame.image)
+        mask = read_ids(frame.mask)
         try:
             check_segmentation(mask, decoded.size)
             image: Any = encoded
             ids: Any = mask
             if resolution is not None:
-                image, ids = ResizeCenterCrop(resolution)(decoded.convert("RGB"), ids)
+                image, ids = ResizeCenterCrop(resolution)(decoded, ids)
         except ValueError as error:
             raise DataError(f"{frame.mask} cannot be used: {error}") from error
         row = {

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_image
+from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_picture
+from latentslots.data.store.listing import list_files
 from latentslots.data.store.resumable import is_written, write_items
 from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
@@ -89,8 +90,8 @@ def _images(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
     found: dict[int, Path] = {}
-    for path in folder.rglob("*"):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit():
+    for path in (folder / name for name in list_files(folder, IMAGE_SUFFIXES)):
+        if path.stem.isdigit():
             if int(path.stem) in found:
                 raise DataError(
                     f"{folder} holds number {int(path.stem)} twice: {found[int(path.stem)]} and "
@@ -104,8 +105,8 @@ def _images(folder: Path) -> dict[int, Path]:
 
 def _rows(items: Sequence[tuple[str, int | None]]) -> Iterator[dict[str, Any]]:
     for path, resolution in items:
-        encoded, decoded = read_image(path)
+        encoded, decoded = read_picture(path)
         image: Any = encoded
         if resolution is not None:
-            image, _ = ResizeCenterCrop(resolution)(decoded.convert("RGB"), None)
+            image, _ = ResizeCenterCrop(resolution)(decoded, None)
         yield {"image": image, "source": Path(path).name}

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import read_image
+from latentslots.data.store.encoding import read_ids, read_picture
 from latentslots.data.store.folder import find_images, group_of, split_files
+from latentslots.data.store.listing import same_name
 from latentslots.data.store.resumable import is_added, write_items
 from latentslots.data.store.source_files import inspect_files, spec_fingerprint
 from latentslots.data.store.writer import StoreWriter
@@ -220,11 +221,11 @@ def _divide(
 def _read(
     path: str, mask: str | None, crop: ResizeCenterCrop | None
 ) -> tuple[bytes | Image.Image, Image.Image | None]:
-    encoded, image = read_image(path)
-    ids = None if mask is None else read_image(mask)[1]
+    encoded, image = read_picture(path)
+    ids = None if mask is None else read_ids(mask)
     try:
         if ids is not None:
-            check_segmentation(ids, ImageOps.exif_transpose(image).size)
+            check_segmentation(ids, image.size)
         return (encoded, ids) if crop is None else crop(image, ids)
     except ValueError as error:
         raise DataError(f"{mask or path} cannot be used: {error}") from error
@@ -270,7 +271,7 @@ def _natural_order(file: str) -> list[tuple[int, str]]:
 
 
 def _stem(file: str) -> str:
-    return PurePosixPath(file).with_suffix("").as_posix()
+    return same_name(PurePosixPath(file).with_suffix("").as_posix())
 
 
 def _list_some(names: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ frame with its segmentation, the camera's pose, and the attributes of all object
 object `i` has the id `i + 1`.
 """
 
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from latentslots.data.importers.tfrecord import Feature, TFRecordError, parse_ex
 from latentslots.data.store.resumable import Workers, is_written, write_blocks
 from latentslots.data.store.source_files import SourceFiles
 from latentslots.data.store.writer import StoreWriter
+from latentslots.files import read_json
 from latentslots.fingerprint import text_sha256
 
 BUCKET = "https://storage.googleapis.com/kubric-public/tfds"
@@ -121,7 +121,7 @@ def _listed_lengths(folder: Path, split: str, count: int) -> tuple[int, ...]:
 def _read_info(file: Path, name: str) -> list[dict[str, Any]]:
     """Read the entries of the splits in a `dataset_info.json`."""
     try:
-        splits: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["splits"]
+        splits: list[dict[str, Any]] = read_json(file)["splits"]
         for split in splits:
             split["name"], list(map(int, split["shardLengths"])), int(split.get("numBytes", 0))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

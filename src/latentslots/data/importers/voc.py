@@ -6,6 +6,7 @@ Masks are palette PNGs of objects (`SegmentationObject`) and of classes (`Segmen
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ from PIL import Image
 
 from latentslots.data.errors import DataError
 from latentslots.data.importers.boxes import bounding_box
-from latentslots.data.store.encoding import encode_ids, read_image
+from latentslots.data.store.encoding import encode_ids, read_ids, read_picture
 from latentslots.data.store.resumable import is_written, write_items
 from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
 from latentslots.data.transforms import ResizeCenterCrop
+from latentslots.files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -142,10 +144,17 @@ def _names(root: Path, name: str) -> list[str]:
         if name == "trainaug":
             hint = "; it is not part of VOC: download SBD's list, or use --lists train=train"
         raise DataError(f"there is no file {file}{hint}")
+    try:
+        lines = read_text(file).splitlines()
+    except ValueError as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
     # Some copies of trainaug list the paths of images and masks instead of names.
-    names = [Path(line.split()[0]).stem for line in file.read_text().splitlines() if line.strip()]
+    names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if not names:
         raise DataError(f"{file} lists no image")
+    twice = next((one for one, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{file} lists the image {twice} twice")
     for one in names:
         if not _image(root, one).is_file():
             raise DataError(f"{file} lists the image {one}, which is not in {root / 'JPEGImages'}")
@@ -181,7 +190,7 @@ def image_row(root: Path, name: str, options: VocOptions) -> dict[str, Any]:
         DataError: If a file is broken, or image and masks do not match.
     """
     path = _image(root, name)
-    encoded, decoded = read_image(path)
+    encoded, decoded = read_picture(path)
     objects, classes = _masks(root, name)
     size = (decoded.height, decoded.width)
     ids = np.zeros(size, np.uint8)
@@ -203,7 +212,7 @@ def image_row(root: Path, name: str, options: VocOptions) -> dict[str, Any]:
     ignore: Any = void.astype(np.uint8)
     class_map: Any = Image.fromarray(_classes(root, name, size))
     if options.resolution is not None:
-        crop, pixels = ResizeCenterCrop(options.resolution), decoded.convert("RGB")
+        crop, pixels = ResizeCenterCrop(options.resolution), decoded
         image, segmentation = crop(pixels, Image.fromarray(ids))
         ids = np.asarray(segmentation)
         _, ignore = crop(pixels, Image.fromarray(ignore))
@@ -228,7 +237,7 @@ def _classes(root: Path, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, 
         return _palette(of_voc, size)
     if not of_sbd.is_file():
         return np.full(size, VOID, np.uint8)
-    mask = read_image(of_sbd)[1]  # gray values instead of a palette
+    mask = read_ids(of_sbd)  # gray values instead of a palette
     if mask.mode not in ("L", "P") or (mask.height, mask.width) != size:
         raise DataError(
             f"{of_sbd} must hold ids of {size[1]}x{size[0]} pixels, got {mask.mode} of "
@@ -240,7 +249,7 @@ def _classes(root: Path, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, 
 def _palette(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    mask = read_image(path)[1]
+    mask = read_ids(path)
     if mask.mode != "P":
         raise DataError(
             f"{path} must be a palette PNG, got mode {mask.mode}: a conversion has lost its ids"

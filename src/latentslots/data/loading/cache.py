@@ -7,7 +7,6 @@ key is refused. Row i belongs to row i of the data set.
 `latentslots.data.loading.cache_writer` writes caches.
 """
 
-import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latentslots.data.errors import DataError
+from latentslots.files import read_json
 
 PLAIN, FLIP = "plain", "flip"
 MANIFEST_NAME = "cache.json"
@@ -159,9 +159,9 @@ def read_key(folder: Path) -> CacheKey | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content.get("format_version") == 1:  # held latents only, with the model as `vae`
             content |= {"model": content["vae"], "holds": "latents"}
         return CacheKey(**{field.name: content[field.name] for field in fields(CacheKey)})
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged, or not the key of a cache: {error}") from error

@@ -3,7 +3,6 @@
 The official code computes both for every image at every step, the largest fixed cost of training.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -36,7 +35,7 @@ from latentslots.data.loading.cache import (
 )
 from latentslots.data.loading.loader import ImageDataset
 from latentslots.data.store.reader import dataset_fingerprint
-from latentslots.files import publish, write_json
+from latentslots.files import publish, read_json, write_json
 from latentslots.fingerprint import model_fingerprint
 
 __all__ = ["FeatureCache", "LatentCache", "cache_features", "cache_latents", "model_fingerprint"]
@@ -146,6 +145,14 @@ def _cache(
     )
 
 
+def remove_outdated(path: Path, dataset: Dataset) -> None:
+    """Remove the cache that belongs to a run if it is of other images, so that it is made anew."""
+    made = read_key(path / PLAIN)
+    if made is not None and made.dataset != dataset_fingerprint(dataset):
+        logger.warning("%s was made from other images, or by an older release: made anew", path)
+        shutil.rmtree(path)
+
+
 @contextmanager
 def _locked(path: Path, folder: str) -> Iterator[None]:
     """Lock a folder, so that one process at a time writes it while the others wait."""
@@ -248,7 +255,7 @@ class _Job:
     def _resume(self) -> None:
         progress = self.partial / _PROGRESS_NAME
         if progress.is_file():
-            content = json.loads(progress.read_text(encoding="utf-8"))
+            content = read_json(progress)
             if content["key"] == asdict(self.key):
                 self.num_done = content["num_done"]
             else:

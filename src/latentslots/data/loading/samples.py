@@ -8,7 +8,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import DECODING_ERRORS, decode
+from latentslots.data.store.encoding import DECODING_ERRORS, decode, decode_ids
 from latentslots.data.transforms import ResizeCenterCrop, hflip, to_ids, to_pixel_values
 
 Sample = dict[str, Tensor]
@@ -50,7 +50,12 @@ class SampleReader:
             if column in self.columns and row[column] is None:
                 raise DataError(f"{where} has no {column}")
         present = [column for column in self.columns if row[column] is not None]
-        decoded = {c: decode(row[c], where=f"{where}, {c}") for c in present}
+        decoded = {
+            column: (decode if column == "image" else decode_ids)(
+                row[column], where=f"{where}, {column}"
+            )
+            for column in present
+        }
         try:
             image, ids = self._transform(decoded["image"], decoded.get("segmentation"), flip)
             sample = {"pixel_values": to_pixel_values(image)}

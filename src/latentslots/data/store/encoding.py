@@ -1,6 +1,7 @@
 """Encoding and decoding of images, as files and Parquet columns hold them."""
 
 import io
+import logging
 import os
 import struct
 import zlib
@@ -12,7 +13,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from latentslots.data.errors import DataError
-from latentslots.data.transforms import to_rgb
+from latentslots.data.transforms import DEEP_MODES, to_rgb, used_bits
+
+logger = logging.getLogger(__name__)
 
 # All errors that PIL is known to raise for broken files. Any other error is a bug of this package
 # and must surface as one.
@@ -27,7 +30,17 @@ DECODING_ERRORS = (
 )
 COMPRESS_LEVEL = 4
 """Level of PNGs: 2.6 times as fast as the default of 6, with 5 % more bytes for textured scenes."""
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff",
+    ".avif", ".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".gif", ".mpo",
+)  # fmt: skip
+"""Endings of images, as far as PIL reads them."""
+LOSSY_FORMATS = ("JPEG", "MPO", "AVIF", "JPEG2000")
+"""Formats of images whose pixels are not those that were saved, apart from WebP."""
+_WEBP_HEADER = 4096
+_DARKEST = 16
+"""Largest value, of 8 bits, in an image of three channels that is all but black: its 16 bits per
+channel hold 12 or fewer."""
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 
@@ -62,6 +75,7 @@ def encode_ids(ids: ImageLike) -> bytes:
         ids: Encoded bytes, a PIL image of ids, or an integer or boolean array [H, W].
     """
     if isinstance(ids, Encoded):
+        refuse_lossy(bytes(ids))
         return bytes(ids)
     if isinstance(ids, Image.Image):
         ids = np.asarray(ids)
@@ -131,10 +145,53 @@ def decode(cell: Mapping[str, Any], *, where: str) -> Image.Image:
     try:
         encoded = Path(path).read_bytes() if encoded is None else encoded
         image = Image.open(io.BytesIO(encoded))
+        is_deep = len(image.getbands()) >= 3 and any(";16" in str(tile) for tile in image.tile)
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         image.load()
     except DECODING_ERRORS as error:
         raise DataError(f"{name} cannot be decoded: {_reason(error)}") from error
+    if pages > 1:
+        raise DataError(f"{name} has {pages} pages: save each of them as a file")
+    if is_deep and np.asarray(image)[..., :3].max() < _DARKEST:
+        raise DataError(
+            f"{name} has 16 bits per channel, of which no more than 12 are used, so that it would "
+            "be black: save it with 8 bits"
+        )
     return image
+
+
+def decode_ids(cell: Mapping[str, Any], *, where: str) -> Image.Image:
+    """Decode one cell of a column of ids.
+
+    Raises:
+        DataError: If it is missing, broken, or was saved in a lossy format, so that its values are
+            no ids any more.
+    """
+    image = decode(cell, where=where)
+    encoded = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+    try:
+        refuse_lossy(encoded)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return image
+
+
+def refuse_lossy(encoded: bytes) -> None:
+    """Refuse encoded ids in a format that changes values; the content counts, not the ending.
+
+    Raises:
+        DataError: If the format is lossy.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            name = image.format
+    except DECODING_ERRORS:
+        return  # which is reported where they are decoded
+    # Lossless WebP is in a chunk VP8L; the lossy one is VP8 and a space.
+    if name in LOSSY_FORMATS or (name == "WEBP" and b"VP8 " in encoded[:_WEBP_HEADER]):
+        raise DataError(
+            f"ids cannot be in a file of the format {name}, which changes them: save PNG instead"
+        )
 
 
 def read_image(path: str | os.PathLike[str]) -> tuple[bytes, Image.Image]:
@@ -145,6 +202,32 @@ def read_image(path: str | os.PathLike[str]) -> tuple[bytes, Image.Image]:
     """
     encoded = Path(path).read_bytes()
     return encoded, decode({"bytes": encoded, "path": None}, where=str(path))
+
+
+def read_picture(path: str | os.PathLike[str]) -> tuple[bytes, Image.Image]:
+    """Read an image file as `to_rgb` converts it: its bytes and the upright RGB image.
+
+    Raises:
+        DataError: If the file is broken, or has pixels that cannot be converted.
+    """
+    encoded, image = read_image(path)
+    try:
+        converted, bits = to_rgb(image), used_bits(image)
+    except DECODING_ERRORS as error:
+        raise DataError(f"{path} cannot be used: {error}") from error
+    if image.mode in DEEP_MODES and bits < 16:
+        logger.warning("%s has gray values of %d bits in a file of 16 or more", path, bits)
+    return encoded, converted
+
+
+def read_ids(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a segmentation: an image whose gray values or palette indices are ids.
+
+    Raises:
+        DataError: If the file is broken, or was saved in a lossy format.
+    """
+    encoded = Path(path).read_bytes()
+    return decode_ids({"bytes": encoded, "path": None}, where=str(path))
 
 
 def _png(image: Image.Image) -> bytes:

@@ -9,6 +9,8 @@ from datasets.splits import NamedSplit
 
 from latentslots.data.errors import DataError, UnknownSplitError
 from latentslots.data.store.encoding import IMAGE_SUFFIXES
+from latentslots.data.store.listing import list_files, same_name
+from latentslots.fingerprint import files_sha256, text_sha256
 
 _SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 
@@ -16,20 +18,15 @@ _SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "tes
 def find_images(root: Path, glob: str | None = None) -> list[str]:
     """List the images below a folder, sorted, as paths relative to it.
 
+    See `list_files`.
+
     Args:
         root: The folder.
-        glob: A pattern such as `images/**/*.png`; by default every image at any depth. Files and
-            folders whose name starts with a dot are left out.
+        glob: A pattern such as `images/**/*.png`; by default every image at any depth.
     """
     if glob is not None and (not glob or glob.startswith("/")):
         raise DataError(f"a glob must be relative to the folder, got {glob!r}")
-    relative = (path.relative_to(root) for path in root.glob(glob or "**/*") if path.is_file())
-    images = sorted(
-        path.as_posix()
-        for path in relative
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.parts)
-    )
+    images = list_files(root, IMAGE_SUFFIXES, glob=glob)
     if not images:
         condition = f"matches the glob {glob!r}" if glob else "is an image"
         raise DataError(f"no file in {root} {condition} (one of {', '.join(IMAGE_SUFFIXES)})")
@@ -157,9 +154,7 @@ def _rank(group: str, seed: int) -> bytes:
 
 
 def _files_fingerprint(root: Path, files: Sequence[str]) -> str:
-    """Hash of names, sizes and modification times."""
-    digest = hashlib.sha256()
-    for file in files:
-        state = (root / file).stat()
-        digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:32]
+    """Hash of names and contents: a copy is the same data."""
+    hashes = files_sha256(root / file for file in files)
+    lines = [f"{same_name(file)}\0{sha}" for file, sha in zip(files, hashes, strict=True)]
+    return text_sha256("\n".join(lines))[:32]

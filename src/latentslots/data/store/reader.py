@@ -11,13 +11,18 @@ A store is a folder `<path>/<split>/part-00000.parquet` beside a `dataset_info.j
 `latentslots.data.store.writer` writes stores.
 """
 
+import atexit
+import logging
 import os
 import re
 from collections.abc import Sequence
+from functools import cache
 from glob import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Literal, overload
 
+import datasets
 from datasets import Dataset, IterableDataset
 from datasets.splits import NamedSplit
 
@@ -26,6 +31,8 @@ from latentslots.data.errors import DataError, UnknownSplitError
 from latentslots.data.store.folder import folder_splits, load_folder
 from latentslots.data.store.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
 from latentslots.fingerprint import text_sha256
+
+logger = logging.getLogger(__name__)
 
 BUNDLED_SCENES = "scenes"
 _PARTIAL_SPLIT = re.compile(r"\.(\w+)(\.\w+)?\.partial")
@@ -175,9 +182,32 @@ def _load_store(path: str, split: str, *, streaming: bool) -> Dataset | Iterable
     # With the fingerprint in the configuration's name, HF datasets converts a rewritten store
     # again, even if the time stamps of its files did not change.
     dataset = Dataset.from_parquet(
-        files, split=NamedSplit(split), config_name=f"store-{fingerprint}"
+        files,
+        split=NamedSplit(split),
+        config_name=f"store-{fingerprint}",
+        cache_dir=_cache_dir(),
     )
     return Dataset(dataset.data, info=dataset.info, split=dataset.split, fingerprint=fingerprint)
+
+
+@cache
+def _cache_dir() -> str:
+    """The cache of HF datasets, or a temporary folder if that cannot be written to."""
+    folder = Path(datasets.config.HF_DATASETS_CACHE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError:
+        temporary = TemporaryDirectory(prefix="latentslots-", ignore_cleanup_errors=True)
+        atexit.register(temporary.cleanup)
+        logger.warning(
+            "%s cannot be written to: %s takes its place until this program ends; set HF_HOME to a "
+            "folder that can be written to",
+            folder,
+            temporary.name,
+        )
+        return temporary.name
 
 
 def _check_folder(path: str, hint: str | None) -> None:

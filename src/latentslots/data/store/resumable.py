@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -184,7 +185,8 @@ def write_blocks(
 
     Raises:
         DataError: If the folder cannot be written to, existing blocks are of other data, a row is
-            invalid, or the disk is full or will be. Complete blocks are kept for resuming.
+            invalid, the disk is full or will be, or a process is killed. Complete blocks are kept
+            for resuming.
     """
     folder = _open_folder(writer, {**spec, "source": os.fspath(source)})
     files = {name: folder / f"{name}.parquet" for name in blocks}
@@ -253,6 +255,11 @@ def _make_blocks(jobs: Sequence[tuple[Any, ...]], workers: Workers) -> Iterable[
         try:
             for result in results:
                 yield result.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker process ended, killed perhaps for lack of memory: repeat the command, "
+                "which goes on from what is complete, with fewer workers"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

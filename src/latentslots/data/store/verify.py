@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm.auto import tqdm
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import decode
+from latentslots.data.store.encoding import DECODING_ERRORS, decode, decode_ids
 from latentslots.data.store.manifest import Shard, has_manifest, read_manifest
-from latentslots.data.transforms import check_segmentation
+from latentslots.data.transforms import check_segmentation, to_rgb
 from latentslots.fingerprint import file_sha256
 
 MASK_COLUMNS = {"segmentation", "ignore"}
@@ -79,11 +79,17 @@ def _row_errors(row: dict[str, Any], where: str) -> Iterator[str]:
         if not isinstance(cell, dict) or set(cell) != {"bytes", "path"}:
             continue
         try:
-            images[column] = decode(cell, where=f"{where}, {column}")
+            decoded = (decode_ids if column in MASK_COLUMNS else decode)(
+                cell, where=f"{where}, {column}"
+            )
+            images[column] = to_rgb(decoded) if column == "image" else decoded
         except DataError as error:
             yield str(error)
             return
-    size = ImageOps.exif_transpose(images["image"]).size
+        except DECODING_ERRORS as error:
+            yield f"{where}, {column} cannot be used: {error}"
+            return
+    size = images["image"].size
     for column in MASK_COLUMNS & set(images):
         try:
             check_segmentation(images[column], size)

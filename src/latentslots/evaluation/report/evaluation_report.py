@@ -16,7 +16,7 @@ from latentslots.evaluation.painted import PaintedReport
 from latentslots.evaluation.probing import ProbeReport
 from latentslots.evaluation.segmentation import SegmentationReport
 from latentslots.evaluation.shifts import ShiftReport
-from latentslots.files import atomic_file, write_text
+from latentslots.files import atomic_file, read_json, write_text
 from latentslots.metrics.image_scores import ImageScores, scores_from_columns
 
 REPORT_FORMAT = 2
@@ -168,11 +168,11 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     path = path / REPORT_FILE if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise ValueError(f"there is no report {path}") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error}") from error
     for name in ("format", "conditions"):
         if not isinstance(content, dict) or name not in content:
             raise ValueError(f"{path} is not a report: the field {name!r} is missing")
