@@ -185,7 +185,7 @@ class TestEdit:
         before = pipe.encode(image, generator=torch.Generator().manual_seed(0)).slots
         folder = out / path.stem
         after = load_scene(folder / "slots.safetensors", pipe.fingerprint()).slots
-        assert opened(folder / "edited.png").size == (32, 32)
+        assert opened(folder / "edited.png").size == image.size
         assert opened(folder / "strip.png").width > 96
         return {"before": before, "after": after}
 
@@ -237,6 +237,45 @@ class TestEdit:
         found = self.edit(model, images_dir / "wide.jpg", tmp_path / "edited", *words)
         kept = [k for k in range(4) if k != expected]
         torch.testing.assert_close(found["after"], found["before"][:, kept])
+
+    def test_an_area_is_edited_at_the_size_of_the_image(
+        self, model: str, images_dir: Path, tmp_path: Path
+    ) -> None:
+        """Pixels of --at and of the result are those of the whole image."""
+        path, out = images_dir / "wide.jpg", tmp_path / "out"
+        command = ["edit", model, str(path), "--output-dir", str(out), *STEPS]
+        words = ["--area", "50,10,40,40", "--at", "70,30", "--remove", "at"]
+        assert main([*command, *words]) == 0
+        before, after = np.asarray(opened(path)), np.asarray(opened(out / "wide" / "edited.png"))
+        inside = np.zeros(before.shape[:2], bool)
+        inside[10:50, 50:90] = True
+        assert (after[~inside] == before[~inside]).all()
+        assert (after[inside] != before[inside]).any()
+        assert json.loads((out / "wide" / "edited.json").read_text())["area"] == [50, 10, 90, 50]
+        assert main([*command, *words, "--model-size"]) == 0
+        assert opened(out / "wide" / "edited.png").size == (32, 32)
+
+    @pytest.mark.parametrize(
+        ("area", "message"),
+        [
+            ("50,10,40", "an area is X,Y,W,H, such as 300,120,400,400, got '50,10,40'"),
+            ("50,10,40,30", "an area must be a square"),
+            ("60,10,40,40", "must lie in the image of 96 x 64 pixels, got x from 60 to 100"),
+        ],
+    )
+    def test_areas_that_are_none(
+        self,
+        model: str,
+        images_dir: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        area: str,
+        message: str,
+    ) -> None:
+        command = ["edit", model, str(images_dir / "wide.jpg"), "--output-dir", str(tmp_path / "o")]
+        assert main([*command, "--remove", "1", "--area", area]) == 2
+        assert message in capsys.readouterr().err
+        assert not [*tmp_path.glob("o/*")]
 
     def test_saved_slots_and_their_masks_are_used(
         self, model: str, images_dir: Path, tmp_path: Path
@@ -502,6 +541,6 @@ def test_images_that_cannot_be_used_are_named(
     Image.fromarray(np.random.rand(32, 32).astype(np.float32), mode="F").save(images_dir / "f.tiff")
     assert main(["segment", model, str(images_dir), "--output-dir", str(tmp_path / "out")]) == 2
     assert (
-        f"{images_dir / 'f.tiff'}: a floating-point image has no fixed" in capsys.readouterr().err
+        f"{images_dir / 'f.tiff'} cannot be used: a floating-point image" in capsys.readouterr().err
     )
     assert (tmp_path / "out" / "p0" / "ids.png").is_file()

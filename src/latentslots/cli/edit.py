@@ -49,6 +49,11 @@ class Edit:
     number is printed."""
     slots: str = ""
     """slots.safetensors with the image's slots, instead of encoding it."""
+    area: str = ""
+    """X,Y,W,H in pixels of the image: the square that is edited, so that small objects fill it; by
+    default the largest one in the center. Other edits can follow in other squares."""
+    model_size: bool = False
+    """Write the edited square at the size of the model, instead of the whole image at its own."""
     invert: bool = False
     """Start from the noise that the image itself comes from (DDIM inversion), instead of random
     noise."""
@@ -70,7 +75,7 @@ def run(arguments: list[str]) -> int:
     from pathlib import Path
 
     from latentslots.cli.model import load_pipeline
-    from latentslots.workflows.edit import EditArguments, edit_files
+    from latentslots.workflows.edit import EditArguments, edit_files, parse_area
     from latentslots.workflows.image_files import find_image_files
 
     names = ("remove", "replace", "insert", "place", "move", "scale", "swap_background")
@@ -84,9 +89,10 @@ def run(arguments: list[str]) -> int:
     paths = find_image_files(options.images)
     if options.slots and len(paths) > 1:
         raise ValueError(f"--slots holds the slots of one image, but there are {len(paths)}")
+    area = parse_area(options.area) if options.area else None
     pipe = load_pipeline(options.run, options.inference, options.sampling)
     if not changes:
-        return _print_slots(options, pipe, paths)
+        return _print_slots(options, pipe, paths, area)
     out = Path(options.output_dir)
     result = edit_files(
         pipe,
@@ -97,17 +103,21 @@ def run(arguments: list[str]) -> int:
         inversion=options.invert,
         blending=options.blend,
         slots=options.slots,
+        area=area,
+        full_size=not options.model_size,
     )
     line = f"{len(result.done)} images edited into {out}, {len(result.skipped)} skipped"
     return _print(options, result.to_dict(), [line])
 
 
-def _print_slots(options: Edit, pipe: Any, paths: list[Any]) -> int:
+def _print_slots(options: Edit, pipe: Any, paths: list[Any], area: Any) -> int:
     """Print the slots under the pixels of --at."""
     from latentslots.workflows.edit import slots_under
 
     seed = options.sampling.seed
-    images, problems = slots_under(pipe, paths, options.at, seed=seed, slots=options.slots)
+    images, problems = slots_under(
+        pipe, paths, options.at, seed=seed, slots=options.slots, area=area
+    )
     lines = []
     for name, facts in images.items():
         pairs = zip(options.at, facts["at"], strict=True)

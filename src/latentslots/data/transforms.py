@@ -17,7 +17,7 @@ ID_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
 _DEPTHS = (8, 12, 16)
 """Numbers of bits that gray values in files of 16 bits or more are taken to have."""
-_TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "PA")
+TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "PA")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _shrink_depth(image).convert("RGB")
     if image.mode == "F":
         raise ValueError("a floating-point image has no fixed range: save it with 8 or 16 bits")
-    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+    if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)

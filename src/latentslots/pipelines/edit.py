@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from latentslots import editing
 from latentslots.editing import Indices, Shift
+from latentslots.pipelines.full_size import Area, cut_out, paste_into
 from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
 
 NUM_INVERSION_STEPS = 50
@@ -153,8 +155,51 @@ def _split(joined: Float[Tensor, "B K E"], *, like: SlotOutput) -> SlotOutput:
     )
 
 
-@torch.no_grad()
 def edit_images(
+    pipe: Any,
+    images: Any,
+    edit: SlotEdit,
+    *,
+    output_type: str,
+    full_size: bool,
+    area: Area | None,
+    **options: Any,
+) -> Any:
+    """Edit images by their slots; the implementation of `LatentSlotDiffusionPipeline.edit`.
+
+    Args:
+        pipe: The pipeline.
+        images: See `LatentSlotDiffusionPipeline.edit`, as for the following.
+        edit: The edit of their slots.
+        output_type: `pil`, `np`, `pt` or `latent`.
+        full_size: Whether PIL images keep their size.
+        area: The square of a PIL image that is edited.
+        **options: See `_edit_pixels`.
+    """
+    if output_type not in ("pil", "np", "pt", "latent"):
+        raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
+    photographs = images if isinstance(images, list) else [images]
+    are_pil = all(isinstance(image, Image.Image) for image in photographs)
+    if area is not None:
+        if len(photographs) != 1 or not are_pil:
+            raise ValueError("an area applies to a single PIL image")
+        images = cut_out(photographs[0], area)
+    pixel_values = pipe.preprocess(images)
+    as_latents = output_type == "latent"
+    edited, weight = _edit_pixels(pipe, pixel_values, edit, as_latents=as_latents, **options)
+    if as_latents:
+        return edited
+    if output_type == "pil" and full_size and are_pil:
+        parts = zip(photographs, edited, weight, strict=True)
+        return [paste_into(one, new, share, area) for one, new, share in parts]
+    edited = torch.lerp(pixel_values.to(edited) / 2 + 0.5, edited, weight.to(edited))
+    if output_type in ("pil", "np"):
+        edited = pipe.image_processor.pt_to_numpy(edited)
+    return pipe.image_processor.numpy_to_pil(edited) if output_type == "pil" else edited
+
+
+@torch.no_grad()
+def _edit_pixels(
     pipe: Any,
     pixel_values: Float[Tensor, "B 3 H W"],
     edit: SlotEdit,
@@ -164,10 +209,10 @@ def edit_images(
     paste: bool,
     margin: int,
     generator: Generator | list[Generator] | None,
-    output_type: str,
+    as_latents: bool = False,
     **options: Any,
-) -> Any:
-    """Edit images by their slots; the implementation of `LatentSlotDiffusionPipeline.edit`.
+) -> tuple[Tensor, Float[Tensor, "B 1 H W"]]:
+    """Edit images at the size that the model sees.
 
     Args:
         pipe: The pipeline.
@@ -178,11 +223,13 @@ def edit_images(
         paste: Keep their pixels outside of the edit as well.
         margin: Pixels around the edit that may change with it.
         generator: Source of the starting noise.
-        output_type: `pil`, `np`, `pt` or `latent`.
+        as_latents: Return latents, which are not pasted.
         **options: Arguments of the pipeline's call, such as `guidance_scale`.
+
+    Returns:
+        What is sampled, in [0, 1], or its latents; and how much of each pixel is to be replaced by
+        it, in [0, 1].
     """
-    if output_type not in ("pil", "np", "pt", "latent"):
-        raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
     batch_size, _, height, width = pixel_values.shape
     if tuple(edit.changed.shape) != (batch_size, height, width):
         raise ValueError(
@@ -201,22 +248,20 @@ def edit_images(
     if blending:
         options["image_latents"] = latents
         options["edit_mask"] = edit_mask(edit.changed, latents.shape[-2:], margin=margin)
-    pasted = blending and paste and output_type != "latent"
     (images,) = pipe(
         after.slots,
         slots_mask=after.slots_mask,
         generator=generator,
         height=height,
         width=width,
-        output_type="pt" if pasted else output_type,
+        output_type="latent" if as_latents else "pt",
         return_dict=False,
         **options,
     )
-    if not pasted:
-        return images
-    weight = _soften(_grow(edit.changed, margin)).maximum(edit.changed[:, None].float()).to(images)
-    images = torch.lerp(pixel_values.to(images), images * 2 - 1, weight)
-    return pipe.image_processor.postprocess(images, output_type=output_type)
+    weight = torch.ones_like(pixel_values[:, :1])
+    if blending and paste and not as_latents:
+        weight = _soften(_grow(edit.changed, margin)).maximum(edit.changed[:, None].float())
+    return images, weight
 
 
 def edit_mask(

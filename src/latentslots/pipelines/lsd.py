@@ -29,6 +29,7 @@ from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.pipelines.base import ImageInput, SlotPipeline
 from latentslots.pipelines.conditioning import Condition, guided_states, predict_guided
 from latentslots.pipelines.edit import SlotEdit, edit_images
+from latentslots.pipelines.full_size import Area
 from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.inversion import invert_latents
 from latentslots.pipelines.merging_parts import merge_parts
@@ -169,6 +170,8 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         num_inference_steps: int = 25,
         generator: Generator | list[Generator] | None = None,
         output_type: str = "pil",
+        full_size: bool = True,
+        area: Area | None = None,
     ) -> ImagePipelineOutput:
         """Edit images by their slots, and keep what the edit does not change.
 
@@ -187,14 +190,22 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             num_inference_steps: Denoising steps.
             generator: Source of the starting noise: one, or a list with one per image.
             output_type: `pil`, `np` or `pt` (both in [0, 1]), or `latent`.
+            full_size: Return PIL images, if given, at their own size: what the edit changes is
+                enlarged and blended into them, and all other pixels stay as they are. Applies to
+                `output_type="pil"`.
+            area: Left, top, right and bottom of the square of a PIL image that the edit is of, as
+                cut out for `encode`; by default the central one.
 
         Raises:
             ValueError: If the edit is of other images than these, or a value is out of its range.
         """
-        images = edit_images(
+        edited = edit_images(
             self,
-            self.preprocess(images),
+            images,
             edit,
+            output_type=output_type,
+            full_size=full_size,
+            area=area,
             inversion=inversion,
             blending=blending,
             paste=paste,
@@ -202,9 +213,8 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
             generator=generator,
-            output_type=output_type,
         )
-        return ImagePipelineOutput(images=images)
+        return ImagePipelineOutput(images=edited)
 
     @property
     def mask_source(self) -> str:

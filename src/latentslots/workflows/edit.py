@@ -12,9 +12,11 @@ from tqdm.auto import tqdm
 
 from latentslots import editing
 from latentslots.config.sampling import Sampling
+from latentslots.data.transforms import to_rgb
 from latentslots.files import atomic_folder, check_output_dir, write_json
 from latentslots.fingerprint import content_hash
 from latentslots.pipelines.edit import SlotEdit
+from latentslots.pipelines.full_size import Area
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import use_sampling
 from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
@@ -85,7 +87,7 @@ class Editor:
     ) -> None:
         self.pipe, self.file, self.seed = pipe, file, seed
         self.fingerprint = pipe.fingerprint()
-        self.pixel_values = pipe.preprocess(file.image)
+        self.pixel_values = pipe.preprocess(file.seen)
         if slots:
             self.scene = load_scene(slots, self.fingerprint)
         else:
@@ -127,12 +129,20 @@ class Editor:
         )
 
     def apply(
-        self, edit: SlotEdit, sampling: Sampling, *, inversion: bool, blending: bool
+        self,
+        edit: SlotEdit,
+        sampling: Sampling,
+        *,
+        inversion: bool,
+        blending: bool,
+        full_size: bool = True,
     ) -> Image.Image:
         """The image after an edit; see `LatentSlotDiffusionPipeline.edit`."""
         image: Image.Image = self.pipe.edit(
-            self.file.image,
+            self.file.original,
             edit,
+            full_size=full_size,
+            area=self.file.area,
             inversion=inversion,
             blending=blending,
             guidance_scale=sampling.guidance_scale,
@@ -144,6 +154,8 @@ class Editor:
     def strip(self, after: Image.Image) -> Image.Image:
         """The image before and after an edit, and its slots with their numbers."""
         before = to_pil(self.pixel_values[0])
+        if after.size != before.size:  # of the whole image: show the square that was edited
+            after = to_rgb(after).crop(self.file.square).resize(before.size)
         masks = upsample_masks(self.scene.masks, (before.height, before.width))[0]
         tinted = overlay(before, masks.argmax(dim=0))
         slots = slot_strip(before, masks, with_image=False)
@@ -221,12 +233,15 @@ def edit_files(
     inversion: bool = False,
     blending: bool = True,
     slots: str = "",
+    area: Area | None = None,
+    full_size: bool = True,
     progress: bool = True,
 ) -> BatchResult:
     """Apply one edit to image files, with a folder of results for each.
 
-    `output_dir/NAME` gets `edited.png`, `strip.png` (before, slots, after), `slots.safetensors`
-    (the slots after the edit), and `edited.json`, which records how it was made. Images that
+    `output_dir/NAME` gets `edited.png`, of the size of the image, `strip.png` (before, slots,
+    after), `slots.safetensors` (the slots after the edit), and `edited.json`, which records how it
+    was made. Images that
     already have results made in the same way from the same files are skipped.
 
     Args:
@@ -238,6 +253,8 @@ def edit_files(
         inversion: Start from the noise of the image itself (DDIM inversion).
         blending: Keep the image where the edit does not change it.
         slots: A file with the slots of the one image; it is encoded when absent.
+        area: The square of every image that is edited; by default the central one.
+        full_size: Whether images keep their size; otherwise the edited square has the model's.
         progress: Whether to show a progress bar on stderr.
     """
     use_sampling(pipe, sampling)
@@ -246,6 +263,8 @@ def edit_files(
         "inversion": inversion,
         "blending": blending,
         "slots": slots,
+        "area": None if area is None else list(area),
+        "full_size": full_size,
         "others": {name: content_hash(name) for name in (*arguments.others(), slots) if name},
         **asdict(sampling),
         **image_provenance(pipe),
@@ -258,15 +277,17 @@ def edit_files(
     result = BatchResult(skipped=[path.stem for path in known])
     for path in tqdm(missing, disable=not progress, unit="image"):
         try:
-            editor = Editor(pipe, open_image_file(path), seed=sampling.seed, slots=slots)
+            editor = Editor(pipe, open_image_file(path, area), seed=sampling.seed, slots=slots)
             edit = editor.parse(arguments)
         except ValueError as error:
             message = str(error)
             result.problems.append(message if str(path) in message else f"{path}: {message}")
             continue
-        after = editor.apply(edit, sampling, inversion=inversion, blending=blending)
+        after = editor.apply(
+            edit, sampling, inversion=inversion, blending=blending, full_size=full_size
+        )
         with atomic_folder(output_dir / path.stem, mark=EDITED_FILE) as folder:
-            after.save(folder / EDITED_FILE)
+            after.save(folder / EDITED_FILE, exif=after.getexif())
             editor.strip(after).save(folder / "strip.png")
             save_scene(edit.after, folder / SLOTS_FILE, editor.fingerprint, seed=sampling.seed)
             write_json(folder / FACTS_FILE, {"image": path.name, **provenance[path]})
@@ -281,6 +302,7 @@ def slots_under(
     *,
     seed: int = 0,
     slots: str = "",
+    area: Area | None = None,
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Find the slots under pixels of image files, and list the files that cannot be read.
 
@@ -292,13 +314,30 @@ def slots_under(
     problems = []
     for path in paths:
         try:
-            editor = Editor(pipe, open_image_file(path), seed=seed, slots=slots)
+            editor = Editor(pipe, open_image_file(path, area), seed=seed, slots=slots)
             numbers = editor.slots_at(at)
         except ValueError as error:
             problems.append(str(error))
             continue
         pointed[path.stem] = {"slots": editor.scene.slots.shape[1], "at": numbers}
     return pointed, problems
+
+
+def parse_area(text: str) -> Area:
+    """Parse an area X,Y,W,H of an image.
+
+    Raises:
+        ValueError: If it is not four numbers, or not a square.
+    """
+    match = re.fullmatch(r"\s*" + r"\s*,\s*".join([r"(-?[0-9]+)"] * 4) + r"\s*", text)
+    if match is None:
+        raise ValueError(f"an area is X,Y,W,H, such as 300,120,400,400, got {text!r}")
+    x, y, width, height = map(int, match.groups())
+    if width != height:
+        raise ValueError(
+            f"an area must be a square, of as many pixels in width as in height, got {text!r}"
+        )
+    return (x, y, x + width, y + height)
 
 
 def _pixel(text: str) -> tuple[int, int]:

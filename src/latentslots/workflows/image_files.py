@@ -12,23 +12,36 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from latentslots.data.store.encoding import IMAGE_SUFFIXES, read_picture
+from latentslots.data.store.encoding import IMAGE_SUFFIXES, decode, read_picture
 from latentslots.data.store.listing import list_files, same_name
 from latentslots.evaluation.mask_files import UNSEEN
+from latentslots.pipelines.full_size import Area, central_square, check_area
 from latentslots.pipelines.slot_output import upsample_masks
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image from a file, and the square in its center that the model sees.
+    """An image from a file, and the square of it that the model sees.
 
     Attributes:
         path: The file.
+        original: The image as it is in the file.
         image: The image, upright, RGB.
+        area: The square, as left, top, right and bottom; by default the central one.
+
+    Raises:
+        ValueError: If the area is no square in the image.
     """
 
     path: Path
+    original: Image.Image
     image: Image.Image
+    area: Area | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an area outside of the image."""
+        if self.area is not None:
+            check_area(self.area, self.image.size)
 
     @property
     def name(self) -> str:
@@ -38,10 +51,12 @@ class ImageFile:
     @property
     def square(self) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of what the model sees, in pixels."""
-        width, height = self.image.size
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return (left, top, left + side, top + side)
+        return self.area or central_square(self.image.size)
+
+    @property
+    def seen(self) -> Image.Image:
+        """What a pipeline is given: the area, or the whole image, of which it cuts the center."""
+        return self.image if self.area is None else self.image.crop(self.area)
 
     def to_square(self, x: int, y: int) -> tuple[int, int]:
         """Convert coordinates in the image to coordinates in the square that the model sees.
@@ -76,17 +91,24 @@ class ImageFile:
         return ids
 
 
-def open_image_file(path: str | Path) -> ImageFile:
+def open_image_file(path: str | Path, area: Area | None = None) -> ImageFile:
     """Read an image file.
 
+    Args:
+        path: The file.
+        area: The square that the model sees.
+
     Raises:
-        ValueError: If the file does not exist, or cannot be decoded as an image.
+        ValueError: If the file does not exist, or cannot be decoded as an image, or the area is no
+            square in it.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no image file {path}")
     try:
-        return ImageFile(path, read_picture(path)[1])
+        encoded, image = read_picture(path)
+        original = decode({"bytes": encoded, "path": None}, where=str(path))
+        return ImageFile(path, original, image, area)
     except (OSError, ValueError) as error:
         message = str(error)
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error

@@ -29,7 +29,7 @@ def encode_files(pipe: SlotPipeline, files: list[ImageFile], *, seed: int) -> li
     if not files:
         return []
     generators = [Generator().manual_seed(seed) for _ in files]
-    out = pipe.encode([file.image for file in files], generator=generators)
+    out = pipe.encode([file.seen for file in files], generator=generators)
     scenes = []
     for i in range(len(files)):
         exist = slice(None) if out.slots_mask is None else out.slots_mask[i]
