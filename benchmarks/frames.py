@@ -116,6 +116,10 @@ LEVERS = {
     "textures": Lever("textured scenes", on_textures),
     "textures-before": Lever("textured scenes, none of them", then(before, on_textures)),
     "textures-coarse": Lever("textured scenes, patches of 4 x 4", then(COARSE, on_textures)),
+    "textures-free": Lever(
+        "textured scenes, a color per position from the start",
+        then(method(patch_plain_steps=0), on_textures),
+    ),
     "textures-plain": Lever(
         "textured scenes, one color per slot to the end",
         then(method(patch_plain_steps=1_000), on_textures),

@@ -1,8 +1,17 @@
-"""Move models to a device, and keep freed memory on CPUs."""
+"""What differs between devices: memory, double precision, random states."""
 
 import ctypes
 import sys
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+NO_DOUBLES = ("mps",)
+"""Kinds of devices without double precision."""
 
 # From glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -24,6 +33,26 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def in_double(tensor: "Tensor") -> "Tensor":
+    """Return a tensor in double precision, on the CPU if its device has none (MPS)."""
+    return (tensor.cpu() if tensor.device.type in NO_DOUBLES else tensor).double()
+
+
+@contextmanager
+def forked_random(device: "torch.device") -> Iterator[None]:
+    """Restore the random state of the CPU and of a device after the `with` block."""
+    import torch
+
+    on_mps = device.type == "mps"
+    before = torch.mps.get_rng_state() if on_mps else None
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            if before is not None:
+                torch.mps.set_rng_state(before)
 
 
 @runtime_checkable

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from latentslots.models import SlotAttention, SlotEncoder
+from latentslots.pipelines.conditioning import guided_states
 from tests.reference.slot_attention import slot_attention
 from tests.tiny import NUM_SLOTS, SLOT_DIM, tiny_slot_encoder
 
@@ -340,6 +342,41 @@ class TestCondition:
         torch.testing.assert_close(encoder.condition(None)[0], prompt[None])
         with pytest.raises(ValueError, match="has 5 vectors, too few for 6 slots"):
             encoder.condition(torch.randn(1, 6, SLOT_DIM), dropped=torch.tensor([True]))
+
+    def test_a_padded_unconditional_branch_is_whole(self, slots: Tensor) -> None:
+        """The decoder attends to all of the empty prompt, and to slots as without the padding."""
+        encoder = tiny_slot_encoder(num_given_null=5, pad_null=True)
+        prompt = torch.randn(5, 16)
+        encoder.set_constants(prompt)
+        exist = torch.tensor([[True, True, False], [True, False, True]])
+        dropped = torch.tensor([True, False])
+        states, mask = encoder.condition(slots, exist, dropped=dropped)
+        assert mask is not None
+        assert mask.tolist() == [[True] * 5, [True, False, True, False, False]]
+        torch.testing.assert_close(states[0], prompt)
+
+        def attended(states: Tensor, mask: Tensor) -> Tensor:
+            query = torch.randn(7, 16, generator=torch.Generator().manual_seed(0))
+            return F.scaled_dot_product_attention(query, states, states, attn_mask=mask[None])
+
+        torch.testing.assert_close(
+            attended(states[1], mask[1]), attended(encoder.project(slots)[1], exist[1])
+        )
+        condition, masks = guided_states(encoder, slots, exist, guidance_scale=2.0)
+        assert masks is not None
+        for row in range(2):
+            torch.testing.assert_close(
+                attended(condition[row], masks[row]),
+                attended(encoder.project(slots)[row], exist[row]),
+            )
+            assert masks[2 + row].all()
+            torch.testing.assert_close(condition[2 + row], prompt)
+        with pytest.raises(ValueError, match="has 5 vectors, too few for 6 slots"):
+            encoder.condition(torch.randn(1, 6, SLOT_DIM), dropped=torch.tensor([True]))
+        with pytest.raises(ValueError, match="num_slots must be at most 2, the vectors of the"):
+            tiny_slot_encoder(num_given_null=2)
+        with pytest.raises(ValueError, match="pad_null needs the vectors of an unconditional"):
+            tiny_slot_encoder(pad_null=True)
 
     def test_registers_that_are_constant(self, slots: Tensor, tmp_path: Path) -> None:
         encoder = tiny_slot_encoder(num_registers=5, given_registers=True)

@@ -12,6 +12,7 @@ from examples.tiny_pretrained import write_stable_diffusion
 
 from latentslots.build.methods import build_objective
 from latentslots.config import TrainConfig
+from latentslots.pipelines import load_pipeline
 from latentslots.recipes import recipe
 from latentslots.training import train
 from latentslots.training.checkpoint import CheckpointError
@@ -49,6 +50,18 @@ def test_it_is_resumed_after_its_parts_moved_but_not_with_other_parts(
     other.save_pretrained(moved / "unet")
     with pytest.raises(CheckpointError, match=r"was trained with another unet \(its hash is"):
         train(longer(config, unet=unet), tmp_path / "run", resume=True, progress=False)
+
+
+def test_the_whole_empty_prompt_is_shown_on_request(config: TrainConfig, tmp_path: Path) -> None:
+    changes = {"pad_unconditional": True, "condition_dropout": 0.5, "registers": "none"}
+    run(longer(config, **changes), tmp_path / "run")
+    pipe = load_pipeline(tmp_path / "run")
+    assert pipe.slot_encoder.config.pad_null
+    slots = pipe.encode(torch.rand(1, 3, 32, 32)).slots
+    images = pipe(slots, guidance_scale=2.0, num_inference_steps=2, output_type="pt").images
+    assert images.isfinite().all()
+    with pytest.raises(ValueError, match=r"applies to a model without registers, got .*'empty"):
+        run(longer(config, pad_unconditional=True), tmp_path / "never")
 
 
 def test_a_run_folder_with_caches_alone_is_accepted(config: TrainConfig, tmp_path: Path) -> None:

@@ -92,6 +92,11 @@ def _build_slots(method: StableLSDConfig, parts: PretrainedParts) -> SlotEncoder
             "method.num_registers must be above 0 if method.registers is 'learned', and 0 "
             f"otherwise; got {method.num_registers} with {method.registers!r}"
         )
+    if method.pad_unconditional and method.registers != "none":
+        raise ValueError(
+            "method.pad_unconditional applies to a model without registers, got method.registers "
+            f"{method.registers!r}"
+        )
     num_given = len(parts.empty_prompt)
     slot_encoder = SlotEncoder(
         in_channels=parts.encoder.out_channels,
@@ -108,6 +113,7 @@ def _build_slots(method: StableLSDConfig, parts: PretrainedParts) -> SlotEncoder
         num_registers=num_given if given else method.num_registers,
         given_registers=given,
         num_given_null=num_given if method.registers == "none" else 0,
+        pad_null=method.pad_unconditional,
     )
     if not learned:
         slot_encoder.set_constants(parts.empty_prompt)

@@ -167,6 +167,9 @@ class StableLSDConfig(SlotsConfig):
     condition_dropout: ShareBelowOne = 0.0
     """Share of images that are denoised without their slots, from registers or the empty prompt
     alone."""
+    pad_unconditional: bool = False
+    """Show the denoiser the whole empty prompt where slots are dropped and in guidance, as Stable
+    Diffusion does, instead of as many of its vectors as there are slots."""
     contrastive_weight: Weight = 0.0
     """Weight of the denoising error with slots of another image, which is subtracted; 0 for
     none."""

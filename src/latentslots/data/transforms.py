@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentslots.device import in_double
+
 ID_MODES = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I")
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
 _DEPTHS = (8, 12, 16)
@@ -117,8 +119,8 @@ def resize_ids(ids: Int64[Tensor, "H W"], size: tuple[int, int]) -> Int64[Tensor
     """Resize a segmentation to a height and width by nearest neighbor."""
     if tuple(ids.shape) == size:
         return ids
-    resized = F.interpolate(ids[None, None].double(), size=size, mode="nearest-exact")
-    return resized[0, 0].long()
+    resized = F.interpolate(in_double(ids[None, None]), size=size, mode="nearest-exact")
+    return resized[0, 0].long().to(ids.device)
 
 
 def check_segmentation(segmentation: Image.Image, size: tuple[int, int]) -> None:

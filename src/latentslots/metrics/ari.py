@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
+from latentslots.device import in_double
 from latentslots.metrics.contingency import tabulate
 
 
@@ -50,7 +51,7 @@ def ari_of_table(
         >>> ari_of_table(torch.tensor([[[9, 0], [1, 2]]]), ignore_background=True)
         tensor([0.], dtype=torch.float64)
     """
-    table = counts.double()
+    table = in_double(counts)
     if ignore_background:
         table = table[:, 1:]
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from latentslots.device import in_double
+
 SUBSET_SIZE = 1000
 NUM_SUBSETS = 20
 
@@ -46,8 +48,8 @@ def frechet_distance(real: Float[Tensor, "N F"], other: Float[Tensor, "M F"]) ->
     """
     _check(real, other)
     metric = FrechetInceptionDistance(feature=_Identity(real.shape[1]))
-    metric.update(real.double(), real=True)
-    metric.update(other.double(), real=False)
+    metric.update(in_double(real), real=True)
+    metric.update(in_double(other), real=False)
     return float(metric.compute())
 
 
@@ -76,8 +78,8 @@ def kernel_distance(
         metric = KernelInceptionDistance(
             feature=_Identity(real.shape[1]), subsets=NUM_SUBSETS, subset_size=size
         )
-        metric.update(real.double(), real=True)
-        metric.update(other.double(), real=False)
+        metric.update(in_double(real), real=True)
+        metric.update(in_double(other), real=False)
         mean, deviation = metric.compute()
     return float(mean), float(deviation)
 

@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from latentslots.config.conventions import Convention
+from latentslots.device import in_double
 from latentslots.metrics.ari import ari_of_table, has_foreground
 from latentslots.metrics.bootstrap import (
     LEVEL,
@@ -135,7 +136,7 @@ def image_scores(
     names = [name for name in METRICS if name in columns]
     return ImageScores(
         names=tuple(names),
-        sums=torch.stack([columns[name][0].double() for name in names], dim=1).numpy(),
+        sums=torch.stack([in_double(columns[name][0]) for name in names], dim=1).numpy(),
         counts=torch.stack([columns[name][1].long() for name in names], dim=1).numpy(),
         videos=None if videos is None else videos.numpy(),
     )
@@ -149,7 +150,7 @@ def _class_overlap(
     counts = torch.zeros(len(classes), num_classes + 1, table.counts.shape[2], dtype=torch.float64)
     # The last row holds the background and the objects without a class.
     rows = torch.where(classes >= 0, classes, num_classes)
-    counts.scatter_add_(1, rows[..., None].expand_as(table.counts), table.counts.double())
+    counts.scatter_add_(1, rows[..., None].expand_as(table.counts), in_double(table.counts))
     areas = counts.sum(dim=2, keepdim=True)
     iou = counts / (areas + counts.sum(dim=1, keepdim=True) - counts).clamp(min=1)
     present = areas[:, :-1, 0] > 0

@@ -30,6 +30,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from latentslots.config.conventions import Convention, check_convention
+from latentslots.device import in_double
 from latentslots.metrics.contingency import PixelTable, tabulate
 
 
@@ -128,7 +129,7 @@ def overlap_of_table(
     """
     check_convention(convention)
     table = PixelTable(*(tensor.cpu() for tensor in table))
-    counts = table.counts.double()
+    counts = in_double(table.counts)
     areas = counts.sum(2, keepdim=True)
     slot_areas = counts.sum(1, keepdim=True)
     iou = counts / (areas + slot_areas - counts).clamp(min=1)

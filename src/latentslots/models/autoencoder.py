@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latentslots.bundled import bundled_folder
+from latentslots.device import in_double
 
 BUNDLED_VAE = "vae"
 STATISTICS = ("latents_mean", "latents_std")
@@ -92,7 +93,7 @@ def measure_latents(vae: AutoencoderKL, images: Iterable[Float[Tensor, "_ 3 H W"
     sums, count = torch.zeros(2, vae.config.latent_channels, dtype=torch.float64), 0
     for batch in images:
         posterior = vae.encode(batch.to(vae.device, vae.dtype)).latent_dist
-        mean, var = posterior.mean.double(), posterior.var.double()
+        mean, var = in_double(posterior.mean), in_double(posterior.var)
         pixels = (0, 2, 3)
         sums += torch.stack([mean.sum(pixels), (mean.square() + var).sum(pixels)]).cpu()
         count += mean[:, 0].numel()

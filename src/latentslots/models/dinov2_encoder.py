@@ -128,10 +128,11 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
         out = self.model(normalize(images).to(self.dtype), output_hidden_states=several)
         tokens = out.last_hidden_state
         if several:
-            # DINOv2 names it `layernorm`, DINOv3 `norm`.
+            # DINOv2 names it `layernorm`, DINOv3 `norm`. The last hidden state is not taken from
+            # the list, in which transformers 4.56 has it normalized for DINOv3, and others not.
             norm = getattr(self.model, "layernorm", None) or self.model.norm
-            layers = out.hidden_states[-self.config.num_layers :]
-            tokens = torch.cat([norm(layer) for layer in layers], dim=2)
+            earlier = out.hidden_states[-self.config.num_layers : -1]
+            tokens = torch.cat([*(norm(layer) for layer in earlier), tokens], dim=2)
         patches = tokens[:, 1 + getattr(self.model.config, "num_register_tokens", 0) :]
         return patches.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
 

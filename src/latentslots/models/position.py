@@ -36,15 +36,15 @@ def sinusoidal_grid(
     (Vaswani et al., 2017, https://arxiv.org/abs/1706.03762, in two dimensions).
     """
     frequency = torch.exp(
-        torch.arange(dim // 4, device=device, dtype=torch.float64) * (-math.log(10000) * 4 / dim)
+        torch.arange(dim // 4, dtype=torch.float64) * (-math.log(10000) * 4 / dim)
     )
     y, x = torch.meshgrid(
-        torch.arange(height, device=device, dtype=torch.float64),
-        torch.arange(width, device=device, dtype=torch.float64),
+        torch.arange(height, dtype=torch.float64),
+        torch.arange(width, dtype=torch.float64),
         indexing="ij",
     )
     angles = torch.stack([x, y], dim=-1).flatten(0, 1)[:, :, None] * frequency  # [N, 2, C / 4]
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1).float().to(device)
 
 
 class PositionEmbedding(nn.Module):

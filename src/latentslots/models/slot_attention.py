@@ -12,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from latentslots.models.framed_slots import (
     FramedSlotAttention,
@@ -51,7 +52,10 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
             guidance, for a model without registers.
         given_registers: Whether registers are constants (`set_constants`) rather than learned.
         num_given_null: Vectors of an unconditional branch that is constant (`set_constants`), not
-            learned; the decoder attends to as many of them as there are slots. 0 for none.
+            learned; the decoder attends to as many of them as there are slots, as in the official
+            code. 0 for none.
+        pad_null: The decoder attends to all vectors of that branch, as Stable Diffusion does to its
+            empty prompt; slots are padded to their number, and the padding is masked.
         glimpse_size: Rows and columns of the crop in which each slot sees its part of the image;
             slots then have frames, in the last four of their channels (`frames`), and
             `slot_init` is `gaussian`. 0 for slots without frames, as in the paper.
@@ -78,6 +82,7 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         null_condition: bool = False,
         given_registers: bool = False,
         num_given_null: int = 0,
+        pad_null: bool = False,
         glimpse_size: int = 0,
         eps: float = 1e-6,
     ) -> None:
@@ -86,6 +91,13 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         _check_encoder(num_slots, slot_init, num_registers, has_null, cross_attention_dim)
         if num_given_null < 0:
             raise ValueError(f"num_given_null must be 0 or more, got {num_given_null}")
+        if 1 < num_given_null < num_slots:
+            raise ValueError(
+                f"num_slots must be at most {num_given_null}, the vectors of the unconditional "
+                f"branch (the tokens of the empty prompt), got {num_slots}"
+            )
+        if pad_null and not num_given_null:
+            raise ValueError("pad_null needs the vectors of an unconditional branch")
         if glimpse_size:
             check_frames(slot_dim, slot_init)
         content_dim = slot_dim - FRAME_CHANNELS if glimpse_size else slot_dim
@@ -357,12 +369,14 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         if dropped is not None and not self.can_drop_condition:
             raise ValueError("dropping slots needs registers or null_condition=True")
         if dropped is not None and self.null is not None:
-            null = self.null[: states.shape[1]]
-            if 1 < len(null) < states.shape[1]:
+            if 1 < len(self.null) < states.shape[1]:
                 raise ValueError(
-                    f"the unconditional branch has {len(null)} vectors, too few for "
+                    f"the unconditional branch has {len(self.null)} vectors, too few for "
                     f"{states.shape[1]} slots"
                 )
+            if self.config.pad_null:
+                states, mask = pad_states(states, mask, len(self.null))
+            null = self.null[: states.shape[1]]
             # One null vector is repeated for every slot: attention over copies of a vector equals
             # attention over that vector.
             states = torch.where(dropped[:, None, None], null.to(states.dtype), states)
@@ -377,6 +391,18 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         if mask is not None:
             mask = torch.cat([mask, mask.new_ones(registers.shape[:2])], dim=1)
         return torch.cat([states, registers], dim=1), mask
+
+
+def pad_states(
+    states: Float[Tensor, "B S X"], mask: Bool[Tensor, "B S"] | None, length: int
+) -> tuple[Float[Tensor, "B L X"], Bool[Tensor, "B L"] | None]:
+    """Pad conditioning with vectors that the decoder does not attend to, up to a length."""
+    missing = length - states.shape[1]
+    if missing <= 0:
+        return states, mask
+    if mask is None:
+        mask = states.new_ones(states.shape[:2], dtype=torch.bool)
+    return F.pad(states, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
 
 
 def _check_encoder(

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from latentslots.models import SlotEncoder, SlotUNet
+from latentslots.models.slot_attention import pad_states
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def guided_states(
             guidance_scale,
         )
         other, other_mask = torch.zeros_like(states), mask
+    states, mask = pad_states(states, mask, other.shape[1])
     if (mask is None) != (other_mask is None):
         all_exist = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         mask = all_exist if mask is None else mask

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from latentslots.device import in_double
 from latentslots.models import SlotEncoder, SpriteDecoder
 from latentslots.models.frames import split_frames, touching
 
@@ -170,10 +171,11 @@ def _errors(
     largest = layers.logits.amax(dim=0)
 
     def weighted(some: _Layers) -> Float[Tensor, "K N 4"]:
-        weights = (some.logits - largest).double().clamp(-LARGEST_LOG_ODDS, LARGEST_LOG_ODDS).exp()
-        return weights[..., None] * F.pad(some.colors, (0, 1), value=1.0)
+        weights = in_double(some.logits - largest)
+        weights = weights.clamp(-LARGEST_LOG_ODDS, LARGEST_LOG_ODDS).exp()
+        return weights[..., None] * F.pad(some.colors, (0, 1), value=1.0).to(weights)
 
     terms = weighted(layers)
     sums = terms.sum(dim=0) - terms[pairs].sum(dim=1) + weighted(unions)
     painted = sums[..., :3] / sums[..., 3:]
-    return (painted - target).square().mean(dim=(1, 2)).float()
+    return (painted - target.to(painted)).square().mean(dim=(1, 2)).to(target)

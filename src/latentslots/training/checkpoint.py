@@ -73,6 +73,8 @@ def random_tensors() -> dict[str, Tensor]:
     }
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        tensors["mps"] = torch.mps.get_rng_state()
     return tensors
 
 
@@ -87,6 +89,8 @@ def load_random_tensors(tensors: dict[str, Tensor]) -> None:
     random.setstate((version, tuple(words), None))
     if torch.cuda.is_available() and "cuda" in tensors:
         torch.cuda.set_rng_state(tensors["cuda"])
+    if torch.backends.mps.is_available() and "mps" in tensors:
+        torch.mps.set_rng_state(tensors["mps"])
 
 
 def list_checkpoints(state_dir: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from latentslots.config import TrainConfig
 from latentslots.data.loading.loader import ImageDataset, build_loader
 from latentslots.data.loading.stream import ImageStream
+from latentslots.device import forked_random
 from latentslots.files import apply_umask, replace_folder
 from latentslots.objectives import Objective
 from latentslots.training import checkpoint
@@ -262,8 +263,7 @@ class Trainer:
             self.ema.store(self.trainable)
             self.ema.copy_to(self.trainable)
         try:
-            device = self.accelerator.device
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            with forked_random(self.accelerator.device):
                 yield
         finally:
             if self.ema is not None:

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Image as ImageFeature
 from jaxtyping import Shaped
-from PIL import Image
+from PIL import Image, ImageOps
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.encoding import decode
+from latentslots.data.store.encoding import decode, decode_ids
 from latentslots.data.store.manifest import Manifest, has_manifest, read_manifest
 from latentslots.data.store.reader import dataset_path, find_shards, load_dataset, split_names
 from latentslots.data.transforms import ResizeCenterCrop, to_ids
@@ -194,10 +194,10 @@ def _describe(path: str, split: str, manifest: Manifest | None) -> SplitInfo:
     num_sampled = 0
     labels = []
     for row in _sample(path, split, _MAX_SAMPLES, columns=(*_IMAGE_COLUMNS, _LABELS)):
-        image = decode(row["image"], where="image")
-        sizes[f"{image.width}x{image.height}"] += 1
+        width, height = ImageOps.exif_transpose(decode(row["image"], where="image")).size
+        sizes[f"{width}x{height}"] += 1
         if "segmentation" in row:
-            ids = np.asarray(decode(row["segmentation"], where="segmentation"))
+            ids = np.asarray(decode_ids(row["segmentation"], where="segmentation"))
             objects[len(np.setdiff1d(ids, [0]))] += 1
         labels.append(row.get(_LABELS, {}))
         num_sampled += 1

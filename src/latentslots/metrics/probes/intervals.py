@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentslots.device import in_double
 from latentslots.metrics.bootstrap import (
     NUM_RESAMPLES,
     percentile_interval,
@@ -88,10 +89,10 @@ def _intervals(
 def _sums(part: HeadOutput, num_videos: int) -> Float64[np.ndarray, "V S"]:
     """Per video, the objects and the hits of each class; or moments and errors of each number."""
     if part.num_classes:
-        objects = F.one_hot(part.target.long(), part.num_classes).double()
+        objects = in_double(F.one_hot(part.target.long(), part.num_classes))
         columns = [objects, objects * (part.pred == part.target)[:, None]]
     else:
-        pred, target = part.pred.double(), part.target.double()
+        pred, target = in_double(part.pred), in_double(part.target)
         centered = target - target.mean(dim=0)  # keeps the squares small
         columns = [
             torch.ones_like(target),

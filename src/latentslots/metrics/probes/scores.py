@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from latentslots.device import in_double
+
 HeadKind = Literal["linear", "mlp"]
 
 
@@ -89,14 +91,14 @@ class ProbeScore:
 
 def class_scores(pred: Int[Tensor, " N"], target: Int[Tensor, " N"]) -> dict[str, float]:
     """`accuracy`, and `balanced_accuracy`: the mean over the classes of the target."""
-    hits = (pred == target).double()
+    hits = in_double(pred == target)
     recall = [hits[target == label].mean().item() for label in torch.unique(target)]
     return {"accuracy": hits.mean().item(), "balanced_accuracy": fmean(recall)}
 
 
 def number_scores(pred: Float[Tensor, "N C"], target: Float[Tensor, "N C"]) -> dict[str, float]:
     """`r2` (the mean over the numbers that change; NaN if none does) and `mse`."""
-    pred, target = pred.double(), target.double()
+    pred, target = in_double(pred), in_double(target)
     error = (pred - target).square()
     variation = (target - target.mean(dim=0)).square().sum(dim=0)
     changes = variation > 1e-12

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from latentslots.device import in_double
 from latentslots.metrics.probes.probe_heads import HeadLosses, HeadTarget
 
 _MIN_DEVIATION = 1e-9
@@ -74,8 +75,8 @@ class ProbeTarget:
             notes = [f"{int((~varies).sum())} of {len(varies)} numbers never change: left out"]
         if not varies.any():
             missing = missing or "it never changes"
-        values = torch.where(known[:, None], values, 0.0)[:, varies].double()
-        lowest, highest = lowest[varies].double(), highest[varies].double()
+        values = in_double(torch.where(known[:, None], values, 0.0)[:, varies])
+        lowest, highest = in_double(lowest[varies]), in_double(highest[varies])
         if to_unit_range:
             scaled = ((values - lowest) / (highest - lowest))[None]
         else:
