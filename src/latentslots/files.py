@@ -5,6 +5,7 @@ leaves what was there before.
 """
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -17,17 +18,28 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+LONGEST_NAME = 200
+"""Bytes of a name from which hidden files beside it are named by its hash."""
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its name when the `with` block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = beside(path, f"{os.getpid()}.partial")
     try:
         yield temporary
         publish(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def beside(path: Path, ending: str) -> Path:
+    """A hidden path beside another, named after it; names have a limit of 255 bytes."""
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return path.with_name(f".{name}.{ending}")
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -136,7 +148,7 @@ def atomic_folder(folder: Path, *, mark: str) -> Iterator[Path]:
         ValueError: If the destination holds something else.
     """
     check_output_dir(folder, mark=mark)
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = beside(folder, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -149,7 +161,7 @@ def atomic_folder(folder: Path, *, mark: str) -> Iterator[Path]:
 
 def replace_folder(partial: Path, folder: Path) -> None:
     """Publish a complete folder in the place of an earlier one, which is removed last."""
-    old = folder.with_name(f".{folder.name}.old")
+    old = beside(folder, "old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)

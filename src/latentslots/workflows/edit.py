@@ -23,7 +23,13 @@ from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 from latentslots.workflows.image_files import ImageFile, open_image_file
 from latentslots.workflows.provenance import BatchResult, finished, image_provenance, read_facts
-from latentslots.workflows.scenes import SLOTS_FILE, encode_files, load_scene, save_scene
+from latentslots.workflows.scenes import (
+    SLOTS_FILE,
+    encode_files,
+    load_scene,
+    save_scene,
+    scene_facts,
+)
 
 EDITED_FILE = "edited.png"
 FACTS_FILE = "edited.json"
@@ -90,6 +96,13 @@ class Editor:
         self.pixel_values = pipe.preprocess(file.seen)
         if slots:
             self.scene = load_scene(slots, self.fingerprint)
+            seen = scene_facts(Path(slots)).get("seen")
+            if seen not in (None, list(file.square)):
+                left, top, right, _ = seen
+                raise ValueError(
+                    f"{slots} holds the slots of the square {left},{top},{right - left},"
+                    f"{right - left} of its image: pass it as the area"
+                )
         else:
             (self.scene,) = encode_files(pipe, [file], seed=seed)
         self._others: dict[str, SlotOutput] = {}
@@ -289,7 +302,8 @@ def edit_files(
         with atomic_folder(output_dir / path.stem, mark=EDITED_FILE) as folder:
             after.save(folder / EDITED_FILE, exif=after.getexif())
             editor.strip(after).save(folder / "strip.png")
-            save_scene(edit.after, folder / SLOTS_FILE, editor.fingerprint, seed=sampling.seed)
+            facts = {"seed": sampling.seed, "seen": list(editor.file.square)}
+            save_scene(edit.after, folder / SLOTS_FILE, editor.fingerprint, **facts)
             write_json(folder / FACTS_FILE, {"image": path.name, **provenance[path]})
         result.done.append(path.stem)
     return result

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentslots.config.sampling import Sampling
+from latentslots.data.store.listing import GENERATED_FILE, SHEET_FILE, SLOTS_SUFFIX
 from latentslots.files import atomic_file, read_json, write_json
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import sample_images, use_sampling
@@ -23,8 +24,6 @@ from latentslots.workflows.image_files import open_image_file
 from latentslots.workflows.provenance import BatchResult, finished, image_provenance
 from latentslots.workflows.scenes import locate_slots, save_scene, scene_facts
 
-FACTS_FILE = "generated.json"
-SHEET_FILE = "contact_sheet.png"
 MAX_ON_SHEET = 64
 SEED_STRIDE = 1000
 
@@ -107,7 +106,7 @@ def _check_values(
 
 def _check_folder(output_dir: Path, provenance: dict[str, Any]) -> None:
     """Record how all images of a folder are made, or refuse to mix them with others."""
-    facts = output_dir / FACTS_FILE
+    facts = output_dir / GENERATED_FILE
     output_dir.mkdir(parents=True, exist_ok=True)
     if facts.is_file():
         try:
@@ -171,7 +170,7 @@ def _write(
     name = scenes.names[row]
     if scenes.encoded:
         strip = _slots_strip(pipe, *scenes.encoded[row])
-        strip.save(output_dir / f"{name}_slots.jpg", quality=92)
+        strip.save(output_dir / f"{name}{SLOTS_SUFFIX}", quality=92)
     path = output_dir / f"{name}.png"
     path.unlink(missing_ok=True)  # it may be of another file with this name
     slots = scenes.slots[row][scenes.slots_mask[row]][None]

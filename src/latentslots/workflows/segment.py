@@ -84,7 +84,7 @@ def _write(file: ImageFile, scene: SlotOutput, folder: Path, provenance: dict[st
             cutout.save(folder / facts["file"])
         slots.append(facts)
     fingerprint, seed = provenance["pipeline"], provenance["seed"]
-    save_scene(scene, folder / SLOTS_FILE, fingerprint, seed=seed)
+    save_scene(scene, folder / SLOTS_FILE, fingerprint, seed=seed, seen=list(file.square))
     content = {
         "image": file.path.name,
         "size": list(file.image.size),

@@ -12,6 +12,9 @@ logger = logging.getLogger(__name__)
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
 """Files that an operating system adds to a folder of images, apart from hidden ones."""
+GENERATED_FILE = "generated.json"
+SHEET_FILE, SLOTS_SUFFIX = "contact_sheet.png", "_slots.jpg"
+"""In a folder of generated images, pictures that are none of them: an overview, and their slots."""
 
 
 def list_files(
@@ -24,8 +27,9 @@ def list_files(
     """List the files of some endings in a folder.
 
     Files and folders whose name starts with a dot are left out, and so are those that operating
-    systems add. Links to folders are followed, each folder once. Files of other endings, and names
-    that are not UTF-8, are left out with a line that counts them.
+    systems add, and pictures about generated images. Links to folders are followed, each folder
+    once. Files of other endings, and names that are not UTF-8, are left out with a line that counts
+    them.
 
     Args:
         root: The folder.
@@ -98,8 +102,14 @@ def _walk(root: Path, *, recursive: bool) -> Iterator[Path]:
         if (state.st_dev, state.st_ino) in entered:
             continue
         entered.add((state.st_dev, state.st_ino))
-        for path in sorted(folder.iterdir()):
-            if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
+        paths = sorted(folder.iterdir())
+        names = {path.name for path in paths}
+        added = {*SYSTEM_FILES}
+        if GENERATED_FILE in names:
+            added |= {SHEET_FILE, GENERATED_FILE}
+            added |= {f"{Path(name).stem}{SLOTS_SUFFIX}".lower() for name in names}
+        for path in paths:
+            if path.name.startswith(".") or path.name.lower() in added:
                 continue
             if path.is_dir():
                 folders += [path] if recursive else []
