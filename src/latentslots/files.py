@@ -1,23 +1,28 @@
-"""Writing files and folders so that they are complete or absent, and retrying.
+"""Reading text, writing files and folders so that they are complete or absent, and retrying.
 
-Everything is written beside its destination and renamed, so that a full disk or a killed process
-leaves what was there before.
+Everything is written beside its destination, synced and renamed, so that a full disk, a killed
+process or a power failure leaves what was there before.
 """
 
+import ctypes
+import errno
 import gzip
 import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# From Linux's <fcntl.h> and <linux/fs.h>, and from macOS's <stdio.h>.
+_HERE, _EXCHANGE, _SWAP = -100, 2, 2
 LONGEST_NAME = 200
 """Bytes of a name from which hidden files beside it are named by its hash."""
 
@@ -147,6 +152,7 @@ def atomic_folder(folder: Path, *, mark: str) -> Iterator[Path]:
     Raises:
         ValueError: If the destination holds something else.
     """
+    restore_folder(folder)
     check_output_dir(folder, mark=mark)
     partial = beside(folder, "partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -160,13 +166,61 @@ def atomic_folder(folder: Path, *, mark: str) -> Iterator[Path]:
 
 
 def replace_folder(partial: Path, folder: Path) -> None:
-    """Publish a complete folder in the place of an earlier one, which is removed last."""
+    """Publish a complete folder in the place of an earlier one, which is removed last.
+
+    The two are exchanged in one operation where the file system can; elsewhere a kill between two
+    renames leaves the earlier one as a hidden folder, from which `restore_folder` brings it back.
+    """
     old = beside(folder, "old")
     shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if not folder.exists():
+        publish(partial, folder)
+        return
+    apply_umask(partial)
+    sync_all(partial)
+    if exchange(partial, folder):
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
         os.replace(folder, old)
-    publish(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.replace(partial, folder)
+        except BaseException:
+            os.replace(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    sync_folder(folder.parent)
+
+
+def restore_folder(folder: Path) -> None:
+    """Bring back a folder that a kill in `replace_folder` left hidden."""
+    old = beside(folder, "old")
+    if old.is_dir() and not folder.exists():
+        os.replace(old, folder)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two files or folders in one operation.
+
+    Returns:
+        Whether the system and the file system can; otherwise nothing is done.
+
+    Raises:
+        OSError: If it fails for another reason.
+    """
+    library: Any = ctypes.CDLL(None, use_errno=True) if sys.platform != "win32" else None
+    paths = os.fsencode(one), os.fsencode(other)
+    if hasattr(library, "renameat2"):  # Linux
+        failed = library.renameat2(_HERE, paths[0], _HERE, paths[1], _EXCHANGE)
+    elif hasattr(library, "renamex_np"):  # macOS
+        failed = library.renamex_np(*paths, _SWAP)
+    else:
+        return False
+    if not failed:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV):
+        return False
+    raise OSError(code, os.strerror(code), os.fspath(other))
 
 
 def apply_umask(path: Path) -> None:
@@ -186,6 +240,26 @@ def sync(*paths: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def sync_all(path: Path) -> None:
+    """Wait until a file, or a folder with all of its files, is on the disk."""
+    if path.is_dir():
+        sync(*(file for file in path.rglob("*") if file.is_file()))
+        for folder in (path, *(entry for entry in path.rglob("*") if entry.is_dir())):
+            sync_folder(folder)
+    else:
+        sync(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the file system offers that."""
+    with suppress(PermissionError, IsADirectoryError):
+        try:
+            sync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
 
 
 def retry(

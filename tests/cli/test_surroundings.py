@@ -100,9 +100,7 @@ def test_an_import_whose_worker_is_killed_can_go_on(tmp_path: Path) -> None:
     pids.mkdir()
     killer = threading.Thread(target=kill_first, args=(pids,))
     killer.start()
-    with pytest.raises(
-        DataError, match="a worker process ended, killed perhaps"
-    ):
+    with pytest.raises(DataError, match="a worker process ended, killed perhaps"):
         make(tmp_path / "out", pids, 0.1, workers=2)
     killer.join()
     make(tmp_path / "out", tmp_path / "pids", workers=1)

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from latentslots.bundled import bundled_folder
+from latentslots.files import restore_folder
 
 PIPELINE_FILE = "model_index.json"
 BUNDLED_MODEL = "lsd-scenes-64"
@@ -24,6 +25,8 @@ def pipeline_folder(name: str | Path, kwargs: dict[str, Any]) -> Path:
     folder = Path(name)
     if name == "bundled":
         folder = bundled_folder(BUNDLED_MODEL)
+    restore_folder(folder)
+    restore_folder(folder / "pipeline")
     if not folder.is_dir():
         if len(folder.parts) != 2 or folder.is_absolute() or folder.parts[0] in (".", ".."):
             raise ValueError(f"there is no folder {folder}")

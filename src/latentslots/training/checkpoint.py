@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentslots.files import apply_umask, read_json, sync, write_json
+from latentslots.files import read_json, replace_folder, write_json
 
 STEP_DIGITS = 7
 
@@ -115,14 +115,9 @@ def begin(state_dir: Path, step: int) -> Path:
 def commit(partial: Path, values: dict[str, Any], *, keep: int) -> Path:
     """Make a filled folder the newest checkpoint, then remove the oldest beyond `keep`."""
     write_json(partial / "state.json", values)
-    apply_umask(partial)
-    sync(*partial.iterdir(), partial)
     state_dir = partial.parent
     final = state_dir / partial.name.replace(".partial_", "step_")
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    sync(state_dir)
+    replace_folder(partial, final)
     for old in list_checkpoints(state_dir)[:-keep]:
         shutil.rmtree(old)
     return final

@@ -334,7 +334,7 @@ class Trainer:
         """Write the averaged model as a pipeline folder, which all other commands load."""
         final = self.run_dir / PIPELINE_DIR
         new = final.with_name(f".{PIPELINE_DIR}_new")
-        checkpoint.remove(new, final.with_name(f".{PIPELINE_DIR}_old"))  # left by a killed run
+        checkpoint.remove(new)  # left by a killed run
         try:
             with self.averaged():
                 self.validator.before_saving(self.objective, self.accelerator.device)

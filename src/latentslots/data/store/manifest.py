@@ -12,6 +12,8 @@ from latentslots.data.errors import DataError
 from latentslots.files import write_json
 
 FILE_NAME = "dataset_info.json"
+UNLISTED = ".unlisted.partial"
+"""In the folder of a split until the manifest lists it."""
 FORMAT_VERSION = 1
 
 

@@ -29,7 +29,14 @@ from datasets.splits import NamedSplit
 from latentslots.bundled import bundled_folder
 from latentslots.data.errors import DataError, UnknownSplitError
 from latentslots.data.store.folder import folder_splits, load_folder
-from latentslots.data.store.manifest import Manifest, Shard, has_manifest, is_address, read_manifest
+from latentslots.data.store.manifest import (
+    UNLISTED,
+    Manifest,
+    Shard,
+    has_manifest,
+    is_address,
+    read_manifest,
+)
 from latentslots.fingerprint import text_sha256
 
 logger = logging.getLogger(__name__)
@@ -219,11 +226,13 @@ def _check_folder(path: str, hint: str | None) -> None:
         raise DataError(f"there is no data set at {path}{f': {hint}' if hint else ''}")
     if not Path(path).is_dir():
         raise DataError(f"{path} is a file; a data set is a folder")
-    for entry in sorted(Path(path).glob(".*.partial")):
-        if interrupted := _PARTIAL_SPLIT.fullmatch(entry.name):
-            raise DataError(
-                f"{path} is incomplete: writing split {interrupted[1]!r} was interrupted; repeat "
-                "the command to resume it"
-            )
+    partial = [_PARTIAL_SPLIT.fullmatch(entry.name) for entry in Path(path).glob(".*.partial")]
+    splits = [match[1] for match in partial if match]
+    splits += [entry.parent.name for entry in Path(path).glob(f"*/{UNLISTED}")]
+    if splits:
+        raise DataError(
+            f"{path} is incomplete: writing split {min(splits)!r} was interrupted; repeat the "
+            "command to resume it"
+        )
     if next(Path(path).iterdir(), None) is None:
         raise DataError(f"{path} is an empty folder")

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from latentslots.data.errors import DataError
-from latentslots.data.store.manifest import has_manifest, read_manifest
+from latentslots.data.store.manifest import UNLISTED, has_manifest, read_manifest
 from latentslots.data.store.rows import (
     ROW_GROUP_BYTES,
     ROW_GROUP_ROWS,
@@ -86,6 +87,7 @@ def is_written(out: Path, split: str, spec: Mapping[str, Any], files: SourceFile
         raise DataError(
             f"{out} holds {split!r} made from other files: remove it, or choose another folder"
         )
+    _remove_leftovers(out, split)
     return True
 
 
@@ -107,7 +109,21 @@ def is_added(out: Path, split: str, source: str) -> bool:
         raise DataError(
             f"{out} holds {manifest.kind}, to which no images can be added: choose another folder"
         )
-    return split in manifest.splits and manifest.splits[split].source == source
+    added = split in manifest.splits and manifest.splits[split].source == source
+    if added:
+        _remove_leftovers(out, split)
+    return added
+
+
+def _remove_leftovers(out: Path, split: str) -> None:
+    """Remove what a failure left of writing a split that is complete."""
+    with suppress(OSError):  # such as a disk that can only be read
+        shutil.rmtree(_blocks_folder(out, split), ignore_errors=True)
+        (out / split / UNLISTED).unlink(missing_ok=True)
+
+
+def _blocks_folder(out: Path, split: str) -> Path:
+    return out / f".{split}.blocks.partial"
 
 
 def write_items(
@@ -336,7 +352,7 @@ def _check_schema(writer: StoreWriter, files: Iterable[Path]) -> None:
 
 def _open_folder(writer: StoreWriter, spec: Mapping[str, Any]) -> Path:
     """Create the folder of a split's blocks, or resume with the blocks that are in it."""
-    folder = writer.path / f".{writer.split}.blocks.partial"
+    folder = _blocks_folder(writer.path, writer.split)
     content = json.dumps(spec, indent=2) + "\n"
     file = folder / _SPEC_FILE
     has_blocks = any(folder.glob("*.parquet"))

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from latentslots.data.errors import DataError
 from latentslots.data.store.encoding import ImageLike
 from latentslots.data.store.manifest import (
     FILE_NAME,
+    UNLISTED,
     Manifest,
     Shard,
     SplitManifest,
@@ -249,6 +251,8 @@ class StoreWriter:
             shards=tuple(self._shards),
             source=self.source,
         )
+        # Until the manifest lists it, the split is marked as one that may be removed.
+        (self._partial / UNLISTED).touch()
         publish(self._partial, self.path / self.split)
         # Another split may have been added since this writer was created.
         latest = read_manifest(str(self.path)) if has_manifest(str(self.path)) else self._manifest
@@ -256,6 +260,8 @@ class StoreWriter:
             self.path,
             replace(self._manifest, splits={**latest.splits, self.split: split}),
         )
+        with suppress(OSError):  # the split is complete
+            (self.path / self.split / UNLISTED).unlink()
 
     def _check_target(self) -> None:
         if not re.fullmatch(r"\w+", self.split):
@@ -269,6 +275,8 @@ class StoreWriter:
                 raise DataError(f"{self.path} already has a split {self.split!r}")
         elif self.path.is_dir() and any(not _is_leftover(entry) for entry in self.path.iterdir()):
             raise DataError(f"{self.path} is not empty and not a store: it has no {FILE_NAME}")
+        if _is_leftover(self.path / self.split):
+            shutil.rmtree(self.path / self.split)
         if (self.path / self.split).exists():
             raise DataError(
                 f"{self.path / self.split} exists, but {FILE_NAME} does not list it: remove it"
@@ -317,4 +325,6 @@ def refuse_full_disk(path: Path, error: OSError) -> None:
 
 
 def _is_leftover(entry: Path) -> bool:
-    return entry.name.startswith(".") and entry.name.endswith(".partial")
+    """Whether a file or folder in a store was left by a failure, and belongs to no split."""
+    hidden = entry.name.startswith(".") and entry.name.endswith(".partial")
+    return hidden or (entry / UNLISTED).exists()
