@@ -96,7 +96,8 @@ def _run(name: str, arguments: list[str], *, debug: bool) -> int:
         hint = ""
         if isinstance(error, PermissionError) and ".cache" in str(error.filename):
             hint = "; set HF_HOME to a folder that can be written to"
-        return _report_error(name, (str(error) or type(error).__name__) + hint, debug=debug)
+        said = " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
+        return _report_error(name, said + hint, debug=debug)
     except RuntimeError as error:
         from accelerate.utils.memory import should_reduce_batch_size
 

@@ -96,9 +96,10 @@ class Trainer:
         self._new_skipped = 0
         self._random: dict[str, Tensor] | None = None
         self._sums: dict[str, Tensor] = {}
+        self.phase = "setting up"
 
     def fit(self) -> None:
-        """Train until `max_train_steps`. This is the whole loop; a step happens nowhere else.
+        """Train until `max_train_steps`.
 
         Raises:
             TrainingInterrupted: After SIGINT or SIGTERM, when the state is saved.
@@ -107,20 +108,36 @@ class Trainer:
         """
         if self.step >= self.config.max_train_steps or self._is_out_of_time():
             return
+        try:
+            self._loop()
+        except TrainingInterrupted:
+            raise
+        except Exception as error:
+            error.add_note(f"(in {self.phase}, after step {self.step}; {self._newest()})")
+            raise
+
+    def _loop(self) -> None:
+        """This is the whole loop; a step happens nowhere else."""
+        self.phase = "reading data"
         with self.signals:
             for batch in self.batches():  # endless, and resumes where the checkpoint left it
                 with self.accelerator.accumulate(self.model):
+                    self.phase = "the forward pass"
                     self.objective.begin_step(self.step)
                     loss, logs = self.model(batch)
+                    self.phase = "the backward pass"
                     self.accelerator.backward(loss)
                     self._add({"loss": loss.detach(), **logs})
                     if not self.accelerator.sync_gradients:
+                        self.phase = "reading data"
                         continue  # a micro-batch: the optimizer does not move
+                    self.phase = "clipping gradients"
                     norms = clip_gradients(self.accelerator, self.objective, self.config.optim)
                     values = {**self._mean(), **norms}
                     if self._skip_nonfinite_step(values["loss"], values["grad_norm"]):
                         continue
                     scale = self._fp16_scale()
+                    self.phase = "the optimizer's step"
                     self.optimizer.step()
                     self.optimizer.zero_grad()
 
@@ -130,12 +147,15 @@ class Trainer:
                 lr = self.lr_scheduler.get_last_lr()[0]
                 self.lr_scheduler.step()
                 self.step += 1
+                self.phase = "averaging weights"
                 if self.ema is not None:
                     self.ema.step(self.trainable)
+                self.phase = "logging"
                 self.run_log.log(self.step, {**values, "lr": float(lr), **self._counts()})
 
                 if self._finish_step():
                     return
+                self.phase = "reading data"
 
     def _finish_step(self) -> bool:
         """Save, validate and draw when due; return whether the run is over."""
@@ -143,10 +163,13 @@ class Trainer:
         stop = self._stop_signal()
         # Saved first, so that a failure of validation or preview loses no step.
         if last or stop or self._due(self.config.checkpointing_steps):
+            self.phase = "saving"
             self.save()
         if last or self._due(self.config.validation_steps):
+            self.phase = "validation"
             self.validate()
         if last or self._due(self.config.preview_steps):
+            self.phase = "drawing a preview"
             self.preview()
         if stop and not last:
             self._interrupt(stop)
@@ -231,14 +254,17 @@ class Trainer:
             f"skipped ({self.num_bad_steps} in all)"
         )
         if self.bad_in_a_row == MAX_BAD_STEPS:
-            newest = checkpoint.list_checkpoints(self.run_dir / STATE_DIR)
-            kept = f"the newest checkpoint is {newest[-1]}" if newest else "there is no checkpoint"
             raise TrainingError(
                 f"the loss or its gradient was not finite {MAX_BAD_STEPS} times in a row, after"
-                f" step {self.step}; {kept}; a lower learning rate or mixed_precision='bf16' often"
-                " helps"
+                f" step {self.step}; {self._newest()}; a lower learning rate or"
+                " mixed_precision='bf16' often helps"
             )
         return True
+
+    def _newest(self) -> str:
+        """Say which checkpoint is the newest."""
+        complete = checkpoint.list_checkpoints(self.run_dir / STATE_DIR)
+        return f"the newest checkpoint is {complete[-1]}" if complete else "there is no checkpoint"
 
     def _fp16_scale(self) -> float:
         """The factor on the loss in fp16; it is reduced when gradients are not finite."""

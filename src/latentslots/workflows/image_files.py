@@ -3,7 +3,7 @@
 Dimensions: K slots, h w the size of masks, H W pixels of the image file.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,9 +143,14 @@ def find_image_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def read_batches(
-    paths: Sequence[Path], batch_size: int
+    paths: Sequence[Path], batch_size: int, *, only: Collection[Path] | None = None
 ) -> Iterator[tuple[list[ImageFile], list[str]]]:
     """Open image files in batches, with a sentence for each file that cannot be read.
+
+    Args:
+        paths: The files.
+        batch_size: Files per batch.
+        only: Batches without any of these are left out; by default none is.
 
     Raises:
         ValueError: If the batch size is below 1.
@@ -153,8 +158,11 @@ def read_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     for start in range(0, len(paths), batch_size):
+        batch = paths[start : start + batch_size]
+        if only is not None and not set(batch) & set(only):
+            continue
         files, problems = [], []
-        for path in paths[start : start + batch_size]:
+        for path in batch:
             try:
                 files.append(open_image_file(path))
             except ValueError as error:

@@ -47,13 +47,16 @@ def segment_files(
         check_output_dir(output_dir / path.stem, mark=FACTS_FILE)
     result = BatchResult(skipped=[path.stem for path in known])
     with tqdm(total=len(missing), disable=not progress, unit="image") as bar:
-        for files, problems in read_batches(missing, BATCH_SIZE):
+        # Rounding depends on the batch: an interrupted run is completed in the same ones.
+        for files, problems in read_batches(paths, BATCH_SIZE, only=missing):
             for file, scene in zip(files, encode_files(pipe, files, seed=seed), strict=True):
+                if file.path in known:
+                    continue
                 with atomic_folder(output_dir / file.name, mark=FACTS_FILE) as folder:
                     _write(file, scene, folder, provenance[file.path])
                 result.done.append(file.name)
             result.problems.extend(problems)
-            bar.update(len(files) + len(problems))
+            bar.update(sum(file.path not in known for file in files) + len(problems))
     return result
 
 
