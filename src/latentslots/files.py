@@ -6,18 +6,22 @@ process or a power failure leaves what was there before.
 
 import ctypes
 import errno
+import getpass
 import gzip
 import hashlib
 import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 T = TypeVar("T")
 
@@ -142,6 +146,29 @@ def check_output_dir(folder: Path, *, mark: str) -> None:
 
 
 @contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Let one process of this machine at a time write to a path; a killed one does not count.
+
+    Raises:
+        ValueError: If another process is writing to it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"latentslots-locks-{getpass.getuser()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
+    lock = FileLock(folder / name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another process is writing to {path}: wait for it, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def atomic_folder(folder: Path, *, mark: str) -> Iterator[Path]:
     """A temporary folder beside `folder`, which takes its name when the `with` block succeeds.
 
@@ -150,19 +177,20 @@ def atomic_folder(folder: Path, *, mark: str) -> Iterator[Path]:
         mark: The file by which a folder of the same kind is recognized.
 
     Raises:
-        ValueError: If the destination holds something else.
+        ValueError: If the destination holds something else, or another process is writing to it.
     """
-    restore_folder(folder)
-    check_output_dir(folder, mark=mark)
-    partial = beside(folder, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-    except BaseException:
+    with exclusive(folder):
+        restore_folder(folder)
+        check_output_dir(folder, mark=mark)
+        partial = beside(folder, "partial")
         shutil.rmtree(partial, ignore_errors=True)
-        raise
-    replace_folder(partial, folder)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        replace_folder(partial, folder)
 
 
 def replace_folder(partial: Path, folder: Path) -> None:

@@ -17,6 +17,7 @@ from latentslots.data import (
 from latentslots.data.importers.arrays import import_arrays
 from latentslots.data.store.manifest import read_manifest
 
+from ..tiny import write_squares
 from .conftest import NLVR, snapshot
 
 
@@ -167,3 +168,16 @@ def test_the_manifest(store: Path) -> None:
     assert (split.num_rows, split.smallest, split.largest) == (12, (100, 100), (100, 100))
     assert split.num_bytes == (store / split.shards[0].file).stat().st_size
     assert json.loads((store / "dataset_info.json").read_text())["format_version"] == 1
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    """Of the same size, so that only reading it tells."""
+    store = write_squares(tmp_path / "store", num_train=3, num_validation=1)
+    shard = store / "train" / "part-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[4:200] = bytes(196)
+    shard.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"(?s)is damaged .*`latentslots data verify` names"
+    ):
+        load_dataset(store, split="train")

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
 from latentslots.config import TrainConfig
 from latentslots.pipelines import load_pipeline
 from latentslots.training import checkpoint
 from latentslots.training.run_log import METRICS_FILE, RunLog
 from latentslots.training.trainer import Trainer
-from tests.faults import sweep
+from tests.faults import faults, sweep
 from tests.training.runs import assert_same, rewind, run, saved, with_changes
 
 
@@ -63,6 +64,25 @@ def test_a_resumed_run(
         stride=stride,
     )
     assert runs >= 3
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_no_line_of_the_log_is_torn(tmp_path: Path, number: int) -> None:
+    accelerator = Accelerator(cpu=True)
+    log = RunLog(tmp_path, accelerator, max_train_steps=9, progress=False)
+    with faults(tmp_path) as layer:
+        log.open()
+        layer.number = layer.count + number
+        failed = 0
+        for step in range(1, 10):
+            try:
+                log.log(step, {"loss": 1.5})
+            except OSError:
+                failed = step
+        log.close()
+    assert layer.failed
+    assert failed == number
+    assert whole_rows(tmp_path) == [step for step in range(1, 10) if step != failed]
 
 
 class BrokenError(Exception):

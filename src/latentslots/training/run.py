@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ from latentslots.data.errors import UnknownSplitError
 from latentslots.data.loading.loader import ImageDataset
 from latentslots.data.loading.stream import ImageStream
 from latentslots.device import keep_freed_memory
-from latentslots.files import write_json, write_text
+from latentslots.files import exclusive, write_json, write_text
 from latentslots.objectives import Objective
 from latentslots.training.checkpoint import list_checkpoints
 from latentslots.training.init_weights import load_init_weights
@@ -103,6 +104,19 @@ def train(
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     accelerator.wait_for_everyone()  # no process writes to the folder before all have checked it
+    with exclusive(run_dir) if accelerator.is_main_process else nullcontext():
+        _train(config, run_dir, accelerator, newest=newest, progress=progress)
+    return run_dir
+
+
+def _train(
+    config: TrainConfig,
+    run_dir: Path,
+    accelerator: Accelerator,
+    *,
+    newest: Path | None,
+    progress: bool,
+) -> None:
     # All processes draw the same weights here. Their noise and timesteps must differ, so each
     # process gets a seed of its own below.
     set_seed(config.seed)
@@ -141,7 +155,6 @@ def train(
         trainer.fit()
     finally:
         trainer.run_log.close()
-    return run_dir
 
 
 def _measure(objective: Objective, dataset: ImageDataset | ImageStream) -> None:

@@ -1,8 +1,10 @@
 """The numbers of a run: `metrics.jsonl`, a progress bar, and trackers."""
 
 import json
+import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -83,8 +85,7 @@ class RunLog:
         if self.file is None or self.bar is None:
             return
         row = {"step": step, "seconds": self.seconds, **values}
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        self._append(self.file, json.dumps(row) + "\n")
         self.accelerator.log(values, step=step)
         if "loss" in values:
             self.bar.set_postfix(step=step, loss=f"{values['loss']:.4f}", refresh=False)
@@ -93,6 +94,18 @@ class RunLog:
         else:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
             self.print(f"step {step}: {shown}")
+
+    def _append(self, file: TextIO, line: str) -> None:
+        """Write a line, or nothing of it."""
+        path = self.run_dir / METRICS_FILE
+        size = path.stat().st_size
+        try:
+            file.write(line)
+            file.flush()
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, size)
+            raise
 
     def log_image(self, step: int, image: Image.Image) -> None:
         """Log a preview to the trackers that take images."""

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from latentslots.config.sampling import Sampling
 from latentslots.data.store.listing import GENERATED_FILE, SHEET_FILE, SLOTS_SUFFIX
-from latentslots.files import atomic_file, read_json, write_json
+from latentslots.files import atomic_file, exclusive, read_json, write_json
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import sample_images, use_sampling
 from latentslots.pipelines.slot_output import upsample_masks
@@ -59,7 +59,7 @@ def generate(
 
     Raises:
         ValueError: If a value is out of its range, the folder holds images that were made in
-            another way, or a scene has the name of the contact sheet.
+            another way, another process writes to it, or a scene has the name of the contact sheet.
     """
     _check_values(scenes, guidance_scales, num_seeds, batch_size)
     for scale in guidance_scales:
@@ -73,22 +73,23 @@ def generate(
         "seed": sampling.seed,
         **scenes.provenance,
     }
-    _check_folder(output_dir, provenance)
-    origins = {row: {"origin": scenes.origin(row)} for row in range(len(scenes.names))}
-    known = finished(origins, lambda row: _read_result(output_dir, scenes.names[row]))
-    missing = [row for row in origins if row not in known]
-    result = BatchResult(
-        skipped=[scenes.names[row] for row in known], problems=list(scenes.problems)
-    )
-    with tqdm(total=len(missing), disable=not progress, unit="scene") as bar:
-        for start in range(0, len(missing), batch_size):
-            rows = missing[start : start + batch_size]
-            grids = _sample_grids(pipe, scenes, rows, sampling, guidance_scales, num_seeds)
-            for row, images in zip(rows, grids, strict=True):
-                _write(pipe, scenes, row, images, output_dir, provenance=provenance)
-                result.done.append(scenes.names[row])
-            bar.update(len(rows))
-    _contact_sheet(output_dir, scenes.names)
+    with exclusive(output_dir):
+        _check_folder(output_dir, provenance)
+        origins = {row: {"origin": scenes.origin(row)} for row in range(len(scenes.names))}
+        known = finished(origins, lambda row: _read_result(output_dir, scenes.names[row]))
+        missing = [row for row in origins if row not in known]
+        result = BatchResult(
+            skipped=[scenes.names[row] for row in known], problems=list(scenes.problems)
+        )
+        with tqdm(total=len(missing), disable=not progress, unit="scene") as bar:
+            for start in range(0, len(missing), batch_size):
+                rows = missing[start : start + batch_size]
+                grids = _sample_grids(pipe, scenes, rows, sampling, guidance_scales, num_seeds)
+                for row, images in zip(rows, grids, strict=True):
+                    _write(pipe, scenes, row, images, output_dir, provenance=provenance)
+                    result.done.append(scenes.names[row])
+                bar.update(len(rows))
+        _contact_sheet(output_dir, scenes.names)
     return result
 
 

@@ -28,6 +28,16 @@ DECODING_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+PARSING_ERRORS = (
+    *DECODING_ERRORS,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    RuntimeError,
+)
+"""And those of PIL alone, in damaged files (tests/fuzz.py)."""
 COMPRESS_LEVEL = 4
 """Level of PNGs: 2.6 times as fast as the default of 6, with 5 % more bytes for textured scenes."""
 IMAGE_SUFFIXES = (
@@ -122,7 +132,7 @@ def read_header(encoded: bytes) -> tuple[tuple[int, int], str]:
             may_be_rotated = image.format != "PNG" or b"eXIf" in encoded
             rotated = may_be_rotated and image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
             return ((height, width) if rotated else (width, height)), image.mode
-    except DECODING_ERRORS as error:
+    except PARSING_ERRORS as error:
         raise DataError(f"{len(encoded)} bytes are not an image that can be read") from error
 
 
@@ -148,7 +158,7 @@ def decode(cell: Mapping[str, Any], *, where: str) -> Image.Image:
         is_deep = len(image.getbands()) >= 3 and any(";16" in str(tile) for tile in image.tile)
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         image.load()
-    except DECODING_ERRORS as error:
+    except PARSING_ERRORS as error:
         raise DataError(f"{name} cannot be decoded: {_reason(error)}") from error
     if pages > 1:
         raise DataError(f"{name} has {pages} pages: save each of them as a file")
@@ -185,7 +195,7 @@ def refuse_lossy(encoded: bytes) -> None:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             name = image.format
-    except DECODING_ERRORS:
+    except PARSING_ERRORS:
         return  # which is reported where they are decoded
     # Lossless WebP is in a chunk VP8L; the lossy one is VP8 and a space.
     if name in LOSSY_FORMATS or (name == "WEBP" and b"VP8 " in encoded[:_WEBP_HEADER]):

@@ -24,6 +24,7 @@ from typing import Literal, overload
 
 import datasets
 from datasets import Dataset, IterableDataset
+from datasets.exceptions import DatasetGenerationError
 from datasets.splits import NamedSplit
 
 from latentslots.bundled import bundled_folder
@@ -188,12 +189,18 @@ def _load_store(path: str, split: str, *, streaming: bool) -> Dataset | Iterable
     fingerprint = shards_fingerprint(shards)
     # With the fingerprint in the configuration's name, HF datasets converts a rewritten store
     # again, even if the time stamps of its files did not change.
-    dataset = Dataset.from_parquet(
-        files,
-        split=NamedSplit(split),
-        config_name=f"store-{fingerprint}",
-        cache_dir=_cache_dir(),
-    )
+    try:
+        dataset = Dataset.from_parquet(
+            files,
+            split=NamedSplit(split),
+            config_name=f"store-{fingerprint}",
+            cache_dir=_cache_dir(),
+        )
+    except DatasetGenerationError as error:
+        cause = error.__cause__ or error
+        raise DataError(
+            f"{path} is damaged ({cause}): `latentslots data verify` names the file"
+        ) from error
     return Dataset(dataset.data, info=dataset.info, split=dataset.split, fingerprint=fingerprint)
 
 

@@ -34,7 +34,7 @@ from latentslots.data.store.rows import (
 )
 from latentslots.data.store.source_files import SourceFiles
 from latentslots.data.store.writer import StoreWriter, refuse_full_disk
-from latentslots.files import atomic_file, write_text
+from latentslots.files import atomic_file, exclusive, write_text
 
 REQUIRED_SPACE = 0.8
 """Fraction of the estimated space that must be free; below 1, because estimates may be too high."""
@@ -204,18 +204,36 @@ def write_blocks(
             invalid, the disk is full or will be, or a process is killed. Complete blocks are kept
             for resuming.
     """
-    folder = _open_folder(writer, {**spec, "source": os.fspath(source)})
+    with exclusive(writer.path / writer.split):
+        _write_blocks(
+            writer,
+            blocks,
+            make_rows,
+            spec={**spec, "source": os.fspath(source)},
+            workers=workers,
+            bar=tqdm(desc=writer.split, unit=unit, disable=not progress),
+            sizes=sizes or dict.fromkeys(blocks, 1),
+            expected_bytes=expected_bytes,
+        )
+
+
+def _write_blocks(
+    writer: StoreWriter,
+    blocks: Mapping[str, Any],
+    make_rows: MakeRows,
+    *,
+    spec: Mapping[str, Any],
+    workers: Workers,
+    bar: Any,
+    sizes: Mapping[str, int],
+    expected_bytes: int,
+) -> None:
+    folder = _open_folder(writer, spec)
     files = {name: folder / f"{name}.parquet" for name in blocks}
     missing = {name: block for name, block in blocks.items() if not _is_complete(files[name])}
     _check_schema(writer, [files[name] for name in blocks if name not in missing])
-    sizes = sizes or dict.fromkeys(blocks, 1)
-    bar = tqdm(
-        total=sum(sizes.values()),
-        initial=sum(sizes[name] for name in blocks if name not in missing),
-        desc=writer.split,
-        unit=unit,
-        disable=not progress,
-    )
+    bar.total = sum(sizes.values())
+    bar.update(sum(sizes[name] for name in blocks if name not in missing))
     jobs = [
         (writer.encoder, make_rows, block, files[name], name) for name, block in missing.items()
     ]

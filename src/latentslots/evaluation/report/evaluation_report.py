@@ -16,7 +16,7 @@ from latentslots.evaluation.painted import PaintedReport
 from latentslots.evaluation.probing import ProbeReport
 from latentslots.evaluation.segmentation import SegmentationReport
 from latentslots.evaluation.shifts import ShiftReport
-from latentslots.files import atomic_file, read_json, write_text
+from latentslots.files import atomic_file, exclusive, read_json, write_text
 from latentslots.metrics.image_scores import ImageScores, scores_from_columns
 
 REPORT_FORMAT = 2
@@ -110,7 +110,15 @@ class EvaluationReport:
         return "\n".join(parts)
 
     def write(self, folder: Path) -> None:
-        """Write `report.json`, `report.md` and `images.parquet`."""
+        """Write `report.json`, `report.md` and `images.parquet`.
+
+        Raises:
+            ValueError: If another process is writing to the folder.
+        """
+        with exclusive(folder):
+            self._write(folder)
+
+    def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
         write_text(folder / REPORT_FILE, text)
