@@ -177,7 +177,5 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[4:200] = bytes(196)
     shard.write_bytes(content)
-    with pytest.raises(
-        DataError, match=r"(?s)is damaged .*`latentslots data verify` names"
-    ):
+    with pytest.raises(DataError, match=r"(?s)is damaged .*`latentslots data verify` names"):
         load_dataset(store, split="train")

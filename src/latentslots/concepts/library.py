@@ -268,11 +268,20 @@ class ConceptLibrary:
             content.pop("shares")
             info = LibraryInfo(**content)
             tensors = load_file(folder / TENSORS_NAME)
+            found = int(tensors["concept"].max()) + 1
+            if number != found:
+                raise ValueError(f"it has {found} concepts instead of {number}")
             crops = tuple(tuple(_read_crops(folder / CROPS_DIR, c)) for c in range(number))
             library = cls(**tensors, crops=crops, info=info)
-            if library.num_concepts != number:
-                raise ValueError(f"it has {library.num_concepts} concepts instead of {number}")
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            RuntimeError,
+            AttributeError,
+            SafetensorError,
+        ) as error:
             raise ValueError(f"the concept library {folder} is damaged: {error}") from error
         return library
 

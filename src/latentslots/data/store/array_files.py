@@ -20,6 +20,7 @@ READING_ERRORS = (
     TypeError,
     KeyError,
     EOFError,
+    ArithmeticError,
     SyntaxError,
     RecursionError,
     MemoryError,

@@ -148,7 +148,8 @@ def decode(cell: Mapping[str, Any], *, where: str) -> Image.Image:
     Raises:
         DataError: If the image is missing or broken.
     """
-    encoded, path = cell["bytes"], cell["path"]
+    encoded: Any = cell.get("bytes")
+    path: Any = cell.get("path")
     name = f"{where} ({path})" if path else where
     if encoded is None and path is None:
         raise DataError(f"{name} holds no image")
@@ -178,7 +179,8 @@ def decode_ids(cell: Mapping[str, Any], *, where: str) -> Image.Image:
             no ids any more.
     """
     image = decode(cell, where=where)
-    encoded = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+    encoded = cell.get("bytes")
+    encoded = Path(cell["path"]).read_bytes() if encoded is None else encoded
     try:
         refuse_lossy(encoded)
     except DataError as error:

@@ -107,7 +107,24 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     write_json(path / FILE_NAME, asdict(manifest))
 
 
+def _check(split: dict[str, Any]) -> None:
+    """Refuse numbers of rows that are none, or do not add up.
+
+    Raises:
+        TypeError: If there are such.
+    """
+    shards = [Shard(**shard) for shard in split["shards"]]
+    numbers = [split["num_rows"], *split["smallest"], *split["largest"]]
+    numbers += [number for shard in shards for number in (shard.num_rows, shard.num_bytes)]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise TypeError("a number of rows, bytes or pixels is not an integer of 0 or more")
+    if sum(shard.num_rows for shard in shards) != split["num_rows"]:
+        raise TypeError("the rows of the shards do not add up")
+
+
 def _parse(content: dict[str, Any]) -> Manifest:
+    for split in content["splits"].values():
+        _check(split)
     splits = {
         name: SplitManifest(
             num_rows=split["num_rows"],
