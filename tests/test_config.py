@@ -169,8 +169,8 @@ def test_differences_are_named_with_both_values(config: TrainConfig) -> None:
     ("content", "message"),
     [
         (None, "there is no config file {file}"),
-        (b"{", "{file} cannot be read: it is not JSON"),
-        (b"\xff\xfe\x00", "{file} cannot be read: it is not text in UTF-8"),
+        (b"{", "{file} is not a JSON file in UTF-8"),
+        (b"\xff\xfe\x00", "{file} is not a JSON file in UTF-8"),
         (b"[]", r"a config must be an object with keys, got \[\]"),
     ],
 )

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 
 from latentslots.cli.main import main
-from latentslots.data import DataError, load_dataset
+from latentslots.data import load_dataset
 from latentslots.data.store import reader
 from latentslots.files import atomic_file, atomic_folder
 from tests import tiny
@@ -87,22 +86,18 @@ def test_a_denied_cache_names_the_remedy(
     assert "set HF_HOME to a folder that can be written to" in capsys.readouterr().err
 
 
-def kill_first(pids: Path) -> None:
-    """Kill the first process that leaves its id, as a lack of memory does."""
-    while not (found := [*pids.glob("*")]):
-        time.sleep(0.01)
-    os.kill(int(found[0].name), signal.SIGKILL)
-
-
 def test_an_import_whose_worker_is_killed_can_go_on(tmp_path: Path) -> None:
+    """As a lack of memory kills it."""
     expected = make(tmp_path / "whole", tmp_path / "pids", workers=1)
     pids = tmp_path / "killed"
     pids.mkdir()
-    killer = threading.Thread(target=kill_first, args=(pids,))
-    killer.start()
-    with pytest.raises(DataError, match="a worker process ended, killed perhaps"):
-        make(tmp_path / "out", pids, 0.1, workers=2)
-    killer.join()
+    command = [sys.executable, "-m", "tests.data.slow_rows", tmp_path / "out", pids, "0.3"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (found := [*pids.glob("*")]) and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(int(found[0].name), signal.SIGKILL)
+        _, said = process.communicate(timeout=120)
+    assert "DataError: a worker process ended, killed perhaps for lack of memory" in said
     make(tmp_path / "out", tmp_path / "pids", workers=1)
     part = "train/part-00000.parquet"
     assert (tmp_path / "out" / part).read_bytes() == (expected / part).read_bytes()

@@ -10,7 +10,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from latentslots.config.methods import MethodConfig
 from latentslots.config.run import TrainConfig
-from latentslots.files import read_json
 
 
 class ConfigError(ValueError):
@@ -132,9 +131,9 @@ def load_config(path: str | Path) -> TrainConfig:
     """
     path = Path(path)
     try:
-        values = read_json(path)
+        values = json.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"there is no config file {path}") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a JSON file in UTF-8: {error}") from None
     return from_dict(values)

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latentslots.bundled import bundled_folder
-from latentslots.device import in_double
 
 BUNDLED_VAE = "vae"
 STATISTICS = ("latents_mean", "latents_std")
@@ -93,7 +92,8 @@ def measure_latents(vae: AutoencoderKL, images: Iterable[Float[Tensor, "_ 3 H W"
     sums, count = torch.zeros(2, vae.config.latent_channels, dtype=torch.float64), 0
     for batch in images:
         posterior = vae.encode(batch.to(vae.device, vae.dtype)).latent_dist
-        mean, var = in_double(posterior.mean), in_double(posterior.var)
+        # On the CPU, as not every device has double precision.
+        mean, var = (each.to("cpu", torch.float64) for each in (posterior.mean, posterior.var))
         pixels = (0, 2, 3)
         sums += torch.stack([mean.sum(pixels), (mean.square() + var).sum(pixels)]).cpu()
         count += mean[:, 0].numel()

@@ -360,7 +360,8 @@ class Trainer:
         """Write the averaged model as a pipeline folder, which all other commands load."""
         final = self.run_dir / PIPELINE_DIR
         new = final.with_name(f".{PIPELINE_DIR}_new")
-        checkpoint.remove(new)  # left by a killed run
+        # Left by a killed run, the second by one of an older release.
+        checkpoint.remove(new, final.with_name(f".{PIPELINE_DIR}_old"))
         try:
             with self.averaged():
                 self.validator.before_saving(self.objective, self.accelerator.device)
