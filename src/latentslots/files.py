@@ -6,7 +6,6 @@ process or a power failure leaves what was there before.
 
 import ctypes
 import errno
-import getpass
 import gzip
 import hashlib
 import json
@@ -152,7 +151,8 @@ def exclusive(path: Path) -> Iterator[None]:
     Raises:
         ValueError: If another process is writing to it.
     """
-    folder = Path(tempfile.gettempdir()) / f"latentslots-locks-{getpass.getuser()}"
+    user = os.getuid() if hasattr(os, "getuid") else os.getlogin()  # a container may lack names
+    folder = Path(tempfile.gettempdir()) / f"latentslots-locks-{user}"
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
     lock = FileLock(folder / name)

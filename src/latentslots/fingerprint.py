@@ -82,8 +82,8 @@ def files_sha256(paths: Iterable[str | Path]) -> list[str]:
     """
     files = [Path(path).absolute() for path in paths]
     known: dict[str, tuple[str, str]] = {}
-    database = _hashes_file()
     try:
+        database = _hashes_file()
         database.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(database)) as connection:
             connection.execute(_TABLE)
@@ -97,7 +97,7 @@ def files_sha256(paths: Iterable[str | Path]) -> list[str]:
             hashes, new = _hash_changed(files, known)
             connection.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)", new)
             connection.commit()
-    except (sqlite3.Error, OSError, UnicodeEncodeError) as error:
+    except (sqlite3.Error, OSError, UnicodeEncodeError, RuntimeError) as error:
         logger.debug("hashes of files cannot be kept: %s", error)
         hashes, _ = _hash_changed(files, known)
     return hashes

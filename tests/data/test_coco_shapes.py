@@ -202,3 +202,12 @@ class TestText:
         text = capsys.readouterr().err
         assert message in text
         assert len(text) < 400
+
+
+def test_a_photograph_whose_name_has_the_other_form_of_unicode(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "in", TWO, images=[
+        {"id": 7, "file_name": "caf\u00e9.jpg", "height": 20, "width": 30}
+    ])  # fmt: skip
+    (folder / "images/val2017/7.jpg").rename(folder / "images/val2017/cafe\u0301.jpg")
+    out = import_coco(folder, tmp_path / "out", splits=["validation"], workers=1)
+    assert len(load_dataset(out, split="validation")) == 1

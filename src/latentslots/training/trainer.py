@@ -389,7 +389,7 @@ class Trainer:
                     f"the checkpoint {folder} was trained with another {name} (its hash is "
                     f"{before[name][:12]}, not {frozen.get(name, '')[:12]})"
                 )
-        # Releases before 0.2 knew folders of images by the number of files alone.
+        # Older releases knew folders of images by the number of files alone.
         same = (self.dataset.fingerprint, f"{len(self.dataset)} images")
         if values.get("data", same[0]) not in same:
             raise checkpoint.CheckpointError(

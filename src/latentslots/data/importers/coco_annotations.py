@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from latentslots.data.errors import DataError
 from latentslots.data.importers.coco_shapes import parse_shape
+from latentslots.data.store.listing import find_file
 from latentslots.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,9 @@ def annotated_images(
         images = [reader.image(image) for image in content["images"]]
     except KeyError as error:
         raise DataError(f"{file} is not a file of COCO's {kind}: an entry lacks {error}") from error
-    except (TypeError, AttributeError) as error:
+    except DataError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{file} is not a file of COCO's {kind}: {error}") from error
     images = [images[index] for index in sorted(range(len(images)), key=reader.order)]
     _check(images, file, kind)
@@ -152,14 +155,14 @@ class _Reader:
             if len(annotations) > 1:
                 raise DataError(f"{self.file} has two annotations of the image {image['id']!r}")
             for annotation in annotations:
-                png = str(self.file.with_suffix("") / annotation["file_name"])
+                png = str(find_file(self.file.with_suffix(""), annotation["file_name"]))
                 segments = self._panoptic(annotation)
         else:
             instances = [self._instance(one, image, height, width) for one in annotations]
             segments = [one for one in instances if one["shape"]]
             self.num_boxes += len(instances) - len(segments)
         return AnnotatedImage(
-            path=str(self.folder / image["file_name"]),
+            path=str(find_file(self.folder, image["file_name"])),
             height=height,
             width=width,
             license=self.licenses.get(image.get("license"), ""),

@@ -21,6 +21,7 @@ from PIL import Image
 from latentslots.data.errors import DataError
 from latentslots.data.importers.boxes import bounding_box
 from latentslots.data.store.encoding import encode_ids, read_ids, read_picture
+from latentslots.data.store.listing import find_file
 from latentslots.data.store.resumable import is_written, write_items
 from latentslots.data.store.source_files import inspect_files
 from latentslots.data.store.writer import StoreWriter
@@ -162,13 +163,14 @@ def _names(root: Path, name: str) -> list[str]:
 
 
 def _image(root: Path, name: str) -> Path:
-    return root / "JPEGImages" / f"{name}.jpg"
+    return find_file(root / "JPEGImages", f"{name}.jpg")
 
 
 def _masks(root: Path, name: str) -> tuple[Path, Path]:
     """Paths of the masks of an image: objects and classes."""
     file = f"{name}.png"
-    return root / "SegmentationObject" / file, root / "SegmentationClass" / file
+    folders = root / "SegmentationObject", root / "SegmentationClass"
+    return find_file(folders[0], file), find_file(folders[1], file)
 
 
 def _files(root: Path, name: str) -> Iterator[Path]:

@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path, PurePath
 
 logger = logging.getLogger(__name__)
@@ -61,15 +62,19 @@ def list_files(
                 others[suffix or "without ending"] += 1
     if others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        logger.warning("files of other endings in %s are left out: %s", root, counts)
+        _say_once(f"files of other endings in {root} are left out: {counts}")
     if unreadable:
-        logger.warning(
-            "%d files in %s are left out, whose names are not UTF-8, such as %s",
-            len(unreadable),
-            root,
-            unreadable[0],
+        _say_once(
+            f"{len(unreadable)} files in {root} are left out, whose names are not UTF-8, such as "
+            f"{unreadable[0]}"
         )
     return sorted(found)
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Log a line, but not again when the same folder is listed for another split."""
+    logger.warning("%s", line)
 
 
 def same_name(name: str) -> str:
