@@ -134,6 +134,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scenes[number]["image"].resize((128, 128)).save(faces / f"{number:05d}.png")
     scenes[0]["image"].save(folder / "picture.png")
     scenes[1]["image"].save(folder / "other.png")
+    photo = Image.new("RGB", (1200, 800), (90, 90, 90))
+    photo.paste(scenes[0]["image"].resize((400, 400)), (300, 120))  # the area of docs/edit.md
+    photo.save(folder / "photo.jpg")
     return folder
 
 
