@@ -86,6 +86,8 @@ class ImportFolder(AddOptions):
     """Folder with images at any depth."""
     masks: str | None = None
     """Folder with an image of ids for every image, at the same relative path."""
+    palette: str | None = None
+    """JSON file of ids by color, such as {"#ff0000": 1}, if the masks are pictures in color."""
     glob: str | None = None
     """Only the images that match, such as `**/*_rgb.png`."""
     validation_fraction: float | None = None

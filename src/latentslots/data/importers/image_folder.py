@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from latentslots.data.errors import DataError
+from latentslots.data.importers.mask_palette import Palette, ids_of_colors, read_palette
 from latentslots.data.store.encoding import read_ids, read_picture
 from latentslots.data.store.folder import find_images, group_of, split_files
 from latentslots.data.store.listing import same_name
@@ -33,6 +34,7 @@ class _Item:
         file: Path relative to the folder.
         path: Path of the image.
         mask: Path of its mask.
+        palette: Ids of the colors of masks, which are ids themselves without it.
         video: Name of the video that it is a frame of.
         frame: Number of the frame.
         skip: Whether to skip it with a warning if it cannot be read.
@@ -42,6 +44,7 @@ class _Item:
     file: str
     path: str
     mask: str | None
+    palette: Palette | None
     video: str | None
     frame: int | None
     skip: bool
@@ -54,6 +57,7 @@ def _item(
     masks: dict[str, Path] | None,
     frames: dict[str, int] | None,
     *,
+    palette: Palette | None,
     skip: bool,
     crop: ResizeCenterCrop | None,
 ) -> _Item:
@@ -61,6 +65,7 @@ def _item(
         file=file,
         path=str(root / file),
         mask=str(masks[file]) if masks else None,
+        palette=palette,
         video=group_of(file, "parent") if frames else None,
         frame=frames[file] if frames else None,
         skip=skip,
@@ -73,6 +78,7 @@ def import_folder(
     out: str | os.PathLike[str],
     *,
     masks: str | os.PathLike[str] | None = None,
+    palette: str | os.PathLike[str] | None = None,
     glob: str | None = None,
     split: str = "train",
     validation_fraction: float | None = None,
@@ -98,6 +104,7 @@ def import_folder(
         out: Folder of the store, new or existing.
         masks: Folder with an image of ids for every image, at the same relative path up to the
             suffix; 0 is the background.
+        palette: JSON file of ids by color, such as `{"#ff0000": 1}`, if the masks are pictures.
         glob: Only the images that match, such as `**/*_rgb.png`.
         split: Split to write, which the store must not have yet.
         validation_fraction: Fraction to hold out as `validation`.
@@ -125,17 +132,23 @@ def import_folder(
     root = _folder(images)
     files = find_images(root, glob)
     mask_of = None if masks is None else _match(files, root, _folder(masks))
+    if palette is not None and masks is None:
+        raise DataError("a palette is for masks, and there are none")
+    colors = None if palette is None else read_palette(palette)
     frames = _frames(files) if group_by == "parent" else None
     crop = None if resolution is None else ResizeCenterCrop(resolution)
     jobs: list[tuple[StoreWriter, list[_Item], dict[str, Any], int]] = []
     for side, chosen in _divide(files, split, validation_fraction, group_by, seed).items():
         skip = on_bad_sample == "skip"
-        items = [_item(file, root, mask_of, frames, skip=skip, crop=crop) for file in chosen]
+        items = [
+            _item(file, root, mask_of, frames, palette=colors, skip=skip, crop=crop)
+            for file in chosen
+        ]
         source_files = inspect_files((item.path for item in items), root)
         spec = {
             "images": source_files.fingerprint,
             "masks": inspect_files((i.mask for i in items if i.mask), masks or root).fingerprint,
-            "options": [group_by, resolution, on_bad_sample],
+            "options": [group_by, resolution, on_bad_sample, *([colors] if colors else [])],
         }
         if is_added(Path(out), side, spec_fingerprint(spec)):
             continue
@@ -189,7 +202,7 @@ def _write(
 def _rows(items: Sequence[_Item]) -> Iterator[dict[str, Any]]:
     for item in items:
         try:
-            image, ids = _read(item.path, item.mask, item.crop)
+            image, ids = _read(item)
         except DataError as error:
             if not item.skip:
                 raise
@@ -218,17 +231,19 @@ def _divide(
     return split_files(files, validation_fraction=validation_fraction, group_by=group_by, seed=seed)
 
 
-def _read(
-    path: str, mask: str | None, crop: ResizeCenterCrop | None
-) -> tuple[bytes | Image.Image, Image.Image | None]:
-    encoded, image = read_picture(path)
-    ids = None if mask is None else read_ids(mask)
+def _read(item: _Item) -> tuple[bytes | Image.Image, Image.Image | None]:
+    encoded, image = read_picture(item.path)
+    ids = None if item.mask is None else read_ids(item.mask)
     try:
         if ids is not None:
+            if item.palette is not None:
+                ids = ids_of_colors(ids, item.palette)
+            elif ids.mode in ("RGB", "RGBA"):
+                raise DataError("it is in color: state which color is which id in a palette")
             check_segmentation(ids, image.size)
-        return (encoded, ids) if crop is None else crop(image, ids)
+        return (encoded, ids) if item.crop is None else item.crop(image, ids)
     except ValueError as error:
-        raise DataError(f"{mask or path} cannot be used: {error}") from error
+        raise DataError(f"{item.mask or item.path} cannot be used: {error}") from error
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
