@@ -15,7 +15,7 @@ NUMBERS = tests/cli/test_evaluate.py tests/contracts tests/evaluation tests/metr
 OPENGL  = ldconfig -p | grep -q libEGL.so.1 || { ! command -v apt-get >/dev/null; } \
 	|| { apt-get update -q && apt-get install -qy libegl1 libgl1-mesa-dri; }
 
-.PHONY: setup format check test test-docs test-portable test-all demo bench clean
+.PHONY: setup format check test test-coverage test-docs test-portable test-all demo bench clean
 
 setup: $(STAMP)
 
@@ -37,7 +37,19 @@ check: setup
 	$(BIN)/mypy
 
 test: setup
+	$(PYTEST) -n 2 --dist loadfile -m "$(FAST)"
+
+# The same under coverage, which makes it half as slow again.
+test-coverage: setup
 	$(PYTEST) -n 2 --dist loadfile -m "$(FAST)" --cov --cov-report=term:skip-covered
+
+# With the lowest versions that pyproject.toml allows; torch brings CUDA.
+test-lowest:
+	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip install --python $(VENV)-lowest/bin/python --resolution lowest-direct \
+		--index-strategy unsafe-best-match -e '.[dev]'
+	$(MAKE) VENV=$(VENV)-lowest STAMP= setup test-fast-only
 
 # The commands and the Python of README and docs.
 test-docs: setup

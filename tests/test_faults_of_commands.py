@@ -17,7 +17,8 @@ from latentslots.config.sampling import Sampling
 from latentslots.data import cache_latents, load_dataset
 from latentslots.data.store import reader
 from latentslots.evaluation import evaluate
-from latentslots.evaluation.report.evaluation_report import read_report
+from latentslots.evaluation.report.evaluation_report import read_image_scores, read_report
+from latentslots.fingerprint import file_sha256
 from latentslots.models.autoencoder import load_vae
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.workflows.edit import EditArguments, edit_files
@@ -27,7 +28,7 @@ from tests.faults import sweep
 from tests.test_faults import content, fresh
 
 STRIDES = pytest.mark.parametrize(
-    "stride", [pytest.param(1, marks=pytest.mark.slow), 9], ids=["all", "some"]
+    "stride", [pytest.param(1, marks=pytest.mark.slow), 19], ids=["all", "some"]
 )
 Sweep = Callable[..., int]
 
@@ -154,6 +155,13 @@ def test_a_report(
         assert report["conditions"]["seed"] == 1 if completed else True
         assert (root / "report" / "index.html").is_file()
         assert len(json.dumps(report)) > 100
+        path = root / "report" / "images.parquet"
+        if report["images_sha256"] == file_sha256(path):
+            assert len(read_image_scores(path, "iou", report=report)) == 3
+        else:  # a renaming failed after others had succeeded
+            assert not completed
+            with pytest.raises(ValueError, match="does not belong to the report beside it"):
+                read_image_scores(path, "iou", report=report)
 
     prepare = fresh(root, lambda folder: write(folder, 0))
     assert swept(root, lambda: write(root, 1), check, prepare=prepare) >= 2

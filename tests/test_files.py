@@ -1,5 +1,6 @@
 """Files and folders appear complete or not at all, and with the permissions of the umask."""
 
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -14,7 +15,16 @@ from safetensors.torch import save_file
 from latentslots import files
 from latentslots.concepts import ConceptLibrary, LibraryInfo
 from latentslots.data import StoreWriter, cache_latents, load_dataset
-from latentslots.files import atomic_file, atomic_folder, publish, retry, write_json
+from latentslots.files import (
+    atomic_file,
+    atomic_folder,
+    publish,
+    retry,
+    to_json,
+    write_json,
+    write_text,
+    write_together,
+)
 from latentslots.models.autoencoder import load_vae
 
 
@@ -199,3 +209,69 @@ class TestRetry:
             == "done"
         )
         assert waits == [0.5, 1.0, 0.5, 1.0, 0.5, 1.0]
+
+
+class TestWriteTogether:
+    def test_all_files_are_written(self, tmp_path: Path) -> None:
+        write_together(tmp_path / "new", {"a.txt": "\u00e4", "b.bin": b"\x00"})
+        assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "\u00e4"
+        assert (tmp_path / "new" / "b.bin").read_bytes() == b"\x00"
+
+    def test_an_error_in_the_last_keeps_the_first(self, tmp_path: Path) -> None:
+        write_together(tmp_path, {"a.txt": "old", "b.txt": "old"})
+        with pytest.raises(UnicodeEncodeError):
+            write_together(tmp_path, {"a.txt": "new", "b.txt": "\udcff"})
+        assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt"]
+        assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_json_holds_null_for_what_is_not_finite() -> None:
+    assert json.loads(to_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}})) == {
+        "a": [None, 1.5],
+        "b": {"c": None},
+    }
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "replaced"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_renamed_was_synced(
+    kind: str, earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync, replace, exchange = os.fsync, os.replace, files.exchange
+
+    def check(path: Path) -> None:
+        inodes = {entry.stat().st_ino for entry in [path, *path.rglob("*")]}
+        assert inodes <= synced
+
+    def record(handle: int) -> None:
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    def checked_replace(one: Path, other: Path) -> None:
+        check(Path(one))
+        replace(one, other)
+        synced.discard(tmp_path.stat().st_ino)
+
+    def checked_exchange(one: Path, other: Path) -> bool:
+        check(one)
+        done = exchange(one, other)
+        synced.discard(tmp_path.stat().st_ino)
+        return done
+
+    def write(text: str) -> None:
+        if kind == "file":
+            write_text(tmp_path / "out", text)
+            return
+        with atomic_folder(tmp_path / "out", mark="m") as partial:
+            (partial / "deep").mkdir()
+            for name in ("m", "deep/n"):
+                (partial / name).write_text(text)
+
+    if earlier:
+        write("old")
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "replace", checked_replace)
+    monkeypatch.setattr(files, "exchange", checked_exchange)
+    write("new")
+    assert tmp_path.stat().st_ino in synced  # after the renaming, too

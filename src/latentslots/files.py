@@ -9,14 +9,15 @@ import errno
 import gzip
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,7 +52,7 @@ def beside(path: Path, ending: str) -> Path:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Rename a complete file or folder to its final name.
+    """Rename a complete file or folder to its final name, once it is on the disk.
 
     Its files get the permissions that the umask leaves, whatever their writers set (safetensors
     0.8 writes private files, https://github.com/safetensors/safetensors/issues/782).
@@ -61,13 +62,43 @@ def publish(partial: Path, path: Path) -> None:
         path: The final name. An earlier file is replaced; a folder must be absent or empty.
     """
     apply_umask(partial)
+    sync_all(partial)
     os.replace(partial, path)
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8; an older one stays until this one is complete."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_together(folder: Path, files: Mapping[str, bytes | str]) -> None:
+    """Write files into a folder; none of them changes before all are complete on the disk.
+
+    Args:
+        folder: The folder, new or existing.
+        files: Content by file name; text is written in UTF-8.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        for name, content in files.items():
+            temporary = stack.enter_context(atomic_file(folder / name))
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            sync(temporary)
+
+
+def to_json(content: Any) -> str:
+    """JSON for people: indented; numbers that are not finite, which JSON lacks, become `null`."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_text(path: Path) -> str:

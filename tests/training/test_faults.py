@@ -27,7 +27,7 @@ def whole_rows(run_dir: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "stride", [pytest.param(3, marks=pytest.mark.slow), 23], ids=["most", "some"]
+    "stride", [pytest.param(3, marks=pytest.mark.slow), 47], ids=["most", "some"]
 )
 @pytest.mark.parametrize(
     ("lasting", "code"), [(False, errno.EIO), (True, errno.ENOSPC)], ids=["once", "full disk"]
@@ -63,7 +63,7 @@ def test_a_resumed_run(
         code=code,
         stride=stride,
     )
-    assert runs >= 3
+    assert runs >= 2
 
 
 @pytest.mark.parametrize("number", range(1, 10))

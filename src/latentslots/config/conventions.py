@@ -1,4 +1,4 @@
-"""Choices of an evaluation that metrics, evaluation and cli share."""
+"""Choices of an evaluation that metrics, evaluation and cli share, and files that it reads."""
 
 from typing import Literal, get_args
 
@@ -9,6 +9,12 @@ CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 ScoringSize = int | Literal["native"]
 """Shortest side of the compared masks, in pixels; `native` for the size of each ground truth."""
+
+SEGMENTED = "ids.png"
+"""In the folder of an image that `latentslots segment` wrote: the slot of every pixel."""
+
+UNSEEN = 255
+"""Id, in such a file, of pixels outside of what the model sees."""
 
 
 def check_convention(name: str) -> Convention:

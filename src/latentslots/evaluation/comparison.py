@@ -215,7 +215,10 @@ def compare_reports(
                 f"{first} and {values[1]!r} in {second}"
             )
     folders = [path if path.is_dir() else path.parent for path in paths]
-    scores = [read_image_scores(folder / IMAGES_FILE, convention) for folder in folders]
+    scores = [
+        read_image_scores(folder / IMAGES_FILE, convention, report=content)
+        for folder, content in zip(folders, contents, strict=True)
+    ]
     return compare_means(*scores, seed=seed)
 
 

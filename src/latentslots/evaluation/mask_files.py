@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from latentslots.config.conventions import SEGMENTED, UNSEEN
 from latentslots.data.store.array_files import read_arrays
 from latentslots.data.store.encoding import read_ids
 from latentslots.data.store.listing import list_files, same_name
@@ -22,10 +23,6 @@ from latentslots.metrics.contingency import LARGEST_ID
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".npy")
 ARRAYS = (".npy", ".npz")
-SEGMENTED = "ids.png"
-"""In the folder of an image that `latentslots segment` wrote: the slot of every pixel."""
-UNSEEN = 255
-"""Id, in such a file, of pixels outside of what the model sees."""
 _SUM_TOLERANCE = 1e-2
 
 

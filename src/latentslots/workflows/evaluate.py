@@ -34,6 +34,7 @@ from latentslots.evaluation.report.examples import draw_examples, draw_masks, ex
 from latentslots.evaluation.report.page import PAGE_FILE, report_page
 from latentslots.evaluation.segmentation import SegmentationReport, score
 from latentslots.evaluation.shifts import ShiftReport, check_shifts, evaluate_shifts
+from latentslots.visualize import png_bytes
 from latentslots.workflows.provenance import model_hash
 
 NUM_EXAMPLES = 8
@@ -344,7 +345,6 @@ def _write(
     *,
     metrics_path: Path | None = None,
 ) -> None:
-    report.write(folder)
     scores = next(iter(report.segmentation.values())).images
     worst, best = extremes(scores)
     captions = {
@@ -352,12 +352,13 @@ def _write(
         "worst": ("the images with the lowest mIoU, the worst first", worst),
         "best": ("the images with the highest mIoU, the best first", best),
     }
-    figures = {}
+    figures, files = {}, {}
     for name, (caption, images) in captions.items():
         if images:
             figures[caption] = draw(images=images)
-            figures[caption].save(folder / f"{name}.png")
-    report_page(report, figures, metrics_path=metrics_path).save(folder / PAGE_FILE)
+            files[f"{name}.png"] = png_bytes(figures[caption])
+    page = report_page(report, figures, metrics_path=metrics_path)
+    report.write(folder, {**files, PAGE_FILE: page.to_html().encode()})
 
 
 def _conditions(pipe: Any, dataset: Dataset, options: EvaluationOptions) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from latentslots.evaluation.edits.moves import evaluate_moves, move_rows, move_t
 from latentslots.evaluation.edits.removal import evaluate_removal, removal_rows, removal_table
 from latentslots.evaluation.edits.swaps import evaluate_swaps, swap_rows, swap_table
 from latentslots.evaluation.report.evaluation_report import versions
-from latentslots.files import write_json, write_text
+from latentslots.files import to_json, write_together
 from latentslots.pipelines.edit import check_frames
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import use_sampling
@@ -71,10 +71,9 @@ class EditEvaluation:
         return "\n".join(_TABLES[kind](reports) for kind, reports in self.reports.items())
 
     def write(self, folder: Path) -> None:
-        """Write `edits.json` and `edits.md`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / REPORT_FILE, self.to_dict())
-        write_text(folder / MARKDOWN_FILE, self.to_markdown())
+        """Write `edits.json` and `edits.md`, both or none."""
+        files = {MARKDOWN_FILE: self.to_markdown(), REPORT_FILE: to_json(self.to_dict())}
+        write_together(folder, files)
 
 
 def run_edit_evaluation(

@@ -12,9 +12,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from latentslots.config.conventions import UNSEEN
 from latentslots.data.store.encoding import IMAGE_SUFFIXES, decode, read_picture
 from latentslots.data.store.listing import list_files, same_name
-from latentslots.evaluation.mask_files import UNSEEN
 from latentslots.pipelines.full_size import Area, central_square, check_area
 from latentslots.pipelines.slot_output import upsample_masks
 

@@ -22,7 +22,7 @@ from latentslots.evaluation.generation import (
     compositional_consistency,
 )
 from latentslots.evaluation.report.evaluation_report import versions
-from latentslots.files import write_json, write_text
+from latentslots.files import to_json, write_together
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import sample_images, use_sampling
 from latentslots.workflows.compose import SceneBatch
@@ -137,8 +137,8 @@ def measure(
         **report.to_dict(),
         **versions(),
     }
-    write_json(folder / "report.json", content)
-    write_text(folder / "report.md", report.to_markdown())
+    files = {"report.json": to_json(content), "report.md": report.to_markdown()}
+    write_together(folder, files)
     return report
 
 

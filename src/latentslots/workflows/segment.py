@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from latentslots import editing
-from latentslots.evaluation.mask_files import SEGMENTED, UNSEEN
+from latentslots.config.conventions import SEGMENTED, UNSEEN
 from latentslots.files import atomic_folder, check_output_dir, write_json
 from latentslots.fingerprint import content_hash
 from latentslots.pipelines.base import SlotPipeline

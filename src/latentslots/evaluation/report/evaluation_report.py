@@ -1,6 +1,7 @@
 """The report of one evaluation: its scores, conditions and versions, as JSON and Markdown."""
 
-import json
+import hashlib
+import io
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from latentslots.evaluation.painted import PaintedReport
 from latentslots.evaluation.probing import ProbeReport
 from latentslots.evaluation.segmentation import SegmentationReport
 from latentslots.evaluation.shifts import ShiftReport
-from latentslots.files import atomic_file, exclusive, read_json, write_text
+from latentslots.files import exclusive, read_json, to_json, write_together
+from latentslots.fingerprint import file_sha256
 from latentslots.metrics.image_scores import ImageScores, scores_from_columns
 
 REPORT_FORMAT = 2
@@ -109,33 +111,32 @@ class EvaluationReport:
         parts += [one.to_markdown() for one in (self.painted, self.shifts) if one is not None]
         return "\n".join(parts)
 
-    def write(self, folder: Path) -> None:
-        """Write `report.json`, `report.md` and `images.parquet`.
+    def write(self, folder: Path, others: Mapping[str, bytes] | None = None) -> None:
+        """Write `report.json`, `report.md`, `images.parquet` and what shows them, all or none.
+
+        Args:
+            folder: The folder, new or existing.
+            others: Content of further files by name.
 
         Raises:
             ValueError: If another process is writing to the folder.
         """
-        with exclusive(folder):
-            self._write(folder)
-
-    def _write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-        write_text(folder / REPORT_FILE, text)
         about = [f"- {name}: {value}" for name, value in self.conditions.items()]
         about += [f"- command: `{self.command}`"] if self.command else []
         markdown = "\n".join(["# Evaluation", "", *about, "", self.to_markdown()])
-        write_text(folder / MARKDOWN_FILE, markdown)
-        write_image_scores(
-            {name: report.images for name, report in self.segmentation.items()},
-            folder / IMAGES_FILE,
-        )
+        images = _image_scores(self.segmentation)
+        content = {**self.to_dict(), "images_sha256": hashlib.sha256(images).hexdigest()}
+        files: dict[str, bytes | str] = {**(others or {})}
+        files |= {IMAGES_FILE: images, MARKDOWN_FILE: markdown, REPORT_FILE: to_json(content)}
+        with exclusive(folder):
+            write_together(folder, files)
 
 
-def write_image_scores(scores: Mapping[str, ImageScores], path: Path) -> None:
-    """Write the scores of single images, one row for each image and convention."""
+def _image_scores(reports: Reports) -> bytes:
+    """The scores of single images as Parquet, one row for each image and convention."""
     tables = []
-    for convention, images in scores.items():
+    for convention, report in reports.items():
+        images = report.images
         columns: dict[str, Any] = {
             "image": np.arange(len(images)),
             "convention": [convention] * len(images),
@@ -148,18 +149,30 @@ def write_image_scores(scores: Mapping[str, ImageScores], path: Path) -> None:
             if name in _COUNTED:
                 columns[_COUNTED[name]] = images.counts[:, i]
         tables.append(pa.table(columns))
-    with atomic_file(path) as temporary:
-        pq.write_table(pa.concat_tables(tables), temporary)
+    buffer = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables), buffer)
+    return buffer.getvalue()
 
 
-def read_image_scores(path: Path, convention: str) -> ImageScores:
-    """Read the file of `write_image_scores`.
+def read_image_scores(
+    path: Path, convention: str, *, report: Mapping[str, Any] | None = None
+) -> ImageScores:
+    """Read the scores of single images.
+
+    Args:
+        path: The file `images.parquet`.
+        convention: The convention whose scores are read.
+        report: Content of the report beside it; older ones do not name the file's hash.
 
     Raises:
-        ValueError: If the file is missing, or has no scores of this convention.
+        ValueError: If the file is missing, belongs to another report, or has no scores of this
+            convention.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: it holds the scores of the single images")
+    expected = (report or {}).get("images_sha256")
+    if expected is not None and file_sha256(path) != expected:
+        raise ValueError(f"{path} does not belong to the report beside it: evaluate again")
     table = pq.read_table(path, filters=[("convention", "=", convention)])
     if not table.num_rows:
         raise ValueError(f"{path} holds no scores of the convention {convention!r}")
