@@ -1,6 +1,7 @@
 # What a developer types. `make demo` and `make test` work from a fresh clone.
 PYTHON ?= python3
 VENV   ?= .venv
+LOWEST ?= .venv-lowest
 BIN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 # Two busy OpenMP jobs on two cores slow each other ten-fold; the tests use one thread. Without bytecode,
@@ -15,7 +16,7 @@ NUMBERS = tests/cli/test_evaluate.py tests/contracts tests/evaluation tests/metr
 OPENGL  = ldconfig -p | grep -q libEGL.so.1 || { ! command -v apt-get >/dev/null; } \
 	|| { apt-get update -q && apt-get install -qy libegl1 libgl1-mesa-dri; }
 
-.PHONY: setup format check test test-coverage test-docs test-portable test-all demo bench clean
+.PHONY: setup format check test test-coverage test-lowest test-docs test-portable test-all demo bench clean
 
 setup: $(STAMP)
 
@@ -43,13 +44,12 @@ test: setup
 test-coverage: setup
 	$(PYTEST) -n 2 --dist loadfile -m "$(FAST)" --cov --cov-report=term:skip-covered
 
-# With the lowest versions that pyproject.toml allows; torch brings CUDA.
+# With the lowest versions that pyproject.toml allows, in an environment of its own: torch brings CUDA.
 test-lowest:
-	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
-	$(VENV)-lowest/bin/python -m pip install --quiet uv
-	$(VENV)-lowest/bin/uv pip install --python $(VENV)-lowest/bin/python --resolution lowest-direct \
-		--index-strategy unsafe-best-match -e '.[dev]'
-	$(MAKE) VENV=$(VENV)-lowest STAMP= setup test-fast-only
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist loadfile -m "$(FAST)"
 
 # The commands and the Python of README and docs.
 test-docs: setup

@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 
 import tyro
 
-from latentslots.cli.data_import import IMPORTS, Out
+from latentslots.cli.data_import import IMPORTS
+from latentslots.cli.import_options import Out
 from latentslots.config.seeds import check_seed
 
 PROG = "latentslots data"
