@@ -1,15 +1,19 @@
 """Files of release 0.1 load, and its run is resumed as by release 0.1."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from latentslots.cli.main import main
 from latentslots.concepts import ConceptLibrary
 from latentslots.data.store.reader import load_dataset
 from latentslots.data.store.verify import verify
+from latentslots.evaluation.comparison import compare_reports
 from latentslots.evaluation.segmentation import evaluate
 from latentslots.pipelines import LatentSlotDiffusionPipeline, load_pipeline
 from tests.training.runs import rows
@@ -69,3 +73,51 @@ def test_slots_of_a_segmented_image_are_edited(here: Path) -> None:
     assert main([*words, "--num-inference-steps", "2"]) == 0
     with Image.open(here / "out" / "scene" / "edited.png") as edited:
         assert edited.size == (32, 32)
+
+
+def test_a_report_is_compared() -> None:
+    differences = compare_reports(WRITTEN / "report", WRITTEN / "report")
+    assert differences["fg_ari"].first == pytest.approx(0.31341098868468087, abs=0.05)
+    assert all(one.first == one.second for one in differences.values())
+
+
+def set_number(path: Path, key: str, number: int) -> None:
+    """Write a format of another release into a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: number}))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "words"),
+    [
+        (
+            "run/pipeline/model_index.json",
+            "_latentslots_format",
+            "segment run scene.png --output-dir out",
+        ),
+        ("run/state/step_0000002/state.json", "format", "train --config run/train_config.json"),
+        ("store/dataset_info.json", "format_version", "data info store"),
+        ("concepts/library.json", "format", "concepts show concepts"),
+        ("report/report.json", "format", "compare report report"),
+    ],
+)
+def test_newer_formats_are_refused_by_number(
+    file: str, key: str, words: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_number(here / file, key, 99)
+    more = ["--resume"] if words.startswith("train") else []
+    assert main([*words.split(), *more]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "99" in error
+    assert "format" in error
+
+
+def test_newer_slots_are_refused_by_number(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = here / "segmented" / "slots.safetensors"
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in ("slots", "masks")}
+        facts = json.loads(file.metadata()["latentslots"])
+    metadata = {"latentslots": json.dumps({**facts, "format": 99})}
+    save_file(tensors, path, metadata=metadata)
+    words = ["edit", "run", "scene.png", "--slots", str(path), "--remove", "1"]
+    assert main([*words, "--output-dir", "out"]) == 2
+    assert "has format 99, and this release reads formats up to" in capsys.readouterr().err

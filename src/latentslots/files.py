@@ -133,6 +133,28 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+class FormatError(ValueError):
+    """A newer release wrote the file."""
+
+
+def check_format(found: Any, newest: int, what: str) -> None:
+    """Refuse what a newer release wrote, by the number of its format.
+
+    Args:
+        found: The number that is recorded; `None` counts as 1.
+        newest: The newest format that this release reads.
+        what: Name of the file or folder in the error message.
+
+    Raises:
+        FormatError: If the format is newer, or not a number.
+    """
+    if found is not None and (type(found) is not int or not 1 <= found <= newest):
+        raise FormatError(
+            f"{what} has format {found!r}, and this release reads formats up to {newest}: "
+            "install a newer release of latentslots"
+        )
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, as `write_text` does."""
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -29,11 +29,13 @@ from latentslots.concepts.clustering import (
     silhouette,
 )
 from latentslots.concepts.layouts import Layout
-from latentslots.files import atomic_folder, read_json
+from latentslots.files import FormatError, atomic_folder, check_format, read_json
 from latentslots.pipelines.base import SlotPipeline
 from latentslots.pipelines.slot_output import upsample_masks
 from latentslots.visualize import grid, slot_crop
 
+FORMAT = 1
+"""Format of a library's folder."""
 NUM_CROPS = 8
 CROP_SIZE = 48
 TENSORS_NAME = "library.safetensors"
@@ -248,7 +250,11 @@ class ConceptLibrary:
             for number, crops in enumerate(self.crops):
                 for rank, crop in enumerate(crops):
                     crop.save(partial / CROPS_DIR / f"concept_{number:03d}_{rank}.png")
-            content = {"concepts": self.num_concepts, "shares": self.shares.tolist()}
+            content = {
+                "format": FORMAT,
+                "concepts": self.num_concepts,
+                "shares": self.shares.tolist(),
+            }
             text = json.dumps({**asdict(self.info), **content}, indent=2)
             (partial / INFO_NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -257,13 +263,15 @@ class ConceptLibrary:
         """Read a library that `save` wrote.
 
         Raises:
-            ValueError: If there is none in the folder, or it is damaged.
+            ValueError: If there is none in the folder, it is damaged, or a newer release wrote it.
         """
         folder = Path(folder)
         if not (folder / INFO_NAME).is_file():
             raise ValueError(f"{folder} holds no concept library: {INFO_NAME} is missing")
         try:
             content = read_json(folder / INFO_NAME)
+            if isinstance(content, dict):
+                check_format(content.pop("format", None), FORMAT, f"the library {folder}")
             number = content.pop("concepts")
             content.pop("shares")
             info = LibraryInfo(**content)
@@ -273,6 +281,8 @@ class ConceptLibrary:
                 raise ValueError(f"it has {found} concepts instead of {number}")
             crops = tuple(tuple(_read_crops(folder / CROPS_DIR, c)) for c in range(number))
             library = cls(**tensors, crops=crops, info=info)
+        except FormatError:
+            raise
         except (
             OSError,
             ValueError,

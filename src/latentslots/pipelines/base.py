@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Generator, Tensor, nn
 
 from latentslots.data.transforms import ResizeCenterCrop, to_pixel_values
-from latentslots.files import apply_umask
+from latentslots.files import apply_umask, check_format
 from latentslots.fingerprint import model_fingerprint
 from latentslots.pipelines.folder import PIPELINE_FILE, pipeline_folder
 from latentslots.pipelines.inference import InferenceSettings
@@ -26,6 +26,10 @@ from latentslots.pipelines.pretrained import Pretrained
 from latentslots.pipelines.slot_output import SlotOutput
 
 ImageInput = Image.Image | np.ndarray | Tensor | list[Image.Image] | list[np.ndarray] | list[Tensor]
+FORMAT = 2
+"""Format of a pipeline's folder; format 1, of release 0.1, has no number."""
+FORMAT_KEY = "_latentslots_format"
+"""Key of it in `model_index.json`; what diffusers does not take for a part starts with `_`."""
 PipelineT = TypeVar("PipelineT", bound="SlotPipeline")
 
 
@@ -75,13 +79,19 @@ class SlotPipeline(DiffusionPipeline):
         if not isinstance(inference, InferenceSettings):
             inference = InferenceSettings(**(inference or {}))
         inference.check(self.slot_encoder, self.components.get("patch_decoder"))
-        self.register_to_config(resolution=resolution, inference=asdict(inference))
+        settings = {"resolution": resolution, "inference": asdict(inference)}
+        self.register_to_config(**{FORMAT_KEY: FORMAT}, **settings)
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Read `model_index.json`; files of release 0.1 are converted."""
+        """Read `model_index.json`; files of release 0.1, which have no format, are converted.
+
+        Raises:
+            ValueError: If a newer release wrote it.
+        """
         config = super().load_config(*args, **kwargs)
         index = config[0] if isinstance(config, tuple) else config
+        check_format(index.pop(FORMAT_KEY, None), FORMAT, "the pipeline")
         if "num_inference_slots" in index:
             index["inference"] = {
                 "num_slots": index.pop("num_inference_slots"),

@@ -18,9 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentslots.files import read_json, replace_folder, write_json
+from latentslots.files import FormatError, check_format, read_json, replace_folder, write_json
 
 STEP_DIGITS = 7
+FORMAT = 1
+"""Format of a checkpoint's folder."""
 
 
 class CheckpointError(ValueError):
@@ -114,7 +116,7 @@ def begin(state_dir: Path, step: int) -> Path:
 
 def commit(partial: Path, values: dict[str, Any], *, keep: int) -> Path:
     """Make a filled folder the newest checkpoint, then remove the oldest beyond `keep`."""
-    write_json(partial / "state.json", values)
+    write_json(partial / "state.json", {"format": FORMAT, **values})
     state_dir = partial.parent
     final = state_dir / partial.name.replace(".partial_", "step_")
     replace_folder(partial, final)
@@ -149,6 +151,7 @@ def load(checkpoint: Path, process_index: int, num_processes: int) -> Snapshot:
     """
     try:
         values = read_json(checkpoint / "state.json")
+        check_format(values.pop("format", None), FORMAT, f"the checkpoint {checkpoint}")
         tensors = {name: load_file(checkpoint / f"{name}.safetensors") for name in values["files"]}
         if values["num_processes"] != num_processes:
             raise CheckpointError(
@@ -159,6 +162,15 @@ def load(checkpoint: Path, process_index: int, num_processes: int) -> Snapshot:
         tensors["random"] = load_file(checkpoint / f"{own}.safetensors")
     except CheckpointError:
         raise
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except FormatError as error:
+        raise CheckpointError(str(error)) from None
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise CheckpointError(f"the checkpoint {checkpoint} is damaged: {error}") from None
     return Snapshot(tensors=tensors, values=values)

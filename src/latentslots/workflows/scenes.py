@@ -16,12 +16,14 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from latentslots import editing
-from latentslots.files import atomic_file
+from latentslots.files import atomic_file, check_format
 from latentslots.pipelines.base import SlotPipeline
 from latentslots.pipelines.slot_output import SlotOutput
 from latentslots.workflows.image_files import ImageFile
 
 SLOTS_FILE = "slots.safetensors"
+FORMAT = 1
+"""Format of such a file."""
 
 
 def encode_files(pipe: SlotPipeline, files: list[ImageFile], *, seed: int) -> list[SlotOutput]:
@@ -76,7 +78,7 @@ def save_scene(scene: SlotOutput, path: Path, fingerprint: str, **facts: Any) ->
     tensors = {"slots": scene.slots.contiguous(), "masks": scene.masks[0].half().contiguous()}
     if scene.frames is not None:
         tensors["frames"] = scene.frames[0].contiguous()
-    metadata = {"pipeline": fingerprint, **facts}
+    metadata = {"format": FORMAT, "pipeline": fingerprint, **facts}
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata={"latentslots": json.dumps(metadata)})
 
@@ -85,7 +87,8 @@ def load_scene(path: str | Path, fingerprint: str) -> SlotOutput:
     """Read a scene that `save_scene` wrote.
 
     Raises:
-        ValueError: If the file does not exist, holds no slots, or those of another pipeline.
+        ValueError: If the file does not exist, holds no slots or those of another pipeline, or a
+            newer release wrote it.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,6 +100,7 @@ def load_scene(path: str | Path, fingerprint: str) -> SlotOutput:
             has_frames = "frames" in file.keys()  # noqa: SIM118  (a file, not a dictionary)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} holds no slots: {error}") from error
+    check_format(metadata.get("format"), FORMAT, str(path))
     if metadata.get("pipeline") != fingerprint:
         raise ValueError(
             f"the slots in {path} are those of another pipeline: encode its image anew"
