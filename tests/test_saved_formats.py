@@ -114,7 +114,7 @@ def test_newer_formats_are_refused_by_number(
 def test_newer_slots_are_refused_by_number(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = here / "segmented" / "slots.safetensors"
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in ("slots", "masks")}
+        tensors = {name: file.get_tensor(name).clone() for name in ("slots", "masks")}
         facts = json.loads(file.metadata()["latentslots"])
     metadata = {"latentslots": json.dumps({**facts, "format": 99})}
     save_file(tensors, path, metadata=metadata)

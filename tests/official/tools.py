@@ -27,7 +27,8 @@ def edit_config(part: Path, **changes: Any) -> None:
 
 
 def edit_tensors(part: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
-    tensors = load_file(part / WEIGHTS)
+    # Cloned: before safetensors 0.6, tensors lie in the file, which is written anew.
+    tensors = {name: tensor.clone() for name, tensor in load_file(part / WEIGHTS).items()}
     change(tensors)
     save_file(tensors, part / WEIGHTS)
 
