@@ -7,8 +7,6 @@ classes, and load like those of the full-size models.
 """
 
 import argparse
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +61,7 @@ def write_stable_diffusion(folder: Path, *, text_width: int = TEXT_WIDTH, seed: 
                 sample_size=2 * LATENT_SIZE,
             ),
             text_encoder=CLIPTextModel(text),
-            tokenizer=_tokenizer(vocabulary),
+            tokenizer=CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=NUM_TOKENS),
             scheduler=DDPMScheduler(
                 beta_start=0.00085,
                 beta_end=0.012,
@@ -105,11 +103,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def _tokenizer(vocabulary: dict[str, int]) -> CLIPTokenizer:
-    """From files, which transformers 4 and 5 both read."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name, "vocab.json").write_text(json.dumps(vocabulary))
-        Path(name, "merges.txt").write_text("#version: 0.2\n")
-        return CLIPTokenizer.from_pretrained(name, model_max_length=NUM_TOKENS)

@@ -12,6 +12,7 @@ from latentslots.pipelines import LatentSlotDiffusionPipeline
 
 GOLDEN_INDEX = {
     "_class_name": "LatentSlotDiffusionPipeline",
+    "_latentslots_format": 2,
     "encoder": ["latentslots.models.unet_encoder", "UNetEncoder"],
     "slot_encoder": ["latentslots.models.slot_attention", "SlotEncoder"],
     "unet": ["latentslots.models.slot_unet", "SlotUNet"],
@@ -58,7 +59,9 @@ def test_an_absent_vae_is_recorded_as_such(tiny_pipeline_dir: Path, tmp_path: Pa
     LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir, vae=None).save_pretrained(
         tmp_path
     )
-    assert index(tmp_path) == {**GOLDEN_INDEX, "vae": [None, None]}
+    found = index(tmp_path)
+    assert found["vae"] in ([None, None], None)  # None: diffusers 0.40
+    assert found == {**GOLDEN_INDEX, "vae": found["vae"]}
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,8 @@ def _places(pipe: Any, moves: Moves, seeds: Sequence[int]) -> Float[Tensor, "B _
     truth, still = (moves.images + 1) / 2, torch.zeros_like(moves.way)
     shifted = shift_images(moves.images, moves.way)
     latents = pipe.encode_latents(shifted.to(pipe.device))
-    noise = randn_tensor(
-        latents.shape, generator=generators(seeds), device=latents.device, dtype=latents.dtype
-    )
+    noise = randn_tensor(latents.shape, generator=generators(seeds), device=latents.device)
+    noise = noise.to(latents.dtype)
     by_slots, by_latents = [], []
     last = pipe.scheduler.config.num_train_timesteps - 1
     for level in LEVELS:

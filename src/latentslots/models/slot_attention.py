@@ -192,9 +192,9 @@ class SlotEncoder(ModelMixin, StrictConfigMixin):
         elif len(generator) != batch_size:
             raise ValueError(f"{len(generator)} generators were given for {batch_size} images")
         shape = (batch_size, num_slots or self.config.num_slots, self.config.slot_dim)
-        return randn_tensor(
-            shape, generator=generator, device=self.slot_mean.device, dtype=self.slot_mean.dtype
-        )
+        # In float32: some releases of torch draw other numbers in half precision.
+        noise = randn_tensor(shape, generator=generator, device=self.slot_mean.device)
+        return noise.to(self.slot_mean.dtype)
 
     def initial_slots(
         self,

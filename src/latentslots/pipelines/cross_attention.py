@@ -83,10 +83,8 @@ class CrossAttentionPipeline(LatentSlotDiffusionPipeline):
         total = slots.new_zeros(len(slots), slots.shape[1], *size)
         for level in TIMESTEPS:
             timestep = torch.full((len(latents),), level, device=self.device)
-            noise = randn_tensor(
-                latents.shape, generator=generator, device=self.device, dtype=latents.dtype
-            )
-            noisy = schedule.add_noise(latents, noise, timestep)
+            noise = randn_tensor(latents.shape, generator=generator, device=self.device)
+            noisy = schedule.add_noise(latents, noise.to(latents.dtype), timestep)
             with record_cross_attention(self.unet) as layers:
                 self.unet(noisy, timestep, states, mask, *places)
             for attention in layers:

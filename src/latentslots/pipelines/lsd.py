@@ -144,9 +144,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         if latents is None:
             shape = self._latents_shape(batch_size, height, width)
-            latents = randn_tensor(
-                shape, generator=generator, device=self.device, dtype=self.unet.dtype
-            )
+            latents = randn_tensor(shape, generator=generator, device=self.device)
         condition = Condition(states, mask, *self._places(slots, slots_mask, latents.shape[2:]))
         latents = self._denoise(
             latents.to(self.device, self.unet.dtype),

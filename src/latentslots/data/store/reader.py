@@ -185,7 +185,9 @@ def _load_store(path: str, split: str, *, streaming: bool) -> Dataset | Iterable
         path = escape(str(Path(path).absolute()))  # HF datasets treats file names as patterns
     files = [f"{path.rstrip('/')}/{shard.file}" for shard in shards]
     if streaming:
-        return IterableDataset.from_parquet(files, split=NamedSplit(split))
+        return datasets.load_dataset(
+            "parquet", data_files={split: files}, split=split, streaming=True
+        )
     fingerprint = shards_fingerprint(shards)
     # With the fingerprint in the configuration's name, HF datasets converts a rewritten store
     # again, even if the time stamps of its files did not change.
