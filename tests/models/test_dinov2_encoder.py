@@ -54,8 +54,7 @@ def test_features_of_the_last_layers_are_concatenated(folder: Path) -> None:
     torch.testing.assert_close(features[:, 8:], one(pixels), atol=1e-4, rtol=0)
     model, mean, deviation = two.model, *(torch.tensor(x)[:, None, None] for x in (MEAN, DEVIATION))
     outputs: list[Any] = []
-    # DINOv2 has an encoder, DINOv3 a model, and in transformers 4 neither.
-    layers = getattr(model, "encoder", getattr(model, "model", model)).layer
+    layers = (model.encoder if hasattr(model, "encoder") else model.model).layer
     layers[0].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     model(((pixels + 1) / 2 - mean) / deviation)
     hidden = outputs[0] if isinstance(outputs[0], torch.Tensor) else outputs[0][0]

@@ -129,7 +129,7 @@ class DINOv2Encoder(ModelMixin, StrictConfigMixin):
         tokens = out.last_hidden_state
         if several:
             # DINOv2 names it `layernorm`, DINOv3 `norm`. The last hidden state is not taken from
-            # the list, in which transformers 4.56 has it normalized for DINOv3, and others not.
+            # the list, in which some releases of transformers have it normalized for DINOv3.
             norm = getattr(self.model, "layernorm", None) or self.model.norm
             earlier = out.hidden_states[-self.config.num_layers : -1]
             tokens = torch.cat([*(norm(layer) for layer in earlier), tokens], dim=2)

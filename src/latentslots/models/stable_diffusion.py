@@ -229,7 +229,7 @@ def load_part(load: Callable[..., Part], name: str, subfolder: str) -> Part:
     """
     try:
         return load(name, subfolder=subfolder)
-    except (OSError, ValueError, TypeError) as error:  # TypeError: transformers 4, no vocabulary
+    except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"cannot load the {subfolder} of a Stable Diffusion from {name!r}: it must be a folder "

@@ -9,12 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from jaxtyping import Float, Int
-from packaging.version import Version
 from PIL import Image
 from torch import Generator, Tensor, nn
 
@@ -32,8 +30,6 @@ FORMAT = 2
 """Format of a pipeline's folder; format 1, of release 0.1, has no number."""
 FORMAT_KEY = "_latentslots_format"
 """Key of it in `model_index.json`; what diffusers does not take for a part starts with `_`."""
-TAKES_DTYPE = Version("0.40")
-"""Release of diffusers from which it takes `dtype`; earlier ones ignore that, without a word."""
 PipelineT = TypeVar("PipelineT", bound="SlotPipeline")
 
 
@@ -135,8 +131,6 @@ class SlotPipeline(DiffusionPipeline):
             kwargs[name] = nn.Module.to(part, dtype) if dtype is not None else part
         if index.get("pretrained"):
             kwargs["pretrained"] = named
-        if "dtype" in kwargs and Version(diffusers.__version__) < TAKES_DTYPE:
-            kwargs["torch_dtype"] = kwargs.pop("dtype")
         return super().from_pretrained(folder, **kwargs)
 
     def register_pretrained(self, pretrained: dict[str, Any] | None) -> None:
