@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -163,6 +165,8 @@ def fork(job: Job, out: Path) -> int:
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)
+        # The lock that tqdm shares among processes stays locked if one is killed that holds it.
+        tqdm.set_lock(RLock())
         torch.manual_seed(0)
         np.random.seed(0)
         job.run(out)
@@ -208,10 +212,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="kills of every job")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", help="names of jobs; by default all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for name, job in jobs(Path(folder)).items():
+            if options.only and name not in options.only:
+                continue
             rng = random.Random(f"{name} {options.seed}")
             completed = kill_often(job, Path(folder, name), options.kills, rng)
             print(
