@@ -132,6 +132,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--edits", type=int, default=2000)
     options = parser.parse_args()
+    if min(options.steps, options.edits) < 2 * WARM_UP:
+        parser.error(f"--steps and --edits must be at least {2 * WARM_UP}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for what, run, total in (
