@@ -40,7 +40,7 @@ check: setup
 test: setup
 	$(PYTEST) -n 2 --dist loadfile -m "$(FAST)"
 
-# The same under coverage, which makes it half as slow again.
+# The same under coverage, which takes half as long again.
 test-coverage: setup
 	$(PYTEST) -n 2 --dist loadfile -m "$(FAST)" --cov --cov-report=term:skip-covered
 

@@ -160,10 +160,9 @@ def _modules_with(function: Callable[..., Any]) -> list[Any]:
     """Modules that hold a function under the name `save_file`."""
     import sys
 
+    # Not by getattr, which makes lazy modules import what may not be installed.
     return [
-        module
-        for module in list(sys.modules.values())
-        if getattr(module, "save_file", None) is function
+        module for module in list(sys.modules.values()) if vars(module).get("save_file") is function
     ]
 
 

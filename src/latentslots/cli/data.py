@@ -233,7 +233,7 @@ def run(arguments: list[str]) -> int:
 def subcommands(commands: Mapping[str, type]) -> Any:
     """A union of options classes, each a subcommand with its name."""
     named = (Annotated[cls, tyro.conf.subcommand(name)] for name, cls in commands.items())
-    return Union[tuple(named)]  # noqa: UP007
+    return Union[tuple(named)]  # noqa: UP007  (`|` takes no list)
 
 
 def check_name(arguments: list[str], names: Iterable[str], *, command: str) -> None:

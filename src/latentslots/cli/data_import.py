@@ -308,7 +308,7 @@ class ImportCocoPanoptic(ImportCoco):
 def _variant(options: Options, kind: str, description: str) -> Options:
     """A subclass for one of several data sets with the same options."""
     content = {"__doc__": description, "__module__": __name__, "kind": kind}
-    variant: Options = type(options.__name__, (options,), content)  # type: ignore[assignment]
+    variant: Options = type(options.__name__, (options,), content)  # type: ignore[assignment]  # a class made here has the type `type`
     return variant
 
 

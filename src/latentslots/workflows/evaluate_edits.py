@@ -71,7 +71,7 @@ class EditEvaluation:
         return "\n".join(_TABLES[kind](reports) for kind, reports in self.reports.items())
 
     def write(self, folder: Path) -> None:
-        """Write `edits.json` and `edits.md`, both or none."""
+        """Write `edits.json` and `edits.md`."""
         files = {MARKDOWN_FILE: self.to_markdown(), REPORT_FILE: to_json(self.to_dict())}
         write_together(folder, files)
 

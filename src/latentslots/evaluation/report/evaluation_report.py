@@ -112,7 +112,7 @@ class EvaluationReport:
         return "\n".join(parts)
 
     def write(self, folder: Path, others: Mapping[str, bytes] | None = None) -> None:
-        """Write `report.json`, `report.md`, `images.parquet` and what shows them, all or none.
+        """Write `report.json`, `report.md`, `images.parquet` and further files together.
 
         Args:
             folder: The folder, new or existing.
