@@ -13,8 +13,8 @@ from torch import Generator
 from latentslots.data import load_dataset
 from latentslots.device import to_device
 from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
-from latentslots.pipelines.edit import SlotEdit
 from latentslots.pipelines.sampling import sample_images
+from latentslots.pipelines.slot_edit import SlotEdit
 
 
 def rate(work: Callable[[], object], num_images: int) -> float:

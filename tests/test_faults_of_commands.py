@@ -21,7 +21,8 @@ from latentslots.evaluation.report.evaluation_report import read_image_scores, r
 from latentslots.fingerprint import file_sha256
 from latentslots.models.autoencoder import load_vae
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.workflows.edit import EditArguments, edit_files
+from latentslots.workflows.edit import edit_files
+from latentslots.workflows.edit_arguments import EditArguments
 from latentslots.workflows.segment import segment_files
 from tests import tiny
 from tests.faults import sweep

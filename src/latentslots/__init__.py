@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from latentslots.objectives.base import SlotObjective, collapse_metrics
     from latentslots.official import load_official
     from latentslots.pipelines.base import SlotPipeline
-    from latentslots.pipelines.edit import SlotEdit
     from latentslots.pipelines.inference import InferenceSettings
     from latentslots.pipelines.loading import load_pipeline
     from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
+    from latentslots.pipelines.slot_edit import SlotEdit
     from latentslots.pipelines.slot_output import SlotOutput
     from latentslots.recipes import recipe
     from latentslots.training.run import train
@@ -33,7 +33,7 @@ _MODULES = {
     "MethodConfig": "latentslots.config",
     "OptimConfig": "latentslots.config",
     "SegmentationReport": "latentslots.evaluation.segmentation",
-    "SlotEdit": "latentslots.pipelines.edit",
+    "SlotEdit": "latentslots.pipelines.slot_edit",
     "SlotObjective": "latentslots.objectives.base",
     "SlotOutput": "latentslots.pipelines.slot_output",
     "SlotPipeline": "latentslots.pipelines.base",

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from latentslots import editing
 from latentslots.pipelines import LatentSlotDiffusionPipeline, SlotOutput
-from latentslots.pipelines.edit import SlotEdit
+from latentslots.pipelines.slot_edit import SlotEdit
 from latentslots.pipelines.slot_output import upsample_masks
 from tests import tiny
 

@@ -10,8 +10,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from latentslots import LatentSlotDiffusionPipeline
-from latentslots.pipelines.edit import SlotEdit
 from latentslots.pipelines.full_size import Area, central_square, check_area, paste_into
+from latentslots.pipelines.slot_edit import SlotEdit
 from latentslots.pipelines.slot_output import SlotOutput
 from tests import tiny
 

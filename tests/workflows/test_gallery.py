@@ -7,7 +7,7 @@ import torch
 from latentslots.data import load_dataset
 from latentslots.evaluation.report.html_page import Page
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.edit import SlotEdit
+from latentslots.pipelines.slot_edit import SlotEdit
 from latentslots.workflows.demo import gallery as figures
 from latentslots.workflows.demo.gallery import Gallery
 

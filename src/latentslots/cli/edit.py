@@ -2,21 +2,25 @@
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 import tyro
 
 from latentslots.cli.options import InferenceOptions
 from latentslots.config.sampling import Sampling
+from latentslots.config.seeds import check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """Edit images object by object: remove slots, replace, move or scale them, insert others.
+    """Edit images object by object: remove, exchange, copy, move or scale them, or insert others.
 
     A SLOT is a number, as `latentslots segment` shows it, or `at` (`at1`, `at2`, ...): the slot
-    under a pixel of --at. OTHER is an image file, or the slots.safetensors of one.
+    under a pixel of --at. OTHER is an image file, the slots.safetensors of one, or the folder of a
+    concept library, whose slots are its concepts (CONCEPT, or CONCEPT.2 for the third crop).
+    --move, --scale, --place and --copy require slots with frames (a model trained with
+    method.glimpse-size).
     """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
@@ -29,14 +33,24 @@ class Edit:
     are skipped. Not needed if nothing is edited."""
     remove: tuple[str, ...] = ()
     """SLOT: remove it."""
+    remove_like: tuple[str, ...] = ()
+    """OTHER:SLOT: remove the slot that is most like this one."""
+    exchange: tuple[str, ...] = ()
+    """SLOT=OTHER:SLOT, such as 2=other.png:5: put a slot of another image in its place."""
     replace: tuple[str, ...] = ()
-    """SLOT=OTHER:SLOT, such as 2=other.png:5: replace it by a slot of another image."""
+    """SLOT=OTHER:SLOT: the same, but the new one stands where it stands in the other image, as
+    slots without frames always do."""
+    mix: tuple[str, ...] = ()
+    """SLOT=OTHER:SLOT,WEIGHT, such as 2=other.png:5,0.4: mix it with a slot of another image; at
+    weight 1 it is exchanged."""
     insert: tuple[str, ...] = ()
     """OTHER:SLOT: insert a slot of another image."""
     place: tuple[str, ...] = ()
     """OTHER:SLOT=X,Y, such as other.png:2=40,20: insert a slot of another image, centered at a
-    pixel. This, --move and --scale require slots with frames (a model trained with
-    method.glimpse-size)."""
+    pixel; with X,Y,FACTOR, scaled as well."""
+    copy: tuple[str, ...] = ()
+    """SLOT=X,Y, such as 3=40,20: insert a copy of it, centered at a pixel; with X,Y,FACTOR, scaled
+    as well."""
     move: tuple[str, ...] = ()
     """SLOT=X,Y, such as 3=+12,-4: move it by pixels to the right and down. What leaves the image is
     gone."""
@@ -57,6 +71,9 @@ class Edit:
     invert: bool = False
     """Start from the noise that the image itself comes from (DDIM inversion), instead of random
     noise."""
+    resample: int | None = None
+    """Seed of the noise that painting starts from, for another result of the same edit; --seed also
+    draws the slots anew, in another order."""
     blend: bool = True
     """Keep the image where the edit does not change it."""
     inference: tyro.conf.OmitArgPrefixes[InferenceOptions] = field(default_factory=InferenceOptions)
@@ -71,14 +88,17 @@ def run(arguments: list[str]) -> int:
     """Parse, edit every image, and print what was done; 2 if an image could not be edited."""
     options = tyro.cli(Edit, prog="latentslots edit", args=arguments)
     options.sampling.check()
+    if options.resample is not None:
+        check_seed(options.resample)
 
     from pathlib import Path
 
     from latentslots.cli.model import load_pipeline
-    from latentslots.workflows.edit import EditArguments, edit_files, parse_area
+    from latentslots.workflows.edit import edit_files
+    from latentslots.workflows.edit_arguments import EditArguments, parse_area
     from latentslots.workflows.image_files import find_image_files
 
-    names = ("remove", "replace", "insert", "place", "move", "scale", "swap_background")
+    names = [field.name for field in fields(EditArguments) if field.name != "at"]
     edit = EditArguments(at=options.at, **{name: getattr(options, name) for name in names})
     changes = any(getattr(options, name) for name in names)
     if not changes and not options.at:
@@ -105,6 +125,7 @@ def run(arguments: list[str]) -> int:
         slots=options.slots,
         area=area,
         full_size=not options.model_size,
+        resample=options.resample,
     )
     line = f"{len(result.done)} images edited into {out}, {len(result.skipped)} skipped"
     return _print(options, result.to_dict(), [line])

@@ -1,7 +1,7 @@
 """The concept library: its members, how they are composed, and its folder.
 
-Dimensions: M slots in the library, C concepts, D slot channels, G side of the stored masks, I
-images, B scenes, K slots per scene.
+Dimensions: M slots in the library, N slots of a concept, C concepts, D slot channels, G side of the
+stored masks, I images, B scenes, K slots per scene.
 """
 
 import json
@@ -167,6 +167,15 @@ class ConceptLibrary:
         masks = [self.masks[self.concept == c].mean(dim=0) for c in range(self.num_concepts)]
         return torch.stack(masks)
 
+    def members(self, concept: int) -> Int[Tensor, " N"]:
+        """The members of a concept, the nearest to its center first, as in `crops`."""
+        members = (self.concept == concept).nonzero()[:, 0]
+        points = self.slots[members]
+        if self.info.metric == "cosine":
+            points = F.normalize(points, dim=1)
+        distance = (points - points.mean(dim=0)).norm(dim=1)
+        return members[distance.argsort()]
+
     def check(self, pipe: SlotPipeline) -> None:
         """Check that the library was made by a pipeline.
 
@@ -301,12 +310,7 @@ class ConceptLibrary:
         """Crops of the members nearest to each concept's center."""
         crops = []
         for concept in range(self.num_concepts):
-            members = (self.concept == concept).nonzero()[:, 0]
-            points = self.slots[members]
-            if self.info.metric == "cosine":
-                points = F.normalize(points, dim=1)
-            distance = (points - points.mean(dim=0)).norm(dim=1)
-            best = members[distance.argsort()[:NUM_CROPS]]
+            best = self.members(concept)[:NUM_CROPS]
             rows = self.image[best].tolist()
             pixel_values, scenes = encode_rows(pipe, dataset, rows, self.info.seed)
             size = pixel_values.shape[-2:]

@@ -1,6 +1,6 @@
 """Editing scenes: pure functions on slots, which never change their input."""
 
-from latentslots.editing.frames import Shift, carry_masks, move, place, scale
+from latentslots.editing.frames import Shift, carry_masks, copy, exchange, mix, move, place, scale
 from latentslots.editing.indices import Indices
 from latentslots.editing.masks import (
     BackgroundRule,
@@ -26,9 +26,12 @@ __all__ = [
     "Shift",
     "background",
     "carry_masks",
+    "copy",
+    "exchange",
     "insert",
     "interpolate",
     "match",
+    "mix",
     "move",
     "owned_pixels",
     "pad",

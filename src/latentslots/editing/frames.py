@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentslots.editing.indices import Indices, check_indices
-from latentslots.editing.slots import replace, take
+from latentslots.editing.slots import insert, interpolate, replace, take
 
 Shift = tuple[float, float] | Float[Tensor, "B 2"]
 
@@ -74,6 +74,64 @@ def scale(
     scaled = take(slots, check_indices(slots, index)).clone()
     scaled[..., -2:] *= factors.reshape(-1, 1, 1)
     return replace(slots, index, scaled)
+
+
+def copy(slots: Float[Tensor, "B K D"], index: Indices, at: Shift) -> Float[Tensor, "B M D"]:
+    """Add copies of slots, behind all others, with their centers at a point.
+
+    Args:
+        slots: The scenes, of slots with frames.
+        index: One slot, or several.
+        at: The point (x, y), as for `place`.
+
+    Raises:
+        ValueError: If a slot does not exist or is named twice, or the point is not finite.
+    """
+    return insert(slots, take(place(slots, index, at), index))
+
+
+def exchange(
+    slots: Float[Tensor, "B K D"], index: Indices, new: Float[Tensor, "..."]
+) -> Float[Tensor, "B K D"]:
+    """Replace slots by others, which stand where the old ones stood; they keep their own size.
+
+    >>> old, new = torch.tensor([[[7, 0, 0.5, 1, 1]]]), torch.tensor([[9, 0.75, 0.75, 2, 2]])
+    >>> exchange(old, 0, new)[0, 0].tolist()
+    [9.0, 0.0, 0.5, 2.0, 2.0]
+
+    Args:
+        slots: The scenes, of slots with frames.
+        index: One slot, or several.
+        new: As many new slots, [B, N, D] in the order of `index`, or [B, D] for one.
+
+    Raises:
+        ValueError: If a slot does not exist or is named twice, or the new slots do not fit.
+    """
+    return mix(slots, index, new, 1.0)
+
+
+def mix(
+    slots: Float[Tensor, "B K D"], index: Indices, new: Float[Tensor, "..."], weight: float
+) -> Float[Tensor, "B K D"]:
+    """Mix slots with others in what they look like and in their size, where they stand.
+
+    Args:
+        slots: The scenes, of slots with frames.
+        index: One slot, or several.
+        new: As many new slots, [B, N, D] in the order of `index`, or [B, D] for one.
+        weight: From 0, the old slots, to 1, the new ones.
+
+    Raises:
+        ValueError: If a slot does not exist or is named twice, the new slots do not fit, or the
+            weight is out of its range.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"slots are mixed with a weight from 0 to 1, got {weight}")
+    old = take(slots, check_indices(slots, index))
+    there = replace(slots, index, new)  # which checks them
+    mixed = interpolate(old, take(there, index), weight).clone()
+    mixed[..., -4:-2] = old[..., -4:-2]
+    return replace(slots, index, mixed)
 
 
 def carry_masks(

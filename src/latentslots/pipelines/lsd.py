@@ -28,13 +28,17 @@ from latentslots.models.dinov2_encoder import DINOv2Encoder
 from latentslots.models.stable_diffusion import StableDiffusionUNet
 from latentslots.pipelines.base import ImageInput, SlotPipeline
 from latentslots.pipelines.conditioning import Condition, guided_states, predict_guided
-from latentslots.pipelines.edit import SlotEdit, edit_images
+from latentslots.pipelines.edit import edit_images
 from latentslots.pipelines.full_size import Area
 from latentslots.pipelines.inference import InferenceSettings
 from latentslots.pipelines.inversion import invert_latents
 from latentslots.pipelines.merging_parts import merge_parts
+from latentslots.pipelines.slot_edit import SlotEdit
 from latentslots.pipelines.slot_layout import place_slots
 from latentslots.pipelines.slot_output import SlotOutput
+
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+"""What diffusers calls `callback_on_step_end`."""
 
 
 class LatentSlotDiffusionPipeline(SlotPipeline):
@@ -107,6 +111,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         width: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Paint the image that a set of slots describes.
 
@@ -128,6 +133,9 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             width: Width of the images in pixels; the trained resolution when absent.
             output_type: `pil`, `np` or `pt` (both in [0, 1]), or `latent`.
             return_dict: Whether to wrap the images as diffusers does.
+            callback_on_step_end: Called after each step with this pipeline, the step's number, its
+                timestep and `{"latents": ...}`; the latents that it returns in a dictionary
+                replace those. What it raises ends sampling.
 
         Raises:
             ValueError: If shapes do not fit, or pixels are requested from a pipeline without a VAE.
@@ -151,6 +159,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             partial(predict_guided, self.unet, condition=condition, guidance_scale=guidance_scale),
             generator,
             kept=kept,
+            callback=callback_on_step_end,
         )
         images = self._decode(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -170,6 +179,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         output_type: str = "pil",
         full_size: bool = True,
         area: Area | None = None,
+        callback_on_step_end: StepCallback | None = None,
     ) -> ImagePipelineOutput:
         """Edit images by their slots, and keep what the edit does not change.
 
@@ -193,6 +203,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
                 `output_type="pil"`.
             area: Left, top, right and bottom of the square of a PIL image that the edit is of, as
                 cut out for `encode`; by default the central one.
+            callback_on_step_end: See the call.
 
         Raises:
             ValueError: If the edit is of other images than these, or a value is out of its range.
@@ -211,6 +222,7 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
             generator=generator,
+            callback_on_step_end=callback_on_step_end,
         )
         return ImagePipelineOutput(images=edited)
 
@@ -323,18 +335,23 @@ class LatentSlotDiffusionPipeline(SlotPipeline):
         generator: list[Generator] | None,
         *,
         kept: tuple[Tensor, Tensor] | None,
+        callback: StepCallback | None,
     ) -> Float[Tensor, "B C h w"]:
         """Sample latents from noise; outside of the edit mask, keep those of a given image."""
         latents, extra = noise * self.scheduler.init_noise_sigma, self._step_kwargs(generator)
         timesteps = self.scheduler.timesteps
         following = [*timesteps[1:, None], None]
-        for timestep, after in zip(self.progress_bar(timesteps), following, strict=True):
+        steps = zip(self.progress_bar(timesteps), following, strict=True)
+        for step, (timestep, after) in enumerate(steps):
             prediction = predict(self.scheduler.scale_model_input(latents, timestep), timestep)
             latents = self.scheduler.step(prediction, timestep, latents, **extra).prev_sample
             if kept is not None:
                 image, mask = (part.to(latents) for part in kept)
                 image = image if after is None else self.scheduler.add_noise(image, noise, after)
                 latents = torch.lerp(image, latents, mask)
+            if callback is not None:
+                changed = callback(self, step, timestep, {"latents": latents})
+                latents = changed.get("latents", latents)
         return latents
 
     def _latents_shape(

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,24 @@ from latentslots.config.sampling import Sampling
 from latentslots.data.transforms import to_rgb
 from latentslots.files import atomic_folder, check_output_dir, write_json
 from latentslots.fingerprint import content_hash
-from latentslots.pipelines.edit import SlotEdit
 from latentslots.pipelines.full_size import Area
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import use_sampling
-from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
+from latentslots.pipelines.slot_edit import SlotEdit
+from latentslots.pipelines.slot_output import upsample_masks
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
+from latentslots.workflows.edit_arguments import (
+    EditArguments,
+    parse_exchange,
+    parse_mix,
+    parse_move,
+    parse_pixel,
+    parse_place,
+    parse_scale,
+    parse_thing,
+)
 from latentslots.workflows.image_files import ImageFile, open_image_file
+from latentslots.workflows.other_scenes import OtherScenes, likeness, slot_number, source_hash
 from latentslots.workflows.provenance import BatchResult, finished, image_provenance, read_facts
 from latentslots.workflows.scenes import (
     SLOTS_FILE,
@@ -34,43 +46,6 @@ from latentslots.workflows.scenes import (
 EDITED_FILE = "edited.png"
 FACTS_FILE = "edited.json"
 AT = re.compile(r"at(\d*)", re.ASCII)
-SIGNED = r"[+-]?[0-9]+(?:\.[0-9]+)?"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditArguments:
-    """An edit of a scene, as the command line describes it.
-
-    A slot is a number, or `at` (`at1`, `at2`, ...): the slot under a pixel of `at`. All numbers are
-    those of the scene before the edit. Another scene is an image file, or the `slots.safetensors`
-    of one.
-
-    Attributes:
-        remove: Slots to remove.
-        replace: `SLOT=OTHER:SLOT`.
-        insert: `OTHER:SLOT`.
-        place: `OTHER:SLOT=X,Y`: the same, centered at a pixel of the image.
-        move: `SLOT=+X,-Y`: to the right and down, in pixels of the image.
-        scale: `SLOT=FACTOR`.
-        swap_background: Another scene, whose background replaces this one's.
-        at: Pixels `X,Y` of the image, which `at1`, `at2`, ... stand for.
-    """
-
-    remove: Sequence[str] = ()
-    replace: Sequence[str] = ()
-    insert: Sequence[str] = ()
-    place: Sequence[str] = ()
-    move: Sequence[str] = ()
-    scale: Sequence[str] = ()
-    swap_background: str = ""
-    at: Sequence[str] = ()
-
-    def others(self) -> list[str]:
-        """The other scenes that slots are taken from."""
-        named = [text.partition("=")[2] for text in self.replace]
-        placed = [text.rpartition("=")[0] for text in self.place]
-        named = [text.rpartition(":")[0] for text in (*named, *self.insert, *placed)]
-        return sorted({*named, self.swap_background} - {""})
 
 
 class Editor:
@@ -81,6 +56,7 @@ class Editor:
         file: The image.
         seed: Seed of the slot noise of this image and all others.
         slots: A file with the image's slots; the image is encoded when absent.
+        others: Reads the other scenes; by default a new one does.
     """
 
     def __init__(
@@ -90,6 +66,7 @@ class Editor:
         *,
         seed: int = 0,
         slots: str | Path = "",
+        others: OtherScenes | None = None,
     ) -> None:
         self.pipe, self.file, self.seed = pipe, file, seed
         self.fingerprint = pipe.fingerprint()
@@ -105,12 +82,12 @@ class Editor:
                 )
         else:
             (self.scene,) = encode_files(pipe, [file], seed=seed)
-        self._others: dict[str, SlotOutput] = {}
+        self.others = others or OtherScenes(pipe, seed=seed)
 
     def slots_at(self, at: Sequence[str]) -> list[int]:
         """The slots under pixels `X,Y` of the image."""
         masks = self.file.masks(self.scene.masks[0])[None]
-        pixels = [self.file.to_square(*_pixel(text)) for text in at]
+        pixels = [self.file.to_square(*parse_pixel(text)) for text in at]
         return [int(editing.select(masks, at=pixel)) for pixel in pixels]
 
     def parse(self, arguments: EditArguments) -> SlotEdit:
@@ -119,25 +96,40 @@ class Editor:
         Raises:
             ValueError: If an argument cannot be parsed, or a slot, pixel or scene does not exist.
         """
-        pointed = self.slots_at(arguments.at)
-        background = self._other(arguments.swap_background) if arguments.swap_background else None
-        replace = []
-        for text in arguments.replace:
-            slot, equals, source = text.partition("=")
-            if not equals:
-                raise ValueError(
-                    f"--replace takes SLOT=OTHER:SLOT, such as 2=b.png:5, got {text!r}"
-                )
-            replace.append((self._number(slot, self.scene, pointed), *self._other_slot(source)))
+        number = partial(self._number, pointed=self.slots_at(arguments.at))
+        thing, ground = self.others.thing, arguments.swap_background
+        like = [thing(*parse_thing(text)) for text in arguments.remove_like]
+        remove = [number(text) for text in arguments.remove]
+        if like:
+            remove = sorted({*remove, *likeness(self.scene, like).argmax(dim=1).tolist()})
+        exchanges = {
+            flag: [
+                (number(slot), *thing(*other))
+                for slot, other in (parse_exchange(text, flag) for text in values)
+            ]
+            for flag, values in (
+                ("replace", arguments.replace),
+                ("exchange", arguments.exchange),
+            )
+        }
+        mixes = map(parse_mix, arguments.mix)
+        copies = [self._parse_place(text, "copy", "SLOT") for text in arguments.copy]
+        placed = [self._parse_place(text, "place", "OTHER:SLOT") for text in arguments.place]
         return SlotEdit.of(
             self.scene,
-            background=background,
-            replace=replace,
-            insert=[self._other_slot(text) for text in arguments.insert],
-            place=[self._placed(text) for text in arguments.place],
-            move=[self._moved(text, pointed) for text in arguments.move],
-            scale=[self._scaled(text, pointed) for text in arguments.scale],
-            remove=[self._number(text, self.scene, pointed) for text in arguments.remove],
+            background=self.others.scene(ground) if ground else None,
+            replace=exchanges["replace"],
+            exchange=exchanges["exchange"],
+            mix=[(number(slot), *thing(*other), weight) for slot, other, weight in mixes],
+            insert=[thing(*parse_thing(text)) for text in arguments.insert],
+            place=[(*thing(*parse_thing(what)), point, factor) for what, point, factor in placed],
+            copy=[(number(slot), point, factor) for slot, point, factor in copies],
+            move=[
+                (number(slot), self._distance(pixels))
+                for slot, pixels in map(parse_move, arguments.move)
+            ],
+            scale=[(number(slot), factor) for slot, factor in map(parse_scale, arguments.scale)],
+            remove=remove,
             size=(self.pixel_values.shape[2], self.pixel_values.shape[3]),
         )
 
@@ -149,8 +141,9 @@ class Editor:
         inversion: bool,
         blending: bool,
         full_size: bool = True,
+        resample: int | None = None,
     ) -> Image.Image:
-        """The image after an edit; see `LatentSlotDiffusionPipeline.edit`."""
+        """The image after an edit; see `LatentSlotDiffusionPipeline.edit` and `edit_files`."""
         image: Image.Image = self.pipe.edit(
             self.file.original,
             edit,
@@ -160,7 +153,7 @@ class Editor:
             blending=blending,
             guidance_scale=sampling.guidance_scale,
             num_inference_steps=sampling.num_inference_steps,
-            generator=Generator().manual_seed(sampling.seed),
+            generator=Generator().manual_seed(sampling.seed if resample is None else resample),
         ).images[0]
         return image
 
@@ -174,66 +167,29 @@ class Editor:
         slots = slot_strip(before, masks, with_image=False)
         return grid([[before, tinted, after], [slots]], captions=["before, slots, after", "slots"])
 
-    def _other(self, name: str) -> SlotOutput:
-        if name not in self._others:
-            if name.endswith(".safetensors"):
-                self._others[name] = load_scene(name, self.fingerprint)
-            else:
-                file = open_image_file(name)
-                (self._others[name],) = encode_files(self.pipe, [file], seed=self.seed)
-        return self._others[name]
-
-    def _other_slot(self, text: str) -> tuple[SlotOutput, int]:
-        """Another scene, and the number of one of its slots."""
-        name, colon, number = text.rpartition(":")
-        if not colon or not name:
-            raise ValueError(f"a slot of another scene is FILE:SLOT, such as b.png:5, got {text!r}")
-        scene = self._other(name)
-        return scene, self._number(number, scene, [])
-
-    def _placed(self, text: str) -> tuple[SlotOutput, int, tuple[float, float]]:
-        """Another scene, the number of one of its slots, and the point for its center."""
-        source, equals, pixel = text.rpartition("=")
-        if not equals:
-            raise ValueError(f"--place takes OTHER:SLOT=X,Y, such as b.png:5=40,20, got {text!r}")
+    def _parse_place(
+        self, text: str, flag: str, example: str
+    ) -> tuple[str, tuple[float, float], float]:
+        """What is placed, the point for its center from -1 to 1, and its factor."""
+        what, pixel, factor = parse_place(text, flag, example)
         left, _, right, _ = self.file.square
-        x, y = (2 * (p + 0.5) / (right - left) - 1 for p in self.file.to_square(*_pixel(pixel)))
-        return (*self._other_slot(source), (x, y))
+        x, y = (2 * (p + 0.5) / (right - left) - 1 for p in self.file.to_square(*pixel))
+        return what, (x, y), factor
 
-    def _moved(self, text: str, pointed: list[int]) -> tuple[int, tuple[float, float]]:
-        """A slot, and how far it moves, in halves of the square that the model sees."""
-        slot, _, distance = text.partition("=")
-        match = re.fullmatch(rf"\s*({SIGNED})\s*,\s*({SIGNED})\s*", distance)
-        if match is None:
-            raise ValueError(
-                "--move takes SLOT=X,Y, pixels to the right and down, such as 3=+12,-4, "
-                f"got {text!r}"
-            )
+    def _distance(self, pixels: tuple[float, float]) -> tuple[float, float]:
+        """A distance in pixels, in halves of the square that the model sees."""
         left, _, right, _ = self.file.square
-        x, y = (2 * float(pixels) / (right - left) for pixels in match.groups())
-        return self._number(slot, self.scene, pointed), (x, y)
+        x, y = (2 * p / (right - left) for p in pixels)
+        return x, y
 
-    def _scaled(self, text: str, pointed: list[int]) -> tuple[int, float]:
-        """A slot, and its factor."""
-        slot, _, factor = text.partition("=")
-        match = re.fullmatch(rf"\s*({SIGNED})\s*", factor)
-        if match is None or float(factor) <= 0:
-            raise ValueError(
-                f"--scale takes SLOT=FACTOR, a factor above 0, such as 3=1.4, got {text!r}"
-            )
-        return self._number(slot, self.scene, pointed), float(factor)
-
-    def _number(self, text: str, scene: SlotOutput, pointed: list[int]) -> int:
-        count = scene.slots.shape[1]
+    def _number(self, text: str, pointed: list[int]) -> int:
         match = AT.fullmatch(text.strip())
-        if match is not None:
-            number = int(match[1] or 1)
-            if not 1 <= number <= len(pointed):
-                raise ValueError(f"{text!r} means pixel {number} of --at, which has {len(pointed)}")
-            return pointed[number - 1]
-        if not text.strip().isdecimal() or int(text) >= count:
-            raise ValueError(f"there is no slot {text!r}: the scene has slots 0 to {count - 1}")
-        return int(text)
+        if match is None:
+            return slot_number(text, self.scene)
+        number = int(match[1] or 1)
+        if not 1 <= number <= len(pointed):
+            raise ValueError(f"{text!r} means pixel {number} of --at, which has {len(pointed)}")
+        return pointed[number - 1]
 
 
 def edit_files(
@@ -248,6 +204,7 @@ def edit_files(
     slots: str = "",
     area: Area | None = None,
     full_size: bool = True,
+    resample: int | None = None,
     progress: bool = True,
 ) -> BatchResult:
     """Apply one edit to image files, with a folder of results for each.
@@ -268,6 +225,7 @@ def edit_files(
         slots: A file with the slots of the one image; it is encoded when absent.
         area: The square of every image that is edited; by default the central one.
         full_size: Whether images keep their size; otherwise the edited square has the model's.
+        resample: Seed of the starting noise, for another result of the same edit.
         progress: Whether to show a progress bar on stderr.
     """
     use_sampling(pipe, sampling)
@@ -278,7 +236,8 @@ def edit_files(
         "slots": slots,
         "area": None if area is None else list(area),
         "full_size": full_size,
-        "others": {name: content_hash(name) for name in (*arguments.others(), slots) if name},
+        **({} if resample is None else {"resample": resample}),
+        "others": {name: source_hash(name) for name in (*arguments.others(), slots) if name},
         **asdict(sampling),
         **image_provenance(pipe),
     }
@@ -297,7 +256,12 @@ def edit_files(
             result.problems.append(message if str(path) in message else f"{path}: {message}")
             continue
         after = editor.apply(
-            edit, sampling, inversion=inversion, blending=blending, full_size=full_size
+            edit,
+            sampling,
+            inversion=inversion,
+            blending=blending,
+            full_size=full_size,
+            resample=resample,
         )
         with atomic_folder(output_dir / path.stem, mark=EDITED_FILE) as folder:
             after.save(folder / EDITED_FILE, exif=after.getexif())
@@ -335,31 +299,6 @@ def slots_under(
             continue
         pointed[path.stem] = {"slots": editor.scene.slots.shape[1], "at": numbers}
     return pointed, problems
-
-
-def parse_area(text: str) -> Area:
-    """Parse an area X,Y,W,H of an image.
-
-    Raises:
-        ValueError: If it is not four numbers, or not a square.
-    """
-    match = re.fullmatch(r"\s*" + r"\s*,\s*".join([r"(-?[0-9]+)"] * 4) + r"\s*", text)
-    if match is None:
-        raise ValueError(f"an area is X,Y,W,H, such as 300,120,400,400, got {text!r}")
-    x, y, width, height = map(int, match.groups())
-    if width != height:
-        raise ValueError(
-            f"an area must be a square, of as many pixels in width as in height, got {text!r}"
-        )
-    return (x, y, x + width, y + height)
-
-
-def _pixel(text: str) -> tuple[int, int]:
-    """Parse a pixel X,Y."""
-    match = re.fullmatch(r"\s*(-?[0-9]+)\s*,\s*(-?[0-9]+)\s*", text)
-    if match is None:
-        raise ValueError(f"a pixel is X,Y, such as 120,64, got {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _lists(values: dict[str, Any]) -> dict[str, Any]:

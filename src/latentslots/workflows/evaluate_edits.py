@@ -15,9 +15,9 @@ from latentslots.evaluation.edits.removal import evaluate_removal, removal_rows,
 from latentslots.evaluation.edits.swaps import evaluate_swaps, swap_rows, swap_table
 from latentslots.evaluation.report.evaluation_report import versions
 from latentslots.files import to_json, write_together
-from latentslots.pipelines.edit import check_frames
 from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
 from latentslots.pipelines.sampling import use_sampling
+from latentslots.pipelines.slot_edit import check_frames
 from latentslots.workflows.provenance import model_hash
 
 EditKind = Literal["removal", "swaps", "moves"]

@@ -22,7 +22,7 @@ from latentslots.evaluation.edits.pairs import METHODS
 from latentslots.models.autoencoder import encode_latents
 from latentslots.models.frames import cell_centers, measure_frames
 from latentslots.pipelines import SlotOutput
-from latentslots.pipelines.edit import SlotEdit
+from latentslots.pipelines.slot_edit import SlotEdit
 from tests.evaluation.squares import png
 from tests.tiny import tiny_autoencoder
 

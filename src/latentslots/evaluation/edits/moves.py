@@ -26,8 +26,8 @@ from latentslots.evaluation.edits.pairs import (
     take_scenes,
     through_autoencoder,
 )
-from latentslots.pipelines.edit import SlotEdit, check_frames
 from latentslots.pipelines.sampling import use_sampling
+from latentslots.pipelines.slot_edit import SlotEdit, check_frames
 
 DISTANCE = 12
 """Pixels by which an object is moved, up, down, to the left or to the right."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from latentslots.config.sampling import Sampling
 from latentslots.metrics.reconstruction import ssim
 from latentslots.models.autoencoder import decode_latents
-from latentslots.pipelines.edit import SlotEdit
+from latentslots.pipelines.slot_edit import SlotEdit
 from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
 
 METHODS = {

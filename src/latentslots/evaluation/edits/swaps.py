@@ -26,8 +26,8 @@ from latentslots.evaluation.edits.pairs import (
     take_scenes,
     through_autoencoder,
 )
-from latentslots.pipelines.edit import SlotEdit
 from latentslots.pipelines.sampling import use_sampling
+from latentslots.pipelines.slot_edit import SlotEdit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from latentslots.concepts import ConceptLibrary
 from latentslots.config.sampling import Sampling
 from latentslots.evaluation.report.html_page import Page
 from latentslots.pipelines import LatentSlotDiffusionPipeline
-from latentslots.pipelines.edit import SlotEdit
 from latentslots.pipelines.sampling import sample_images
+from latentslots.pipelines.slot_edit import SlotEdit
 from latentslots.pipelines.slot_output import SlotOutput, upsample_masks
 from latentslots.visualize import grid, overlay, slot_strip, to_pil
 

@@ -1,0 +1,211 @@
+"""The folder of an editing session: pictures, histories and results, named by content.
+
+session.json                 pictures in their order, with their histories
+pictures/<id>.<ending>       the files as they were given
+pictures/<id>.safetensors    slots that were given for a picture
+results/<key>.safetensors    what was painted in the square that the model sees
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from latentslots.files import atomic_file, check_format, read_json, write_json
+from latentslots.workflows.edit_state import EditState
+
+SESSION_FILE = "session.json"
+FORMAT = 1
+"""Format of a session's folder."""
+ID_LENGTH = 16
+
+
+@dataclass
+class Step:
+    """A state of an edit, and what led to it, such as `remove`."""
+
+    label: str
+    state: EditState
+
+
+@dataclass
+class History:
+    """A picture of a session, and the states of its edit.
+
+    Attributes:
+        id: The beginning of the hash of its file.
+        name: The name of its file.
+        ending: The ending of its file.
+        origin: Where it was read from; empty if it was uploaded.
+        steps: All states, from the picture as it was.
+        position: The number of the current one.
+    """
+
+    id: str
+    name: str
+    ending: str
+    origin: str = ""
+    steps: list[Step] = field(default_factory=list)
+    position: int = 0
+
+    @property
+    def state(self) -> EditState:
+        """The current state."""
+        return self.steps[self.position].state
+
+    def push(self, label: str, state: EditState, *, merge: bool = False) -> None:
+        """Append a state; what was undone before can no longer be redone.
+
+        Args:
+            label: What led to it.
+            state: The state.
+            merge: Replace the current state, if the same led to it.
+        """
+        if state == self.state:
+            return
+        del self.steps[self.position + 1 :]
+        if merge and self.position and self.steps[-1].label == label:
+            self.steps.pop()
+        self.steps.append(Step(label, state))
+        self.position = len(self.steps) - 1
+
+    def go(self, position: int) -> None:
+        """Undo or redo up to a state.
+
+        Raises:
+            ValueError: If there is no such state.
+        """
+        if not 0 <= position < len(self.steps):
+            raise ValueError(f"the history has states 0 to {len(self.steps) - 1}, got {position}")
+        self.position = position
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        steps = [{"label": step.label, "state": step.state.to_dict()} for step in self.steps]
+        return {**self.__dict__, "steps": steps}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "History":
+        """The inverse of `to_dict`."""
+        steps = [
+            Step(str(step["label"]), EditState.from_dict(step["state"]))
+            for step in content["steps"]
+        ]
+        history = cls(**{**content, "steps": steps})
+        history.go(history.position)
+        return history
+
+
+class SessionStore:
+    """Reads and writes the folder of a session, which one process uses at a time.
+
+    Args:
+        folder: The folder; it is made if it does not exist.
+
+    Raises:
+        ValueError: If another process uses it, or it holds something other than a session.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if folder.is_file() or (
+            folder.is_dir() and any(folder.iterdir()) and not self._file.is_file()
+        ):
+            raise ValueError(f"{folder} holds something other than a session: name another folder")
+        for name in ("pictures", "results"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"the session {folder} is open in another editor: close that, or name another "
+                "--session"
+            ) from None
+        if not self._file.is_file():
+            self.write([], "")
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / SESSION_FILE
+
+    def close(self) -> None:
+        """Let other processes use the folder."""
+        self._lock.release()
+
+    def read(self) -> tuple[list[History], str]:
+        """The pictures of the session, and the fingerprint of the pipeline that it is of.
+
+        Raises:
+            ValueError: If its file is damaged, or a newer release wrote it.
+        """
+        content = read_json(self._file)
+        check_format(content.pop("format", None), FORMAT, f"the session {self.folder}")
+        try:
+            histories = [History.from_dict(one) for one in content["pictures"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"the session {self.folder} is damaged: {error}") from error
+        return [one for one in histories if self.path(one).is_file()], content["pipeline"]
+
+    def write(self, histories: list[History], pipeline: str) -> None:
+        """Write the pictures and their histories."""
+        pictures = [history.to_dict() for history in histories]
+        write_json(self._file, {"format": FORMAT, "pipeline": pipeline, "pictures": pictures})
+
+    def path(self, history: History) -> Path:
+        """The file of a picture."""
+        return self.folder / "pictures" / (history.id + history.ending)
+
+    def slots_path(self, history: History) -> Path | str:
+        """The file of slots that was given for a picture; empty if its own are found."""
+        path = self.folder / "pictures" / f"{history.id}.safetensors"
+        return path if path.is_file() else ""
+
+    def put(self, encoded: bytes, ending: str) -> tuple[str, Path]:
+        """Write the file of a picture, and return its id and path."""
+        identity = hashlib.sha256(encoded).hexdigest()[:ID_LENGTH]
+        path = self.folder / "pictures" / (identity + ending)
+        if not path.is_file():
+            with atomic_file(path) as partial:
+                partial.write_bytes(encoded)
+        return identity, path
+
+    def result_key(self, identity: str, facts: dict[str, Any]) -> str:
+        """The name of a result: a hash of everything that it depends on."""
+        text = json.dumps([identity, facts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def put_result(
+        self, key: str, edited: Float[Tensor, "3 h w"], weight: Float[Tensor, "1 h w"]
+    ) -> None:
+        """Write what was painted in the square, and how much of each pixel it replaces."""
+        tensors = {"edited": edited.float().cpu(), "weight": weight.float().cpu()}
+        with atomic_file(self._result(key)) as partial:
+            save_file({name: one.contiguous() for name, one in tensors.items()}, partial)
+
+    def has_result(self, key: str) -> bool:
+        """Whether there is a result."""
+        return self._result(key).is_file()
+
+    def result(self, key: str) -> tuple[Tensor, Tensor]:
+        """What was painted, in [0, 1], and the weight of each pixel.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        try:
+            tensors = load_file(self._result(key))
+            return tensors["edited"].to(torch.float32), tensors["weight"]
+        except (SafetensorError, KeyError, OSError) as error:
+            raise ValueError(f"the result {self._result(key)} is damaged: {error}") from error
+
+    def _result(self, key: str) -> Path:
+        return self.folder / "results" / f"{key}.safetensors"
