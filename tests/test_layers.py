@@ -4,7 +4,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -96,7 +96,8 @@ def _theirs(module: str, root: str, name: str) -> str:
     if part in STANDARD_LIBRARY_ONLY and root not in sys.stdlib_module_names | LIGHT:
         return f"is not of the standard library, which is all that {part} may import"
     fence = FENCES.get(root)
-    if fence is None or name in ANYWHERE or part in fence or module in fence:
+    rooms = {module, *(str(room) for room in PurePosixPath(module).parents)}
+    if fence is None or name in ANYWHERE or rooms & {*fence}:
         return ""
     return f"may only be imported in {', '.join(fence)}"
 
@@ -193,7 +194,7 @@ def test_the_checker_reports_violations(file: str, line: str, expected: str, ind
         ("data/loading/loader.py", "from datasets import Image"),
         ("models/slot_unet.py", "from latentslots.models.position import PositionEmbedding"),
         ("models/dinov2_encoder.py", "from transformers import AutoModel"),
-        ("workflows/server.py", "import uvicorn"),
+        ("workflows/server/run.py", "import uvicorn"),
         ("config/io.py", "from latentslots.config import TrainConfig"),
         ("__init__.py", "from latentslots.training.run import train"),
     ],

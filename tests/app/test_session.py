@@ -131,6 +131,7 @@ class TestFolder:
         library_dir: Path,
     ) -> None:
         one = session.add(pictures[2], "wide.png").id
+        session.add(pictures[0], "never opened.png")
         session.change(one, "steps", steps)
         session.change(one, "concept", EDITS["concept"])
         session.run(one, ignore)
@@ -139,7 +140,8 @@ class TestFolder:
         before = pixels(session.image(one))
         session.close()
         again = Session(framed, session.store.folder, library=library_dir)
-        assert [history.name for history in again.pictures] == ["wide.png"]
+        names = [history.name for history in again.pictures]
+        assert names == ["wide.png", "never opened.png"]
         assert again.picture(one).state == session.picture(one).state
         assert len(again.picture(one).steps) == 4
         assert again.is_painted(again.picture(one))
@@ -175,7 +177,9 @@ class TestFolder:
         other.close()
 
     def test_no_picture_is_refused_and_leaves_nothing(self, session: Session) -> None:
-        with pytest.raises(ValueError, match=r"^page\.png cannot be decoded: it is not an image of a known format"):
+        with pytest.raises(
+            ValueError, match=r"^page\.png cannot be decoded: it is not an image of a known format"
+        ):
             session.add(b"<svg onload='alert(1)'/>", "page.png")
         assert session.pictures == []
         assert not list((session.store.folder / "pictures").iterdir())

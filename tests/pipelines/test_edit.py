@@ -40,7 +40,70 @@ def owned(scene: SlotOutput, slot: int, size: int = 8) -> Tensor:
     return upsample_masks(scene.masks, size).argmax(dim=1) == slot
 
 
+def ring_with_frames() -> SlotOutput:
+    """Another square of 4 x 4 pixels, lower, on a background of 8 x 8."""
+    masks = torch.zeros(1, 2, 8, 8)
+    masks[0, 1, 4:8, 4:8] = 1.0
+    masks[0, 0] = 1 - masks[0, 1]
+    frames = torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.25, 0.25]]])
+    slots = torch.cat([torch.randn(1, 2, tiny.SLOT_DIM - 4), frames], dim=2)
+    return SlotOutput(slots=slots, masks=masks, has_frames=True)
+
+
 class TestSlotEdit:
+    def test_what_is_exchanged_stands_where_the_old_one_stood(self) -> None:
+        scene, other = squares_with_frames(), ring_with_frames()
+        edit = SlotEdit.of(scene, exchange=[(1, other, 1)])
+        assert torch.equal(edit.after.slots[0, 1, :-4], other.slots[0, 1, :-4])
+        assert edit.after.slots[0, 1, -4:].tolist() == [-0.25, -0.5, 0.25, 0.25]
+        ids = edit.after.masks.argmax(dim=1)[0]
+        rows, columns = (ids == 1).nonzero(as_tuple=True)
+        # 4 x 4 pixels around the center of the old ones, of which the image's edge cuts one column.
+        assert (int(rows.min()), int(rows.max())) == (1, 4)
+        assert (int(columns.min()), int(columns.max())) == (0, 3)
+        assert torch.equal(edit.changed[0], ids == 1)  # the old square lies inside
+
+    def test_mixtures_lie_between_both(self) -> None:
+        scene, other = squares_with_frames(), ring_with_frames()
+        edit = SlotEdit.of(scene, mix=[(1, other, 1, 0.25)])
+        expected = torch.lerp(scene.slots[0, 1], other.slots[0, 1], 0.25)
+        expected[-4:-2] = scene.slots[0, 1, -4:-2]
+        torch.testing.assert_close(edit.after.slots[0, 1], expected)
+        for weight, like in ((0.0, scene), (1.0, other)):
+            end = SlotEdit.of(scene, mix=[(1, other, 1, weight)])
+            torch.testing.assert_close(end.after.slots[0, 1, :-4], like.slots[0, 1, :-4])
+        with pytest.raises(ValueError, match=r"weight from 0 to 1, got 1\.5"):
+            SlotEdit.of(scene, mix=[(1, other, 1, 1.5)])
+
+    def test_without_frames_it_stays_where_it_was_in_its_scene(self) -> None:
+        scene, other = scenes(1, 3), scenes(1, 3, seed=1)
+        edit = SlotEdit.of(scene, exchange=[(2, other, 0)], mix=[(1, other, 1, 0.5)])
+        torch.testing.assert_close(edit.after.slots[0, 2], other.slots[0, 0])
+        expected = (scene.slots[0, 1] + other.slots[0, 1]) / 2
+        torch.testing.assert_close(edit.after.slots[0, 1], expected)
+        for slot, theirs in ((2, 0), (1, 1)):
+            both = owned(scene, slot) | owned(other, theirs)
+            assert (edit.changed | ~both).float().mean() > 0.9
+
+    def test_copies_are_centered_at_their_points_and_lie_in_front(self) -> None:
+        scene = squares_with_frames()
+        edit = SlotEdit.of(scene, copy=[(1, (0.5, 0.5), 2.0)])
+        torch.testing.assert_close(edit.after.slots[0, 2, :-4], scene.slots[0, 1, :-4])
+        torch.testing.assert_close(edit.after.frames[0, 2], torch.tensor([0.5, 0.5, 0.25, 0.25]))
+        ids = edit.after.masks.argmax(dim=1)[0]
+        rows, columns = (ids == 2).nonzero(as_tuple=True)
+        assert (int(rows.min()), int(rows.max())) == (4, 7)
+        assert (int(columns.min()), int(columns.max())) == (4, 7)
+        assert int((ids == 1).sum()) == 4
+
+    def test_things_of_coarser_masks_are_put_in(self) -> None:
+        scene, other = squares_with_frames(), ring_with_frames()
+        coarse = torch.nn.functional.avg_pool2d(other.masks, 2)
+        small = SlotOutput(slots=other.slots, masks=coarse, has_frames=True)
+        edit = SlotEdit.of(scene, place=[(small, 1, (0.0, 0.0))], size=8)
+        assert edit.after.masks.shape == (1, 3, 8, 8)
+        assert 9 <= int((edit.after.masks.argmax(dim=1) == 2).sum()) <= 25
+
     def test_the_pixels_of_removed_slots_change(self) -> None:
         scene = scenes(2, 4)
         edit = SlotEdit.of(scene, remove=torch.tensor([1, 3]))
@@ -49,8 +112,10 @@ class TestSlotEdit:
         assert torch.equal(edit.changed[0], owned(scene, 1)[0])
         assert torch.equal(edit.changed[1], owned(scene, 3)[1])
         assert edit.after.slots_mask is None
-        kept = scene.masks[0, [0, 2, 3]]
-        torch.testing.assert_close(edit.after.masks[0], kept / kept.sum(dim=0))
+        kept = scene.masks[0, [0, 2, 3]].clone()
+        ground = kept.sum(dim=(1, 2)).argmax()  # which gets the pixels of what is gone
+        kept[ground] += scene.masks[0, 1]
+        torch.testing.assert_close(edit.after.masks[0], kept)
 
     def test_several_changes_use_the_slot_numbers_before_the_edit(self) -> None:
         scene, other = scenes(1, 4), scenes(1, 3, seed=1)

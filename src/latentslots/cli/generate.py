@@ -33,6 +33,8 @@ class Generate:
     """How scenes are composed: `layout`, of slots whose masks fit those of a real image;
     `independent`, of different concepts, regardless of their positions; or `per-image`, of slot i
     from image b + i."""
+    only_concepts: tuple[int, ...] = ()
+    """The concepts that composed scenes may show, apart from their background; all by default."""
     slots_per_scene: int | None = None
     """Slots of a composed scene; when absent, as many as an image of the library drawn at
     random."""
@@ -141,4 +143,5 @@ def _scenes(options: Generate, pipe: Any) -> Any:
         layout=options.layout,
         num_slots=options.slots_per_scene,
         seed=options.seed,
+        concepts=options.only_concepts or None,
     )

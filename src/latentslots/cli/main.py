@@ -19,6 +19,7 @@ COMMANDS = {
     "concepts": ("latentslots.cli.concepts", "cluster the slots of many images into a library"),
     "generate": ("latentslots.cli.generate", "generate images of composed or saved scenes"),
     "edit": ("latentslots.cli.edit", "remove objects from images, replace them, insert others"),
+    "app": ("latentslots.cli.app", "edit pictures object by object in the browser"),
     "evaluate": ("latentslots.cli.evaluate", "score how well a model's slots find objects"),
     "evaluate-masks": ("latentslots.cli.evaluate_masks", "score the masks of any method"),
     "evaluate-edits": ("latentslots.cli.evaluate_edits", "score edits against true images"),

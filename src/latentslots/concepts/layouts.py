@@ -20,16 +20,21 @@ GOOD_FIT = 0.8
 
 
 def independent(
-    concept: Int[Tensor, " M"], num_slots: int, generator: Generator | None
+    concept: Int[Tensor, " M"],
+    num_slots: int,
+    allowed: Bool[Tensor, " M"],
+    generator: Generator | None,
 ) -> Int[Tensor, " K"]:
     """Draw one member each of different concepts, regardless of their positions.
 
     Args:
         concept: The concept of each member.
         num_slots: Slots of the scene.
+        allowed: Members that may be drawn, all or none of a concept.
         generator: The source of the draws.
     """
-    concepts = torch.randperm(int(concept.max()) + 1, generator=generator)[:num_slots]
+    usable = concept[allowed].unique()
+    concepts = usable[torch.randperm(len(usable), generator=generator)[:num_slots]]
     return torch.stack([_draw(concept == c, generator) for c in concepts])
 
 
@@ -56,6 +61,7 @@ def in_layout(
     concept: Int[Tensor, " M"],
     image: Int[Tensor, " M"],
     num_slots: int,
+    allowed: Bool[Tensor, " M"],
     generator: Generator | None,
 ) -> Int[Tensor, " K"]:
     """Draw members whose masks fit those of one random image's slots; the background comes first.
@@ -64,7 +70,9 @@ def in_layout(
         masks: The mask of each member.
         concept: The concept of each member.
         image: The image of each member.
-        num_slots: Slots of the scene.
+        num_slots: Slots of the scene, at most.
+        allowed: Members that objects may be. If not all are, an object that none of them fits is
+            left out, where the image's own slot is used otherwise.
         generator: The source of the draws.
     """
     row = _draw(image.bincount() >= num_slots, generator)
@@ -72,9 +80,11 @@ def in_layout(
     areas = masks.sum(dim=(1, 2))
     own = own[areas[own].argsort(descending=True)][:num_slots]
     others = image != row
-    free, chosen = others, []
+    free, chosen = others & allowed, []
     for slot in own[1:]:
         member = _best_fit(masks, concept, masks[slot], free, generator)
+        if member is None and not allowed.all():
+            continue
         if member is None:  # nothing else fits there
             member = slot
         shared = torch.minimum(masks, masks[member]).sum(dim=(1, 2))

@@ -5,14 +5,15 @@ stored masks, I images, B scenes, K slots per scene.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from datasets import Dataset
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -194,6 +195,7 @@ class ConceptLibrary:
         *,
         layout: Layout = "layout",
         num_slots: int | None = None,
+        concepts: Collection[int] | None = None,
         generator: Generator | None = None,
     ) -> Float[Tensor, "B K D"]:
         """Compose new scenes.
@@ -206,35 +208,72 @@ class ConceptLibrary:
                 regardless of their positions (as in the paper). `per-image`: slot i from image
                 b + i (Wu et al., 2023, https://arxiv.org/abs/2305.11281).
             num_slots: Slots per scene. By default the most frequent number of an image's members.
+            concepts: The concepts of the objects, for the layouts `layout` (whose background may be
+                of any; objects that none of them fits are left out) and `independent`. By default
+                all.
             generator: The source of all draws.
 
         Raises:
-            ValueError: If there is no such layout, or there are too few concepts or images for it.
+            ValueError: If there is no such layout or concept, or there are too few concepts or
+                images for it.
         """
+        if concepts is not None:
+            if layout == "per-image":
+                raise ValueError("the layout per-image takes slots of all concepts")
+            self.check_concepts(concepts)
         if layout not in get_args(Layout):
             raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
         if num_scenes < 1:
             raise ValueError(f"num_scenes must be at least 1, got {num_scenes}")
+        usable = range(self.num_concepts) if concepts is None else sorted({*concepts})
+        most = len(usable) if layout == "independent" else int(self.slot_counts.max())
         if num_slots is None:
             num_slots = int(self.slot_counts.mode().values)
-        most = self.num_concepts if layout == "independent" else int(self.slot_counts.max())
+            num_slots = num_slots if concepts is None else min(num_slots, most)
         if not 1 <= num_slots <= most:
             what = "concepts" if layout == "independent" else "slots of one image"
             raise ValueError(
                 f"num_slots must be 1 to {most}, the number of {what}, got {num_slots}"
             )
-        scenes = [self._draw_scene(layout, num_slots, generator) for _ in range(num_scenes)]
-        return torch.stack([self.slots[members] for members in scenes])
+        allowed = torch.isin(self.concept, torch.tensor(usable))
+        draw = partial(self._draw_scene, layout, num_slots, allowed, generator)
+        scenes = [self.slots[draw()] for _ in range(num_scenes)]
+        if len({len(scene) for scene in scenes}) > 1:
+            raise ValueError(
+                "scenes of these concepts differ in their number of slots: sample one at a time"
+            )
+        return torch.stack(scenes)
+
+    def check_concepts(self, concepts: Collection[int]) -> None:
+        """Check numbers of concepts.
+
+        Raises:
+            ValueError: If none is given, or one does not exist.
+        """
+        if not concepts:
+            raise ValueError("no concept is given")
+        for concept in concepts:
+            if not 0 <= concept < self.num_concepts:
+                raise ValueError(
+                    f"there is no concept {concept}: the library has concepts 0 to "
+                    f"{self.num_concepts - 1}"
+                )
 
     def _draw_scene(
-        self, layout: Layout, num_slots: int, generator: Generator | None
+        self,
+        layout: Layout,
+        num_slots: int,
+        allowed: Bool[Tensor, " M"],
+        generator: Generator | None,
     ) -> Int[Tensor, " K"]:
         """The members of a new scene."""
         if layout == "independent":
-            return layouts.independent(self.concept, num_slots, generator)
+            return layouts.independent(self.concept, num_slots, allowed, generator)
         if layout == "per-image":
             return layouts.per_image(self.image, num_slots, generator)
-        return layouts.in_layout(self.masks, self.concept, self.image, num_slots, generator)
+        return layouts.in_layout(
+            self.masks, self.concept, self.image, num_slots, allowed, generator
+        )
 
     def show(self) -> Image.Image:
         """Draw the library: a row for each concept with its mean mask and its crops."""

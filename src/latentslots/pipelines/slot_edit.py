@@ -203,7 +203,7 @@ class _Change:
         """Set slots and masks; those of slots that differ from before cover all others."""
         moved = (slots != self.scene.slots).any(dim=2)[..., None, None]
         masks = torch.where(moved, masks, _covered(masks, masks * moved))
-        self.scene = dataclasses.replace(self.scene, slots=slots, masks=masks)
+        self.scene = dataclasses.replace(self.scene, slots=slots, masks=_filled(masks))
 
 
 def _covered(
@@ -211,6 +211,16 @@ def _covered(
 ) -> Float[Tensor, "B K h w"]:
     """Masks, as far as those in front of them leave them visible."""
     return masks * (1 - front.sum(dim=1, keepdim=True).clamp(max=1))
+
+
+def _filled(masks: Float[Tensor, "B K h w"]) -> Float[Tensor, "B K h w"]:
+    """Give the pixels that nothing owns (any more) to the largest slot; masks sum to 1 again."""
+    total = masks.sum(dim=1)
+    ground = masks.sum(dim=(2, 3)).argmax(dim=1)
+    rows = torch.arange(len(masks), device=masks.device)
+    filled = masks.clone()
+    filled[rows, ground] += (1 - total).clamp(min=0)
+    return filled / filled.sum(dim=1, keepdim=True)
 
 
 def _placed(
@@ -243,12 +253,12 @@ def _join(scene: SlotOutput) -> Float[Tensor, "B K E"]:
 def _split(
     joined: Float[Tensor, "B K E"], *, like: SlotOutput, normalize: bool = True
 ) -> SlotOutput:
-    """The inverse of `_join`; masks sum to 1 again, unless they are those of a part of a scene."""
+    """The inverse of `_join`; masks sum to 1 again (`_filled`), unless it is a part of a scene."""
     width = like.slots.shape[2]
     masks = joined[:, :, width:-1].unflatten(2, like.masks.shape[2:])
     exists = joined[:, :, -1] > 0
     if normalize:
-        masks = masks / masks.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        masks = _filled(masks)
     return SlotOutput(
         slots=joined[:, :, :width],
         masks=masks,

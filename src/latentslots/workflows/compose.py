@@ -3,8 +3,9 @@
 Dimensions: B scenes, K slots, D slot channels, h w the size of masks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,13 @@ class SceneBatch:
 
 
 def compose(
-    library: ConceptLibrary, num_scenes: int, *, layout: Layout, num_slots: int | None, seed: int
+    library: ConceptLibrary,
+    num_scenes: int,
+    *,
+    layout: Layout,
+    num_slots: int | None,
+    seed: int,
+    concepts: Collection[int] | None = None,
 ) -> SceneBatch:
     """Compose new scenes, see `ConceptLibrary.sample`.
 
@@ -66,14 +73,16 @@ def compose(
     generator = Generator().manual_seed(seed)
     counts = library.slot_counts
     if layout == "independent":
-        counts = counts.clamp(max=library.num_concepts)
+        usable = library.num_concepts if concepts is None else len(set(concepts))
+        counts = counts.clamp(max=usable)
     scenes = []
     for _ in range(num_scenes):
         count = num_slots
         # The layout per-image requires many images with the same number of slots.
         if num_slots is None and layout != "per-image":
             count = int(counts[torch.randint(len(counts), (), generator=generator)])
-        scenes.append(library.sample(1, layout=layout, num_slots=count, generator=generator))
+        draw = partial(library.sample, 1, layout=layout, num_slots=count, generator=generator)
+        scenes.append(draw(concepts=concepts))
     digits = max(4, len(str(num_scenes - 1)))
     slots, exist = editing.pad(scenes)
     names = [f"scene_{i:0{digits}d}" for i in range(num_scenes)]
@@ -88,6 +97,7 @@ def compose_from(
     layout: Layout,
     num_slots: int | None,
     seed: int,
+    concepts: Collection[int] | None = None,
 ) -> SceneBatch:
     """Compose new scenes from a library folder, see `compose`.
 
@@ -96,12 +106,16 @@ def compose_from(
     """
     library = ConceptLibrary.load(folder)
     library.check(pipe)
-    scenes = compose(library, num_scenes, layout=layout, num_slots=num_slots, seed=seed)
+    scenes = compose(
+        library, num_scenes, layout=layout, num_slots=num_slots, seed=seed, concepts=concepts
+    )
     provenance = {
         "concepts": folder,
         "library": content_hash(Path(folder) / TENSORS_NAME),
         "layout": layout,
         "slots_per_scene": num_slots,
+        # Only where it has an effect: results of releases without it stay valid.
+        **({} if concepts is None else {"only_concepts": sorted({*concepts})}),
     }
     return replace(scenes, provenance=provenance)
 

@@ -52,7 +52,7 @@ class Editor:
     """An image, its scene, and the other scenes that slots are taken from.
 
     Args:
-        pipe: The pipeline.
+        pipe: The pipeline; only Latent Slot Diffusion can `apply` an edit.
         file: The image.
         seed: Seed of the slot noise of this image and all others.
         slots: A file with the image's slots; the image is encoded when absent.
@@ -61,7 +61,7 @@ class Editor:
 
     def __init__(
         self,
-        pipe: LatentSlotDiffusionPipeline,
+        pipe: Any,
         file: ImageFile,
         *,
         seed: int = 0,

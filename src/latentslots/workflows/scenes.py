@@ -2,7 +2,7 @@
 
 A scene is a `SlotOutput` of batch size 1, on the CPU, with existing slots only.
 
-Dimensions: K slots, D slot channels, H W pixels.
+Dimensions: K slots or regions, D slot channels, H W pixels.
 """
 
 import json
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from latentslots import editing
 from latentslots.files import atomic_file, check_format
@@ -38,6 +39,26 @@ def encode_files(pipe: SlotPipeline, files: list[ImageFile], *, seed: int) -> li
         slots, masks = (each[i][exist][None].float().cpu() for each in (out.slots, out.masks))
         scenes.append(SlotOutput(slots=slots, masks=masks, has_frames=pipe.has_frames))
     return scenes
+
+
+@torch.no_grad()
+def encode_regions(pipe: Any, file: ImageFile, regions: Bool[Tensor, "K H W"]) -> SlotOutput:
+    """Encode given regions of an image as slots.
+
+    Args:
+        pipe: A pipeline whose slots have frames.
+        file: The image.
+        regions: The regions, in pixels of the square that the model sees.
+
+    Raises:
+        ValueError: If the slots of the pipeline have no frames.
+    """
+    pixel_values = pipe.preprocess(file.seen).to(pipe.device, pipe.encoder.dtype)
+    features = pipe.encoder(pixel_values)
+    masks = F.interpolate(regions[None].float(), pixel_values.shape[2:], mode="area")
+    shares = F.interpolate(masks, features.shape[2:], mode="area").to(features)
+    slots = pipe.slot_encoder.encode_masks(features, shares, pixel_values=pixel_values)
+    return SlotOutput(slots=slots.float().cpu(), masks=masks, has_frames=True)
 
 
 @torch.no_grad()

@@ -5,19 +5,22 @@ Everything is kept in a folder (`session_store`), so that a session survives its
 Dimensions: h w the square that the model sees.
 """
 
+import io
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from jaxtyping import Float
 from PIL import Image
 from torch import Generator, Tensor
 
 from latentslots.concepts import ConceptLibrary
 from latentslots.config.sampling import Sampling
-from latentslots.data.store.encoding import IMAGE_SUFFIXES
+from latentslots.data.store.encoding import DECODING_ERRORS, IMAGE_SUFFIXES
 from latentslots.data.transforms import to_rgb
 from latentslots.pipelines.edit import edit_pixels
 from latentslots.pipelines.full_size import Area, central_square, check_area, paste_into
@@ -34,6 +37,8 @@ from latentslots.workflows.session_store import History, SessionStore, Step
 
 MAX_EDITORS = 4
 """Pictures whose pixels and slots are kept in memory."""
+MAX_PIXELS = 100_000_000
+"""Pixels of a picture."""
 PREVIEW_STEPS = 6
 
 
@@ -46,6 +51,9 @@ class Session:
         folder: The folder of the session.
         library: The folder of a concept library; empty for none.
         sampling: How results are painted, until a state says otherwise.
+
+    Attributes:
+        forgotten: Pictures whose history was dropped, as it was of another pipeline.
 
     Raises:
         ValueError: If the folder is in use or holds something else, or the library is of another
@@ -67,6 +75,7 @@ class Session:
         if self.library is not None:
             self.library.check(pipe)
         self.others = OtherScenes(pipe, seed=self.sampling.seed)
+        self.forgotten = 0
         self.lock = threading.RLock()
         self._pipe_lock = threading.Lock()
         self._editors: OrderedDict[tuple[str, Any], Editor] = OrderedDict()
@@ -91,6 +100,7 @@ class Session:
     def _restore(self) -> dict[str, History]:
         histories, pipeline = self.store.read()
         if pipeline != self.fingerprint:  # the numbers of its slots mean others here
+            self.forgotten = sum(len(history.steps) > 1 for history in histories)
             for history in histories:
                 history.steps, history.position = [], 0
         return {history.id: history for history in histories}
@@ -126,9 +136,11 @@ class Session:
             origin: The file that it was read from, which printed commands name.
 
         Raises:
-            ValueError: If it cannot be decoded as an image.
+            ValueError: If it cannot be decoded as an image, or has too many pixels.
         """
-        ending = Path(name).suffix.lower()
+        name = PurePosixPath(name).name
+        _check_size(encoded, name)
+        ending = PurePosixPath(name).suffix.lower()
         ending = ending if ending in IMAGE_SUFFIXES else ".png"
         identity, path = self.store.put(encoded, ending)
         with self.lock:
@@ -138,8 +150,8 @@ class Session:
             open_image_file(path)
         except ValueError as error:
             path.unlink()
-            raise ValueError(str(error).replace(str(path), Path(name).name)) from error
-        history = History(identity, Path(name).name, ending, origin)
+            raise ValueError(str(error).replace(str(path), name)) from error
+        history = History(identity, name, ending, origin)
         with self.lock:
             self._pictures[identity] = history
             self._write()
@@ -163,7 +175,34 @@ class Session:
             return self.library_folder
         return str(self.store.path(self.picture(identity)))
 
+    def has(self, identity: str) -> bool:
+        """Whether there is a picture of this id."""
+        with self.lock:
+            return identity in self._pictures
+
+    def restart(self, identity: str, *steps: Step, like: History | None = None) -> History:
+        """Begin the history of a picture anew, as slots were given for it.
+
+        Args:
+            identity: The picture.
+            *steps: The states of the new history.
+            like: A history whose name and current state it gets.
+        """
+        history = self.picture(identity)
+        with self.lock:
+            self._editors.pop((identity, None), None)
+            history.steps, history.position = list(steps), 0
+            if like is not None:
+                history.name, history.position = like.name, like.position
+            self._write()
+        return history
+
     # Slots
+
+    def with_pipe(self, function: Callable[[Any], Any]) -> Any:
+        """Call a function of the pipeline while nobody else uses that."""
+        with self._pipe_lock:
+            return function(self.pipe)
 
     def open(self, identity: str) -> History:
         """Find the slots of a picture, if that is still to be done, which begins its history."""
@@ -281,12 +320,29 @@ class Session:
         """Whether the current state has been painted, or needs none."""
         return not history.state.changes or self.store.has_result(self.key(history))
 
-    def run(self, identity: str, progress: Progress, *, preview: bool = False) -> dict[str, Any]:
-        """Paint the current state of a picture, unless that has been done.
+    def check_painting(self) -> None:
+        """Refuse to paint with a model that cannot.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if not self.can_edit:
+            raise ValueError("this model finds things in pictures, but cannot paint them")
+
+    def run(
+        self,
+        identity: str,
+        progress: Progress,
+        *,
+        state: EditState | None = None,
+        preview: bool = False,
+    ) -> dict[str, Any]:
+        """Paint a state of a picture, unless that has been done.
 
         Args:
             identity: The picture.
             progress: Called after every step; what it raises ends painting.
+            state: The state; the current one if `None`.
             preview: Paint in a few steps, for a first impression.
 
         Returns:
@@ -295,10 +351,9 @@ class Session:
         Raises:
             ValueError: If the model cannot paint.
         """
-        if not self.can_edit:
-            raise ValueError("this model finds things in pictures, but cannot paint them")
+        self.check_painting()
         history = self.open(identity)
-        state = history.state
+        state = state or history.state
         if preview:
             sampling = replace(state.sampling, num_inference_steps=PREVIEW_STEPS)
             state = replace(state, sampling=sampling)
@@ -316,12 +371,6 @@ class Session:
         """Paint the square that the model sees."""
         sampling = state.sampling
         set_sampler(self.pipe, sampling.sampler)
-
-        def on_step(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            del pipe, timestep
-            progress(step + 1, sampling.num_inference_steps)
-            return values
-
         seed = sampling.seed if state.resample is None else state.resample
         return edit_pixels(
             self.pipe,
@@ -334,8 +383,23 @@ class Session:
             generator=Generator().manual_seed(seed),
             guidance_scale=sampling.guidance_scale,
             num_inference_steps=sampling.num_inference_steps,
-            callback_on_step_end=on_step,
+            callback_on_step_end=_after_steps(progress, sampling.num_inference_steps),
         )
+
+    def paint(self, slots: Float[Tensor, "1 K D"], seed: int, progress: Progress) -> Image.Image:
+        """Paint a picture from slots alone."""
+        self.check_painting()
+        sampling = self.sampling
+        with self._pipe_lock:
+            set_sampler(self.pipe, sampling.sampler)
+            image: Image.Image = self.pipe(
+                slots,
+                guidance_scale=sampling.guidance_scale,
+                num_inference_steps=sampling.num_inference_steps,
+                generator=Generator().manual_seed(seed),
+                callback_on_step_end=_after_steps(progress, sampling.num_inference_steps),
+            ).images[0]
+        return image
 
     def image(self, identity: str, key: str = "") -> Image.Image:
         """A picture with a result, at its own size.
@@ -351,8 +415,8 @@ class Session:
         history = self.picture(identity)
         editor_area = history.state.area if history.steps else None
         if not key:
-            shown = self.shown(history)
-            if shown is None:
+            shown = history.steps[self.shown(history)].state if history.steps else None
+            if shown is None or not shown.changes:
                 return open_image_file(self.store.path(history)).original
             key, editor_area = self.key(history, shown), shown.area
         elif not self.store.has_result(key):
@@ -360,11 +424,38 @@ class Session:
         original = open_image_file(self.store.path(history)).original
         return paste_into(original, *self.store.result(key), editor_area)
 
-    def shown(self, history: History) -> EditState | None:
-        """The newest painted state up to the current one, without which the picture is shown."""
-        for step in reversed(history.steps[: history.position + 1]):
-            if not step.state.changes:
-                return None
-            if self.store.has_result(self.key(history, step.state)):
-                return step.state
-        return None
+    def shown(self, history: History) -> int:
+        """The newest state up to the current one that is painted, or needs no painting."""
+        for position in range(history.position, 0, -1):
+            state = history.steps[position].state
+            if not state.changes or self.store.has_result(self.key(history, state)):
+                return position
+        return 0
+
+
+def _check_size(encoded: bytes, name: str) -> None:
+    """Refuse a picture of too many pixels, before they are decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(encoded)) as image:
+                width, height = image.size
+    except DECODING_ERRORS as error:
+        raise ValueError(
+            f"{name} cannot be decoded: it is not an image of a known format"
+        ) from error
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels, more than {MAX_PIXELS / 1e6:g} megapixels"
+        )
+
+
+def _after_steps(progress: Progress, total: int) -> Callable[..., dict[str, Any]]:
+    """Report progress after each step of sampling."""
+
+    def on_step(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        del pipe, timestep
+        progress(step + 1, total)
+        return values
+
+    return on_step

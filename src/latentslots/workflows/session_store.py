@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from latentslots.data.store.encoding import IMAGE_SUFFIXES
 from latentslots.files import atomic_file, check_format, read_json, write_json
 from latentslots.workflows.edit_state import EditState
 
@@ -100,8 +101,14 @@ class History:
             for step in content["steps"]
         ]
         history = cls(**{**content, "steps": steps})
-        history.go(history.position)
+        if steps:  # a picture that was never opened has none
+            history.go(history.position)
         return history
+
+
+def content_id(encoded: bytes) -> str:
+    """The id of a picture: the beginning of the hash of its file."""
+    return hashlib.sha256(encoded).hexdigest()[:ID_LENGTH]
 
 
 class SessionStore:
@@ -171,12 +178,34 @@ class SessionStore:
 
     def put(self, encoded: bytes, ending: str) -> tuple[str, Path]:
         """Write the file of a picture, and return its id and path."""
-        identity = hashlib.sha256(encoded).hexdigest()[:ID_LENGTH]
-        path = self.folder / "pictures" / (identity + ending)
+        identity = content_id(encoded)
+        name = f"pictures/{identity}{ending}"
+        self.write_file(name, encoded)
+        return identity, self.folder / name
+
+    def check_id(self, history: History, encoded: bytes) -> None:
+        """Refuse a file that is not that of its picture.
+
+        Raises:
+            ValueError: If it is another, or its name leads elsewhere.
+        """
+        if history.ending not in IMAGE_SUFFIXES or history.id != content_id(encoded):
+            raise ValueError(f"the file of {history.name!r} is not that of its picture")
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write a file of the session, unless it is there."""
+        path = self.folder / name
         if not path.is_file():
             with atomic_file(path) as partial:
-                partial.write_bytes(encoded)
-        return identity, path
+                partial.write_bytes(content)
+
+    def new_batch(self) -> Path:
+        """Make a new folder for the results of a batch."""
+        number = 1
+        while (folder := self.folder / "batches" / f"{number:03d}").exists():
+            number += 1
+        folder.mkdir(parents=True)
+        return folder
 
     def result_key(self, identity: str, facts: dict[str, Any]) -> str:
         """The name of a result: a hash of everything that it depends on."""

@@ -16,7 +16,7 @@ from latentslots import editing
 from latentslots.config.sampling import Sampling
 from latentslots.pipelines.slot_output import upsample_masks
 from latentslots.workflows.edit import Editor
-from latentslots.workflows.edit_state import LIBRARY
+from latentslots.workflows.edit_state import LIBRARY, EditState
 from latentslots.workflows.session import Session
 
 MAX_MAP = 512
@@ -44,12 +44,15 @@ class ThingView:
     source: str
 
 
-def slot_map(session: Session, identity: str) -> UInt8[np.ndarray, "h w"]:
-    """The number of the thing in each pixel of the square, in the current state."""
-    editor, edit = session.edit_of(identity)
+def slot_map(
+    session: Session, identity: str, state: EditState | None = None
+) -> UInt8[np.ndarray, "h w"]:
+    """The number of the thing in each pixel of the square, in the current state or another one."""
+    state = state or session.open(identity).state
+    editor, edit = session.edit_of(identity, state)
     left, _, right, _ = editor.file.square
     side = min(right - left, MAX_MAP)
-    order = torch.tensor(session.open(identity).state.things, dtype=torch.uint8)
+    order = torch.tensor(state.things, dtype=torch.uint8)
     masks = upsample_masks(edit.after.masks, side)[0]
     ids: UInt8[np.ndarray, "h w"] = order[masks.argmax(dim=0).cpu()].numpy()
     return ids

@@ -1,0 +1,549 @@
+// The editor: one picture at a time, its history, and everything that the buttons and keys do.
+
+import { Refused, call, image, listen, thingMap } from "/api.js";
+import { bindKeys } from "/keys.js";
+import { Palette } from "/palette.js";
+import { drawHistory, drawPictures, drawThings, pendingOf } from "/panels.js";
+import { Stage } from "/stage.js";
+
+const $ = (id) => document.getElementById(id);
+const QUICK = 600; // milliseconds that a preview may take to come unasked
+const UPLOADABLE = /^image\//;
+
+class Editor {
+  constructor() {
+    this.session = null;
+    this.info = null;
+    this.work = Promise.resolve();
+    this.ticket = 0;
+    this.jobs = new Map();
+    this.previewed = "";
+    this.quick = true;
+    this.stage = new Stage($("stage"), $("canvas"), {
+      select: (numbers) => this.select(numbers),
+      hover: (number) => this.hovered(number),
+      refuse: (sentence) => this.fail(new Refused(sentence)),
+      move: (things, x, y) => this.edit({ operation: "move", things, x, y }),
+      scale: (things, factor) => this.edit({ operation: "scale", things, factor }),
+      area: (square) => this.setArea(square),
+    });
+    this.palette = new Palette(this);
+    bindKeys(this);
+    this.bindButtons();
+    this.bindFiles();
+    listen({
+      job: (job) => this.jobEvent(job),
+      picture: (id) => id === this.info?.id && this.reload(),
+      pictures: () => this.loadSession(),
+      reload: () => location.reload(),
+      lost: () => this.fail(new Refused("The connection to the server was lost; it is being tried again.")),
+      found: () => {
+        this.fail(null);
+        this.loadSession();
+        this.reload();
+      },
+    });
+  }
+
+  get busy() {
+    return [...this.jobs.values()].some((job) => job.kind !== "preview");
+  }
+
+  // Requests, one after the other, so that fast hands cannot overtake them
+
+  queue(work) {
+    this.work = this.work.then(async () => {
+      try {
+        await work();
+      } catch (error) {
+        this.fail(error);
+      }
+    });
+    return this.work;
+  }
+
+  fail(error) {
+    $("error").hidden = !error;
+    $("error").textContent = error ? error.message : "";
+    if (error && !(error instanceof Refused)) console.error(error);
+  }
+
+  say(text) {
+    $("status").textContent = text;
+  }
+
+  async loadSession() {
+    this.session = await call("GET", "/api/session");
+    for (const job of this.session.jobs) this.jobEvent(job);
+    for (const notice of this.session.notices.splice(0)) this.say(notice);
+    drawPictures(this);
+    this.palette.drawSources();
+    const wanted = location.hash.slice(1);
+    const ids = this.session.pictures.map((picture) => picture.id);
+    const current = ids.includes(this.info?.id) ? this.info.id : ids.includes(wanted) ? wanted : ids[0];
+    if (!current) {
+      this.info = null;
+      this.stage.clear();
+      this.update();
+      this.say("There is no picture: drop one here.");
+    } else if (current !== this.info?.id) {
+      await this.open(current);
+    }
+  }
+
+  open(id) {
+    return this.queue(async () => {
+      this.say("Finding its things…");
+      const info = await call("GET", `/api/pictures/${id}`);
+      this.stage.selection.clear();
+      this.previewed = "";
+      await this.show(info, { fit: true });
+      history.replaceState(null, "", `#${id}`);
+      this.say(`${info.name}: ${info.things.length} things.`);
+    });
+  }
+
+  reload() {
+    clearTimeout(this.reloading);
+    this.reloading = setTimeout(() => {
+      if (this.info) this.queue(async () => this.show(await call("GET", `/api/pictures/${this.info.id}`)));
+    }, 60);
+  }
+
+  /** Show a description of a picture that came from the server. */
+  async show(info, { fit = false } = {}) {
+    const ticket = ++this.ticket;
+    const before = this.info;
+    info.has_frames = this.session.has_frames;
+    const path = `/api/pictures/${info.id}`;
+    const square = info.square.join("-");
+    const same = (key) => before && before.id === info.id && before[key] === info[key];
+    info.shownKey = `${info.steps.length}-${info.shown}-${JSON.stringify(info.shown_state)}`;
+    const images = { preview: this.previewed === info.version ? this.stage.preview : null };
+    const isNew = !before || before.id !== info.id;
+    const [original, result, map, shownMap] = await Promise.all([
+      isNew ? image(`${path}/original.png`) : this.stage.original,
+      same("shownKey") ? this.stage.result : image(`${path}/image.png?v=${info.shown}`),
+      same("version") ? this.stage.map : thingMap(`${path}/map.png?position=${info.position}`),
+      same("shownKey") ? this.stage.shownMap : thingMap(`${path}/map.png?position=${info.shown}`),
+    ]);
+    if (ticket !== this.ticket) return;
+    Object.assign(images, { original, result, map, shownMap });
+    Object.assign(info, pendingOf(info));
+    this.info = info;
+    if (!same("version")) this.loadCutouts(info, square);
+    this.stage.set(info, images, { fit: fit || isNew });
+    this.update();
+  }
+
+  loadCutouts(info) {
+    this.stage.cutouts = new Map();
+    for (const { number } of info.things) {
+      image(`/api/pictures/${info.id}/things/${number}.png?v=${info.version}`)
+        .then((bitmap) => {
+          if (this.info !== info) return;
+          this.stage.cutouts.set(number, bitmap);
+          this.stage.draw();
+        })
+        .catch((error) => this.fail(error));
+    }
+  }
+
+  /** Bring all panels and buttons in line with what is shown. */
+  update() {
+    const { info, session } = this;
+    drawPictures(this);
+    drawThings(this);
+    drawHistory(this);
+    this.palette.drawThings();
+    const selected = this.stage.selection.size;
+    const edits = Boolean(info) && session.can_edit;
+    $("undo").disabled = !info || info.position === 0;
+    $("redo").disabled = !info || info.position === info.steps.length - 1;
+    $("run").disabled = !edits || info.painted;
+    for (const button of document.querySelectorAll("[data-op]")) {
+      const op = button.dataset.op;
+      const frames = ["copy", "smaller", "larger"].includes(op);
+      const one = ["exchange", "mix"].includes(op);
+      button.disabled =
+        !edits ||
+        (["remove", "copy", "smaller", "larger"].includes(op) && !selected) ||
+        (frames && !session.has_frames) ||
+        (one && (selected !== 1 || !this.palette.chosen));
+      if (frames && session && !session.has_frames) {
+        button.title = "The slots of this model have no place and size of their own.";
+      }
+    }
+    for (const id of ["steps", "guidance", "invert", "resample"]) $(id).disabled = !edits;
+    if (!info) return;
+    const { sampling, invert } = info.state;
+    $("steps").value = sampling.num_inference_steps;
+    $("steps-value").value = sampling.num_inference_steps;
+    $("guidance").value = sampling.guidance_scale;
+    $("guidance-value").value = sampling.guidance_scale.toFixed(1);
+    $("invert").checked = invert;
+    for (const link of document.querySelectorAll("[data-save]")) {
+      link.href = `/api/pictures/${info.id}/saved/${link.dataset.save}`;
+    }
+  }
+
+  // What people do
+
+  select(numbers) {
+    this.stage.selection = new Set(numbers);
+    this.stage.draw();
+    this.update();
+    if (numbers.length) this.say(numbers.length === 1 ? `Thing ${numbers[0]} is selected.` : `${numbers.length} things are selected.`);
+  }
+
+  hovered(number) {
+    for (const button of document.querySelectorAll("#things button")) {
+      button.toggleAttribute("data-hovered", Number(button.dataset.number) === number);
+    }
+  }
+
+  /** Select the next thing, or the one before. */
+  cycle(direction) {
+    if (!this.info) return;
+    const numbers = this.info.things.map((thing) => thing.number);
+    const at = numbers.findIndex((number) => this.stage.selection.has(number));
+    const next = at < 0 ? (direction > 0 ? 0 : numbers.length - 1) : (at + direction + numbers.length) % numbers.length;
+    this.select([numbers[next]]);
+  }
+
+  edit(body, { preview = true } = {}) {
+    if (!this.info) return this.work;
+    const { id } = this.info;
+    return this.queue(async () => {
+      this.fail(null);
+      await this.show(await call("POST", `/api/pictures/${id}/edit`, body));
+      if (preview) this.autoPreview();
+    });
+  }
+
+  go(step) {
+    this.stage.cancelDrag();
+    if (!this.info) return this.work;
+    const { id } = this.info;
+    return this.queue(async () => {
+      if (this.info.id !== id) return;
+      const position = this.info.position + step;
+      if (position < 0 || position >= this.info.steps.length) return;
+      await this.goTo(position);
+    });
+  }
+
+  async goTo(position) {
+    this.fail(null);
+    await this.show(await call("POST", `/api/pictures/${this.info.id}/go`, { position }));
+    this.say(position ? `State ${position}: ${this.info.steps[position]}.` : "The picture as it was.");
+  }
+
+  run(preview = false) {
+    if (!this.info || !this.session.can_edit || (this.info.painted && !preview)) return this.work;
+    const { id } = this.info;
+    return this.queue(async () => {
+      this.fail(null);
+      const job = await call("POST", `/api/pictures/${id}/run`, { preview });
+      if (preview) this.waiting = { job: job.id, version: this.info.version };
+      else if (job.state === "waiting") this.jobEvent(job);
+    });
+  }
+
+  autoPreview() {
+    if (!$("auto-preview").checked || !this.quick || this.info.painted || this.busy) return;
+    if (!this.info.pending.length && !this.info.pending_removed.length && !this.info.pending_ground) return;
+    this.run(true);
+  }
+
+  jobEvent(job) {
+    const ended = ["done", "failed", "canceled"].includes(job.state);
+    if (ended) this.jobs.delete(job.id);
+    else this.jobs.set(job.id, job);
+    const shown = [...this.jobs.values()].find((one) => one.kind !== "preview");
+    $("job").hidden = !shown;
+    if (shown) {
+      const names = { run: "Painting", recompose: "Composing", batch: "Painting all" };
+      $("job-text").textContent = `${names[shown.kind]} ${shown.done}/${shown.total || "…"}`;
+      $("job-progress").max = shown.total || 1;
+      $("job-progress").value = shown.done;
+      $("job-cancel").dataset.job = shown.id;
+    }
+    if (!ended) return;
+    if (job.state === "failed") this.fail(new Refused(`${job.error}.`.replace(/\.\.$/, ".")));
+    else if (job.state === "canceled") this.say("Canceled.");
+    else if (job.kind === "preview") this.previewDone(job);
+    else if (job.kind === "run") this.say(`Painted in ${job.seconds.toFixed(1)} s.`);
+    else if (job.kind === "recompose") this.open(job.result.picture);
+    else if (job.kind === "batch") {
+      this.say(`${job.result.done} pictures were painted into ${job.result.folder}.`);
+      if (job.result.problems.length) this.fail(new Refused(job.result.problems.join("; ")));
+      this.loadSession();
+    }
+  }
+
+  previewDone(job) {
+    this.quick = job.seconds * 1000 < QUICK;
+    if (job.subject !== this.info?.id || job.id !== this.waiting?.job) return;
+    const { version } = this.waiting;
+    image(`/api/pictures/${job.subject}/image.png?key=${job.result.key}`)
+      .then((bitmap) => {
+        if (this.info.version !== version || this.info.painted) return;
+        this.previewed = version;
+        this.stage.preview = bitmap;
+        this.stage.draw();
+        this.say("This is a preview: press Run (Enter) to paint.");
+      })
+      .catch((error) => this.fail(error));
+  }
+
+  copyThings() {
+    for (const thing of this.stage.selection) {
+      const [left, top, right, bottom] = this.stage.thing(thing).box ?? [];
+      if (left === undefined) continue;
+      const step = (this.info.square[2] - this.info.square[0]) / 10;
+      const inside = (value, from, to) => Math.round(Math.min(to - 1, Math.max(from, value)));
+      this.edit({
+        operation: "add",
+        source: { picture: this.info.id, thing },
+        x: inside((left + right) / 2 + step, this.info.square[0], this.info.square[2]),
+        y: inside((top + bottom) / 2 + step, this.info.square[1], this.info.square[3]),
+      });
+    }
+  }
+
+  exchange() {
+    const [thing] = this.stage.selection;
+    this.edit({ operation: "exchange", things: [thing], source: this.palette.chosen });
+  }
+
+  mix() {
+    const [thing] = this.stage.selection;
+    const dialog = $("mix-dialog");
+    dialog.onclose = () => {
+      if (dialog.returnValue !== "ok") return;
+      const weight = Number($("mix-weight").value);
+      this.edit({ operation: "mix", things: [thing], source: this.palette.chosen, weight });
+    };
+    dialog.returnValue = "";
+    dialog.showModal();
+  }
+
+  chooseArea() {
+    this.stage.choosingArea = !this.stage.choosingArea;
+    this.stage.draw();
+    this.say(this.stage.choosingArea ? "Draw a square around what is to be edited; a click brings the whole picture back." : "");
+  }
+
+  setArea(square) {
+    this.stage.choosingArea = false;
+    const area = square[2] - square[0] < 8 ? null : square;
+    this.edit({ operation: "area", area }, { preview: false });
+  }
+
+  editAll() {
+    const dialog = $("all-dialog");
+    $("all-text").textContent = `Each of the ${this.session.pictures.length} pictures is edited and painted, and the results are also written into a folder. Every picture can be undone.`;
+    $("all-remove").disabled = this.stage.selection.size !== 1;
+    dialog.returnValue = "cancel";
+    dialog.onclose = () => {
+      const operation = dialog.returnValue;
+      if (operation === "cancel" || !operation) return;
+      const [thing] = this.stage.selection;
+      const body = operation === "background" ? { picture: this.info.id } : { source: { picture: this.info.id, thing } };
+      this.queue(async () => this.jobEvent(await call("POST", "/api/batch", { operation, ...body })));
+    };
+    dialog.showModal();
+  }
+
+  /** Do what a button of the toolbar does, if that is possible now. */
+  act(op) {
+    const things = [...this.stage.selection];
+    const acts = {
+      remove: () => this.edit({ operation: "remove", things }),
+      copy: () => this.copyThings(),
+      smaller: () => this.edit({ operation: "scale", things, factor: 1 / 1.1 }),
+      larger: () => this.edit({ operation: "scale", things, factor: 1.1 }),
+      exchange: () => this.exchange(),
+      mix: () => this.mix(),
+      area: () => this.chooseArea(),
+      all: () => this.editAll(),
+      reset: () => this.edit({ operation: "reset" }),
+    };
+    if (!document.querySelector(`[data-op="${op}"]`).disabled) acts[op]();
+  }
+
+  /** Move the selected things by keys; several strokes become one move. */
+  nudge(x, y) {
+    if (!this.info?.has_frames || !this.stage.selection.size) return;
+    const things = [...this.stage.selection];
+    this.nudged = { x: (this.nudged?.x ?? 0) + x, y: (this.nudged?.y ?? 0) + y };
+    this.stage.drag = { kind: "move", things, ...this.nudged };
+    this.stage.draw();
+    clearTimeout(this.nudging);
+    this.nudging = setTimeout(() => {
+      const { nudged } = this;
+      this.nudged = null;
+      if (this.stage.cancelDrag()) this.edit({ operation: "move", things, ...nudged });
+    }, 350);
+  }
+
+  resample() {
+    const { resample, sampling } = this.info.state;
+    this.edit({ operation: "sampling", resample: ((resample ?? sampling.seed) + 1) % 2 ** 32 });
+  }
+
+  setMode(mode) {
+    document.querySelector(`[name="mode"][value="${mode}"]`).checked = true;
+    this.stage.setMode(mode);
+  }
+
+  // Buttons
+
+  bindButtons() {
+    $("undo").onclick = () => this.go(-1);
+    $("redo").onclick = () => this.go(1);
+    $("run").onclick = () => this.run();
+    $("job-cancel").onclick = () => call("POST", `/api/jobs/${$("job-cancel").dataset.job}/cancel`).catch((error) => this.fail(error));
+    $("help").onclick = () => $("keys").showModal();
+    for (const button of document.querySelectorAll("[data-op]")) {
+      button.onclick = (event) => {
+        if (event.detail) $("stage").focus(); // by the pointer: keys go to the picture again
+        this.act(button.dataset.op);
+      };
+    }
+    for (const radio of document.querySelectorAll('[name="mode"]')) radio.onchange = () => this.setMode(radio.value);
+    const sampling = (body) => this.edit({ operation: "sampling", ...body }, { preview: false });
+    $("steps").oninput = () => ($("steps-value").value = $("steps").value);
+    $("steps").onchange = () => sampling({ num_inference_steps: Number($("steps").value) });
+    $("guidance").oninput = () => ($("guidance-value").value = Number($("guidance").value).toFixed(1));
+    $("guidance").onchange = () => sampling({ guidance_scale: Number($("guidance").value) });
+    $("invert").onchange = () => sampling({ invert: $("invert").checked });
+    $("mix-weight").oninput = () => ($("mix-value").value = $("mix-weight").value);
+    $("resample").onclick = () => this.resample();
+    $("copy-picture").onclick = () => this.copyPicture();
+    $("copy-command").onclick = () => this.copyCommand(false);
+    $("copy-batch").onclick = () => this.copyCommand(true);
+    for (const menu of document.querySelectorAll(".menu")) {
+      menu.addEventListener("click", (event) => event.target.closest(".items") && (menu.open = false));
+      menu.addEventListener("focusout", (event) => menu.contains(event.relatedTarget) || (menu.open = false));
+    }
+  }
+
+  async copyPicture() {
+    try {
+      const { id } = this.info;
+      const blob = fetch(`/api/pictures/${id}/saved/picture`, { headers: { "x-latentslots": "1" } }).then((answer) => answer.blob());
+      await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+      this.say("The picture was copied.");
+    } catch {
+      this.fail(new Refused("The browser does not allow the page to copy pictures: save it instead."));
+    }
+  }
+
+  copyCommand(folder) {
+    return this.queue(async () => {
+      const { command } = await call("GET", `/api/pictures/${this.info.id}/command${folder ? "?folder=1" : ""}`);
+      this.say(command);
+      try {
+        await navigator.clipboard.writeText(command);
+      } catch {
+        this.fail(new Refused("The browser does not allow the page to copy: the command stands below the picture."));
+      }
+    });
+  }
+
+  // Files
+
+  bindFiles() {
+    const pick = (id, use) => {
+      $(id).onchange = () => {
+        use([...$(id).files]);
+        $(id).value = "";
+      };
+    };
+    pick("file-pictures", (files) => this.upload(files));
+    pick("file-folder", (files) => this.upload(files.filter((file) => UPLOADABLE.test(file.type))));
+    pick("file-slots", ([file]) => this.giveSlots(file));
+    pick("file-session", ([file]) => this.openSession(file));
+    $("add-pictures").onclick = () => $("file-pictures").click();
+    for (const button of document.querySelectorAll("[data-open]")) {
+      button.onclick = () => $(`file-${button.dataset.open}`).click();
+    }
+    const carries = (event, kind) => event.dataTransfer?.types.includes(kind);
+    addEventListener("dragover", (event) => {
+      if (carries(event, "Files")) $("drop").hidden = false;
+      if (carries(event, "Files") || carries(event, "application/x-thing")) event.preventDefault();
+    });
+    addEventListener("dragleave", (event) => event.relatedTarget || ($("drop").hidden = true));
+    addEventListener("drop", (event) => {
+      $("drop").hidden = true;
+      if (carries(event, "Files")) {
+        event.preventDefault();
+        this.upload([...event.dataTransfer.files]);
+      } else if (carries(event, "application/x-thing") && $("stage").contains(event.target)) {
+        event.preventDefault();
+        this.palette.dropped(JSON.parse(event.dataTransfer.getData("application/x-thing")), this.stage.point(event));
+      }
+    });
+    addEventListener("paste", (event) => {
+      const files = [...(event.clipboardData?.files ?? [])];
+      if (files.length) this.upload(files);
+    });
+  }
+
+  upload(files) {
+    return this.queue(async () => {
+      this.fail(null);
+      const problems = [];
+      let last = null;
+      for (const [i, file] of files.entries()) {
+        this.say(`Adding ${file.name} (${i + 1} of ${files.length})…`);
+        try {
+          last = await call("POST", `/api/pictures?name=${encodeURIComponent(file.name)}`, file);
+        } catch (error) {
+          problems.push(error.message);
+        }
+      }
+      await this.loadSession();
+      if (last) this.open(last.id);
+      if (problems.length) this.queue(async () => this.fail(new Refused(problems.join(" "))));
+    });
+  }
+
+  giveSlots(file) {
+    if (!file || !this.info) return;
+    this.queue(async () => {
+      this.fail(null);
+      await this.show(await call("POST", `/api/pictures/${this.info.id}/slots`, file));
+      this.say(`The slots of ${file.name} are used; the history begins anew.`);
+    });
+  }
+
+  openSession(file) {
+    if (!file) return;
+    this.queue(async () => {
+      this.fail(null);
+      const { added } = await call("POST", "/api/session", file);
+      await this.loadSession();
+      this.say(`${added.length} pictures were added.`);
+      if (added.length) this.open(added[0].id);
+    });
+  }
+
+  discard(id) {
+    this.queue(async () => {
+      await call("DELETE", `/api/pictures/${id}`);
+      if (this.info?.id === id) this.info = null;
+      await this.loadSession();
+    });
+  }
+}
+
+const isOld = !window.OffscreenCanvas || !window.HTMLDialogElement || !CSS.supports("color", "color-mix(in srgb, red, blue)");
+$("old-browser").hidden = !isOld;
+if (!isOld) {
+  const editor = new Editor();
+  window.editor = editor; // for tests and the curious
+  editor.loadSession().catch((error) => editor.fail(error));
+}

@@ -1,0 +1,1 @@
+"""The editor over HTTP: one static page, small JSON in, PNG out."""

@@ -1,0 +1,107 @@
+"""Starting the editor: a free port, the page in a browser, and an orderly end."""
+
+import errno
+import logging
+import secrets
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+
+import uvicorn
+
+from latentslots.workflows.server.app import EditorApp, build_app
+from latentslots.workflows.server.guard import Guard
+
+_TAKEN = {errno.EADDRINUSE}
+LOCAL = ("127.0.0.1", "localhost", "::1")
+NUM_PORTS = 20
+"""Ports that are tried, from the given one on."""
+LINGER = 1
+"""Seconds that open pages get when the editor ends."""
+
+
+def free_socket(host: str, port: int) -> socket.socket:
+    """Listen on a port, or the next one that is free.
+
+    Args:
+        host: The address to listen on.
+        port: The first port to try; any free one if 0.
+
+    Raises:
+        ValueError: If none of them is free, or there is no such address.
+    """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port must be from 0 to {2**16 - 1}, got {port}")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    last = min(port + NUM_PORTS, 2**16) if port else 1
+    for number in range(port, last):
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, number))
+            listening.listen(128)  # from now on, so that the port is taken and the page can connect
+        except PermissionError as error:
+            listening.close()
+            raise ValueError(f"--port {number} may not be used here: {error.strerror}") from error
+        except socket.gaierror as error:
+            listening.close()
+            raise ValueError(f"there is no address --host {host}: {error.strerror}") from error
+        except OSError as error:
+            listening.close()
+            if error.errno not in _TAKEN:
+                raise ValueError(f"--host {host} cannot be used: {error.strerror}") from error
+            continue
+        return listening
+    raise ValueError(f"the ports {port} to {last - 1} are taken: choose another --port")
+
+
+def serve(
+    editor: EditorApp,
+    listening: socket.socket,
+    *,
+    host: str,
+    browser: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Serve the editor until it is interrupted.
+
+    Args:
+        editor: The endpoints.
+        listening: See `free_socket`.
+        host: The address that was asked for; other than this machine's, the page needs a token.
+        browser: Whether to open the page in a browser.
+        say: Prints the address.
+    """
+    port = listening.getsockname()[1]
+    token = "" if host in LOCAL else secrets.token_urlsafe(16)
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    shown = f"[{shown}]" if ":" in shown else shown
+    address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    names = {shown, "127.0.0.1", "localhost", "[::1]"}
+    if token:
+        names |= {socket.gethostname(), *_own_addresses()}
+    app = Guard(build_app(editor), hosts={f"{name}:{port}" for name in names}, token=token)
+    config = uvicorn.Config(
+        app,
+        log_level=logging.WARNING,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=LINGER,
+    )
+    say(address)
+    if browser:
+        threading.Timer(0.3, webbrowser.open, [address]).start()
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        editor.jobs.close()
+
+
+def _own_addresses() -> set[str]:
+    """The addresses by which others reach this machine."""
+    try:
+        infos = socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        return set()
+    return {str(info[4][0]) for info in infos}
