@@ -15,8 +15,11 @@ NUMBERS = tests/cli/test_evaluate.py tests/contracts tests/evaluation tests/metr
 # Scenes are drawn without a screen, by EGL and Mesa, which are not Python packages.
 OPENGL  = ldconfig -p | grep -q libEGL.so.1 || { ! command -v apt-get >/dev/null; } \
 	|| { apt-get update -q && apt-get install -qy libegl1 libgl1-mesa-dri; }
+# The tests of the editor's page drive a browser; without it they are skipped, and say so.
+CHROMIUM = command -v chromium >/dev/null || { ! command -v apt-get >/dev/null; } \
+	|| { apt-get update -q && apt-get install -qy chromium; }
 
-.PHONY: setup format check test test-coverage test-lowest test-docs test-portable test-all demo bench clean
+.PHONY: setup format check test test-coverage test-lowest test-docs test-portable test-all demo app bench clean
 
 setup: $(STAMP)
 
@@ -26,6 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	$(OPENGL)
+	$(CHROMIUM)
 	touch $(STAMP)
 
 format: setup
@@ -65,6 +69,9 @@ test-all: setup
 
 demo: setup
 	$(BIN)/latentslots demo --output-dir demo
+
+app: setup
+	$(BIN)/latentslots app
 
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/metrics.py

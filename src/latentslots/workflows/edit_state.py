@@ -93,6 +93,11 @@ class EditState:
         same = EditState(num_slots=self.num_slots, sampling=self.sampling)
         return replace(self, area=None, invert=False, resample=None) != same
 
+    @property
+    def noise_seed(self) -> int:
+        """Seed of the noise that painting starts from."""
+        return self.sampling.seed if self.resample is None else self.resample
+
     def check(self, things: Iterable[int]) -> list[int]:
         """Check numbers of things.
 

@@ -71,7 +71,7 @@ def open_session(
             raise ValueError(f"none of the {len(paths)} images can be read: {notices[-1]}")
         if not session.pictures:
             _add_bundled(session)
-        if not session.can_edit:
+        if not session.painter.can_edit:
             notices.append(
                 f"This model, a {type(pipe).__name__}, finds things in pictures, but cannot paint "
                 "edited ones."

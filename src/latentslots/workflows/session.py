@@ -14,24 +14,20 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxtyping import Float
 from PIL import Image
-from torch import Generator, Tensor
 
 from latentslots.concepts import ConceptLibrary
 from latentslots.config.sampling import Sampling
 from latentslots.data.store.encoding import DECODING_ERRORS, IMAGE_SUFFIXES
 from latentslots.data.transforms import to_rgb
-from latentslots.pipelines.edit import edit_pixels
 from latentslots.pipelines.full_size import Area, central_square, check_area, paste_into
-from latentslots.pipelines.lsd import LatentSlotDiffusionPipeline
-from latentslots.pipelines.sampling import set_sampler
 from latentslots.pipelines.slot_edit import SlotEdit
 from latentslots.workflows.edit import Editor
 from latentslots.workflows.edit_state import LIBRARY, EditState
 from latentslots.workflows.image_files import open_image_file
 from latentslots.workflows.jobs import Progress
 from latentslots.workflows.other_scenes import OtherScenes
+from latentslots.workflows.painter import Painter
 from latentslots.workflows.provenance import image_provenance, slot_provenance
 from latentslots.workflows.session_store import History, SessionStore, Step
 
@@ -69,6 +65,7 @@ class Session:
         sampling: Sampling | None = None,
     ) -> None:
         self.pipe, self.sampling = pipe, sampling or Sampling()
+        self.painter = Painter(pipe)
         self.fingerprint = pipe.fingerprint()
         self.library_folder = str(library)
         self.library = ConceptLibrary.load(library) if library else None
@@ -77,7 +74,6 @@ class Session:
         self.others = OtherScenes(pipe, seed=self.sampling.seed)
         self.forgotten = 0
         self.lock = threading.RLock()
-        self._pipe_lock = threading.Lock()
         self._editors: OrderedDict[tuple[str, Any], Editor] = OrderedDict()
         self.store = SessionStore(Path(folder))
         try:
@@ -85,13 +81,9 @@ class Session:
         except BaseException:
             self.store.close()
             raise
-        self._provenance = image_provenance(pipe) if self.can_edit else slot_provenance(pipe)
-
-    @property
-    def can_edit(self) -> bool:
-        """Whether the model paints edited pictures."""
-        pipe = self.pipe
-        return isinstance(pipe, LatentSlotDiffusionPipeline) and pipe.vae is not None
+        self._provenance = (
+            image_provenance(pipe) if self.painter.can_edit else slot_provenance(pipe)
+        )
 
     def close(self) -> None:
         """Let other processes use the folder."""
@@ -199,11 +191,6 @@ class Session:
 
     # Slots
 
-    def with_pipe(self, function: Callable[[Any], Any]) -> Any:
-        """Call a function of the pipeline while nobody else uses that."""
-        with self._pipe_lock:
-            return function(self.pipe)
-
     def open(self, identity: str) -> History:
         """Find the slots of a picture, if that is still to be done, which begins its history."""
         history = self.picture(identity)
@@ -225,7 +212,7 @@ class Session:
                 return self._editors[key]
         file = open_image_file(self.store.path(history), area)
         slots = self.store.slots_path(history) if area is None else ""
-        with self._pipe_lock:
+        with self.painter.lock:
             editor = Editor(
                 self.pipe, file, seed=self.sampling.seed, slots=slots, others=self.others
             )
@@ -244,7 +231,7 @@ class Session:
         history = self.open(identity)
         state = state or history.state
         editor = self.editor(history, state.area)
-        with self._pipe_lock:  # other pictures may have to be encoded
+        with self.painter.lock:  # other pictures may have to be encoded
             edit = editor.parse(state.arguments(self.path_of))
         return editor, edit
 
@@ -320,15 +307,6 @@ class Session:
         """Whether the current state has been painted, or needs none."""
         return not history.state.changes or self.store.has_result(self.key(history))
 
-    def check_painting(self) -> None:
-        """Refuse to paint with a model that cannot.
-
-        Raises:
-            ValueError: If it cannot.
-        """
-        if not self.can_edit:
-            raise ValueError("this model finds things in pictures, but cannot paint them")
-
     def run(
         self,
         identity: str,
@@ -351,7 +329,7 @@ class Session:
         Raises:
             ValueError: If the model cannot paint.
         """
-        self.check_painting()
+        self.painter.check()
         history = self.open(identity)
         state = state or history.state
         if preview:
@@ -360,46 +338,9 @@ class Session:
         key = self.key(history, state)
         if not self.store.has_result(key):
             editor, edit = self.edit_of(identity, state)
-            with self._pipe_lock:
-                edited, weight = self._paint(editor, edit, state, progress)
+            edited, weight = self.painter.edit(editor, edit, state, progress)
             self.store.put_result(key, edited[0], weight[0])
         return {"key": key}
-
-    def _paint(
-        self, editor: Editor, edit: SlotEdit, state: EditState, progress: Progress
-    ) -> tuple[Tensor, Tensor]:
-        """Paint the square that the model sees."""
-        sampling = state.sampling
-        set_sampler(self.pipe, sampling.sampler)
-        seed = sampling.seed if state.resample is None else state.resample
-        return edit_pixels(
-            self.pipe,
-            editor.pixel_values,
-            edit,
-            inversion=state.invert,
-            blending=True,
-            paste=True,
-            margin=1,
-            generator=Generator().manual_seed(seed),
-            guidance_scale=sampling.guidance_scale,
-            num_inference_steps=sampling.num_inference_steps,
-            callback_on_step_end=_after_steps(progress, sampling.num_inference_steps),
-        )
-
-    def paint(self, slots: Float[Tensor, "1 K D"], seed: int, progress: Progress) -> Image.Image:
-        """Paint a picture from slots alone."""
-        self.check_painting()
-        sampling = self.sampling
-        with self._pipe_lock:
-            set_sampler(self.pipe, sampling.sampler)
-            image: Image.Image = self.pipe(
-                slots,
-                guidance_scale=sampling.guidance_scale,
-                num_inference_steps=sampling.num_inference_steps,
-                generator=Generator().manual_seed(seed),
-                callback_on_step_end=_after_steps(progress, sampling.num_inference_steps),
-            ).images[0]
-        return image
 
     def image(self, identity: str, key: str = "") -> Image.Image:
         """A picture with a result, at its own size.
@@ -448,14 +389,3 @@ def _check_size(encoded: bytes, name: str) -> None:
         raise ValueError(
             f"{name} has {width} x {height} pixels, more than {MAX_PIXELS / 1e6:g} megapixels"
         )
-
-
-def _after_steps(progress: Progress, total: int) -> Callable[..., dict[str, Any]]:
-    """Report progress after each step of sampling."""
-
-    def on_step(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        del pipe, timestep
-        progress(step + 1, total)
-        return values
-
-    return on_step

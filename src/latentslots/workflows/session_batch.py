@@ -40,7 +40,7 @@ def composition(session: Session, body: Mapping[str, Any]) -> Composition:
     Raises:
         ValueError: If there is no library, no such concept, or the model cannot paint.
     """
-    session.check_painting()
+    session.painter.check()
     if session.library is None:
         raise ValueError("there is no concept library: start the editor with --concepts FOLDER")
     seed = whole(body.get("seed", 0), "seed")
@@ -59,7 +59,7 @@ def compose(session: Session, options: Composition, progress: Progress) -> Histo
     slots = session.library.sample(
         1, concepts=options.concepts, generator=Generator().manual_seed(options.seed)
     )
-    image = session.paint(slots, options.seed, progress)
+    image = session.painter.scene(slots, session.sampling, options.seed, progress)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     which = "" if options.concepts is None else " of " + "-".join(map(str, options.concepts))
@@ -85,7 +85,7 @@ def change_of_all(session: Session, body: Mapping[str, Any]) -> ChangeOfAll:
     Raises:
         ValueError: If there is no such operation, picture or thing, or the model cannot paint.
     """
-    session.check_painting()
+    session.painter.check()
     name = body.get("operation")
     if name == "background":
         other = str(body.get("picture"))

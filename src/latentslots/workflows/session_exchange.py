@@ -113,7 +113,8 @@ def give_slots(session: Session, identity: str, content: bytes) -> History:
             if not 1 <= len(kept) <= MAX_REGIONS:
                 raise ValueError(f"an id map has 1 to {MAX_REGIONS} ids, got {len(kept)}")
             regions = torch.stack([numbers == i for i in kept])
-            scene = session.with_pipe(lambda pipe: encode_regions(pipe, file, regions))
+            with session.painter.lock:
+                scene = encode_regions(session.pipe, file, regions)
         else:
             given.write_bytes(content)
             try:

@@ -1,5 +1,7 @@
 // Every key, in one table, which is also what the page lists.
 
+import { copyPicture } from "/buttons.js";
+
 const $ = (id) => document.getElementById(id);
 const TAP = 250; // milliseconds: a shorter Tab moves the focus, a longer one shows the original
 
@@ -20,7 +22,7 @@ const KEYS = [
   ["X, M", "Exchange or mix with the chosen thing from elsewhere"],
   ["A", "Choose the square that is edited"],
   ["R", "Another try, from other noise"],
-  ["Wheel, Ctrl with + and -", "Zoom to the pointer"],
+  ["Wheel, or Z and Shift+Z", "Zoom to the pointer; by key, to the middle"],
   ["Double click, 0", "Zoom to a thing, to the whole picture"],
   ["Space-drag", "Move the view"],
   ["[ and ]", "The picture before, the next one"],
@@ -54,7 +56,7 @@ function down(editor, event) {
   if (control && key === "z" && !typing) return act(() => editor.go(event.shiftKey ? 1 : -1));
   if (control && key === "y" && !typing) return act(() => editor.go(1));
   if (control && key === "s") return act(() => document.querySelector('[data-save="picture"]').click());
-  if (control && key === "c" && !typing && !String(getSelection())) return act(() => editor.copyPicture());
+  if (control && key === "c" && !typing && !String(getSelection())) return act(() => copyPicture(editor));
   if (key === "F6") return act(() => nextPart());
   if (control || typing || event.altKey) return undefined;
   const onStage = document.activeElement === $("stage") || document.activeElement === document.body;
@@ -69,7 +71,7 @@ function down(editor, event) {
     s: () => nextMode(editor),
     ".": () => editor.cycle(1),
     ",": () => editor.cycle(-1),
-    Escape: () => editor.stage.cancelDrag() || editor.select([]),
+    Escape: () => closeMenus() || editor.stage.cancelDrag() || editor.select([]),
     Delete: () => editor.act("remove"),
     Backspace: () => editor.act("remove"),
     d: () => editor.act("copy"),
@@ -80,6 +82,7 @@ function down(editor, event) {
     m: () => editor.act("mix"),
     a: () => editor.act("area"),
     r: () => $("resample").click(),
+    z: () => editor.stage.zoom(event.shiftKey ? 0.8 : 1.25),
     0: () => (editor.stage.fit(), editor.stage.draw()),
     "[": () => neighbor(editor, -1),
     "]": () => neighbor(editor, 1),
@@ -92,6 +95,12 @@ function down(editor, event) {
   };
   if (key in table) act(table[key]);
   return undefined;
+}
+
+function closeMenus() {
+  const open = document.querySelectorAll(".menu[open]");
+  for (const menu of open) menu.open = false;
+  return open.length > 0;
 }
 
 function up(editor, event) {

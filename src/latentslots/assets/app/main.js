@@ -1,6 +1,8 @@
 // The editor: one picture at a time, its history, and everything that the buttons and keys do.
 
 import { Refused, call, image, listen, thingMap } from "/api.js";
+import { bindButtons } from "/buttons.js";
+import { bindFiles } from "/files.js";
 import { bindKeys } from "/keys.js";
 import { Palette } from "/palette.js";
 import { drawHistory, drawPictures, drawThings, pendingOf } from "/panels.js";
@@ -8,7 +10,6 @@ import { Stage } from "/stage.js";
 
 const $ = (id) => document.getElementById(id);
 const QUICK = 600; // milliseconds that a preview may take to come unasked
-const UPLOADABLE = /^image\//;
 
 class Editor {
   constructor() {
@@ -29,8 +30,8 @@ class Editor {
     });
     this.palette = new Palette(this);
     bindKeys(this);
-    this.bindButtons();
-    this.bindFiles();
+    bindButtons(this);
+    bindFiles(this);
     listen({
       job: (job) => this.jobEvent(job),
       picture: (id) => id === this.info?.id && this.reload(),
@@ -396,147 +397,6 @@ class Editor {
   setMode(mode) {
     document.querySelector(`[name="mode"][value="${mode}"]`).checked = true;
     this.stage.setMode(mode);
-  }
-
-  // Buttons
-
-  bindButtons() {
-    $("undo").onclick = () => this.go(-1);
-    $("redo").onclick = () => this.go(1);
-    $("run").onclick = () => this.run();
-    $("job-cancel").onclick = () => call("POST", `/api/jobs/${$("job-cancel").dataset.job}/cancel`).catch((error) => this.fail(error));
-    $("help").onclick = () => $("keys").showModal();
-    for (const button of document.querySelectorAll("[data-op]")) {
-      button.onclick = (event) => {
-        if (event.detail) $("stage").focus(); // by the pointer: keys go to the picture again
-        this.act(button.dataset.op);
-      };
-    }
-    for (const radio of document.querySelectorAll('[name="mode"]')) radio.onchange = () => this.setMode(radio.value);
-    const sampling = (body) => this.edit({ operation: "sampling", ...body }, { preview: false });
-    $("steps").oninput = () => ($("steps-value").value = $("steps").value);
-    $("steps").onchange = () => sampling({ num_inference_steps: Number($("steps").value) });
-    $("guidance").oninput = () => ($("guidance-value").value = Number($("guidance").value).toFixed(1));
-    $("guidance").onchange = () => sampling({ guidance_scale: Number($("guidance").value) });
-    $("invert").onchange = () => sampling({ invert: $("invert").checked });
-    $("mix-weight").oninput = () => ($("mix-value").value = $("mix-weight").value);
-    $("resample").onclick = () => this.resample();
-    $("copy-picture").onclick = () => this.copyPicture();
-    $("copy-command").onclick = () => this.copyCommand(false);
-    $("copy-batch").onclick = () => this.copyCommand(true);
-    for (const menu of document.querySelectorAll(".menu")) {
-      menu.addEventListener("click", (event) => event.target.closest(".items") && (menu.open = false));
-      menu.addEventListener("focusout", (event) => menu.contains(event.relatedTarget) || (menu.open = false));
-    }
-  }
-
-  async copyPicture() {
-    try {
-      const { id } = this.info;
-      const blob = fetch(`/api/pictures/${id}/saved/picture`, { headers: { "x-latentslots": "1" } }).then((answer) => answer.blob());
-      await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
-      this.say("The picture was copied.");
-    } catch {
-      this.fail(new Refused("The browser does not allow the page to copy pictures: save it instead."));
-    }
-  }
-
-  copyCommand(folder) {
-    return this.queue(async () => {
-      const { command } = await call("GET", `/api/pictures/${this.info.id}/command${folder ? "?folder=1" : ""}`);
-      this.say(command);
-      try {
-        await navigator.clipboard.writeText(command);
-      } catch {
-        this.fail(new Refused("The browser does not allow the page to copy: the command stands below the picture."));
-      }
-    });
-  }
-
-  // Files
-
-  bindFiles() {
-    const pick = (id, use) => {
-      $(id).onchange = () => {
-        use([...$(id).files]);
-        $(id).value = "";
-      };
-    };
-    pick("file-pictures", (files) => this.upload(files));
-    pick("file-folder", (files) => this.upload(files.filter((file) => UPLOADABLE.test(file.type))));
-    pick("file-slots", ([file]) => this.giveSlots(file));
-    pick("file-session", ([file]) => this.openSession(file));
-    $("add-pictures").onclick = () => $("file-pictures").click();
-    for (const button of document.querySelectorAll("[data-open]")) {
-      button.onclick = () => $(`file-${button.dataset.open}`).click();
-    }
-    const carries = (event, kind) => event.dataTransfer?.types.includes(kind);
-    addEventListener("dragover", (event) => {
-      if (carries(event, "Files")) $("drop").hidden = false;
-      if (carries(event, "Files") || carries(event, "application/x-thing")) event.preventDefault();
-    });
-    addEventListener("dragleave", (event) => event.relatedTarget || ($("drop").hidden = true));
-    addEventListener("drop", (event) => {
-      $("drop").hidden = true;
-      if (carries(event, "Files")) {
-        event.preventDefault();
-        this.upload([...event.dataTransfer.files]);
-      } else if (carries(event, "application/x-thing") && $("stage").contains(event.target)) {
-        event.preventDefault();
-        this.palette.dropped(JSON.parse(event.dataTransfer.getData("application/x-thing")), this.stage.point(event));
-      }
-    });
-    addEventListener("paste", (event) => {
-      const files = [...(event.clipboardData?.files ?? [])];
-      if (files.length) this.upload(files);
-    });
-  }
-
-  upload(files) {
-    return this.queue(async () => {
-      this.fail(null);
-      const problems = [];
-      let last = null;
-      for (const [i, file] of files.entries()) {
-        this.say(`Adding ${file.name} (${i + 1} of ${files.length})…`);
-        try {
-          last = await call("POST", `/api/pictures?name=${encodeURIComponent(file.name)}`, file);
-        } catch (error) {
-          problems.push(error.message);
-        }
-      }
-      await this.loadSession();
-      if (last) this.open(last.id);
-      if (problems.length) this.queue(async () => this.fail(new Refused(problems.join(" "))));
-    });
-  }
-
-  giveSlots(file) {
-    if (!file || !this.info) return;
-    this.queue(async () => {
-      this.fail(null);
-      await this.show(await call("POST", `/api/pictures/${this.info.id}/slots`, file));
-      this.say(`The slots of ${file.name} are used; the history begins anew.`);
-    });
-  }
-
-  openSession(file) {
-    if (!file) return;
-    this.queue(async () => {
-      this.fail(null);
-      const { added } = await call("POST", "/api/session", file);
-      await this.loadSession();
-      this.say(`${added.length} pictures were added.`);
-      if (added.length) this.open(added[0].id);
-    });
-  }
-
-  discard(id) {
-    this.queue(async () => {
-      await call("DELETE", `/api/pictures/${id}`);
-      if (this.info?.id === id) this.info = null;
-      await this.loadSession();
-    });
   }
 }
 

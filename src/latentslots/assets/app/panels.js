@@ -1,5 +1,7 @@
 // The lists beside the picture: pictures, things, history.
 
+import { discard } from "/files.js";
+
 const $ = (id) => document.getElementById(id);
 const LABELS = {
   open: "Opened", remove: "Removed", move: "Moved", scale: "Scaled", exchange: "Exchanged", mix: "Mixed", add: "Added",
@@ -45,7 +47,7 @@ export function drawPictures(editor) {
       ),
       element("button", {
         class: "close", "data-key": `close-${picture.id}`, "aria-label": `Take ${picture.name} out of the session`,
-        title: "Take out of the session", onclick: () => editor.discard(picture.id),
+        title: "Take out of the session", onclick: () => discard(editor, picture.id),
       }, "×"),
     ),
   );
@@ -65,6 +67,12 @@ export function drawThings(editor) {
         {
           "data-number": thing.number,
           "data-key": thing.number,
+          draggable: String(!thing.is_background),
+          ondragstart: (event) => {
+            const source = { picture: info.id, thing: thing.number };
+            event.dataTransfer.setData("application/x-thing", JSON.stringify(source));
+            event.dataTransfer.effectAllowed = "copy";
+          },
           "aria-pressed": String(stage.selection.has(thing.number)),
           "aria-label": `${what} ${thing.number}, ${share} of the picture`,
           onclick: (event) => {
@@ -76,7 +84,7 @@ export function drawThings(editor) {
           onmouseenter: () => stage.hover(thing.number),
           onmouseleave: () => stage.hover(null),
         },
-        element("img", { src: `/api/pictures/${info.id}/things/${thing.number}.png?v=${info.version}`, alt: "" }),
+        element("img", { src: `/api/pictures/${info.id}/things/${thing.number}.png?v=${info.version}`, alt: "", draggable: "false" }),
         `${thing.number}${thing.is_background ? " (ground)" : ""} · ${share}`,
       ),
     );

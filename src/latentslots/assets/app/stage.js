@@ -1,8 +1,8 @@
 // The picture: drawing it, finding the thing under the pointer, and dragging things.
 
+import { HANDLE, paint } from "/drawing.js";
+
 const DRAG = 4; // CSS pixels that a pointer moves before it drags
-const HANDLE = 6; // half the side of a handle, in CSS pixels
-const SHARP = 2.5; // screen pixels per pixel of the picture from which they stay sharp
 
 export class Stage {
   /** `on` has the functions select, move, scale, drop, area, hover and refuse. */
@@ -109,35 +109,6 @@ export class Stage {
     return this.info?.things.find((thing) => thing.number === number);
   }
 
-  /** Outline and area of a thing of a map, in units of the map. */
-  path(map, number) {
-    const key = `${map === this.map ? "now" : "shown"} ${number}`;
-    if (this.paths.has(key)) return this.paths.get(key);
-    const { side, ids } = map;
-    const outline = new Path2D();
-    const area = new Path2D();
-    const is = (row, column) =>
-      row >= 0 && column >= 0 && row < side && column < side && ids[row * side + column] === number;
-    for (let row = 0; row < side; row++) {
-      for (let column = 0; column < side; column++) {
-        if (!is(row, column)) continue;
-        let end = column;
-        if (!is(row, column - 1)) {
-          while (is(row, end)) end++;
-          area.rect(column, row, end - column, 1);
-          outline.moveTo(column, row);
-          outline.lineTo(column, row + 1);
-        }
-        if (!is(row, column + 1)) line(outline, column + 1, row, column + 1, row + 1);
-        if (!is(row - 1, column)) line(outline, column, row, column + 1, row);
-        if (!is(row + 1, column)) line(outline, column, row + 1, column + 1, row + 1);
-      }
-    }
-    const path = { outline, area };
-    this.paths.set(key, path);
-    return path;
-  }
-
   // Drawing
 
   draw() {
@@ -149,144 +120,7 @@ export class Stage {
   }
 
   paint() {
-    const { context, canvas } = this;
-    const ratio = devicePixelRatio;
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    if (!this.info || !this.original) return;
-    context.scale(ratio, ratio);
-    const height = this.element.clientHeight;
-    if (this.mode === "side") {
-      this.clipped(0, this.width, height, () => this.drawImage(this.original));
-      context.translate(this.width, 0);
-      this.clipped(0, this.width, height, () => this.drawAll());
-      context.fillStyle = color("--line");
-      context.fillRect(-1, 0, 2, height);
-      return;
-    }
-    if (this.holding) {
-      this.drawImage(this.original);
-      return;
-    }
-    this.drawAll();
-    if (this.mode === "slider") {
-      const x = this.split * this.width;
-      this.clipped(0, x, height, () => this.drawImage(this.original));
-      context.fillStyle = color("--accent");
-      context.fillRect(x - 1, 0, 2, height);
-      context.beginPath();
-      context.arc(x, height / 2, 9, 0, 2 * Math.PI);
-      context.fill();
-    }
-  }
-
-  clipped(left, right, height, draw) {
-    this.context.save();
-    this.context.beginPath();
-    this.context.rect(left, 0, right - left, height);
-    this.context.clip();
-    draw();
-    this.context.restore();
-  }
-
-  drawImage(bitmap) {
-    const { scale, x, y } = this.view;
-    this.context.imageSmoothingEnabled = (scale * devicePixelRatio * this.info.width) / bitmap.width < SHARP;
-    this.context.imageSmoothingQuality = "high";
-    this.context.drawImage(bitmap, x, y, this.info.width * scale, this.info.height * scale);
-  }
-
-  drawAll() {
-    this.drawImage(this.preview ?? this.result ?? this.original);
-    if (!this.map) return;
-    const dragged = this.drag?.kind === "move" || this.drag?.kind === "scale" ? this.drag.things : [];
-    const changed = this.preview ? [] : this.info.pending;
-    this.drawGone(new Set([...changed, ...dragged]));
-    for (const number of new Set([...changed, ...dragged])) this.drawGhost(number, dragged.includes(number));
-    for (const number of this.selection) this.drawOutline(number, color("--accent"), dragged.includes(number));
-    if (this.hovered !== null && !this.drag) {
-      this.drawOutline(this.hovered, "#ffffff", false);
-      this.fillThing(this.hovered);
-    }
-    this.drawSquare();
-    if (this.selection.size === 1 && this.info.has_frames && !this.drag) this.drawHandles();
-  }
-
-  onMap(map, draw) {
-    const { context } = this;
-    const [left, top, right] = this.info.square;
-    const unit = ((right - left) / map.side) * this.view.scale;
-    context.save();
-    context.translate(this.view.x + left * this.view.scale, this.view.y + top * this.view.scale);
-    context.scale(unit, unit);
-    draw(unit);
-    context.restore();
-  }
-
-  fillThing(number) {
-    this.onMap(this.map, () => {
-      this.context.fillStyle = "rgb(255 255 255 / .22)";
-      this.context.fill(this.path(this.map, number).area);
-    });
-  }
-
-  drawOutline(number, stroke, dragged) {
-    if (dragged) return;
-    this.onMap(this.map, (unit) => {
-      const { outline } = this.path(this.map, number);
-      this.context.lineWidth = 4 / unit;
-      this.context.strokeStyle = "rgb(0 0 0 / .55)";
-      this.context.stroke(outline);
-      this.context.lineWidth = 2 / unit;
-      this.context.strokeStyle = stroke;
-      this.context.stroke(outline);
-    });
-  }
-
-  /** Hatch where things were that have changed since the shown picture was painted. */
-  drawGone(numbers) {
-    const gone = [...numbers, ...(this.preview ? [] : this.info.pending_removed)];
-    if (!this.shownMap || !gone.length) return;
-    this.onMap(this.shownMap, (unit) => {
-      const { context } = this;
-      for (const number of gone) {
-        context.save();
-        context.clip(this.path(this.shownMap, number).area);
-        context.fillStyle = color("--stage");
-        context.globalAlpha = 0.75;
-        context.fillRect(0, 0, this.shownMap.side, this.shownMap.side);
-        context.globalAlpha = 1;
-        context.strokeStyle = color("--soft");
-        context.lineWidth = 1 / unit;
-        const step = 8 / unit;
-        context.beginPath();
-        for (let i = -this.shownMap.side; i < this.shownMap.side; i += step) {
-          line(context, i, 0, i + this.shownMap.side, this.shownMap.side);
-        }
-        context.stroke();
-        context.restore();
-      }
-    });
-  }
-
-  /** Draw the cutout of a thing where it will be painted. */
-  drawGhost(number, dragged) {
-    const box = this.boxOf(number, dragged);
-    const bitmap = this.cutouts.get(number);
-    if (!box || !bitmap) return;
-    const { context } = this;
-    const { scale, x, y } = this.view;
-    const [left, top, right, bottom] = box;
-    const place = [x + left * scale, y + top * scale, (right - left) * scale, (bottom - top) * scale];
-    context.imageSmoothingEnabled = place[2] / bitmap.width < SHARP;
-    context.globalAlpha = 0.9;
-    context.drawImage(bitmap, ...place);
-    context.globalAlpha = 1;
-    context.setLineDash([5, 4]);
-    context.strokeStyle = color("--accent");
-    context.lineWidth = 1.5;
-    context.strokeRect(...place);
-    context.setLineDash([]);
+    paint(this);
   }
 
   /** The box of a thing, where a drag has brought it. */
@@ -299,18 +133,6 @@ export class Stage {
     return [around(box[0], center.x), around(box[1], center.y), around(box[2], center.x), around(box[3], center.y)];
   }
 
-  drawSquare() {
-    const { context } = this;
-    const { scale, x, y } = this.view;
-    const [left, top, right, bottom] = this.drag?.kind === "area" ? this.drag.square : this.info.square;
-    if (!this.choosingArea && this.info.width === right - left && this.info.height === bottom - top) return;
-    context.strokeStyle = color("--accent");
-    context.lineWidth = this.choosingArea ? 2 : 1;
-    context.setLineDash([6, 6]);
-    context.strokeRect(x + left * scale, y + top * scale, (right - left) * scale, (bottom - top) * scale);
-    context.setLineDash([]);
-  }
-
   handles() {
     const [number] = this.selection;
     const box = this.thing(number)?.box;
@@ -318,17 +140,6 @@ export class Stage {
     const { scale, x, y } = this.view;
     const [left, top, right, bottom] = [x + box[0] * scale, y + box[1] * scale, x + box[2] * scale, y + box[3] * scale];
     return [[left, top], [right, top], [left, bottom], [right, bottom]].map(([cx, cy]) => ({ x: cx, y: cy }));
-  }
-
-  drawHandles() {
-    const { context } = this;
-    for (const { x, y } of this.handles()) {
-      context.fillStyle = color("--panel");
-      context.strokeStyle = color("--accent");
-      context.lineWidth = 2;
-      context.fillRect(x - HANDLE, y - HANDLE, 2 * HANDLE, 2 * HANDLE);
-      context.strokeRect(x - HANDLE, y - HANDLE, 2 * HANDLE, 2 * HANDLE);
-    }
   }
 
   // The pointer
@@ -501,13 +312,4 @@ export class Stage {
     this.draw();
     return dragged;
   }
-}
-
-function line(path, x0, y0, x1, y1) {
-  path.moveTo(x0, y0);
-  path.lineTo(x1, y1);
-}
-
-function color(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }

@@ -108,7 +108,7 @@ class EditorApp:
         library = [] if session.library is None else session.library.shares.tolist()
         return {
             "model": self.model,
-            "can_edit": session.can_edit,
+            "can_edit": session.painter.can_edit,
             "has_frames": session.pipe.has_frames,
             "resolution": session.pipe.resolution,
             "sampling": asdict(session.sampling),
@@ -211,7 +211,7 @@ class EditorApp:
     def run(self, request: Request, body: bytes) -> Any:
         """Paint the current state, in a job."""
         identity, preview = request.path_params["picture"], bool(_json(body).get("preview"))
-        self.session.check_painting()
+        self.session.painter.check()
         state = self.session.open(identity).state
 
         def paint(progress: Any) -> Any:
