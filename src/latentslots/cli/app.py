@@ -45,19 +45,18 @@ def run(arguments: list[str]) -> int:
     options = tyro.cli(App, prog="latentslots app", args=arguments)
     options.sampling.check()
 
-    from latentslots.cli.model import load_pipeline
-    from latentslots.workflows.open_session import open_session
-
     try:
-        from latentslots.workflows.server.app import EditorApp
-        from latentslots.workflows.server.run import free_socket, serve
+        from latentslots.workflows.server.run import Loaded, free_socket, serve
     except ImportError as error:
         raise ValueError(
             f"the editor needs the package {error.name}: pip install 'latentslots[app]'"
         ) from error
 
-    listening = free_socket(options.host, options.port)
-    with listening:
+    def load() -> Loaded:
+        from latentslots.cli.model import load_pipeline
+        from latentslots.workflows.open_session import open_session
+        from latentslots.workflows.server.app import EditorApp, build_app
+
         pipe = load_pipeline(options.model, options.inference)
         opened = open_session(
             pipe,
@@ -67,22 +66,17 @@ def run(arguments: list[str]) -> int:
             sampling=options.sampling,
         )
         notices = opened.notices
-        port = listening.getsockname()[1]
         if options.port not in (0, port):
             notices.append(f"Port {options.port} is taken, so the editor uses {port}.")
         for notice in notices:
             print(f"latentslots app: {notice}", file=sys.stderr)
         editor = EditorApp(opened.session, model=options.model, notices=notices)
-        try:
-            serve(
-                editor,
-                listening,
-                host=options.host,
-                browser=options.browser,
-                say=lambda address: print(
-                    f"The editor is at {address}  (Ctrl+C ends it)", flush=True
-                ),
-            )
-        finally:
-            opened.session.close()
+        return Loaded(build_app(editor), editor.close)
+
+    def say(address: str) -> None:
+        print(f"The editor is at {address}  (Ctrl+C ends it)", flush=True)
+
+    with free_socket(options.host, options.port) as listening:
+        port = listening.getsockname()[1]
+        serve(load, listening, host=options.host, browser=options.browser, say=say)
     return 0

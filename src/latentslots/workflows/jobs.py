@@ -1,6 +1,7 @@
 """Jobs of the editor: one at a time, in a thread of their own, with progress and cancellation."""
 
 import itertools
+import math
 import queue
 import threading
 import time
@@ -12,6 +13,8 @@ MAX_WAITING = 20
 """Jobs that may wait."""
 MAX_SECONDS = 600.0
 """How long a job may take between two steps of progress."""
+BETWEEN = 0.15
+"""Seconds between two reports of progress, at least."""
 
 Progress = Callable[[int, int], None]
 """Called with what is done and the total; raises `Canceled`."""
@@ -114,16 +117,19 @@ class Jobs:
 
     def _run(self, job: Job, run: Callable[[Progress], Any]) -> None:
         start = last = time.monotonic()
+        told = -math.inf
 
         def progress(done: int, total: int) -> None:
-            nonlocal last
+            nonlocal last, told
             if job.stop.is_set():
                 raise Canceled
             now = time.monotonic()
             if now - last > MAX_SECONDS:
                 raise TimeoutError(f"no progress in {MAX_SECONDS:g} seconds")
             last, job.done, job.total = now, done, total
-            self.notify(job)
+            if now - told > BETWEEN:  # pages that draw every step would slow the steps
+                told = now
+                self.notify(job)
 
         try:
             job.state = "running"

@@ -129,6 +129,8 @@ class Editor {
       same("shownKey") ? this.stage.shownMap : thingMap(`${path}/map.png?position=${info.shown}`),
     ]);
     if (ticket !== this.ticket) return;
+    const listed = this.session.pictures.find((picture) => picture.id === info.id);
+    if (listed) listed.thumbnail = info.thumbnail;
     Object.assign(images, { original, result, map, shownMap });
     Object.assign(info, pendingOf(info));
     this.info = info;
@@ -274,13 +276,18 @@ class Editor {
     if (job.state === "failed") this.fail(new Refused(`${job.error}.`.replace(/\.\.$/, ".")));
     else if (job.state === "canceled") this.say("Canceled.");
     else if (job.kind === "preview") this.previewDone(job);
-    else if (job.kind === "run") this.say(`Painted in ${job.seconds.toFixed(1)} s.`);
+    else if (job.kind === "run") this.runDone(job);
     else if (job.kind === "recompose") this.open(job.result.picture);
     else if (job.kind === "batch") {
       this.say(`${job.result.done} pictures were painted into ${job.result.folder}.`);
       if (job.result.problems.length) this.fail(new Refused(job.result.problems.join("; ")));
       this.loadSession();
     }
+  }
+
+  runDone(job) {
+    if (job.subject === this.info?.id) this.queue(async () => this.show(await call("GET", `/api/pictures/${job.subject}`)));
+    this.say(`Painted in ${job.seconds.toFixed(1)} s.`);
   }
 
   previewDone(job) {

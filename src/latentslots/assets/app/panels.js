@@ -42,7 +42,7 @@ export function drawPictures(editor) {
           title: picture.name,
           onclick: () => editor.open(picture.id),
         },
-        element("img", { src: `/api/pictures/${picture.id}/thumbnail.png`, alt: "", loading: "lazy" }),
+        element("img", { src: `/api/pictures/${picture.id}/thumbnail.png?v=${picture.thumbnail}`, alt: "", loading: "lazy" }),
         element("span", {}, picture.name),
       ),
       element("button", {

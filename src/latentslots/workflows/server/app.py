@@ -6,10 +6,9 @@ Reading is `GET`; everything that changes something is `POST` or `DELETE`. Error
 
 import io
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 from PIL import Image
@@ -23,22 +22,15 @@ from starlette.routing import Route
 from latentslots.workflows import edit_operations, session_batch, session_exchange
 from latentslots.workflows.jobs import Job, Jobs
 from latentslots.workflows.server.events import Events
+from latentslots.workflows.server.page import PAGE_ROUTES, Endpoint, http_error
 from latentslots.workflows.session import Session
 from latentslots.workflows.session_store import History
 from latentslots.workflows.session_views import command, concept_crop, cutout, slot_map, things
 
-PAGE_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-}
 THUMBNAIL = 96
 """Pixels of the longer side of a thumbnail."""
 LARGEST_VIEW = 4096
 """Pixels of the longer side of a picture that is shown; what is saved has all."""
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class EditorApp:
@@ -54,7 +46,7 @@ class EditorApp:
         self.session, self.model, self.notices = session, model, notices
         self.events = Events()
         self.jobs = Jobs(self._tell)
-        self._thumbnails: dict[str, bytes] = {}
+        self._thumbnails: dict[str, tuple[str, bytes]] = {}
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -84,13 +76,16 @@ class EditorApp:
         ]
         routes = [Route(path, _endpoint(call), methods=[method]) for method, path, call in table]
         routes.append(Route("/api/events", self.listen, methods=["GET"]))
-        routes.append(Route("/", page_file, methods=["GET"]))
-        routes.append(Route("/{name}", page_file, methods=["GET"]))
-        return routes
+        return routes + PAGE_ROUTES
 
     async def listen(self, request: Request) -> Response:
         """The stream of events."""
         return StreamingResponse(self.events.listen(), media_type="text/event-stream")
+
+    def close(self) -> None:
+        """Cancel all jobs, and let other processes use the session."""
+        self.jobs.close()
+        self.session.close()
 
     def _tell(self, job: Job) -> None:
         self.events.send("job", job.to_dict())
@@ -119,7 +114,9 @@ class EditorApp:
         }
 
     def _summary(self, history: History) -> dict[str, Any]:
-        return {"id": history.id, "name": history.name, "changed": len(history.steps) > 1}
+        shown = self.session.shown(history)
+        version = self.session.key(history, history.steps[shown].state) if shown else ""
+        return {"id": history.id, "name": history.name, "thumbnail": version}
 
     def describe_picture(self, request: Request, body: bytes) -> Any:
         """A picture with its things and its history."""
@@ -171,12 +168,15 @@ class EditorApp:
 
     def thumbnail(self, request: Request, body: bytes) -> Response:
         """A small picture."""
-        identity = request.path_params["picture"]
-        if identity not in self._thumbnails:
-            image = self.session.image(identity)
+        history = self.session.picture(request.path_params["picture"])
+        version = self._summary(history)["thumbnail"]
+        known, content = self._thumbnails.get(history.id, (None, b""))
+        if version != known:
+            image = self.session.image(history.id)
             image.thumbnail((THUMBNAIL, THUMBNAIL))
-            self._thumbnails[identity] = _png(image).body  # type: ignore[assignment]
-        return Response(self._thumbnails[identity], media_type="image/png")
+            content = bytes(_png(image).body)
+            self._thumbnails[history.id] = (version, content)
+        return Response(content, media_type="image/png")
 
     def map(self, request: Request, body: bytes) -> Response:
         """The number of the thing in each pixel of the square, as gray values."""
@@ -215,10 +215,7 @@ class EditorApp:
         state = self.session.open(identity).state
 
         def paint(progress: Any) -> Any:
-            result = self.session.run(identity, progress, state=state, preview=preview)
-            if not preview:
-                self.events.send("picture", identity)
-            return result
+            return self.session.run(identity, progress, state=state, preview=preview)
 
         kind = "preview" if preview else "run"
         return self.jobs.submit(kind, identity, paint).to_dict()
@@ -285,17 +282,7 @@ class EditorApp:
 
 def build_app(editor: EditorApp) -> Starlette:
     """The application, without its guard."""
-    return Starlette(routes=editor.routes(), exception_handlers={HTTPException: _http_error})
-
-
-async def page_file(request: Request) -> Response:
-    """A file of the page."""
-    name = request.path_params.get("name", "index.html")
-    kind = PAGE_TYPES.get(name.rpartition(".")[2])
-    folder = files("latentslots") / "assets" / "app"
-    if kind is None or name not in {entry.name for entry in folder.iterdir()}:
-        raise HTTPException(404, f"there is no {name}")
-    return Response((folder / name).read_bytes(), headers={"content-type": kind})
+    return Starlette(routes=editor.routes(), exception_handlers={HTTPException: http_error})
 
 
 def _endpoint(call: Callable[[Request, bytes], Any]) -> Endpoint:
@@ -311,11 +298,6 @@ def _endpoint(call: Callable[[Request, bytes], Any]) -> Endpoint:
         return answer if isinstance(answer, Response) else JSONResponse(answer)
 
     return endpoint
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, status_code=error.status_code)
 
 
 def _json(body: bytes) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """Starting the editor: a free port, the page in a browser, and an orderly end."""
 
+import asyncio
 import errno
 import logging
 import secrets
@@ -7,16 +8,22 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from latentslots.workflows.server.app import EditorApp, build_app
 from latentslots.workflows.server.guard import Guard
+from latentslots.workflows.server.page import PAGE_ROUTES, http_error
 
 _TAKEN = {errno.EADDRINUSE}
 LOCAL = ("127.0.0.1", "localhost", "::1")
 NUM_PORTS = 20
 """Ports that are tried, from the given one on."""
+WAIT = 0.05
+"""Seconds between two looks whether the model is loaded."""
 LINGER = 1
 """Seconds that open pages get when the editor ends."""
 
@@ -56,8 +63,38 @@ def free_socket(host: str, port: int) -> socket.socket:
     raise ValueError(f"the ports {port} to {last - 1} are taken: choose another --port")
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """The editor, ready for use.
+
+    Attributes:
+        app: All of its routes.
+        close: Ends it.
+    """
+
+    app: ASGIApp
+    close: Callable[[], None]
+
+
+class Loading:
+    """Serves the page at once, and holds all other requests until the model is loaded."""
+
+    def __init__(self) -> None:
+        self.loaded: Loaded | None = None
+        self._page = Starlette(routes=PAGE_ROUTES, exception_handlers={HTTPException: http_error})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, now or later."""
+        if scope["type"] == "http" and not scope["path"].startswith("/api/"):
+            await self._page(scope, receive, send)
+            return
+        while self.loaded is None:
+            await asyncio.sleep(WAIT)
+        await self.loaded.app(scope, receive, send)
+
+
 def serve(
-    editor: EditorApp,
+    load: Callable[[], Loaded],
     listening: socket.socket,
     *,
     host: str,
@@ -67,7 +104,7 @@ def serve(
     """Serve the editor until it is interrupted.
 
     Args:
-        editor: The endpoints.
+        load: Loads it, in a thread; if it raises, so does this function.
         listening: See `free_socket`.
         host: The address that was asked for; other than this machine's, the page needs a token.
         browser: Whether to open the page in a browser.
@@ -81,7 +118,8 @@ def serve(
     names = {shown, "127.0.0.1", "localhost", "[::1]"}
     if token:
         names |= {socket.gethostname(), *_own_addresses()}
-    app = Guard(build_app(editor), hosts={f"{name}:{port}" for name in names}, token=token)
+    loading = Loading()
+    app = Guard(loading, hosts={f"{name}:{port}" for name in names}, token=token)
     config = uvicorn.Config(
         app,
         log_level=logging.WARNING,
@@ -89,13 +127,26 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=LINGER,
     )
+    server, problems = uvicorn.Server(config), list[BaseException]()
+
+    def prepare() -> None:
+        try:
+            loading.loaded = load()
+        except BaseException as error:
+            problems.append(error)
+            server.should_exit = True
+
+    threading.Thread(target=prepare, name="load", daemon=True).start()
     say(address)
     if browser:
         threading.Timer(0.3, webbrowser.open, [address]).start()
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
-        editor.jobs.close()
+        if loading.loaded is not None:
+            loading.loaded.close()
+    if problems:
+        raise problems[0]
 
 
 def _own_addresses() -> set[str]:
