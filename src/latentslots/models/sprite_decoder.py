@@ -151,11 +151,16 @@ class SpriteDecoder(ModelMixin, StrictConfigMixin):
     def _ground(
         self, logits: Float[Tensor, "B K 1 S S"], frames: Float[Tensor, "B K 4"]
     ) -> tuple[Float[Tensor, "B K 1"], Float[Tensor, "B K 1"]]:
-        """Return the flat logit of each slot's mask, and whether it has one: 0 to 1."""
+        """Return the flat logit of each slot's mask, and whether it has one: 0 to 1.
+
+        None has one while slots have one color each: at first all slots attend to the whole image,
+        and flat masks would leave them copies of one another (docs/lab-notes.md).
+        """
         centers = cell_centers(GROUND_GRID, GROUND_GRID, frames.device)
         flat = place(logits, frames, centers)[0].median(dim=3).values
         size = frames[..., 2:].prod(dim=2, keepdim=True).clamp(min=0).sqrt()
-        return flat, ((size - GROUND_SCALE) * GROUND_STEEPNESS).sigmoid()
+        is_ground = ((size - GROUND_SCALE) * GROUND_STEEPNESS).sigmoid()
+        return flat, self.freedom * is_ground
 
     def slot_layout(
         self,
