@@ -117,24 +117,25 @@ class Editor {
     const before = this.info;
     info.has_frames = this.session.has_frames;
     const path = `/api/pictures/${info.id}`;
-    const square = info.square.join("-");
     const same = (key) => before && before.id === info.id && before[key] === info[key];
     info.shownKey = `${info.steps.length}-${info.shown}-${JSON.stringify(info.shown_state)}`;
     const images = { preview: this.previewed === info.version ? this.stage.preview : null };
     const isNew = !before || before.id !== info.id;
-    const [original, result, map, shownMap] = await Promise.all([
-      isNew ? image(`${path}/original.png`) : this.stage.original,
-      same("shownKey") ? this.stage.result : image(`${path}/image.png?v=${info.shown}`),
-      same("version") ? this.stage.map : thingMap(`${path}/map.png?position=${info.position}`),
-      same("shownKey") ? this.stage.shownMap : thingMap(`${path}/map.png?position=${info.shown}`),
-    ]);
+    // Nothing is fetched twice: what is shown is often the original, or the current state.
+    const original = isNew ? image(`${path}/original.png`) : this.stage.original;
+    const map = same("version") ? this.stage.map : thingMap(`${path}/map.png?position=${info.position}`);
+    const kept = same("shownKey");
+    const result = kept ? this.stage.result : info.shown ? image(`${path}/image.png?v=${info.shown}`) : original;
+    const isCurrent = info.shown === info.position;
+    const shownMap = kept ? this.stage.shownMap : isCurrent ? map : thingMap(`${path}/map.png?position=${info.shown}`);
+    const found = await Promise.all([original, result, map, shownMap]);
     if (ticket !== this.ticket) return;
     const listed = this.session.pictures.find((picture) => picture.id === info.id);
     if (listed) listed.thumbnail = info.thumbnail;
-    Object.assign(images, { original, result, map, shownMap });
+    ["original", "result", "map", "shownMap"].forEach((name, i) => (images[name] = found[i]));
     Object.assign(info, pendingOf(info));
     this.info = info;
-    if (!same("version")) this.loadCutouts(info, square);
+    if (!same("version")) this.loadCutouts(info);
     this.stage.set(info, images, { fit: fit || isNew });
     this.update();
   }

@@ -176,7 +176,7 @@ class EditorApp:
             image.thumbnail((THUMBNAIL, THUMBNAIL))
             content = bytes(_png(image).body)
             self._thumbnails[history.id] = (version, content)
-        return Response(content, media_type="image/png")
+        return _kept(Response(content, media_type="image/png"), request)
 
     def map(self, request: Request, body: bytes) -> Response:
         """The number of the thing in each pixel of the square, as gray values."""
@@ -190,7 +190,9 @@ class EditorApp:
     def thing(self, request: Request, body: bytes) -> Response:
         """A thing, cut out."""
         params = request.path_params
-        return _png(_fitting(cutout(self.session, params["picture"], params["thing"])))
+        return _kept(
+            _png(_fitting(cutout(self.session, params["picture"], params["thing"]))), request
+        )
 
     def concept(self, request: Request, body: bytes) -> Response:
         """The crop of a concept of the library."""
@@ -321,6 +323,13 @@ def _fitting(image: Image.Image) -> Image.Image:
         image = image.copy()
         image.thumbnail((LARGEST_VIEW, LARGEST_VIEW))
     return image
+
+
+def _kept(response: Response, request: Request) -> Response:
+    """A response that the browser may keep, if the address names the version."""
+    if "v" in request.query_params:
+        response.headers["cache-control"] = "private, max-age=86400"
+    return response
 
 
 def _png(image: Image.Image) -> Response:
