@@ -47,6 +47,7 @@ def framed(config: TrainConfig) -> TrainConfig:
         glimpse_size=16,
         sprite_size=16,
         num_iterations=5,
+        bi_level=True,
         position="none",
         num_inference_slots=0,
         merge_overlap=0.0,
@@ -56,7 +57,6 @@ def framed(config: TrainConfig) -> TrainConfig:
         patch_size=1,
         num_patches=2048,
         mask_distillation_weight=0.2,
-        unite_error=0.005,
     )
     return optimizer(clip_parts=True)(denoiser(rendering=True)(slots(config)))
 
@@ -88,7 +88,7 @@ def then(*changes: Callable[[TrainConfig], TrainConfig]) -> Callable[[TrainConfi
 
 MLP = then(
     method(sprite_size=0, patch_size=2, num_patches=256, patch_decoder_weight=10.0),
-    method(mask_distillation_weight=2.0, unite_error=0.0),
+    method(mask_distillation_weight=2.0),
     denoiser(rendering=False),
 )
 COARSE = method(patch_size=4, num_patches=256)
@@ -103,7 +103,8 @@ LEVERS = {
     "iterations": Lever("3 iterations", method(num_iterations=3)),
     "positions": Lever("features with absolute positions", method(position="cartesian")),
     "no-rendering": Lever("the denoiser sees no rendering", denoiser(rendering=False)),
-    "apart": Lever("parts not united", method(unite_error=0.0)),
+    "united": Lever("parts united", method(unite_error=0.005)),
+    "deep": Lever("gradients through all iterations", method(bi_level=False)),
     "raw-latents": Lever("latents not whitened", method(whiten_latents=False)),
     "one-clip": Lever("one clip for all gradients", optimizer(clip_parts=False)),
     "no-distillation": Lever("no mask distillation", method(mask_distillation_weight=0.0)),

@@ -199,9 +199,43 @@ class TestSample:
                 return
         raise AssertionError("image 7 was never drawn")
 
+    def test_objects_are_of_the_chosen_concepts(self, made: ConceptLibrary) -> None:
+        for number in range(30):
+            (scene,) = made.sample(1, concepts=[3], generator=seed(number))
+            assert scene[0, 0] < 2, "the background may be of any"
+            assert (scene[1:, 0] == 3).all()
+            (scene,) = made.sample(1, layout="independent", concepts=[2, 4], generator=seed(number))
+            assert set(scene[:, 0].tolist()) == {2, 4}
+
+    def test_an_object_that_no_chosen_concept_fits_is_left_out(self, made: ConceptLibrary) -> None:
+        masks = made.masks.clone()
+        masks[(made.concept == 4).nonzero()[:, 0]] = 0
+        masks[(made.concept == 4).nonzero()[:, 0], 13:, 13:] = 1  # a corner that is never free
+        scenes = [
+            replace(made, masks=masks).sample(1, concepts=[4], generator=seed(number))[0]
+            for number in range(20)
+        ]
+        assert {len(scene) for scene in scenes} == {2}  # the background, and the one in the corner
+        assert all(scene[1, 0] == 4 for scene in scenes)
+
+    def test_members_are_the_nearest_to_the_center_first(self, library: ConceptLibrary) -> None:
+        for concept in range(library.num_concepts):
+            members = library.members(concept)
+            assert sorted(members.tolist()) == (library.concept == concept).nonzero()[:, 0].tolist()
+            points = torch.nn.functional.normalize(library.slots[members], dim=1)
+            distance = (points - points.mean(dim=0)).norm(dim=1)
+            assert (distance.diff() >= 0).all()
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
+            ({"concepts": [5]}, "no concept 5: the library has concepts 0 to 4"),
+            ({"concepts": []}, "no concept is given"),
+            ({"concepts": [2], "layout": "per-image"}, "per-image takes slots of all concepts"),
+            (
+                {"concepts": [2, 3], "layout": "independent", "num_slots": 3},
+                "1 to 2, the number of concepts, got 3",
+            ),
             ({"layout": "grid"}, "one of layout, independent, per-image, got 'grid'"),
             ({"num_scenes": 0}, "num_scenes must be at least 1, got 0"),
             ({"layout": "independent", "num_slots": 6}, "1 to 5, the number of concepts, got 6"),

@@ -213,6 +213,45 @@ def test_mistakes_are_one_sentence(
     assert not out.exists()
 
 
+def test_scenes_of_chosen_concepts(
+    tiny_pipeline_dir: Path, library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", str(tiny_pipeline_dir), "--concepts", library, "--num", "2", *STEPS]
+    words = ["--layout", "independent", "--only-concepts", "1", "2", "--output-dir"]
+    assert main([*command, *words, str(tmp_path / "out")]) == 0
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    known = ConceptLibrary.load(library)
+    for path in sorted((tmp_path / "out").rglob("*.safetensors")):
+        slots = load_scene(path, pipe.fingerprint()).slots[0]
+        nearest = torch.cdist(slots, known.slots).argmin(dim=1)
+        assert set(known.concept[nearest].tolist()) <= {1, 2}
+    assert main([*command, *words[:3], "99", "--output-dir", str(tmp_path / "no")]) == 2
+    assert "there is no concept 99" in capsys.readouterr().err
+
+
+def test_a_concept_replaces_a_slot(
+    tiny_pipeline_dir: Path, library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, _ = tiny.squares(1, seed=5)
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    command = ["edit", str(tiny_pipeline_dir), str(tmp_path / "a.png"), *STEPS, "--output-dir"]
+    assert main([*command, str(tmp_path / "out"), "--replace", f"2={library}:1.1"]) == 0
+    pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    slots = load_scene(tmp_path / "out" / "a" / "slots.safetensors", pipe.fingerprint()).slots
+    known = ConceptLibrary.load(library)
+    torch.testing.assert_close(slots[0, 2], known.slots[known.members(1)[1]])
+    for text, message in (
+        ("99", "there is no concept '99'"),
+        ("1.9999", "there is no member '1.9999': concept 1 has members 1.0 to 1."),
+        ("x", "there is no concept 'x'"),
+    ):
+        capsys.readouterr()
+        assert main([*command, str(tmp_path / "no"), "--replace", f"2={library}:{text}"]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "no"), "--swap-background", library]) == 2
+    assert "is a folder: name an image" in capsys.readouterr().err
+
+
 def test_a_library_of_another_model_is_refused(
     library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -222,6 +222,45 @@ class TestEdit:
         assert kept.frames is not None
         assert torch.equal(kept.frames, found["after"][..., -4:])
 
+    def test_slots_are_exchanged_mixed_and_copied(self, images_dir: Path, tmp_path: Path) -> None:
+        model = str(tmp_path / "model")
+        tiny.tiny_lsd(patch_decoder_weight=1.0, frames=True).save_pipeline(Path(model))
+        other = str(images_dir / "p1.png")
+        words = ["--exchange", f"0={other}:2", "--mix", f"1={other}:3,0.25", "--copy", "3=8,24,0.5"]
+        found = self.edit(model, images_dir / "p0.png", tmp_path / "out", *words)
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(model)
+        theirs = pipe.encode(opened(Path(other)), generator=torch.Generator().manual_seed(0)).slots
+        expected = editing.exchange(found["before"], 0, theirs[:, 2])
+        expected = editing.mix(expected, 1, theirs[:, 3], 0.25)
+        expected = editing.copy(expected, 3, (2 * 8.5 / 32 - 1, 2 * 24.5 / 32 - 1))
+        expected = editing.scale(expected, 4, 0.5)
+        torch.testing.assert_close(found["after"], expected)
+
+    def test_the_slot_most_like_another_is_removed(
+        self, model: str, images_dir: Path, tmp_path: Path
+    ) -> None:
+        one = images_dir / "p0.png"
+        found = self.edit(model, one, tmp_path / "same", "--remove-like", f"{one}:2")
+        torch.testing.assert_close(found["after"], found["before"][:, [0, 1, 3]])
+        other = images_dir / "p1.png"
+        found = self.edit(model, one, tmp_path / "other", "--remove-like", f"{other}:1")
+        pipe = LatentSlotDiffusionPipeline.from_pretrained(model)
+        theirs = pipe.encode(opened(other), generator=torch.Generator().manual_seed(0)).slots[0, 1]
+        cosines = torch.cosine_similarity(found["before"][0], theirs[None], dim=1)
+        kept = [k for k in range(4) if k != int(cosines.argmax())]
+        torch.testing.assert_close(found["after"], found["before"][:, kept])
+
+    def test_resampling_paints_the_same_slots_anew(
+        self, model: str, images_dir: Path, tmp_path: Path
+    ) -> None:
+        images = []
+        for name, words in (("a", []), ("b", ["--resample", "0"]), ("c", ["--resample", "5"])):
+            out = tmp_path / name
+            self.edit(model, images_dir / "p0.png", out, "--remove", "1", "--no-blend", *words)
+            images.append(np.asarray(opened(out / "p0" / "edited.png")))
+        assert (images[0] == images[1]).all()
+        assert (images[0] != images[2]).any()
+
     def test_a_pixel_selects_a_slot(
         self, model: str, images_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -345,6 +384,14 @@ class TestEdit:
             (["--scale", "1=0"], "--scale takes SLOT=FACTOR, a factor above 0"),
             (["--scale", "1=-2"], "--scale takes SLOT=FACTOR, a factor above 0"),
             (["--place", "p1.png:1"], "--place takes OTHER:SLOT=X,Y"),
+            (["--place", "p1.png:1=1,2,0"], "a slot is scaled by a factor above 0"),
+            (["--copy", "1"], "--copy takes SLOT=X,Y, a pixel, or SLOT=X,Y,FACTOR"),
+            (["--copy", "1=3,4"], "the slots of this model have no frames"),
+            (["--exchange", "2"], "--exchange takes SLOT=OTHER:SLOT"),
+            (["--mix", "2=p1.png:1"], "--mix takes SLOT=OTHER:SLOT,WEIGHT, a weight from 0 to 1"),
+            (["--mix", "2=p1.png:1,1.5"], "--mix takes SLOT=OTHER:SLOT,WEIGHT, a weight from 0"),
+            (["--remove-like", "p1.png"], "a slot of another scene is FILE:SLOT"),
+            (["--remove", "1", "--resample", "-1"], "seed must be from 0 to 4294967295, got -1"),
             (["--place", "p1.png:1=99,3"], "pixel 99,3 lies outside of"),
             (["--insert", "p1.png"], "a slot of another scene is FILE:SLOT"),
             (["--insert", "none.png:1"], "there is no image file none.png"),

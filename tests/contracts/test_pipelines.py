@@ -453,6 +453,36 @@ class TestPaint:
         assert not paint(tiny_pipeline, slots.clone().requires_grad_()).requires_grad
         assert not tiny_pipeline.encode(torch.zeros(3, 32, 32)).slots.requires_grad
 
+    def test_a_callback_is_called_after_every_step(
+        self, tiny_pipeline: LatentSlotDiffusionPipeline, slots: Tensor
+    ) -> None:
+        seen: list[tuple[int, int]] = []
+
+        def look(pipe: Any, step: int, timestep: Tensor, values: dict[str, Tensor]) -> Any:
+            assert pipe is tiny_pipeline
+            assert values["latents"].shape == (3, 4, 16, 16)
+            seen.append((step, int(timestep)))
+            return {}
+
+        plain = paint(tiny_pipeline, slots, generator=seeds(1, 2, 3))
+        options = {"generator": seeds(1, 2, 3), "callback_on_step_end": look}
+        watched = paint(tiny_pipeline, slots, **options)
+        assert torch.equal(watched, plain)
+        assert [step for step, _ in seen] == list(range(len(seen)))
+        assert [timestep for _, timestep in seen] == tiny_pipeline.scheduler.timesteps.tolist()
+
+        def erase(pipe: Any, step: int, timestep: Tensor, values: dict[str, Tensor]) -> Any:
+            return {"latents": torch.zeros_like(values["latents"])}
+
+        erased = paint(tiny_pipeline, slots, callback_on_step_end=erase, output_type="latent")
+        assert not erased.any()
+
+        def stop(pipe: Any, step: int, timestep: Tensor, values: dict[str, Tensor]) -> Any:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            paint(tiny_pipeline, slots, callback_on_step_end=stop)
+
     @pytest.mark.usefixtures("unchecked")
     @pytest.mark.parametrize(
         ("change", "message"),
