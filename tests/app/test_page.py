@@ -402,6 +402,49 @@ def test_undo_during_a_stroke_and_a_running_job(editor: Editor) -> None:
     assert editor.info["painted"]
 
 
+def test_another_picture_stays_when_painting_ends(editor: Editor) -> None:
+    editor.click(editor.objects()[0])
+    editor.page.keyboard.press("Delete")
+    editor.page.keyboard.press("Enter")  # at once
+    editor.open("b.png")
+    editor.until("() => editor.jobs.size === 0")
+    editor.js("() => editor.work")
+    assert editor.info["name"] == "b.png"
+    editor.open("a.png")
+    assert editor.info["painted"]
+
+
+def test_a_nudge_belongs_to_its_picture(editor: Editor) -> None:
+    editor.page.locator("#stage").focus()
+    editor.page.keyboard.press(".")
+    editor.page.keyboard.press("ArrowRight")
+    editor.page.keyboard.press("]")
+    editor.until("() => editor.info.name === 'b.png'")
+    assert editor.info["state"]["moved"] == {}
+    editor.open("a.png")
+    assert editor.info["steps"][-1] == "move"
+
+
+def test_a_picture_is_taken_out_and_another_one_is_shown(editor: Editor) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    files: Any = [{"name": "gone.png", "mimeType": "image/png", "buffer": encoded(pixels)}]
+    editor.page.set_input_files("#file-pictures", files)
+    editor.until("() => editor.info?.name === 'gone.png' && editor.stage.info === editor.info")
+    editor.page.get_by_role("button", name="Take gone.png out of the session").click()
+    editor.until("() => editor.info && editor.info.name !== 'gone.png'")
+    editor.open("b.png")
+    editor.open("a.png")
+
+
+def test_a_square_is_chosen_by_keys(editor: Editor) -> None:
+    editor.open("wide.png")
+    editor.page.locator("#stage").focus()
+    for key in ("a", "-", "-", "Shift+ArrowLeft", "ArrowDown", "Enter"):
+        editor.page.keyboard.press(key)
+    editor.until("() => editor.info.steps.at(-1) === 'area'")
+    assert editor.info["square"] == [6, 1, 66, 61]
+
+
 def test_a_broken_upload_is_one_sentence(editor: Editor) -> None:
     count = editor.js("() => editor.session.pictures.length")
     files: Any = [

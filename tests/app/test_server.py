@@ -5,11 +5,13 @@ import json
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -18,6 +20,7 @@ from latentslots.workflows.server import guard
 from latentslots.workflows.server.app import EditorApp, build_app
 from latentslots.workflows.server.guard import HEADER, Guard
 from latentslots.workflows.session import Session
+from latentslots.workflows.session_store import content_id
 from tests import tiny
 from tests.app.conftest import encoded
 
@@ -84,7 +87,7 @@ class TestEditing:
         after = client.get(f"{path}/image.png").content
         assert (opened(after) != opened(before)).any()
         info = client.post(f"{path}/go", json={"position": 1}).json()
-        assert info["steps"] == ["open", "sampling", "remove"]
+        assert info["steps"] == ["open", "num_inference_steps", "remove"]
         assert client.get(f"{path}/image.png").content == before
         client.post(f"{path}/go", json={"position": 2})
         assert client.get(f"{path}/image.png").content == after
@@ -130,6 +133,12 @@ class TestEditing:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
+            ({"operation": []}, "there is no operation []"),
+            ({"operation": "move", "things": [1], "x": 10**400, "y": 0}, "x must be a number"),
+            (
+                {"operation": "exchange", "things": [1, 2], "source": {"concept": 0}},
+                "one thing at a time can be exchanged or mixed, got 2",
+            ),
             ({"operation": "explode"}, "there is no operation 'explode', only remove, move"),
             ({"operation": "remove"}, "things must be a list of numbers, got None"),
             ({"operation": "remove", "things": ["1"]}, "a thing must be a number, got '1'"),
@@ -199,27 +208,127 @@ class TestEditing:
         answer = client.post("/api/recompose", json={"concepts": [7]})
         assert answer.json()["error"].startswith("there is no concept 7")
 
+    def test_another_try_is_a_state_of_its_own(self, client: TestClient, picture: str) -> None:
+        for seed in (1, 2, 3):
+            info = edit(client, picture, operation="sampling", resample=seed)
+        assert info["steps"] == ["open", "num_inference_steps", *["sampling"] * 3]
+
+    def test_edits_go_on_while_a_picture_is_painted(
+        self, client: TestClient, picture: str, pictures: list[bytes], session: Session
+    ) -> None:
+        """No thread waits for another that waits for it."""
+        other = client.post("/api/pictures?name=b.png", content=pictures[1]).json()["id"]
+        edit(client, picture, operation="background", picture=other)
+        edit(client, picture, operation="sampling", num_inference_steps=1_000)
+        job = client.post(f"/api/pictures/{picture}/run").json()
+        with ThreadPoolExecutor(8) as threads:
+            reads = [
+                threads.submit(client.get, f"/api/pictures/{one}") for one in (picture, other) * 8
+            ]
+            edits = [
+                threads.submit(edit, client, other, operation="move", things=[i % 4], x=1, y=0)
+                for i in range(12)
+            ]
+            assert all(read.result(timeout=60).status_code == 200 for read in reads)
+            for one in edits:
+                one.result(timeout=60)
+        assert len(client.get(f"/api/pictures/{other}").json()["steps"]) == 13
+        client.post(f"/api/jobs/{job['id']}/cancel")
+
+    def test_a_picture_that_another_one_uses_stays(
+        self, client: TestClient, picture: str, pictures: list[bytes]
+    ) -> None:
+        other = client.post("/api/pictures?name=b.png", content=pictures[1]).json()["id"]
+        edit(client, picture, operation="background", picture=other)
+        answer = client.delete(f"/api/pictures/{other}")
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("a.png has something of b.png")
+        assert client.delete(f"/api/pictures/{picture}").status_code == 200
+        assert client.delete(f"/api/pictures/{other}").status_code == 200
+        assert client.get("/api/session").json()["pictures"] == []
+
 
 class TestFiles:
+    def test_results_belong_to_the_slots_that_they_were_painted_from(
+        self, client: TestClient, picture: str, session: Session
+    ) -> None:
+        edit(client, picture, operation="remove", things=[1])
+        before = client.get(f"/api/pictures/{picture}").json()["version"]
+        finish(client, client.post(f"/api/pictures/{picture}/run"))
+        ids = np.arange(1024, dtype=np.uint8).reshape(32, 32) // 64 % 4
+        client.post(f"/api/pictures/{picture}/slots", content=encoded(ids))
+        edit(client, picture, operation="sampling", num_inference_steps=2)
+        info = edit(client, picture, operation="remove", things=[1])
+        assert not info["painted"]
+        assert info["version"] != before
+        client.delete(f"/api/pictures/{picture}")
+        assert not list((session.store.folder / "pictures").iterdir())
+
+    def test_things_come_from_the_slots_and_the_square_that_are_shown(
+        self, client: TestClient, picture: str, pictures: list[bytes], session: Session
+    ) -> None:
+        ids = np.zeros((32, 32), dtype=np.uint8)
+        ids[4:12, 6:20] = 1
+        other = client.post("/api/pictures?name=b.png", content=pictures[1]).json()["id"]
+        client.post(f"/api/pictures/{other}/slots", content=encoded(ids))
+        source = {"picture": other, "thing": 1}
+        edit(client, picture, operation="exchange", things=[2], source=source)
+        given = session.editor(session.picture(other), None).scene.slots
+        _, change = session.edit_of(picture)
+        assert torch.equal(change.after.slots[0, 2, :-4], given[0, 1, :-4])
+        edit(client, picture, operation="area", area=[0, 0, 20, 20])
+        source = {"picture": picture, "thing": 1}
+        edit(client, picture, operation="exchange", things=[0], source=source)
+        own = session.editor(session.picture(picture), (0, 0, 20, 20)).scene.slots
+        _, change = session.edit_of(picture)
+        assert torch.equal(change.after.slots[0, 0, :-4], own[0, 1, :-4])
+
+    def test_a_result_is_no_path(self, client: TestClient, picture: str, tmp_path: Path) -> None:
+        (tmp_path / "secret.safetensors").write_bytes(b"secret")
+        for key in ("../../secret", "../../../etc/passwd", "x"):
+            answer = client.get(f"/api/pictures/{picture}/image.png", params={"key": key})
+            assert answer.json() == {"error": f"there is no result {key!r}"}
+        answer = client.post(
+            f"/api/pictures/{picture}/edit",
+            json={"operation": "add", "source": {"concept": 0}, "x": 99, "y": 3},
+        )
+        assert answer.json()["error"].startswith("pixel 99,3 lies outside of a.png")
+
+    def test_photographs_stand_upright(self, client: TestClient) -> None:
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
+        exif = Image.Exif()
+        exif[274] = 6  # rotated by a quarter
+        buffer = io.BytesIO()
+        image.save(buffer, format="JPEG", exif=exif)
+        one = client.post("/api/pictures?name=phone.jpg", content=buffer.getvalue()).json()["id"]
+        info = client.get(f"/api/pictures/{one}").json()
+        assert (info["width"], info["height"]) == (40, 60)
+        for name in ("image", "original", "thumbnail"):
+            assert opened(client.get(f"/api/pictures/{one}/{name}.png").content).shape[:2] == (
+                60,
+                40,
+            )
+
     def test_a_session_is_saved_and_opened_elsewhere(
         self,
         client: TestClient,
         picture: str,
         framed: LatentSlotDiffusionPipeline,
+        session: Session,
         tmp_path: Path,
     ) -> None:
         edit(client, picture, operation="remove", things=[1])
         finish(client, client.post(f"/api/pictures/{picture}/run"))
         image = client.get(f"/api/pictures/{picture}/image.png").content
         packed = client.get("/api/session.zip").content
-        again = Session(framed, tmp_path / "again")
+        again = Session(framed, tmp_path / "again", library=session.library_folder)
         app = EditorApp(again, model="MODEL", notices=[])
         elsewhere = client_of(app)
         added = elsewhere.post("/api/session", content=packed).json()["added"]
         assert [one["id"] for one in added] == [picture]
         info = elsewhere.get(f"/api/pictures/{picture}").json()
         assert info["painted"]
-        assert info["steps"] == ["open", "sampling", "remove"]
+        assert info["steps"] == ["open", "num_inference_steps", "remove"]
         assert elsewhere.get(f"/api/pictures/{picture}/image.png").content == image
         app.jobs.close()
         again.close()
@@ -248,7 +357,7 @@ class TestFiles:
         edit(client, picture, operation="move", things=[1], x=4, y=0)
         for content, message in (
             (b"nothing", "the file holds no slots"),
-            (encoded(ids[:8]), "the id map has 32 x 8 pixels, and the picture 32 x 32"),
+            (encoded(ids[:8]), "one id in each of the 32 x 32 pixels of its picture, got an image"),
         ):
             answer = client.post(f"{path}/slots", content=content)
             assert answer.status_code == 400
@@ -259,6 +368,46 @@ class TestFiles:
         answer = client.post("/api/session", content=content)
         assert answer.status_code == 400
         assert answer.json()["error"].startswith("the file is no session")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"pipeline": "another"},
+            {"steps": [], "position": 5},
+            {"steps": 7},
+            {"name": None},
+            {"slots": "../../x"},
+            "no picture",
+            "twice",
+            "deep",
+        ],
+    )
+    def test_a_session_that_is_damaged_adds_nothing(
+        self, client: TestClient, picture: str, pictures: list[bytes], session: Session, change: Any
+    ) -> None:
+        index = json.loads((session.store.folder / "session.json").read_text())
+        fresh = pictures[1]
+        one = {**index["pictures"][0], "id": content_id(fresh)}
+        if "pipeline" in change:
+            index["made_by"] = {**index["made_by"], **change}
+        elif isinstance(change, dict):
+            one |= change
+        index["pictures"] = [one, one] if change == "twice" else [one]
+        if change == "no picture":
+            bad = b"no picture at all"
+            index["pictures"].append({**one, "id": content_id(bad)})
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            text = "[" * 100_000 if change == "deep" else json.dumps(index)
+            archive.writestr("session.json", text)
+            archive.writestr(f"pictures/{content_id(fresh)}.png", fresh)
+            if change == "no picture":
+                archive.writestr(f"pictures/{content_id(bad)}.png", bad)
+        before = client.get("/api/session").json()["pictures"]
+        answer = client.post("/api/session", content=buffer.getvalue())
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("the file is no session that can be opened")
+        assert client.get("/api/session").json()["pictures"] == before
 
     def test_a_session_writes_nothing_outside_of_its_folder(
         self, client: TestClient, picture: str, session: Session
@@ -275,7 +424,7 @@ class TestFiles:
                 archive.writestr("results/../../evil.safetensors", b"evil")
             answer = client.post("/api/session", content=buffer.getvalue())
             assert answer.status_code == 400
-            assert "is not that of its picture" in answer.json()["error"]
+            assert "there is no picture" in answer.json()["error"]
         assert not list(session.store.folder.parent.rglob("*evil*"))
 
     @pytest.mark.parametrize(
@@ -323,6 +472,7 @@ class TestGuard:
 
     def test_a_token_is_asked_for(self, editor: EditorApp) -> None:
         client = client_of(editor, token="secret")
+        client.headers["host"] = "192.0.2.7:7860"  # by whatever name others reach it
         assert client.get("/").status_code == 401
         assert client.get("/api/session").status_code == 401
         assert client.get("/?token=wrong").status_code == 401

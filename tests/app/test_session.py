@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from latentslots.cli.main import main
+from latentslots.config.sampling import Sampling
 from latentslots.pipelines import LatentSlotDiffusionPipeline
 from latentslots.workflows import edit_state
 from latentslots.workflows.edit_state import EditState
@@ -171,10 +172,34 @@ class TestFolder:
         pipe = LatentSlotDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
         other = Session(pipe, session.store.folder)
         assert other.picture(one).steps == []
+        assert other.forgotten == 1
         assert not other.open(one).state.changes
         with pytest.raises(ValueError, match="have no frames"):
             other.change(one, "move", EDITS["move"])
         other.close()
+
+    def test_another_way_to_infer_slots_forgets_their_numbers(
+        self,
+        framed: LatentSlotDiffusionPipeline,
+        session: Session,
+        pictures: list[bytes],
+    ) -> None:
+        one = session.add(pictures[0], "a.png").id
+        session.change(one, "concept", EDITS["concept"])
+        session.run(one, ignore)
+        folder, library = session.store.folder, session.library_folder
+        session.close()
+        for options in ({"sampling": Sampling(seed=3), "library": library}, {"library": ""}):
+            other = Session(framed, folder, **options)
+            assert other.forgotten == 1
+            assert not other.open(one).state.changes
+            assert not list((folder / "results").iterdir())
+            other.change(one, "concept" if options["library"] else "remove", EDITS["remove"])
+            other.close()
+            if options["library"]:
+                again = Session(framed, folder, library=library)
+                again.change(one, "concept", EDITS["concept"])
+                again.close()
 
     def test_no_picture_is_refused_and_leaves_nothing(self, session: Session) -> None:
         with pytest.raises(

@@ -1,7 +1,7 @@
 """`latentslots app`: the editor in the browser."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated
 
 import tyro
@@ -70,7 +70,13 @@ def run(arguments: list[str]) -> int:
             notices.append(f"Port {options.port} is taken, so the editor uses {port}.")
         for notice in notices:
             print(f"latentslots app: {notice}", file=sys.stderr)
-        editor = EditorApp(opened.session, model=options.model, notices=notices)
+        flags = [
+            word
+            for name, value in asdict(options.inference).items()
+            if value is not None
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        editor = EditorApp(opened.session, model=options.model, notices=notices, options=flags)
         return Loaded(build_app(editor), editor.close)
 
     def say(address: str) -> None:

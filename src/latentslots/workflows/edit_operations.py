@@ -5,7 +5,6 @@
 A thing elsewhere is `{"picture": ID, "thing": NUMBER}` or `{"concept": NUMBER, "rank": NUMBER}`.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,15 +13,17 @@ from typing import Any
 from latentslots.config.seeds import check_seed
 from latentslots.pipelines.full_size import Area
 from latentslots.workflows import edit_state
-from latentslots.workflows.edit_state import LIBRARY, EditState, Source
+from latentslots.workflows.edit_state import LIBRARY, EditState, Source, scene_name
 from latentslots.workflows.session import Session
 from latentslots.workflows.session_store import History
 
 Body = Mapping[str, Any]
 Change = Callable[[EditState], EditState]
 
+SLIDERS = ("num_inference_steps", "guidance_scale")
 MAX_STEPS = 1_000
 MAX_GUIDANCE = 20.0
+LARGEST_NUMBER = 1e12
 
 
 def apply(session: Session, identity: str, body: Body) -> History:
@@ -39,11 +40,14 @@ def apply(session: Session, identity: str, body: Body) -> History:
     name = body.get("operation")
     if name == "area":
         return session.set_area(identity, _area(body.get("area")))
-    if name not in OPERATIONS:
+    if not isinstance(name, str) or name not in OPERATIONS:
         known = ", ".join([*OPERATIONS, "area"])
         raise ValueError(f"there is no operation {name!r}, only {known}")
     change = OPERATIONS[name](session, identity, body)
-    return session.change(identity, str(name), change, merge=name == "sampling")
+    label = name
+    if name == "sampling":  # the steps of one slider become one, until it has been painted
+        label = "+".join(key for key in SLIDERS if key in body) or name
+    return session.change(identity, label, change, merge=label in SLIDERS)
 
 
 def number(value: Any, name: str) -> float:
@@ -52,8 +56,9 @@ def number(value: Any, name: str) -> float:
     Raises:
         ValueError: If it is none, or not finite.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a number, got {value!r}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+        raise ValueError(f"{name} must be a number, got {str(value)[:40]!r}")
     return float(value)
 
 
@@ -109,6 +114,13 @@ def _things(body: Body) -> list[int]:
     return [whole(one, "a thing") for one in things]
 
 
+def _one_thing(body: Body) -> int:
+    things = _things(body)
+    if len(things) != 1:
+        raise ValueError(f"one thing at a time can be exchanged or mixed, got {len(things)}")
+    return things[0]
+
+
 def _remove(session: Session, identity: str, body: Body) -> Change:
     return partial(edit_state.remove, things=_things(body))
 
@@ -124,29 +136,31 @@ def _scale(session: Session, identity: str, body: Body) -> Change:
 
 
 def _exchange(session: Session, identity: str, body: Body) -> Change:
-    (thing,), (new, _) = _things(body), source(session, identity, body)
-    return partial(edit_state.exchange, thing=thing, source=_absolute(new, identity))
+    thing, (new, _) = _one_thing(body), source(session, identity, body)
+    return partial(edit_state.exchange, thing=thing, source=_absolute(session, new, identity))
 
 
 def _mix(session: Session, identity: str, body: Body) -> Change:
-    (thing,), (new, _) = _things(body), source(session, identity, body)
+    thing, (new, _) = _one_thing(body), source(session, identity, body)
     weight = number(body.get("weight"), "weight")
-    return partial(edit_state.mix, thing=thing, source=_absolute(new, identity), weight=weight)
+    new = _absolute(session, new, identity)
+    return partial(edit_state.mix, thing=thing, source=new, weight=weight)
 
 
 def _add(session: Session, identity: str, body: Body) -> Change:
     new, factor = source(session, identity, body)
     if not session.pipe.has_frames:
-        return partial(edit_state.add, source=_absolute(new, identity), x=None, y=None)
+        return partial(edit_state.add, source=_absolute(session, new, identity), x=None, y=None)
     x, y = (round(number(body.get(name), name)) for name in ("x", "y"))
     return partial(edit_state.add, source=new, x=x, y=y, factor=factor)
 
 
 def _background(session: Session, identity: str, body: Body) -> Change:
     other = body.get("picture")
+    area = None
     if other is not None:
-        session.open(str(other))
-    new = "" if other is None or other == identity else str(other)
+        area = session.open(str(other)).state.area
+    new = "" if other is None or other == identity else scene_name(str(other), area)
     return lambda state: replace(state, background=new)
 
 
@@ -180,9 +194,11 @@ def _reset(session: Session, identity: str, body: Body) -> Change:
     )
 
 
-def _absolute(new: Source, identity: str) -> Source:
-    """A source that names its picture."""
-    return identity + new if new.startswith(":") else new
+def _absolute(session: Session, new: Source, identity: str) -> Source:
+    """A source that names its picture, and its square."""
+    if not new.startswith(":"):
+        return new
+    return scene_name(identity, session.open(identity).state.area) + new
 
 
 OPERATIONS: dict[Any, Callable[[Session, str, Body], Change]] = {

@@ -2,7 +2,8 @@
 
 Things are numbered: the slots of the picture come first, then what was added, in its order. A
 number stays the same until something added is removed. `Source` names a slot elsewhere: `ID:SLOT`
-of another picture, `library:CONCEPT.RANK` of the concept library.
+of another picture, `ID@LEFT,TOP,RIGHT,BOTTOM:SLOT` of a square of it, `library:CONCEPT.RANK` of the
+concept library.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +21,21 @@ SMALLEST, LARGEST = 0.05, 20.0
 
 Source = str
 PathOf = Callable[[str], str]
-"""Maps the id of a picture, or `library`, to a path."""
+"""Maps the name of a scene in a source, such as the id of a picture or `library`, to a path."""
+
+
+def scene_name(picture: str, area: Area | None) -> str:
+    """The name of the scene of a picture, or of a square of it, in a source."""
+    return picture if area is None or not picture else f"{picture}@{','.join(map(str, area))}"
+
+
+def parse_scene_name(name: str) -> tuple[str, Area | None]:
+    """The inverse of `scene_name`."""
+    picture, _, edges = name.partition("@")
+    if not edges:
+        return picture, None
+    left, top, right, bottom = map(int, edges.split(","))
+    return picture, (left, top, right, bottom)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +107,13 @@ class EditState:
         """Whether anything is edited."""
         same = EditState(num_slots=self.num_slots, sampling=self.sampling)
         return replace(self, area=None, invert=False, resample=None) != same
+
+    @property
+    def scenes(self) -> set[str]:
+        """The names of the other scenes that things come from."""
+        sources = [*self.exchanged.values(), *(source for source, _ in self.mixed.values())]
+        sources += [one.source for one in self.added]
+        return {*(source.rpartition(":")[0] for source in sources), self.background} - {""}
 
     @property
     def noise_seed(self) -> int:
@@ -266,10 +288,12 @@ def source_of(state: EditState, picture: str, thing: int) -> tuple[Source, float
     """
     (number,) = state.check([thing])
     if number < state.num_slots:
-        own = state.exchanged.get(number, f"{picture}:{number}")
-        return own, state.scaled.get(number, 1.0)
+        own = f"{scene_name(picture, state.area)}:{number}"
+        return state.exchanged.get(number, own), state.scaled.get(number, 1.0)
     one = state.added[number - state.num_slots]
-    return one.source if not one.source.startswith(":") else picture + one.source, one.factor
+    if one.source.startswith(":"):
+        return scene_name(picture, state.area) + one.source, one.factor
+    return one.source, one.factor
 
 
 def _with_frame(one: Added) -> Added:

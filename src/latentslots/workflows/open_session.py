@@ -53,14 +53,14 @@ def open_session(
         ValueError: If there is no such image, the folder is in use or holds something else, or the
             library is of another pipeline.
     """
-    paths = find_image_files(images) if images else []
+    paths = [path for one in images for path in find_image_files([one])]
     notices: list[str] = []
     session = Session(pipe, folder or _default_folder(notices), library=library, sampling=sampling)
     try:
         if session.forgotten:
             notices.append(
-                "The session was one of another model, so the histories of its "
-                f"{session.forgotten} pictures begin anew."
+                "The session was one of another model, library, seed or way to infer slots, so the "
+                f"histories of {session.forgotten} pictures begin anew."
             )
         for path in paths:
             try:

@@ -4,7 +4,9 @@ Dimensions: K slots, D slot channels, N things.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -29,10 +31,13 @@ class OtherScenes:
     Args:
         pipe: The pipeline that edits.
         seed: Seed of the slot noise of images.
+        lock: Held while an image is encoded, where several threads use the pipeline.
     """
 
-    def __init__(self, pipe: Any, *, seed: int) -> None:
-        self._pipe, self._seed = pipe, seed
+    def __init__(
+        self, pipe: Any, *, seed: int, lock: AbstractContextManager[Any] | None = None
+    ) -> None:
+        self._pipe, self._seed, self._lock = pipe, seed, lock or Lock()
         self._fingerprint = pipe.fingerprint()
         self._scenes: dict[str, SlotOutput] = {}
         self._libraries: dict[str, ConceptLibrary] = {}
@@ -50,7 +55,8 @@ class OtherScenes:
                 self._scenes[name] = load_scene(name, self._fingerprint)
             else:
                 files = [open_image_file(name)]
-                (self._scenes[name],) = encode_files(self._pipe, files, seed=self._seed)
+                with self._lock:
+                    (self._scenes[name],) = encode_files(self._pipe, files, seed=self._seed)
         return self._scenes[name]
 
     def thing(self, name: str, number: str) -> Thing:

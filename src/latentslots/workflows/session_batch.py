@@ -14,7 +14,7 @@ from latentslots.config.seeds import check_seed
 from latentslots.files import atomic_file
 from latentslots.workflows import edit_state
 from latentslots.workflows.edit_operations import source, whole
-from latentslots.workflows.edit_state import EditState
+from latentslots.workflows.edit_state import EditState, scene_name
 from latentslots.workflows.jobs import Progress
 from latentslots.workflows.other_scenes import likeness
 from latentslots.workflows.session import Session
@@ -45,7 +45,9 @@ def composition(session: Session, body: Mapping[str, Any]) -> Composition:
         raise ValueError("there is no concept library: start the editor with --concepts FOLDER")
     seed = whole(body.get("seed", 0), "seed")
     check_seed(seed)
-    concepts = body.get("concepts")
+    concepts = body.get("concepts", [])
+    if not isinstance(concepts, list):
+        raise ValueError(f"concepts must be a list of numbers, got {str(concepts)[:40]!r}")
     if not concepts:
         return Composition(None, seed)
     numbers = tuple(sorted({whole(one, "a concept") for one in concepts}))
@@ -89,11 +91,11 @@ def change_of_all(session: Session, body: Mapping[str, Any]) -> ChangeOfAll:
     name = body.get("operation")
     if name == "background":
         other = str(body.get("picture"))
-        session.open(other)
+        ground = scene_name(other, session.open(other).state.area)
 
         def background(history: History) -> Callable[[EditState], EditState]:
             own = history.id == other
-            return lambda state: replace(state, background="" if own else other)
+            return lambda state: replace(state, background="" if own else ground)
 
         return ChangeOfAll("background", background)
     if name != "remove_like":

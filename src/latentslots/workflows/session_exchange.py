@@ -8,25 +8,43 @@ import json
 import re
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from PIL import Image
+from torch import Tensor
 
 from latentslots.config.conventions import UNSEEN
 from latentslots.data.store.encoding import decode_ids
 from latentslots.files import check_format
+from latentslots.pipelines.slot_output import SlotOutput
 from latentslots.workflows.edit_state import EditState
-from latentslots.workflows.scenes import encode_regions, load_scene, save_scene
-from latentslots.workflows.session import Session
-from latentslots.workflows.session_store import FORMAT, SESSION_FILE, History, Step
+from latentslots.workflows.image_files import ImageFile, open_image_file
+from latentslots.workflows.scenes import encode_regions, load_scene, save_scene, scene_facts
+from latentslots.workflows.session import Session, check_picture
+from latentslots.workflows.session_store import FORMAT, SESSION_FILE, History, Step, content_id
 from latentslots.workflows.session_views import cutout, slot_map, things
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_UNPACKED = 2**30
 """Bytes of a session once it is unpacked."""
+NO_SESSION = (
+    zipfile.BadZipFile,
+    zlib.error,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    RuntimeError,  # encrypted archives, JSON that is nested too deeply
+    NotImplementedError,
+    OverflowError,
+    EOFError,
+)
+"""What reading a file that is no session can raise."""
 MAX_REGIONS = 64
 RESULT = re.compile(r"results/[0-9a-f]{32}\.safetensors")
 
@@ -95,42 +113,59 @@ def give_slots(session: Session, identity: str, content: bytes) -> History:
     Raises:
         ValueError: If it is neither, or of another model or picture.
     """
-    history = session.open(identity)
-    file = session.editor(history, None).file
-    path = session.store.folder / "pictures" / f"{identity}.safetensors"
+    history = session.picture(identity)
+    file = open_image_file(session.store.path(history))
+    if content.startswith(PNG):
+        regions = _regions(content, file)
+        scene = session.encode(lambda pipe: encode_regions(pipe, file, regions))
+    else:
+        scene = _given_scene(session, content, file)
+    facts = {"seed": session.sampling.seed, "seen": list(file.square)}
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "slots.safetensors"
-        if content.startswith(PNG):
-            ids = np.asarray(decode_ids({"bytes": content, "path": None}, where="the id map"))
-            if ids.shape != file.image.size[::-1]:
-                raise ValueError(
-                    f"the id map has {ids.shape[1]} x {ids.shape[0]} pixels, and the picture "
-                    f"{file.image.size[0]} x {file.image.size[1]}"
-                )
-            left, top, right, bottom = file.square
-            numbers = torch.from_numpy(ids[top:bottom, left:right].astype(np.int64))
-            kept = [int(i) for i in numbers.unique() if i != UNSEEN]
-            if not 1 <= len(kept) <= MAX_REGIONS:
-                raise ValueError(f"an id map has 1 to {MAX_REGIONS} ids, got {len(kept)}")
-            regions = torch.stack([numbers == i for i in kept])
-            with session.painter.lock:
-                scene = encode_regions(session.pipe, file, regions)
-        else:
-            given.write_bytes(content)
-            try:
-                scene = load_scene(given, session.fingerprint)
-            except ValueError as error:
-                raise ValueError(str(error).replace(str(given), "the file")) from error
-        facts = {"seed": session.sampling.seed, "seen": list(file.square)}
-        save_scene(scene, path, session.fingerprint, **facts)
+        save_scene(scene, given, session.fingerprint, **facts)
+        name = session.store.put_slots(history, given.read_bytes())
     state = EditState(num_slots=scene.slots.shape[1], sampling=session.sampling)
-    return session.restart(identity, Step("slots", state))
+    session.restart(identity, name, Step("slots", state))
+    return history
+
+
+def _regions(content: bytes, file: ImageFile) -> Bool[Tensor, "K H W"]:
+    """The regions of an id map, in the square that the model sees."""
+    ids = np.asarray(decode_ids({"bytes": content, "path": None}, where="the id map"))
+    width, height = file.image.size
+    if ids.shape != (height, width):
+        raise ValueError(
+            f"an id map has one id in each of the {width} x {height} pixels of its picture, got "
+            f"an image of shape {list(ids.shape)}"
+        )
+    left, top, right, bottom = file.square
+    numbers = torch.from_numpy(ids[top:bottom, left:right].astype(np.int64))
+    kept = [int(i) for i in numbers.unique() if i != UNSEEN]
+    if not 1 <= len(kept) <= MAX_REGIONS:
+        raise ValueError(f"an id map has 1 to {MAX_REGIONS} ids, got {len(kept)}")
+    return torch.stack([numbers == i for i in kept])
+
+
+def _given_scene(session: Session, content: bytes, file: ImageFile) -> SlotOutput:
+    """The scene of a file of slots."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = Path(folder) / "slots.safetensors"
+        given.write_bytes(content)
+        try:
+            scene = load_scene(given, session.fingerprint)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(given), "the file")) from error
+        seen = scene_facts(given).get("seen", list(file.square))
+    if seen != list(file.square):
+        raise ValueError(f"the file holds the slots of another picture or square, {seen}")
+    return scene
 
 
 def pack(session: Session) -> bytes:
     """The whole session as a ZIP archive."""
     buffer, folder = io.BytesIO(), session.store.folder
-    with session.lock, zipfile.ZipFile(buffer, "w") as archive:
+    with session.lock, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         names = [SESSION_FILE]
         for history in session.pictures:
             files = [session.store.path(history), session.store.slots_path(history)]
@@ -153,38 +188,40 @@ def unpack(session: Session, content: bytes) -> list[History]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(info.file_size for info in archive.infolist()) > MAX_UNPACKED:
-                raise ValueError(f"the session is larger than {MAX_UNPACKED // 2**20} MB")
+                raise ValueError(f"it is larger than {MAX_UNPACKED // 2**20} MB")
             index = json.loads(archive.read(SESSION_FILE))
             check_format(index.pop("format", None), FORMAT, "the session")
-            if index["pipeline"] != session.fingerprint:
-                raise ValueError("the session is one of another model")
+            session.check_made_by(index["made_by"])
             histories = [History.from_dict(one) for one in index["pictures"]]
+            if len({one.id for one in histories}) < len(histories):
+                raise ValueError("a picture is named twice")
             files = [archive.read(f"pictures/{one.id}{one.ending}") for one in histories]
-            slots = {
-                one.id: archive.read(name)
-                for one in histories
-                if (name := f"pictures/{one.id}.safetensors") in archive.namelist()
-            }
+            names = {one.slots for one in histories} - {""}
+            slots = {name: archive.read(f"pictures/{name}.safetensors") for name in names}
             results = {
                 name: archive.read(name) for name in archive.namelist() if RESULT.fullmatch(name)
             }
-    except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"the file is no session: {error}") from error
+        for history, encoded in zip(histories, files, strict=True):
+            session.store.check_id(history, encoded)
+            check_picture(encoded, history.name)
+        for name, one in slots.items():
+            if name.partition("-")[2] != content_id(one):
+                raise ValueError(f"the slots {name!r} are not those of their name")
+    except NO_SESSION as error:
+        raise ValueError(f"the file is no session that can be opened: {error}") from error
+    added = []
     for history, encoded in zip(histories, files, strict=True):
-        session.store.check_id(history, encoded)
-    pictures = zip(histories, files, strict=True)
-    added = [_join(session, *one, slots) for one in pictures if not session.has(one[0].id)]
+        if session.has(history.id):
+            continue
+        if history.slots:
+            path = f"pictures/{history.slots}.safetensors"
+            session.store.write_file(path, slots[history.slots])
+        new = session.add(encoded, history.id + history.ending)
+        session.restart(new.id, history.slots, *history.steps, like=history)
+        added.append(new)
     for name, one in results.items():
         session.store.write_file(name, one)
     return added
-
-
-def _join(session: Session, history: History, encoded: bytes, slots: dict[str, bytes]) -> History:
-    """Add a picture of another session, with its history."""
-    if history.id in slots:
-        session.store.write_file(f"pictures/{history.id}.safetensors", slots[history.id])
-    session.add(encoded, history.id + history.ending)
-    return session.restart(history.id, *history.steps, like=history)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -8,6 +8,8 @@ results/<key>.safetensors    what was painted in the square that the model sees
 
 import hashlib
 import json
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ class History:
         name: The name of its file.
         ending: The ending of its file.
         origin: Where it was read from; empty if it was uploaded.
+        slots: The name of a file of slots that were given for it; empty if its own are found.
         steps: All states, from the picture as it was.
         position: The number of the current one.
     """
@@ -54,6 +57,7 @@ class History:
     name: str
     ending: str
     origin: str = ""
+    slots: str = ""
     steps: list[Step] = field(default_factory=list)
     position: int = 0
 
@@ -101,7 +105,14 @@ class History:
             for step in content["steps"]
         ]
         history = cls(**{**content, "steps": steps})
-        if steps:  # a picture that was never opened has none
+        texts = (history.id, history.name, history.ending, history.origin, history.slots)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a name is no text")
+        if not re.fullmatch(r"[0-9a-f]{16}", history.id) or history.ending not in IMAGE_SUFFIXES:
+            raise ValueError(f"there is no picture {history.id + history.ending!r}")
+        if history.slots and not re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{16}", history.slots):
+            raise ValueError(f"there are no slots {history.slots!r}")
+        if steps or history.position:  # a picture that was never opened has none
             history.go(history.position)
         return history
 
@@ -138,7 +149,7 @@ class SessionStore:
                 "--session"
             ) from None
         if not self._file.is_file():
-            self.write([], "")
+            self.write([], {})
 
     @property
     def _file(self) -> Path:
@@ -148,8 +159,8 @@ class SessionStore:
         """Let other processes use the folder."""
         self._lock.release()
 
-    def read(self) -> tuple[list[History], str]:
-        """The pictures of the session, and the fingerprint of the pipeline that it is of.
+    def read(self) -> tuple[list[History], dict[str, Any]]:
+        """The pictures of the session, and what the numbers of their slots depend on.
 
         Raises:
             ValueError: If its file is damaged, or a newer release wrote it.
@@ -158,30 +169,50 @@ class SessionStore:
         check_format(content.pop("format", None), FORMAT, f"the session {self.folder}")
         try:
             histories = [History.from_dict(one) for one in content["pictures"]]
+            made_by = dict(content["made_by"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"the session {self.folder} is damaged: {error}") from error
-        return [one for one in histories if self.path(one).is_file()], content["pipeline"]
+        return [one for one in histories if self.path(one).is_file()], made_by
 
-    def write(self, histories: list[History], pipeline: str) -> None:
-        """Write the pictures and their histories."""
+    def write(self, histories: list[History], made_by: dict[str, Any]) -> None:
+        """Write the pictures and their histories, and what the numbers of slots depend on."""
         pictures = [history.to_dict() for history in histories]
-        write_json(self._file, {"format": FORMAT, "pipeline": pipeline, "pictures": pictures})
+        write_json(self._file, {"format": FORMAT, "made_by": made_by, "pictures": pictures})
 
     def path(self, history: History) -> Path:
         """The file of a picture."""
         return self.folder / "pictures" / (history.id + history.ending)
 
     def slots_path(self, history: History) -> Path | str:
-        """The file of slots that was given for a picture; empty if its own are found."""
-        path = self.folder / "pictures" / f"{history.id}.safetensors"
-        return path if path.is_file() else ""
+        """The file of slots that were given for a picture; empty if its own are found."""
+        return self._slots(history.slots) if history.slots else ""
 
-    def put(self, encoded: bytes, ending: str) -> tuple[str, Path]:
-        """Write the file of a picture, and return its id and path."""
+    def put_slots(self, history: History, content: bytes) -> str:
+        """Write slots that were given for a picture, and return their name."""
+        name = f"{history.id}-{content_id(content)}"
+        self.write_file(f"pictures/{name}.safetensors", content)
+        return name
+
+    def _slots(self, name: str) -> Path:
+        return self.folder / "pictures" / f"{name}.safetensors"
+
+    def remove(self, history: History) -> None:
+        """Remove the files of a picture."""
+        self.path(history).unlink(missing_ok=True)
+        for path in (self.folder / "pictures").glob(f"{history.id}-*.safetensors"):
+            path.unlink()
+
+    def sweep(self, keys: Collection[str]) -> None:
+        """Remove the results that have none of these names."""
+        for path in (self.folder / "results").glob("*.safetensors"):
+            if path.stem not in keys:
+                path.unlink(missing_ok=True)
+
+    def put(self, encoded: bytes, ending: str) -> str:
+        """Write the file of a picture, and return its id."""
         identity = content_id(encoded)
-        name = f"pictures/{identity}{ending}"
-        self.write_file(name, encoded)
-        return identity, self.folder / name
+        self.write_file(f"pictures/{identity}{ending}", encoded)
+        return identity
 
     def check_id(self, history: History, encoded: bytes) -> None:
         """Refuse a file that is not that of its picture.
@@ -189,7 +220,7 @@ class SessionStore:
         Raises:
             ValueError: If it is another, or its name leads elsewhere.
         """
-        if history.ending not in IMAGE_SUFFIXES or history.id != content_id(encoded):
+        if history.id != content_id(encoded):
             raise ValueError(f"the file of {history.name!r} is not that of its picture")
 
     def write_file(self, name: str, content: bytes) -> None:
@@ -237,4 +268,6 @@ class SessionStore:
             raise ValueError(f"the result {self._result(key)} is damaged: {error}") from error
 
     def _result(self, key: str) -> Path:
+        if not re.fullmatch(r"[0-9a-f]{32}", key):
+            raise ValueError(f"there is no result {key!r}")
         return self.folder / "results" / f"{key}.safetensors"

@@ -16,7 +16,7 @@ from latentslots import editing
 from latentslots.config.sampling import Sampling
 from latentslots.pipelines.slot_output import upsample_masks
 from latentslots.workflows.edit import Editor
-from latentslots.workflows.edit_state import LIBRARY, EditState
+from latentslots.workflows.edit_state import LIBRARY, EditState, parse_scene_name, scene_name
 from latentslots.workflows.session import Session
 
 MAX_MAP = 512
@@ -107,7 +107,7 @@ def cutout(session: Session, identity: str, number: int) -> Image.Image:
     """
     history = session.open(identity)
     state = history.state
-    source = state.exchanged.get(number, f"{identity}:{number}")
+    source = state.exchanged.get(number, f":{number}")
     if number >= state.num_slots:
         if number - state.num_slots >= len(state.added):
             raise ValueError(f"there is no thing {number} in this picture")
@@ -115,8 +115,8 @@ def cutout(session: Session, identity: str, number: int) -> Image.Image:
     name, _, slot = source.rpartition(":")
     if name == LIBRARY:
         return concept_crop(session, slot).convert("RGBA")
-    home = session.open(name or identity)
-    editor = session.editor(home, state.area if home is history else None)
+    home, area = parse_scene_name(name or scene_name(identity, state.area))
+    editor = session.editor(session.open(home), area)
     if int(slot) >= editor.scene.slots.shape[1]:
         raise ValueError(f"there is no thing {number} in this picture")
     return _cut_out(editor, int(slot))
@@ -137,20 +137,29 @@ def concept_crop(session: Session, text: str) -> Image.Image:
 
 
 def _cut_out(editor: Editor, slot: int) -> Image.Image:
-    """Cut a slot out of its picture, with the mask as opacity."""
-    masks = editor.file.masks(editor.scene.masks[0])
-    owned = editing.owned_pixels(masks[None], slot)[0]
-    rows, columns = owned.nonzero(as_tuple=True)
-    if not len(rows):
+    """Cut a slot out of its picture, with its pixels as opacity."""
+    left, _, right, _ = editor.file.square
+    side = min(right - left, MAX_MAP)  # masks of a whole photograph would be gigabytes
+    owned = editing.owned_pixels(upsample_masks(editor.scene.masks, side), slot)[0].numpy()
+    box = _box(owned, editor.file.square)
+    if box is None:
         return Image.new("RGBA", (1, 1))
-    box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-    opacity = (owned.numpy() * 255).astype(np.uint8)
-    cut = editor.file.image.crop(editor.file.square).convert("RGBA")
-    cut.putalpha(Image.fromarray(opacity))
-    return cut.crop(box)
+    rows, columns = owned.nonzero()
+    opaque = owned[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    cut = editor.file.image.crop(box).convert("RGBA")
+    opacity = Image.fromarray((opaque * 255).astype(np.uint8))
+    cut.putalpha(opacity.resize(cut.size, Image.Resampling.NEAREST))
+    return cut
 
 
-def command(session: Session, identity: str, model: str, images: Sequence[str] = ()) -> str:
+def command(
+    session: Session,
+    identity: str,
+    model: str,
+    images: Sequence[str] = (),
+    *,
+    options: Sequence[str] = (),
+) -> str:
     """The `latentslots edit` command that makes the current state of a picture.
 
     Args:
@@ -158,16 +167,24 @@ def command(session: Session, identity: str, model: str, images: Sequence[str] =
         identity: The picture.
         model: The model's name.
         images: Other pictures, or folders, to apply it to.
+        options: Flags of how slots are inferred.
+
+    Raises:
+        ValueError: If nothing is edited.
     """
 
     def origin(name: str) -> str:
-        if name in ("", LIBRARY):
-            return session.path_of(name)
-        return session.picture(name).origin or session.path_of(name)
+        path = session.path_of(name)
+        if name in ("", LIBRARY) or path.endswith(".safetensors"):
+            return path
+        return session.picture(name).origin or path
 
     history = session.open(identity)
     state = history.state
-    words = ["latentslots", "edit", model, *(images or [origin(identity)])]
+    if not state.changes:
+        raise ValueError("nothing is edited in this picture, so there is no command for it")
+    own = history.origin or str(session.store.path(history))
+    words = ["latentslots", "edit", model, *(images or [own])]
     words += state.arguments(origin).flags()
     if (slots := session.store.slots_path(history)) and not images:
         words += ["--slots", str(slots)]
@@ -181,4 +198,4 @@ def command(session: Session, identity: str, model: str, images: Sequence[str] =
     for name in ("sampler", "num_inference_steps", "guidance_scale", "seed"):
         if (value := getattr(state.sampling, name)) != getattr(Sampling(), name):
             words += ["--" + name.replace("_", "-"), str(value)]
-    return shlex.join([*words, "--output-dir", "edited"])
+    return shlex.join([*words, *options, "--output-dir", "edited"])

@@ -148,7 +148,7 @@ function drawGhost(stage, number, dragged) {
 function drawSquare(stage) {
   const { context } = stage;
   const { scale, x, y } = stage.view;
-  const [left, top, right, bottom] = stage.drag?.kind === "area" ? stage.drag.square : stage.info.square;
+  const [left, top, right, bottom] = stage.drag?.kind === "area" ? stage.drag.square : stage.square ?? stage.info.square;
   if (!stage.choosingArea && stage.info.width === right - left && stage.info.height === bottom - top) return;
   context.strokeStyle = color("--accent");
   context.lineWidth = stage.choosingArea ? 2 : 1;

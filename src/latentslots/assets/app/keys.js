@@ -20,7 +20,7 @@ const KEYS = [
   ["Drag, or arrow keys", "Move the selected things; ten pixels with Shift"],
   ["Corners, or + and -", "Scale the selected things"],
   ["X, M", "Exchange or mix with the chosen thing from elsewhere"],
-  ["A", "Choose the square that is edited"],
+  ["A", "Choose the square that is edited: by the pointer, or by arrows, + and -, and Enter"],
   ["R", "Another try, from other noise"],
   ["Wheel, or Z and Shift+Z", "Zoom to the pointer; by key, to the middle"],
   ["Double click, 0", "Zoom to a thing, to the whole picture"],
@@ -65,6 +65,13 @@ function down(editor, event) {
   if ((key === "Enter" || key === " ") && onButton) return undefined;
   if (event.target.matches?.('input[type="range"], input[type="radio"]') && key.startsWith("Arrow")) return undefined;
   const step = event.shiftKey ? 10 : 1;
+  if (editor.stage.choosingArea && editor.stage.square) {
+    const moves = { ArrowLeft: [-step, 0, 0], ArrowRight: [step, 0, 0], ArrowUp: [0, -step, 0], ArrowDown: [0, step, 0] };
+    const sizes = { "+": [0, 0, 2 * step], "=": [0, 0, 2 * step], "-": [0, 0, -2 * step] };
+    const change = { ...moves, ...sizes }[key];
+    if (change) return act(() => editor.stage.adjustSquare(...change));
+    if (key === "Enter") return act(() => editor.setArea(editor.stage.square));
+  }
   const table = {
     Enter: () => editor.run(),
     p: () => editor.run(true),

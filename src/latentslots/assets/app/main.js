@@ -5,7 +5,7 @@ import { bindButtons } from "/buttons.js";
 import { bindFiles } from "/files.js";
 import { bindKeys } from "/keys.js";
 import { Palette } from "/palette.js";
-import { drawHistory, drawPictures, drawThings, pendingOf } from "/panels.js";
+import { drawHistory, drawPictures, drawThings, element, pendingOf } from "/panels.js";
 import { Stage } from "/stage.js";
 
 const $ = (id) => document.getElementById(id);
@@ -18,6 +18,8 @@ class Editor {
     this.work = Promise.resolve();
     this.ticket = 0;
     this.jobs = new Map();
+    this.ended = new Set();
+    this.target = null;
     this.previewed = "";
     this.quick = true;
     this.stage = new Stage($("stage"), $("canvas"), {
@@ -75,8 +77,10 @@ class Editor {
 
   async loadSession() {
     this.session = await call("GET", "/api/session");
+    this.jobs = new Map();
+    $("job").hidden = true;
     for (const job of this.session.jobs) this.jobEvent(job);
-    for (const notice of this.session.notices.splice(0)) this.say(notice);
+    this.showNotices();
     drawPictures(this);
     this.palette.drawSources();
     const wanted = location.hash.slice(1);
@@ -88,12 +92,28 @@ class Editor {
       this.update();
       this.say("There is no picture: drop one here.");
     } else if (current !== this.info?.id) {
-      await this.open(current);
+      this.open(current); // not awaited: this may itself be a part of queued work
     }
   }
 
+  /** Show what the server had to say at its start, once, until it is closed. */
+  showNotices() {
+    if (this.noticed) return;
+    this.noticed = true;
+    $("notices").replaceChildren(
+      ...this.session.notices.map((notice) => {
+        const close = element("button", { "aria-label": "Close this notice", onclick: () => line.remove() }, "×");
+        const line = element("li", {}, notice, close);
+        return line;
+      }),
+    );
+  }
+
   open(id) {
+    this.flushNudge();
+    this.target = id;
     return this.queue(async () => {
+      if (this.target !== id) return; // another picture was chosen meanwhile
       this.say("Finding its things…");
       const info = await call("GET", `/api/pictures/${id}`);
       this.stage.selection.clear();
@@ -107,8 +127,14 @@ class Editor {
   reload() {
     clearTimeout(this.reloading);
     this.reloading = setTimeout(() => {
-      if (this.info) this.queue(async () => this.show(await call("GET", `/api/pictures/${this.info.id}`)));
+      this.queue(() => this.refresh(this.info?.id));
     }, 60);
+  }
+
+  /** Ask for the picture again, unless another one is wanted by now. */
+  async refresh(id) {
+    if (!id || this.info?.id !== id || this.target !== id) return;
+    await this.show(await call("GET", `/api/pictures/${id}`));
   }
 
   /** Show a description of a picture that came from the server. */
@@ -217,15 +243,20 @@ class Editor {
 
   edit(body, { preview = true } = {}) {
     if (!this.info) return this.work;
+    this.flushNudge();
     const { id } = this.info;
     return this.queue(async () => {
       this.fail(null);
-      await this.show(await call("POST", `/api/pictures/${id}/edit`, body));
+      const info = await call("POST", `/api/pictures/${id}/edit`, body);
+      if (this.target !== id) return;
+      if (body.operation === "remove") this.stage.selection.clear(); // numbers behind it change
+      await this.show(info);
       if (preview) this.autoPreview();
     });
   }
 
   go(step) {
+    this.flushNudge();
     this.stage.cancelDrag();
     if (!this.info) return this.work;
     const { id } = this.info;
@@ -244,9 +275,11 @@ class Editor {
   }
 
   run(preview = false) {
-    if (!this.info || !this.session.can_edit || (this.info.painted && !preview)) return this.work;
+    this.flushNudge();
+    if (!this.info || !this.session.can_edit) return this.work;
     const { id } = this.info;
     return this.queue(async () => {
+      if (this.info?.id !== id || (this.info.painted && !preview)) return;
       this.fail(null);
       const job = await call("POST", `/api/pictures/${id}/run`, { preview });
       if (preview) this.waiting = { job: job.id, version: this.info.version };
@@ -261,7 +294,9 @@ class Editor {
   }
 
   jobEvent(job) {
+    if (this.ended.has(job.id)) return; // an answer that was overtaken by the event of its end
     const ended = ["done", "failed", "canceled"].includes(job.state);
+    if (ended) this.ended.add(job.id);
     if (ended) this.jobs.delete(job.id);
     else this.jobs.set(job.id, job);
     const shown = [...this.jobs.values()].find((one) => one.kind !== "preview");
@@ -287,7 +322,7 @@ class Editor {
   }
 
   runDone(job) {
-    if (job.subject === this.info?.id) this.queue(async () => this.show(await call("GET", `/api/pictures/${job.subject}`)));
+    this.queue(() => this.refresh(job.subject));
     this.say(`Painted in ${job.seconds.toFixed(1)} s.`);
   }
 
@@ -340,12 +375,14 @@ class Editor {
 
   chooseArea() {
     this.stage.choosingArea = !this.stage.choosingArea;
+    this.stage.square = this.stage.choosingArea ? [...this.info.square] : null;
     this.stage.draw();
-    this.say(this.stage.choosingArea ? "Draw a square around what is to be edited; a click brings the whole picture back." : "");
+    this.say(this.stage.choosingArea ? "Draw a square around what is to be edited, or move it by arrows, scale it by + and -, and press Enter; a click brings the central square back." : "");
   }
 
   setArea(square) {
     this.stage.choosingArea = false;
+    this.stage.square = null;
     const area = square[2] - square[0] < 8 ? null : square;
     this.edit({ operation: "area", area }, { preview: false });
   }
@@ -386,15 +423,19 @@ class Editor {
   nudge(x, y) {
     if (!this.info?.has_frames || !this.stage.selection.size) return;
     const things = [...this.stage.selection];
-    this.nudged = { x: (this.nudged?.x ?? 0) + x, y: (this.nudged?.y ?? 0) + y };
-    this.stage.drag = { kind: "move", things, ...this.nudged };
+    this.nudged = { things, x: (this.nudged?.x ?? 0) + x, y: (this.nudged?.y ?? 0) + y };
+    this.stage.drag = { kind: "move", ...this.nudged };
     this.stage.draw();
     clearTimeout(this.nudging);
-    this.nudging = setTimeout(() => {
-      const { nudged } = this;
-      this.nudged = null;
-      if (this.stage.cancelDrag()) this.edit({ operation: "move", things, ...nudged });
-    }, 350);
+    this.nudging = setTimeout(() => this.flushNudge(), 350);
+  }
+
+  /** Make the move that keys have asked for so far. */
+  flushNudge() {
+    clearTimeout(this.nudging);
+    const { nudged } = this;
+    this.nudged = null;
+    if (nudged && this.stage.cancelDrag()) this.edit({ operation: "move", ...nudged });
   }
 
   resample() {

@@ -97,10 +97,12 @@ export class Palette {
 
   choose(source, more) {
     if ("concept" in source) {
+      const had = this.concepts.has(source.concept);
       if (!more) this.concepts.clear();
-      this.concepts.add(source.concept);
+      if (had) this.concepts.delete(source.concept);
+      else this.concepts.add(source.concept);
     }
-    this.chosen = source;
+    this.chosen = JSON.stringify(source) === JSON.stringify(this.chosen) ? null : source;
     this.editor.update();
     this.editor.say("Press Exchange (X) or Mix (M) for the selected thing, or Add.");
   }

@@ -5,7 +5,7 @@ import { discard } from "/files.js";
 const $ = (id) => document.getElementById(id);
 const LABELS = {
   open: "Opened", remove: "Removed", move: "Moved", scale: "Scaled", exchange: "Exchanged", mix: "Mixed", add: "Added",
-  background: "Background", sampling: "Painting", reset: "Started over", area: "Another square", slots: "Slots given",
+  background: "Background", sampling: "Painting", num_inference_steps: "Steps", guidance_scale: "Guidance", reset: "Started over", area: "Another square", slots: "Slots given",
   "remove like": "Removed (all pictures)",
 };
 

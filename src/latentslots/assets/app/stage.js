@@ -22,6 +22,7 @@ export class Stage {
     this.holding = false;
     this.panning = false;
     this.choosingArea = false;
+    this.square = null; // that is being chosen by keys
     this.drag = null;
     this.view = { scale: 1, x: 0, y: 0 };
     this.paths = new Map();
@@ -304,11 +305,23 @@ export class Stage {
     this.draw();
   }
 
+  /** Move the square that is being chosen, and change its side, in pixels of the picture. */
+  adjustSquare(x, y, larger) {
+    const [left, top, right] = this.square;
+    const { width, height } = this.info;
+    const side = Math.max(8, Math.min(width, height, right - left + larger));
+    const x0 = Math.max(0, Math.min(width - side, left + x));
+    const y0 = Math.max(0, Math.min(height - side, top + y));
+    this.square = [x0, y0, x0 + side, y0 + side];
+    this.draw();
+  }
+
   /** Give up what is being dragged. */
   cancelDrag() {
     const dragged = this.drag !== null;
     this.drag = null;
     this.choosingArea = false;
+    this.square = null;
     this.draw();
     return dragged;
   }

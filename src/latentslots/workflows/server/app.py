@@ -6,7 +6,7 @@ Reading is `GET`; everything that changes something is `POST` or `DELETE`. Error
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -14,15 +14,15 @@ from typing import Any
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from latentslots.data.transforms import to_rgb
 from latentslots.workflows import edit_operations, session_batch, session_exchange
 from latentslots.workflows.jobs import Job, Jobs
 from latentslots.workflows.server.events import Events
-from latentslots.workflows.server.page import PAGE_ROUTES, Endpoint, http_error
+from latentslots.workflows.server.page import ERROR_HANDLERS, PAGE_ROUTES, Endpoint
 from latentslots.workflows.session import Session
 from latentslots.workflows.session_store import History
 from latentslots.workflows.session_views import command, concept_crop, cutout, slot_map, things
@@ -40,10 +40,14 @@ class EditorApp:
         session: The session.
         model: The model's name, as printed commands name it.
         notices: Sentences that the page shows at its start.
+        options: Flags of how slots are inferred, for printed commands.
     """
 
-    def __init__(self, session: Session, *, model: str, notices: list[str]) -> None:
+    def __init__(
+        self, session: Session, *, model: str, notices: list[str], options: Sequence[str] = ()
+    ) -> None:
         self.session, self.model, self.notices = session, model, notices
+        self.options = options
         self.events = Events()
         self.jobs = Jobs(self._tell)
         self._thumbnails: dict[str, tuple[str, bytes]] = {}
@@ -164,7 +168,7 @@ class EditorApp:
     def image(self, request: Request, body: bytes) -> Response:
         """A picture as it is now, or with a given result."""
         key = request.query_params.get("key", "")
-        return _png(_fitting(self.session.image(request.path_params["picture"], key)))
+        return _png(_fitting(to_rgb(self.session.image(request.path_params["picture"], key))))
 
     def thumbnail(self, request: Request, body: bytes) -> Response:
         """A small picture."""
@@ -172,7 +176,7 @@ class EditorApp:
         version = self._summary(history)["thumbnail"]
         known, content = self._thumbnails.get(history.id, (None, b""))
         if version != known:
-            image = self.session.image(history.id)
+            image = to_rgb(self.session.image(history.id))
             image.thumbnail((THUMBNAIL, THUMBNAIL))
             content = bytes(_png(image).body)
             self._thumbnails[history.id] = (version, content)
@@ -284,7 +288,7 @@ class EditorApp:
 
 def build_app(editor: EditorApp) -> Starlette:
     """The application, without its guard."""
-    return Starlette(routes=editor.routes(), exception_handlers={HTTPException: http_error})
+    return Starlette(routes=editor.routes(), exception_handlers=ERROR_HANDLERS)
 
 
 def _endpoint(call: Callable[[Request, bytes], Any]) -> Endpoint:

@@ -18,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BYTES = 50 * 2**20
 """Size of a request."""
+MAX_SESSION = 500 * 2**20
+"""Size of a saved session."""
 HEADER = "x-latentslots"
 """Header of requests that change something; pages of other hosts cannot send it unasked."""
 COOKIE = "latentslots-token"
@@ -38,7 +40,7 @@ class Guard:
 
     Args:
         app: The application.
-        hosts: The values of the header `Host` by which the page is reached.
+        hosts: The values of the header `Host` by which the page is reached without a token.
         token: What the address of the page has to contain; empty for none.
     """
 
@@ -60,8 +62,8 @@ class Guard:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BYTES:
-                raise HTTPException(413, _too_large())
+            if received > _limit(scope):
+                raise HTTPException(413, _too_large(scope))
             return message
 
         await self.app(scope, limited, secured(send))
@@ -69,7 +71,8 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if host not in self.hosts:
+        # With a token, the page may be reached by any name: other sites do not know the token.
+        if not self.token and host not in self.hosts:
             return refuse(421, f"this editor is not {host!r}: open the address that it printed")
         if origin is not None and origin.split("://")[-1] != host:
             return refuse(403, f"requests from {origin} are refused")
@@ -80,8 +83,8 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD") and HEADER not in headers:
             return refuse(403, f"changes need the header {HEADER}")
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MAX_BYTES:
-            return refuse(413, _too_large())
+        if not length.isdecimal() or int(length) > _limit(scope):
+            return refuse(413, _too_large(scope))
         return self._without_token(scope, headers) if self.token else None
 
     def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
@@ -120,8 +123,12 @@ def refuse(status: int, sentence: str) -> Response:
     )
 
 
-def _too_large() -> str:
-    return f"a file may have {MAX_BYTES // 2**20} MB"
+def _limit(scope: Scope) -> int:
+    return MAX_SESSION if scope["path"] == "/api/session" else MAX_BYTES
+
+
+def _too_large(scope: Scope) -> str:
+    return f"a file may have {_limit(scope) // 2**20} MB"
 
 
 def _same(one: str, other: str) -> bool:

@@ -32,6 +32,13 @@ async def http_error(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, status_code=error.status_code)
 
 
+async def our_error(request: Request, error: Exception) -> Response:
+    """A bug of ours: the server prints its traceback, and the page says so."""
+    sentence = f"the editor has a bug ({type(error).__name__}); the terminal shows where"
+    return JSONResponse({"error": sentence}, status_code=500)
+
+
+ERROR_HANDLERS = {HTTPException: http_error, Exception: our_error}
 Endpoint = Callable[[Request], Awaitable[Response]]
 PAGE_ROUTES = [
     Route("/", page_file, methods=["GET"]),

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from latentslots.workflows.server.guard import Guard
-from latentslots.workflows.server.page import PAGE_ROUTES, http_error
+from latentslots.workflows.server.page import ERROR_HANDLERS, PAGE_ROUTES
 
 _TAKEN = {errno.EADDRINUSE}
 LOCAL = ("127.0.0.1", "localhost", "::1")
+HTTP = 80
+"""Port that browsers leave out of `Host`."""
 NUM_PORTS = 20
 """Ports that are tried, from the given one on."""
 WAIT = 0.05
@@ -81,7 +82,7 @@ class Loading:
 
     def __init__(self) -> None:
         self.loaded: Loaded | None = None
-        self._page = Starlette(routes=PAGE_ROUTES, exception_handlers={HTTPException: http_error})
+        self._page = Starlette(routes=PAGE_ROUTES, exception_handlers=ERROR_HANDLERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, now or later."""
@@ -112,14 +113,13 @@ def serve(
     """
     port = listening.getsockname()[1]
     token = "" if host in LOCAL else secrets.token_urlsafe(16)
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    shown = _outward_address() if host in ("0.0.0.0", "::") else host
     shown = f"[{shown}]" if ":" in shown else shown
     address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
     names = {shown, "127.0.0.1", "localhost", "[::1]"}
-    if token:
-        names |= {socket.gethostname(), *_own_addresses()}
+    hosts = {f"{name}:{port}" for name in names} | (names if port == HTTP else set())
     loading = Loading()
-    app = Guard(loading, hosts={f"{name}:{port}" for name in names}, token=token)
+    app = Guard(loading, hosts=hosts, token=token)
     config = uvicorn.Config(
         app,
         log_level=logging.WARNING,
@@ -149,10 +149,11 @@ def serve(
         raise problems[0]
 
 
-def _own_addresses() -> set[str]:
-    """The addresses by which others reach this machine."""
-    try:
-        infos = socket.getaddrinfo(socket.gethostname(), None)
-    except OSError:
-        return set()
-    return {str(info[4][0]) for info in infos}
+def _outward_address() -> str:
+    """The address by which others reach this machine; its name where it has no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
+        try:
+            outward.connect(("192.0.2.1", 9))  # nothing is sent
+            return str(outward.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
