@@ -445,7 +445,7 @@ class TestFiles:
     def test_a_picture_of_too_many_pixels(
         self, client: TestClient, monkeypatch: pytest.MonkeyPatch, pictures: list[bytes]
     ) -> None:
-        monkeypatch.setattr("latentslots.workflows.session.MAX_PIXELS", 1_000)
+        monkeypatch.setattr("latentslots.workflows.session_store.MAX_PIXELS", 1_000)
         answer = client.post("/api/pictures?name=x.png", content=pictures[0])
         assert answer.json()["error"] == "x.png has 32 x 32 pixels, more than 0.001 megapixels"
 

@@ -5,9 +5,7 @@ Everything is kept in a folder (`session_store`), so that a session survives its
 Dimensions: h w the square that the model sees.
 """
 
-import io
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +17,7 @@ from torch import Tensor
 
 from latentslots.concepts import ConceptLibrary
 from latentslots.config.sampling import Sampling
-from latentslots.data.store.encoding import DECODING_ERRORS, IMAGE_SUFFIXES, decode
-from latentslots.data.transforms import to_rgb
+from latentslots.data.store.encoding import IMAGE_SUFFIXES
 from latentslots.pipelines.full_size import Area, central_square, check_area, paste_into
 from latentslots.pipelines.slot_edit import SlotEdit
 from latentslots.pipelines.slot_output import SlotOutput
@@ -32,12 +29,10 @@ from latentslots.workflows.other_scenes import OtherScenes, source_hash
 from latentslots.workflows.painter import Painter
 from latentslots.workflows.provenance import image_provenance, slot_provenance
 from latentslots.workflows.scenes import save_scene
-from latentslots.workflows.session_store import History, SessionStore, Step
+from latentslots.workflows.session_store import History, SessionStore, Step, check_picture
 
 MAX_EDITORS = 4
 """Pictures whose pixels and slots are kept in memory."""
-MAX_PIXELS = 100_000_000
-"""Pixels of a picture."""
 PREVIEW_STEPS = 6
 MAX_PREVIEWS = 16
 """Previews that are kept, in memory."""
@@ -448,25 +443,3 @@ class Session:
             if not state.changes or self.store.has_result(self.key(history, state)):
                 return position
         return 0
-
-
-def check_picture(encoded: bytes, name: str) -> None:
-    """Refuse what is no picture, or one of too many pixels, before they are decoded.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(encoded)) as image:
-                width, height = image.size
-    except DECODING_ERRORS as error:
-        raise ValueError(
-            f"{name} cannot be decoded: it is not an image of a known format"
-        ) from error
-    if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{name} has {width} x {height} pixels, more than {MAX_PIXELS / 1e6:g} megapixels"
-        )
-    to_rgb(decode({"bytes": encoded, "path": None}, where=name))

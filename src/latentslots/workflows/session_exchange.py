@@ -25,8 +25,15 @@ from latentslots.pipelines.slot_output import SlotOutput
 from latentslots.workflows.edit_state import EditState
 from latentslots.workflows.image_files import ImageFile, open_image_file
 from latentslots.workflows.scenes import encode_regions, load_scene, save_scene, scene_facts
-from latentslots.workflows.session import Session, check_picture
-from latentslots.workflows.session_store import FORMAT, SESSION_FILE, History, Step, content_id
+from latentslots.workflows.session import Session
+from latentslots.workflows.session_store import (
+    FORMAT,
+    SESSION_FILE,
+    History,
+    Step,
+    check_picture,
+    content_id,
+)
 from latentslots.workflows.session_views import cutout, slot_map, things
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -7,8 +7,10 @@ results/<key>.safetensors    what was painted in the square that the model sees
 """
 
 import hashlib
+import io
 import json
 import re
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from jaxtyping import Float
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from latentslots.data.store.encoding import IMAGE_SUFFIXES
+from latentslots.data.store.encoding import DECODING_ERRORS, IMAGE_SUFFIXES, decode
+from latentslots.data.transforms import to_rgb
 from latentslots.files import atomic_file, check_format, read_json, write_json
 from latentslots.workflows.edit_state import EditState
 
@@ -29,6 +33,8 @@ SESSION_FILE = "session.json"
 FORMAT = 1
 """Format of a session's folder."""
 ID_LENGTH = 16
+MAX_PIXELS = 100_000_000
+"""Pixels of a picture."""
 
 
 @dataclass
@@ -271,3 +277,25 @@ class SessionStore:
         if not re.fullmatch(r"[0-9a-f]{32}", key):
             raise ValueError(f"there is no result {key!r}")
         return self.folder / "results" / f"{key}.safetensors"
+
+
+def check_picture(encoded: bytes, name: str) -> None:
+    """Refuse what is no picture, or one of too many pixels, before they are decoded.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(encoded)) as image:
+                width, height = image.size
+    except DECODING_ERRORS as error:
+        raise ValueError(
+            f"{name} cannot be decoded: it is not an image of a known format"
+        ) from error
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels, more than {MAX_PIXELS / 1e6:g} megapixels"
+        )
+    to_rgb(decode({"bytes": encoded, "path": None}, where=name))
