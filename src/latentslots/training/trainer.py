@@ -74,7 +74,7 @@ class Trainer:
         self.trainable = objective.trained_parameters()
         if config.channels_last:
             # torch declares this call for tensors alone.
-            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # untyped in torch
         if config.compile:
             for part in objective.compiled():
                 part.compile()

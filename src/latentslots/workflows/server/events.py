@@ -49,11 +49,6 @@ class Events:
             with self._lock:
                 self._listeners.pop(waiting, None)
 
-    @property
-    def num_listeners(self) -> int:
-        """How many pages listen."""
-        return len(self._listeners)
-
 
 def _put(waiting: "asyncio.Queue[str]", text: str) -> None:
     if waiting.full():
